@@ -1,0 +1,290 @@
+"""The seams: the few Protocols on which everything that can be replaced is replaced.
+
+A *recipe* is the configuration of one part: a frozen attrs class, comparable and printable, with no socket and no thread in it.
+A *live part* is what a recipe makes when a server starts; it owns resources and has `close()`.
+Conform by shape; do not inherit from these classes. A power that only some parts have is a Protocol of its own (`Adapts`, `Forces`,
+`Watches`), looked up once, when a server is composed, and never on a request.
+
+Times are float seconds, deadlines are on `time.monotonic()`, and None means without limit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    from socketkit.stats import DrainReport
+
+Request: TypeAlias = Any
+"""A connected socket (stream), or `(data, socket)` (datagram), as in the standard library's `socketserver`."""
+
+Address: TypeAlias = Any
+"""What `accept` or `recvfrom` calls the peer: (host, port), four fields for IPv6, a path or "" or None for Unix sockets."""
+
+Unit: TypeAlias = Callable[[], object]
+"""A unit of work: calling it runs one request from verification to close, in the calling thread. It does not raise `Exception`."""
+
+Kind: TypeAlias = Literal["stream", "datagram"]
+
+Seconds: TypeAlias = Annotated[float, "seconds"]
+"""A duration: a plain number in Python, also ``500ms``, ``30s`` or ``5m`` where a part is given as text."""
+
+
+# --- transports ------------------------------------------------------------------------------------------------------
+
+
+class Transport(Protocol):
+    """Recipe: where requests come from.
+
+    `kind` says what its requests are. `requires` names what the platform must have (see `socketkit.platform`).
+    A recipe whose URL is more than one value may also have a class method `locate(text) -> dict`, which turns the part of the URL
+    between ``://`` and ``?`` into its fields; without one the text fills the first field.
+    """
+
+    kind: Kind
+
+    @property
+    def url(self) -> str:
+        """The place to listen on, as a user would type it."""
+        ...
+
+    def open(self) -> Listener:
+        """Create, bind and activate the socket, in the thread that starts the server.
+
+        Raises: ListenError, after closing whatever was opened.
+        """
+        ...
+
+
+class Listener(Protocol):
+    """Live transport: hands over one request at a time and knows nothing of threads.
+
+    Used by one thread at a time. `socket` is the listening socket, or None for a transport without one.
+    """
+
+    socket: Any
+    url: str
+    address: Address
+
+    def fileno(self) -> int:
+        """Return the descriptor that becomes readable when a request waits; -1 once closed."""
+        ...
+
+    def accept(self) -> tuple[Request, Address]:
+        """Return the next request and who sent it; the caller owns the request.
+
+        Never blocks. A stream request offers `shutdown(how)` and `close()`; a datagram is a tuple and needs no closing.
+        Raises: BlockingIOError when nothing waits; any other OSError goes through the table of `socketkit.loop`.
+        """
+        ...
+
+    def close(self) -> None:
+        """Release the socket and its path. Legal twice."""
+        ...
+
+
+class Layer(Protocol):
+    """Recipe of a step between accept and handler, on stream connections.
+
+    Called by the thread that is about to run the handler, never on the accept path, so it may block within its own deadline.
+    """
+
+    def wrap(self, request: Request, client_address: Address) -> tuple[Request, Address]:
+        """Return the request and the peer as the next layer, or the handler, shall see them.
+
+        Raises: OSError or ValueError to end the connection; the caller closes the request it passed in.
+        """
+        ...
+
+
+# --- dispatchers -----------------------------------------------------------------------------------------------------
+
+
+class Dispatcher(Protocol):
+    """Recipe: where and when a handler runs.
+
+    `start` returns one of two shapes. A `Dispatch` is called once for each request by the server's own loop. A `Drive` is given the
+    means to take requests and turns the crank itself, with threads, processes or an event loop of its own. Neither binds, parses
+    or closes a listener, and neither takes a request that it has no room to run.
+    """
+
+    def start(self, work: Work, /) -> Dispatch | Drive:
+        """Return the live part for one server. Called by the thread that starts it, before anything is served."""
+        ...
+
+
+class Work(Protocol):
+    """What a server gives to its live dispatcher: the request's whole life after it was taken."""
+
+    def run(self, request: Request, client_address: Address, /) -> None:
+        """Run one request here and now: layers, handler, errors, close, account. Call it in the thread or process that serves it.
+
+        Raises no `Exception`; what else comes out of it is meant for the process.
+        """
+        ...
+
+    def release(self, request: Request, /) -> None:
+        """Close this process's copy of a request that another process serves."""
+        ...
+
+    def settle(self, request: Request, outcome: str, /) -> None:
+        """Account for a request that another process served. `run` accounts for its own."""
+        ...
+
+
+class Dispatch(Protocol):
+    """Live dispatcher, simple shape: called for each request by the thread that took it."""
+
+    def dispatch(self, request: Request, client_address: Address, /) -> None:
+        """See that `Work.run` is called with the request, now or soon, here or elsewhere.
+
+        Raises: OSError, RuntimeError when it cannot (no more threads, no more processes); the caller refuses the request.
+        """
+        ...
+
+    def wait(self, timeout: float | None, /) -> bool:
+        """Wait until all that was dispatched has ended, for `timeout` seconds at most; return whether it has."""
+        ...
+
+    def close(self) -> None:
+        """Release threads and descriptors that do not depend on running requests. Legal twice."""
+        ...
+
+
+class Drive(Protocol):
+    """Live dispatcher, powerful shape: it takes its requests itself."""
+
+    def drive(self, open_intake: Callable[[], Intake], /) -> None:
+        """Take units and run them until the intake says `stopped`; called by, and keeps, the thread that serves.
+
+        `open_intake` is called in the process that will use the intake: after a fork, never before one.
+        Raises: whatever ended serving early.
+        """
+        ...
+
+    def wait(self, timeout: float | None, /) -> bool:
+        """As `Dispatch.wait`, after `drive` has returned and in the same thread."""
+        ...
+
+    def close(self) -> None:
+        """As `Dispatch.close`."""
+        ...
+
+
+class Intake(Protocol):
+    """What a driving dispatcher is given: wait for something to do, take it, run it; be told when to stop.
+
+    One thread at a time, the one that holds the baton. An event loop watches `fileno()`, which is readable whenever `take(0)` might
+    return a unit, and also calls `take(0)` after `due()` seconds of silence.
+    """
+
+    stopped: bool
+
+    def take(self, timeout: float | None = None, /) -> Unit | None:
+        """Return the next unit; None when stopped, or when nothing came within `timeout` seconds."""
+        ...
+
+    def fileno(self) -> int:
+        """Return the descriptor of the selector itself (epoll or kqueue)."""
+        ...
+
+    def due(self) -> float | None:
+        """Return the seconds until `take` has something to do that no descriptor announces."""
+        ...
+
+
+class Adapts(Protocol):
+    """Power of a live dispatcher: it gives handlers a request of its own making, such as a green socket."""
+
+    def adapt(self, request: Request, /) -> Request:
+        """Return the request the server shall use instead; takes over the one passed in. Called right after accept."""
+        ...
+
+
+class Forces(Protocol):
+    """Power of a live dispatcher: it can end running requests by more than their sockets."""
+
+    def force(self) -> None:
+        """End what still runs, without waiting for it. Called once, when a drain's deadline has passed."""
+        ...
+
+
+class Watches(Protocol):
+    """Power of a simple live dispatcher: it wants to be told of descriptors by the loop that feeds it."""
+
+    def attach(self, loop: Watcher, /) -> None:
+        """Take the loop; called in the serving thread before the first request."""
+        ...
+
+
+class Watcher(Protocol):
+    """What a `Watches` dispatcher is given. Only for the serving thread."""
+
+    def watch(self, fileno: int, readable: Callable[[], None], /) -> None:
+        """Call `readable` whenever the descriptor is readable."""
+        ...
+
+    def unwatch(self, fileno: int, /) -> None:
+        """Forget the descriptor; do this before closing it."""
+        ...
+
+    def hold(self) -> None:
+        """Take no further request: no listener is polled, and clients wait in the kernel's queue."""
+        ...
+
+    def release(self) -> None:
+        """Take requests again."""
+        ...
+
+
+# --- lifecycles ------------------------------------------------------------------------------------------------------
+
+
+class Lifecycle(Protocol):
+    """Recipe: how serving starts, stops and drains. It neither accepts nor runs handlers."""
+
+    def serve(self, serving: Serving, /) -> DrainReport | None:
+        """Run the server once, from `serving.run()` to the last request, in the calling thread.
+
+        Returns: the report of the drain, or None where there was none.
+        """
+        ...
+
+
+class Serving(Protocol):
+    """One run of a server, as a lifecycle sees it."""
+
+    def run(self) -> None:
+        """Take requests until stopped; return then. Raises what ended serving early."""
+        ...
+
+    def drain(self, seconds: float | None, /) -> DrainReport:
+        """Stop taking, close the listeners, let running requests finish for `seconds`, then force them; release everything."""
+        ...
+
+    def stop(self, drain: float | None = None, /) -> None:
+        """Ask for the end of `run`, or shorten the drain to `drain` seconds from now.
+
+        Legal in a signal handler, from any thread and at any time: it stores a number and writes one byte.
+        """
+        ...
+
+
+# --- seeing inside ---------------------------------------------------------------------------------------------------
+
+EVENTS: Mapping[str, str] = {
+    "server_started": "(server): the listeners are open and the loop is about to take its first request",
+    "server_stopping": "(server): stop was asked for",
+    "server_stopped": "(server, report): nothing of the run is left; report is a DrainReport or None",
+    "request_accepted": "(server, request, client_address): a connection was accepted or a datagram received",
+    "request_finished": "(server, client_address, seconds): a handler returned",
+    "request_failed": "(server, client_address, error): a handler, a layer or a hook raised",
+    "request_refused": "(server, client_address, reason): turned away before a handler saw it",
+    "accept_paused": "(server, url, error, seconds): the system refused a descriptor or memory; that listener rests",
+    "accept_resumed": "(server, url, failures): a listener that rested takes requests again",
+    "worker_started": "(server, worker): a dispatcher started a thread or process that serves more than one request",
+    "worker_died": "(server, worker, reason): one of those ended without being asked to",
+}
+"""What an observer may implement: any object with any of these methods. Each is called by the thread in which the event happens,
+must return quickly, and may raise without harm (logged once per observer and event)."""
