@@ -1,0 +1,42 @@
+"""Socket servers composed from injected parts: ordinary blocking handlers, and one word to change the concurrency under them."""
+
+from socketkit import socketserver
+from socketkit.dispatchers.forks import Forks
+from socketkit.dispatchers.sync import Sync
+from socketkit.dispatchers.threads import Threads
+from socketkit.lifecycles.classic import Classic
+from socketkit.lifecycles.graceful import Graceful
+from socketkit.server import Server, compose
+from socketkit.socketserver import *  # noqa: F403 - the classic names, as many as this platform has
+from socketkit.socketserver import BaseRequestHandler, DatagramRequestHandler, StreamRequestHandler
+from socketkit.stats import DrainReport, Stats
+from socketkit.transports.layered import Layered
+from socketkit.transports.tcp import TCP
+from socketkit.transports.udp import UDP
+from socketkit.transports.unix import UnixDatagram, UnixStream
+
+__version__ = "0.1.0"
+
+__all__ = sorted(
+    {
+        "BaseRequestHandler",
+        "Classic",
+        "DatagramRequestHandler",
+        "DrainReport",
+        "Forks",
+        "Graceful",
+        "Layered",
+        "Server",
+        "Stats",
+        "StreamRequestHandler",
+        "Sync",
+        "TCP",
+        "Threads",
+        "UDP",
+        "UnixDatagram",
+        "UnixStream",
+        "compose",
+        "socketserver",
+        *socketserver.__all__,
+    }
+)

@@ -48,14 +48,17 @@ class ConfigError(SocketkitError, ValueError):
 
 @attrs.define
 class UnknownPartError(SocketkitError, LookupError):
-    """Nothing installed offers a part of that name."""
+    """Nothing installed offers a part of that name. `suspects` are sentences about plugins that might have, and were not usable."""
 
     kind: str
     name: str
     known: tuple[str, ...]
+    suspects: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"no {self.kind} named {self.name!r}{did_you_mean(self.name, self.known)}; installed: {', '.join(self.known) or 'none'}"
+        installed = ", ".join(self.known) or "none"
+        unknown = f"no {self.kind} named {self.name!r}{did_you_mean(self.name, self.known)}; installed: {installed}"
+        return "; perhaps because ".join((unknown, *self.suspects))
 
 
 @attrs.define

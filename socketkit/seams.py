@@ -124,12 +124,16 @@ class Work(Protocol):
         """
         ...
 
+    def run_alone(self, request: Request, client_address: Address, /) -> bool:
+        """As `run`, in a process just forked for it: first closes what is the parent's. Return whether the handler finished."""
+        ...
+
     def release(self, request: Request, /) -> None:
         """Close this process's copy of a request that another process serves."""
         ...
 
     def settle(self, request: Request, outcome: str, /) -> None:
-        """Account for a request that another process served. `run` accounts for its own."""
+        """Account for a request that another process served; outcomes as in `socketkit.stats.Ledger`. `run` accounts for its own."""
         ...
 
 
@@ -213,8 +217,8 @@ class Forces(Protocol):
 class Watches(Protocol):
     """Power of a simple live dispatcher: it wants to be told of descriptors by the loop that feeds it."""
 
-    def attach(self, loop: Watcher, /) -> None:
-        """Take the loop; called in the serving thread before the first request."""
+    def attach(self, loop: Watcher | None, /) -> None:
+        """Take the loop, in the serving thread before the first request; None when it has ended and watches nothing any more."""
         ...
 
 

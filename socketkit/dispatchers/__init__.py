@@ -1,0 +1,1 @@
+"""Where and when handlers run: one module for each strategy."""

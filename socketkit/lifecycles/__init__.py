@@ -1,0 +1,1 @@
+"""How serving starts, stops and drains: one module for each way."""

@@ -1,0 +1,1 @@
+"""Where requests come from: one module for each family of sockets."""

@@ -1,0 +1,38 @@
+"""Our own parts, offered through our own hooks: there is no other door."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from socketkit.dispatchers.forks import Forks
+from socketkit.dispatchers.sync import Sync
+from socketkit.dispatchers.threads import Threads
+from socketkit.hookspecs import hookimpl
+from socketkit.lifecycles.classic import Classic
+from socketkit.lifecycles.graceful import Graceful
+from socketkit.transports.tcp import TCP
+from socketkit.transports.udp import UDP
+from socketkit.transports.unix import UnixDatagram, UnixStream
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from socketkit.seams import Dispatcher, Lifecycle, Transport
+
+
+@hookimpl
+def socketkit_transports() -> Mapping[str, type[Transport]]:
+    """Return the transports that come with socketkit."""
+    return {"tcp": TCP, "udp": UDP, "unix": UnixStream, "unix-dgram": UnixDatagram}
+
+
+@hookimpl
+def socketkit_dispatchers() -> Mapping[str, type[Dispatcher]]:
+    """Return the dispatchers that come with socketkit."""
+    return {"sync": Sync, "thread": Threads, "fork": Forks}
+
+
+@hookimpl
+def socketkit_lifecycles() -> Mapping[str, type[Lifecycle]]:
+    """Return the lifecycles that come with socketkit."""
+    return {"classic": Classic, "graceful": Graceful}

@@ -1,0 +1,176 @@
+"""A child process for each request, as `socketserver.ForkingMixIn` does it, but never waiting for anybody else's children."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable
+from typing import ClassVar, NoReturn
+
+import attrs
+
+from socketkit.seams import Address, Request, Watcher, Work
+
+
+@attrs.frozen
+class Forks:
+    """A child process for each request, up to a bound; beyond it, clients wait in the kernel's queue."""
+
+    max_children: int = 40
+    """How many children may run at once, at least 1."""
+
+    requires: ClassVar[frozenset[str]] = frozenset({"fork"})
+
+    def __attrs_post_init__(self) -> None:
+        if not isinstance(self.max_children, int) or isinstance(self.max_children, bool) or self.max_children < 1:
+            raise ValueError(f"max_children must be a whole number of at least 1, not {self.max_children!r}")
+
+    def start(self, work: Work) -> _ForkPerRequest:
+        """Return the live part."""
+        return _ForkPerRequest(work, self.max_children)
+
+
+def fork(run: Callable[[], int]) -> int:
+    """Start a child that calls `run`, exits with what it returns (1 if it raises), and return the child's pid.
+
+    The child leaves by `os._exit`, so that nothing of the parent's clean-up runs in it, but flushes its standard streams first.
+    """
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        status = run()
+    finally:
+        _leave(status)
+
+
+def _leave(status: int) -> NoReturn:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit(status)
+
+
+def reap(pid: int, *, block: bool = False) -> int | None:
+    """Return the exit code of the child if it has ended (negative: the signal that ended it), else None.
+
+    One that somebody else has waited for is over too: its code is lost, and 0 stands for it.
+    """
+    try:
+        done, status = os.waitpid(pid, 0 if block else os.WNOHANG)
+    except ChildProcessError:
+        return 0
+    return os.waitstatus_to_exitcode(status) if done else None
+
+
+def wait_any(pids: Iterable[int], timeout: float | None) -> None:
+    """Wait until at least one of the children has ended, or the time is over. Takes no exit code."""
+    poll = select.poll()
+    descriptors = []
+    try:
+        for pid in pids:
+            descriptor = pidfd(pid)
+            if descriptor is None:
+                time.sleep(0.02 if timeout is None else min(0.02, timeout))  # no pidfd here: look again shortly
+                return
+            descriptors.append(descriptor)
+            poll.register(descriptor, select.POLLIN)
+        poll.poll(None if timeout is None else max(0.0, timeout) * 1000)
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def pidfd(pid: int) -> int | None:
+    """Return a descriptor that becomes readable when the child ends, or None. Source: pidfd_open(2), Linux 5.3."""
+    try:
+        return os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        return None
+
+
+@attrs.define(eq=False)
+class _Child:
+    request: Request
+    exit_descriptor: int
+    """Readable when the child has ended: its pidfd, or the read end of a pipe whose other end only the child holds."""
+
+
+@attrs.define(eq=False)
+class _ForkPerRequest:
+    work: Work
+    max_children: int
+    children: dict[int, _Child] = attrs.field(factory=dict)
+    loop: Watcher | None = None
+
+    def attach(self, loop: Watcher | None) -> None:
+        self.loop = loop
+
+    def dispatch(self, request: Request, client_address: Address) -> None:
+        while self.loop is None and len(self.children) >= self.max_children:
+            wait_any(self.children, None)  # no loop to hold back: a single request is being handled
+            self._collect(*self.children)
+        reader, writer = os.pipe() if not hasattr(os, "pidfd_open") else (-1, -1)
+        try:
+            pid = fork(lambda: self._serve(request, client_address))
+        except OSError:
+            _close(reader, writer)
+            raise
+        descriptor = pidfd(pid) if reader == -1 else reader
+        _close(writer)
+        self.work.release(request)
+        self.children[pid] = _Child(request, -1 if descriptor is None else descriptor)
+        if self.loop is not None:
+            if descriptor is not None:
+                self.loop.watch(descriptor, lambda: self._collect(pid))
+            if len(self.children) >= self.max_children:
+                self.loop.hold()
+
+    def wait(self, timeout: float | None) -> bool:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        self._collect(*self.children)
+        while self.children:
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                return False
+            wait_any(self.children, left)
+            self._collect(*self.children)
+        return True
+
+    def force(self) -> None:
+        for pid in self.children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+
+    def close(self) -> None:
+        pass
+
+    def _serve(self, request: Request, client_address: Address) -> int:
+        for child in self.children.values():
+            _close(child.exit_descriptor)
+        return 0 if self.work.run_alone(request, client_address) else 1
+
+    def _collect(self, *pids: int) -> None:
+        for pid in pids:
+            code = reap(pid)
+            if code is None:
+                continue
+            child = self.children.pop(pid)
+            if child.exit_descriptor != -1:
+                if self.loop is not None:
+                    self.loop.unwatch(child.exit_descriptor)
+                _close(child.exit_descriptor)
+            self.work.settle(child.request, "finished" if code == 0 else "failed" if code > 0 else "died")
+            if self.loop is not None and len(self.children) == self.max_children - 1:
+                self.loop.release()
+
+
+def _close(*descriptors: int) -> None:
+    for descriptor in descriptors:
+        if descriptor != -1:
+            os.close(descriptor)

@@ -1,0 +1,93 @@
+"""A new thread for each request, as `socketserver.ThreadingMixIn` does it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import attrs
+
+from socketkit.seams import Address, Request, Work
+
+
+@attrs.frozen
+class Threads:
+    """A thread for each request, without a bound."""
+
+    daemon: bool = attrs.field(default=False, kw_only=True)
+    """True: the interpreter may exit while requests run, and a drain does not wait for them."""
+
+    requires: ClassVar[frozenset[str]] = frozenset({"threads"})
+
+    def start(self, work: Work) -> _ThreadPerRequest:
+        """Return the live part."""
+        return _ThreadPerRequest(work, self.daemon)
+
+
+class ThreadList(list[threading.Thread]):
+    """The running non-daemon threads of one server. The classic mix-in shows it as `_threads`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = threading.Lock()
+
+    def append(self, thread: threading.Thread) -> None:
+        """Add a thread that was started, and forget those that have ended. Daemon threads are nobody's to wait for."""
+        with self._lock:
+            self[:] = [each for each in self if each.is_alive()]
+            if not thread.daemon:
+                super().append(thread)
+
+    def pop_all(self) -> list[threading.Thread]:
+        """Return all threads and forget them."""
+        with self._lock:
+            threads, self[:] = self[:], []
+        return threads
+
+    def reap(self) -> None:
+        """Forget the threads that have ended."""
+        with self._lock:
+            self[:] = [each for each in self if each.is_alive()]
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait for all threads, `timeout` seconds in total at most; return whether all have ended.
+
+        The calling thread does not wait for itself, so a handler may close its own server.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        for thread in self.pop_all():
+            if thread is threading.current_thread():
+                continue
+            thread.join(None if deadline is None else max(deadline - time.monotonic(), 0.0))
+            if thread.is_alive():
+                self.append(thread)
+        return not self
+
+
+def start_thread(run: Callable[..., object], arguments: tuple[Any, ...], threads: Any, *, daemon: bool) -> None:
+    """Start a thread and put it on the list: in this order, because one that never started cannot be joined.
+
+    Raises: RuntimeError when the system has no thread left to give.
+    """
+    thread = threading.Thread(target=run, args=arguments)
+    thread.daemon = daemon
+    thread.start()
+    threads.append(thread)
+
+
+@attrs.define(eq=False)
+class _ThreadPerRequest:
+    work: Work
+    daemon: bool
+    threads: ThreadList = attrs.field(factory=ThreadList)
+
+    def dispatch(self, request: Request, client_address: Address) -> None:
+        start_thread(self.work.run, (request, client_address), self.threads, daemon=self.daemon)
+
+    def wait(self, timeout: float | None) -> bool:
+        return self.threads.join(timeout)
+
+    def close(self) -> None:
+        pass

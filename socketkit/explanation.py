@@ -1,0 +1,72 @@
+"""A composition told in words: each part, who supplied it, and each of its options."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from typing import Any
+
+import attrs
+
+
+@attrs.frozen
+class Option:
+    """One option of a part, and whether it has the value it would have had anyway."""
+
+    name: str
+    value: Any
+    is_default: bool
+
+
+@attrs.frozen
+class Part:
+    """One part of a server."""
+
+    role: str
+    name: str
+    supplier: str
+    """The distribution it comes from, with its version; the module, where there is no distribution."""
+    options: tuple[Option, ...] = ()
+
+
+@attrs.frozen
+class Explanation:
+    """A server's composition. `str()` of it is meant for people."""
+
+    parts: tuple[Part, ...]
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        for part in self.parts:
+            yield f"{part.role}: {part.name}, from {part.supplier}"
+            for option in part.options:
+                yield f"    {option.name} = {option.value!r}{' (default)' if option.is_default else ''}"
+
+
+def explain(transports: Sequence[Any], handler: Any, dispatcher: Any, lifecycle: Any) -> Explanation:
+    """Return the explanation of a composition. Any part may be None, for one that the server does not have."""
+    roles = [*(("transport", each) for each in transports), ("dispatcher", dispatcher), ("lifecycle", lifecycle)]
+    parts = [_part(role, recipe) for role, recipe in roles if recipe is not None]
+    name = getattr(handler, "__qualname__", None) or repr(handler)
+    return Explanation((*parts, Part("handler", name, _supplier(handler))))
+
+
+def _part(role: str, recipe: Any) -> Part:
+    options = []
+    for field in attrs.fields(type(recipe)) if attrs.has(type(recipe)) else ():
+        value = getattr(recipe, field.name)
+        options.append(Option(field.name, value, value == field.default))
+    return Part(role, type(recipe).__name__, _supplier(type(recipe)), tuple(options))
+
+
+def _supplier(thing: Any) -> str:
+    module = getattr(thing, "__module__", None) or type(thing).__module__
+    package = module.partition(".")[0]
+    for distribution in (package, package.replace("_", "-")):
+        try:
+            return f"{distribution} {metadata.version(distribution)}"
+        except metadata.PackageNotFoundError:
+            continue
+    return f"module {module}"

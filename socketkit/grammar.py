@@ -1,0 +1,172 @@
+"""What a user types: parts such as ``prefork:4/pool:16``, URLs such as ``tcp+tls://[::]:443?tls.cert=a.pem``, durations.
+
+Text in, small values out. Nothing here knows which parts exist or what their options mean.
+
+* A part is ``NAME[:VALUE][,key=value]...``, and ``outer/inner`` nests one in another. VALUE ends at the next ``,`` or ``/`` and may
+  hold colons (``executor:module:factory``). Without a VALUE the options may follow the colon: ``graceful:drain=10``.
+* A URL is ``transport[+layer]...://PLACE[?key=value&...]``. Only an abstract Unix socket has no slashes: ``unix:@name``. An option
+  of a layer is dotted, ``layer.key=value``. ``tls://`` is short for ``tcp+tls://``.
+* In values, places and options ``%2C`` stands for the character with that number, so that any text can be written.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+from urllib.parse import quote as percent_encode
+from urllib.parse import unquote
+
+import attrs
+
+from socketkit.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_KEY = re.compile(rf"(?:{_NAME.pattern}\.)?[A-Za-z_][A-Za-z0-9_]*")
+_OPTION = re.compile(rf"{_KEY.pattern}=")
+_URL = re.compile(r"([^:/?]*):(?://|(?=@))([^?]*)(?:\?(.*))?", re.DOTALL)
+_SECONDS = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|)")
+
+_PART_FORM = "write NAME[:VALUE][,key=value]..., nested with '/', as in pool:32 or prefork:4/pool:16"
+_URL_FORM = "write NAME://PLACE[?key=value&...], as in tcp://127.0.0.1:9999, tcp+tls://[::]:443?tls.cert=a.pem or unix:///run/echo.sock"
+
+_IN_PART = ":@[]*+?&"  # what a value may hold as it is, besides letters and digits
+_IN_URL = ":@[]*+=,/"
+
+_SHORT = {"tls": "tcp+tls"}
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "": 1.0}
+
+
+@attrs.frozen
+class Part:
+    """One part as it was typed: its options are still text. `value` is "" where none was given."""
+
+    name: str
+    value: str = ""
+    options: dict[str, str] = attrs.field(factory=dict)
+    inner: Part | None = None
+
+    def __str__(self) -> str:
+        head = f"{self.name}:{quote(self.value, safe=_IN_PART)}" if self.value else self.name
+        options = "".join(f",{key}={quote(value, safe=_IN_PART)}" for key, value in self.options.items())
+        return f"{head}{options}/{self.inner}" if self.inner else f"{head}{options}"
+
+
+@attrs.frozen
+class Url:
+    """A transport, whose value is the text between ``://`` and ``?``, and its layers in wire order."""
+
+    transport: Part
+    layers: tuple[Part, ...] = ()
+
+    def __str__(self) -> str:
+        scheme = "+".join(part.name for part in (self.transport, *self.layers))
+        place = quote(self.transport.value)
+        options = [f"{key}={quote(value)}" for key, value in self.transport.options.items()]
+        options += [f"{layer.name}.{key}={quote(value)}" for layer in self.layers for key, value in layer.options.items()]
+        return f"{scheme}:{'' if place.startswith('@') else '//'}{place}{'?' if options else ''}{'&'.join(options)}"
+
+
+def quote(text: str, *, safe: str = _IN_URL) -> str:
+    """Return `text` as it is written in a URL's place or options, so that `url` reads the same text again."""
+    return percent_encode(text, safe=safe)
+
+
+def is_name(text: str) -> bool:
+    """Tell whether a part can have this name."""
+    return _NAME.fullmatch(text) is not None
+
+
+def part(text: str) -> Part:
+    """Return the part that `text` describes, ``outer/inner`` as one inside the other.
+
+    Raises: ConfigError, one sentence with the right form.
+    """
+    try:
+        outermost = None
+        for segment in reversed(text.split("/")):
+            outermost = _segment(segment, outermost)
+    except ValueError as error:
+        raise ConfigError.of(f"{text!r} {error}; {_PART_FORM}") from None
+    assert outermost is not None  # noqa: S101 - split() returns one segment at least
+    return outermost
+
+
+def url(text: str) -> Url:
+    """Return the transport and the layers that `text` describes.
+
+    Raises: ConfigError, one sentence with the right form.
+    """
+    try:
+        return _url(text)
+    except ValueError as error:
+        raise ConfigError.of(f"{text!r} {error}; {_URL_FORM}") from None
+
+
+def seconds(text: str) -> float:
+    """Return the seconds that ``500ms``, ``30s``, ``5m`` or a plain ``1.5`` stand for.
+
+    Raises: ConfigError.
+    """
+    match = _SECONDS.fullmatch(text)
+    if match is None:
+        raise ConfigError.of(f"{text!r} is not a duration; write seconds, or 500ms, 30s, 5m")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def _segment(text: str, inner: Part | None) -> Part:
+    head, *options = text.split(",")
+    name, colon, value = head.partition(":")
+    if colon and not value:
+        raise ValueError(f"has nothing after the ':' of {name!r}")
+    if _OPTION.match(value):
+        value, options = "", [value, *options]
+    return Part(_name(name), _decode(value), _options(options), inner)
+
+
+def _url(text: str) -> Url:
+    match = _URL.fullmatch(text)
+    if match is None:
+        raise ValueError("is not a URL")
+    scheme, place, query = match.groups()
+    name, *layers = map(_name, _SHORT.get(scheme, scheme).split("+"))
+    if len(set(layers)) < len(layers):
+        raise ValueError("has a layer twice")
+    belongs: dict[str, dict[str, str]] = {layer: {} for layer in ("", *layers)}
+    for key, value in _options(query.split("&") if query else ()).items():
+        layer, _, option = key.rpartition(".")
+        if layer not in belongs:
+            raise ValueError(f"has an option {key!r} but no layer {layer!r}{did_you_mean(layer, layers)}")
+        belongs[layer][option] = value
+    own = belongs.pop("")
+    return Url(Part(name, _decode(place), own), tuple(Part(layer, options=options) for layer, options in belongs.items()))
+
+
+def _name(text: str) -> str:
+    if not is_name(text):
+        raise ValueError(f"has {text!r} where a name should be" if text else "lacks a name")
+    return text
+
+
+def _options(items: Iterable[str]) -> dict[str, str]:
+    options: dict[str, str] = {}
+    for item in items:
+        key, equals, value = item.partition("=")
+        if not equals or not _KEY.fullmatch(key):
+            raise ValueError(f"has {item!r} where key=value should be")
+        if key in options:
+            raise ValueError(f"gives {key!r} twice")
+        options[key] = _decode(value)
+    return options
+
+
+def _decode(text: str) -> str:
+    try:
+        decoded = unquote(text, errors="strict")
+    except UnicodeDecodeError:
+        raise ValueError(f"has {text!r}, which is not UTF-8 once its %-codes are read") from None
+    if "\0" in decoded:  # no address, path or option can hold one, and the system's calls raise on it
+        raise ValueError(f"has a NUL in {text!r}")
+    return decoded

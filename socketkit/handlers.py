@@ -1,0 +1,148 @@
+"""Request handlers: plain blocking classes, one instance for each request.
+
+Their behaviour is that of CPython's Lib/socketserver.py, down to the attributes that programs replace while they run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+from collections.abc import Callable
+from io import BufferedIOBase, BytesIO
+from typing import Any
+
+from socketkit.seams import Address, Request
+
+
+class BaseRequestHandler:
+    """Handles one request: its constructor calls `setup`, `handle` and `finish`, in this order.
+
+    `finish` is called whatever `handle` does, but not if `setup` raises. Override any of the three.
+
+    Attributes:
+        request: the connected socket (stream), or (data, socket) (datagram).
+        client_address: the peer, as the transport calls it.
+        server: the server that took the request.
+    """
+
+    def __init__(self, request: Request, client_address: Address, server: Any) -> None:
+        self.request = request
+        self.client_address = client_address
+        self.server = server
+        self.setup()
+        try:
+            self.handle()
+        finally:
+            self.finish()
+
+    def setup(self) -> None:
+        """Prepare; does nothing here."""
+
+    def handle(self) -> None:
+        """Do all the work that the request asks for; does nothing here."""
+
+    def finish(self) -> None:
+        """Clean up; does nothing here."""
+
+
+class SocketWriter(BufferedIOBase):
+    """The unbuffered, writable file of a socket: each write is sent whole before it returns. Does not own the socket."""
+
+    def __init__(self, sock: Any) -> None:
+        self._sock = sock
+
+    def writable(self) -> bool:
+        """Return True."""
+        return True
+
+    def write(self, data: Any) -> int:
+        """Send all the bytes; return how many they are. Raises: OSError."""
+        self._sock.sendall(data)
+        with memoryview(data) as view:
+            return view.nbytes
+
+    def fileno(self) -> int:
+        """Return the socket's descriptor."""
+        number: int = self._sock.fileno()
+        return number
+
+
+make_writer: Callable[[Any], Any] = SocketWriter
+"""What makes an unbuffered `wfile`. `socketkit.socketserver` puts its own global name in between, which programs replace."""
+
+
+class StreamRequestHandler(BaseRequestHandler):
+    """Handles a connection through two files: `rfile` to read the request, `wfile` to write the reply.
+
+    The class attributes take effect in `setup`, which may be called again after `request` was replaced (as STARTTLS does).
+
+    Attributes:
+        rbufsize: buffer of `rfile` in bytes; -1: the default size, 0: none.
+        wbufsize: buffer of `wfile` in bytes; 0: none, each write is sent at once; otherwise call `flush`.
+        timeout: seconds for each single operation on the connection; None: no limit.
+        disable_nagle_algorithm: set TCP_NODELAY on the connection.
+    """
+
+    rbufsize: int = -1
+    wbufsize: int = 0
+    timeout: float | None = None
+    disable_nagle_algorithm: bool = False
+
+    connection: Any
+    rfile: Any
+    wfile: Any
+
+    def setup(self) -> None:
+        """Open `rfile` and `wfile` on the connection."""
+        self.connection = self.request
+        if self.timeout is not None:
+            self.connection.settimeout(self.timeout)
+        if self.disable_nagle_algorithm:
+            self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
+        self.rfile = self.connection.makefile("rb", self.rbufsize)
+        if self.wbufsize == 0:
+            self.wfile = make_writer(self.connection)
+        else:
+            self.wfile = self.connection.makefile("wb", self.wbufsize)
+
+    def finish(self) -> None:
+        """Flush and close both files. Legal when they are closed already; a peer that is gone is no error."""
+        if not self.wfile.closed:
+            with contextlib.suppress(OSError):  # such as a reset by the peer, before the last bytes were out
+                self.wfile.flush()
+        try:
+            self.wfile.close()
+        finally:
+            self.rfile.close()
+
+
+class DatagramRequestHandler(BaseRequestHandler):
+    """Handles a datagram through two files in memory: `rfile` holds what came, and `finish` sends what `wfile` holds.
+
+    Attributes:
+        packet: the datagram.
+        socket: the socket it came from, and on which the reply goes out.
+    """
+
+    packet: bytes
+    socket: Any
+    rfile: BytesIO
+    wfile: BytesIO
+
+    def setup(self) -> None:
+        """Open `rfile` and `wfile`."""
+        self.packet, self.socket = self.request
+        self.rfile = BytesIO(self.packet)
+        self.wfile = BytesIO()
+
+    def finish(self) -> None:
+        """Send the reply, an empty datagram if nothing was written. A sender without an address gets none.
+
+        Raises: OSError (EDESTADDRREQ) if there is a reply and nowhere to send it, as for a Unix socket that was never bound.
+        """
+        reply = self.wfile.getvalue()
+        if self.client_address:
+            self.socket.sendto(reply, self.client_address)
+        elif reply:
+            raise OSError(errno.EDESTADDRREQ, "the sender has no address to reply to")

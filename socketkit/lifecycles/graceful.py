@@ -1,0 +1,71 @@
+"""Serving that ends well: signals stop it, what runs may finish, and what does not is forced."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+import attrs
+
+from socketkit.seams import Seconds, Serving
+from socketkit.stats import DrainReport
+
+
+def _valid_drain(_recipe: object, _field: object, drain: object) -> None:
+    if drain is None:
+        return
+    if isinstance(drain, bool) or not isinstance(drain, int | float) or not math.isfinite(drain) or drain < 0:
+        raise ValueError(f"drain must be seconds from 0 on, or nothing for no limit, not {drain!r}")
+
+
+@attrs.frozen
+class Graceful:
+    """Stop on SIGINT and SIGTERM, close the listeners, let running requests finish for `drain` seconds, then shut them down.
+
+    Signals are handled only while the main thread serves, and the handlers that were there come back afterwards. The first signal
+    starts the drain, the second ends it at once, the third leaves the process with status 128 + signal.
+    """
+
+    drain: Seconds | None = attrs.field(default=30.0, validator=_valid_drain)
+    """How long running requests may go on; None: as long as they like."""
+    signals: bool = attrs.field(default=True, kw_only=True)
+    """False: leave all signals to the program."""
+
+    def serve(self, serving: Serving) -> DrainReport:
+        """Run and drain; return the report."""
+        with self._handling(serving):
+            try:
+                serving.run()
+            finally:
+                report = serving.drain(self.drain)
+        return report
+
+    @contextlib.contextmanager
+    def _handling(self, serving: Serving) -> Iterator[None]:
+        if not self.signals or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        received, server = 0, os.getpid()
+
+        def on_signal(number: int, _frame: FrameType | None) -> None:
+            nonlocal received
+            if os.getpid() != server:  # a child forked for one request: Ctrl-C reaches it too, but its parent decides
+                if number == signal.SIGTERM:
+                    os._exit(128 + number)
+                return
+            received += 1
+            if received > 2:  # noqa: PLR2004 - stop, force, leave
+                os._exit(128 + number)
+            serving.stop(None if received == 1 else 0.0)
+
+        previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler if handler is not None else signal.SIG_DFL)

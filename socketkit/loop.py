@@ -1,0 +1,322 @@
+"""The loop's one primitive: wait on descriptors, take one unit of work, be told to stop.
+
+This module knows descriptors, times and the errors of accept(2). It knows nothing of servers, handlers or threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import heapq
+import itertools
+import logging
+import selectors
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from socketkit.seams import Unit
+
+log = logging.getLogger(__name__)
+
+Verdict = Literal["retry", "pause", "fatal"]
+
+_PEERS_FAULT = (
+    "ECONNABORTED ECONNREFUSED ECONNRESET EHOSTDOWN EHOSTUNREACH EINTR ENETDOWN ENETUNREACH ENONET ENOPROTOOPT EOPNOTSUPP EPERM "
+    "EPIPE EPROTO ETIMEDOUT"
+)
+ACCEPT_ERRORS: dict[int, Verdict] = {
+    **{getattr(errno, name): "retry" for name in _PEERS_FAULT.split() if hasattr(errno, name)},
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM), "pause"),
+    **dict.fromkeys((errno.EBADF, errno.EINVAL, errno.ENOTSOCK), "fatal"),
+}
+"""What becomes of a listener after an error of accept(2) or recvfrom(2). An errno that is not here means "pause".
+
+retry: the error belongs to one peer; take the next. pause: the system is short of something; rest, then try again.
+fatal: the descriptor is no listener any more. Source: accept(2), "Error handling"; EPERM is a firewall's.
+"""
+
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 1.0
+"""Seconds a listener rests after an error that means "pause": doubling from the one to the other, back to the first on success."""
+
+LOG_EVERY = 10.0
+"""Seconds between two log lines about the same listener's pauses."""
+
+RETRIES_IN_A_ROW = 100
+"""After so many "retry" errors without one success a listener rests as after a "pause": an error that repeats is not one peer's."""
+
+UNITS_PER_WAIT = 64
+"""How many units are taken before the selector is asked again, so that no busy listener starves the rest."""
+
+
+def verdict(error: OSError) -> Verdict:
+    """Look the error up in `ACCEPT_ERRORS`. An error without a system's errno comes from a handshake, so from one peer."""
+    if error.errno is None or isinstance(error, TimeoutError) or type(error).__module__ == "ssl":
+        return "retry"
+    return ACCEPT_ERRORS.get(error.errno, "pause")
+
+
+class Source(Protocol):
+    """What an `Intake` takes units from: a listener together with the server it belongs to."""
+
+    url: str
+    once: bool
+    """True: take one unit for each report of the selector, because a second `take` might block."""
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable when `take` has something, or -1 when closed."""
+        ...
+
+    def take(self) -> Unit | None:
+        """Return the next unit; None when what came needs no running. Raises: BlockingIOError when nothing waits; OSError."""
+        ...
+
+    def paused(self, error: OSError, seconds: float) -> None:
+        """Hear that this source now rests for so many seconds."""
+        ...
+
+    def resumed(self, failures: int) -> None:
+        """Hear that this source delivers again, after so many failed attempts."""
+        ...
+
+
+class Wakeup:
+    """A descriptor that any thread and any signal handler can make readable. Owner: whoever made it; close it there."""
+
+    def __init__(self) -> None:
+        self._reader, self._writer = socket.socketpair()
+        self._reader.setblocking(False)
+        self._writer.setblocking(False)
+
+    def fileno(self) -> int:
+        """Return the descriptor to watch for reading."""
+        return self._reader.fileno()
+
+    def wake(self) -> None:
+        """Make the descriptor readable. A full buffer means that it is so already; a closed one, that nobody waits any more."""
+        with contextlib.suppress(OSError):
+            self._writer.send(b"\0")
+
+    def clear(self) -> None:
+        """Take the bytes out again."""
+        with contextlib.suppress(OSError):
+            while self._reader.recv(4096):
+                pass
+
+    def close(self) -> None:
+        """Close both ends."""
+        self._reader.close()
+        self._writer.close()
+
+
+class _Slot:
+    """A source and how it has been doing."""
+
+    __slots__ = ("failures", "logged", "pause", "registered", "retries", "source")
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.registered = -1  # the descriptor in the selector, or -1
+        self.retries = 0  # "retry" errors in a row
+        self.failures = 0  # "pause" errors since the last success
+        self.pause = SHORTEST_PAUSE  # the next rest, in seconds
+        self.logged = float("-inf")
+
+
+class Intake:
+    """Waits on sources, watched descriptors, timers and a wake-up descriptor; hands out one unit at a time.
+
+    Used by one thread at a time, in the process that made it; only `stop` and `wake` may be called from elsewhere.
+    Owner: whoever made it; `close()` closes the selector and the wake-up descriptor, never a source.
+    """
+
+    def __init__(self, sources: Iterable[Source], selector: selectors.BaseSelector | None = None) -> None:
+        self.stopped = False
+        self._selector: Any = selector if selector is not None else selectors.DefaultSelector()
+        self._slots = [_Slot(source) for source in sources]
+        self._ready: deque[_Slot] = deque()
+        self._units = 0  # taken since the selector was last asked
+        self._held = False
+        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = itertools.count()  # so that timers for the same moment never compare callbacks
+        self._wakeup = Wakeup()
+        try:
+            self._selector.register(self._wakeup, selectors.EVENT_READ, self._wakeup.clear)
+            for slot in self._slots:
+                self._listen(slot)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Intake:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    # what a driving dispatcher sees: `socketkit.seams.Intake`
+
+    def take(self, timeout: float | None = None) -> Unit | None:
+        """Return the next unit; None when stopped, or when nothing came within `timeout` seconds (None: for ever).
+
+        Raises: OSError when a source's descriptor is no listener any more.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        ready = self._ready
+        while not self.stopped:
+            while ready and self._units < UNITS_PER_WAIT:
+                unit = self._take_from(ready[0])
+                if unit is not None:
+                    return unit
+            if deadline is None:
+                self._wait(None)
+                continue
+            left = deadline - time.monotonic()
+            self._wait(max(left, 0.0))
+            if left <= 0 and not ready:
+                return None
+        return None
+
+    def fileno(self) -> int:
+        """Return the descriptor of the selector itself, which epoll and kqueue have."""
+        return int(self._selector.fileno())
+
+    def due(self) -> float | None:
+        """Return the seconds until a timer wants `take` to be called; None when there is no timer."""
+        return max(self._timers[0][0] - time.monotonic(), 0.0) if self._timers else None
+
+    # for the thread that serves
+
+    def watch(self, fileno: int, readable: Callable[[], None]) -> None:
+        """Call `readable` from within `take` whenever the descriptor is readable."""
+        self._selector.register(fileno, selectors.EVENT_READ, readable)
+
+    def unwatch(self, fileno: int) -> None:
+        """Forget the descriptor; do this before closing it."""
+        self._selector.unregister(fileno)
+
+    def hold(self) -> None:
+        """Take nothing more from the sources until `release`; what arrives waits in the kernel."""
+        self._held = True
+        for slot in self._slots:
+            self._ignore(slot)
+
+    def release(self) -> None:
+        """Undo `hold`. A source that rests goes on resting."""
+        self._held = False
+        for slot in self._slots:
+            if not slot.failures:
+                self._listen(slot)
+
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
+        """Call `callback` once from within `take`, after so many seconds."""
+        heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._order), callback))
+
+    def failed(self, source: Source, error: OSError) -> None:
+        """Apply the table to an error met while taking from `source`.
+
+        Raises: the error itself, if the descriptor is no listener any more.
+        """
+        self._judge(next(slot for slot in self._slots if slot.source is source), error)
+
+    def close(self) -> None:
+        """Close the selector and the wake-up descriptor. Legal twice."""
+        self._ready.clear()
+        self._selector.close()
+        self._wakeup.close()
+
+    # from any thread, and from signal handlers
+
+    def stop(self) -> None:
+        """Make every `take`, now and later, return None."""
+        self.stopped = True
+        self._wakeup.wake()
+
+    def wake(self) -> None:
+        """Make a waiting `take` look around again."""
+        self._wakeup.wake()
+
+    # inside
+
+    def _listen(self, slot: _Slot) -> None:
+        if slot.registered == -1 and not self._held:
+            slot.registered = self._selector.register(slot.source, selectors.EVENT_READ, slot).fd
+
+    def _ignore(self, slot: _Slot) -> None:
+        with contextlib.suppress(ValueError):
+            self._ready.remove(slot)
+        if slot.registered != -1:
+            with contextlib.suppress(KeyError, ValueError, OSError):  # its descriptor may be closed by now
+                self._selector.unregister(slot.registered)
+            slot.registered = -1
+
+    def _wait(self, timeout: float | None) -> None:
+        """Wait for a descriptor or a timer, and note which sources are ready."""
+        due = self.due()
+        if due is not None and (timeout is None or due < timeout):
+            timeout = due
+        self._units = 0
+        self._ready.clear()  # the selector reports them again, if they are
+        for key, _ in self._selector.select(timeout):
+            if type(key.data) is _Slot:
+                self._ready.append(key.data)
+            else:
+                key.data()
+        while self._timers and self._timers[0][0] <= time.monotonic():
+            heapq.heappop(self._timers)[2]()
+
+    def _take_from(self, slot: _Slot) -> Unit | None:
+        self._units += 1
+        try:
+            unit = slot.source.take()
+        except BlockingIOError:
+            self._ready.popleft()
+            return None
+        except OSError as error:
+            self._ready.popleft()
+            self._judge(slot, error)
+            return None
+        slot.retries = 0
+        if slot.failures:
+            self._recover(slot)
+        if slot.source.once:
+            self._ready.popleft()
+        elif len(self._ready) > 1:
+            self._ready.rotate(-1)
+        return unit
+
+    def _judge(self, slot: _Slot, error: OSError) -> None:
+        what = verdict(error)
+        if slot.source.fileno() == -1:
+            what = "fatal"  # closed under us: whatever the error says, there is nothing left to poll
+        if what == "fatal":
+            self._ignore(slot)
+            raise error
+        if what == "retry":
+            slot.retries += 1
+            log.debug("%s: a peer was gone before it was accepted: %s", slot.source.url, error)
+            if slot.retries < RETRIES_IN_A_ROW:
+                return
+        self._rest(slot, error)
+
+    def _rest(self, slot: _Slot, error: OSError) -> None:
+        self._ignore(slot)
+        seconds, slot.pause = slot.pause, min(slot.pause * 2, LONGEST_PAUSE)
+        slot.failures += 1
+        slot.retries = 0
+        now = time.monotonic()
+        if now - slot.logged >= LOG_EVERY:
+            slot.logged = now
+            log.warning("%s: cannot accept: %s; resting %.1f s (failure %d in a row)", slot.source.url, error, seconds, slot.failures)
+        slot.source.paused(error, seconds)
+        self.call_later(seconds, lambda: self._listen(slot))
+
+    def _recover(self, slot: _Slot) -> None:
+        log.info("%s: accepting again after %d failures", slot.source.url, slot.failures)
+        slot.source.resumed(slot.failures)
+        slot.failures, slot.pause = 0, SHORTEST_PAUSE

@@ -1,0 +1,390 @@
+"""The server: a composition of a transport, a dispatcher and a lifecycle, and the template methods that a request goes through."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from socketkit import capabilities, config
+from socketkit.catalog import Catalog
+from socketkit.dispatchers.threads import Threads
+from socketkit.errors import AlreadyServingError
+from socketkit.explanation import Explanation, explain
+from socketkit.lifecycles.graceful import Graceful
+from socketkit.loop import Intake
+from socketkit.seams import Address, Dispatch, Dispatcher, Drive, Lifecycle, Listener, Request, Transport
+from socketkit.serving import ListenerSource, Run, State, Work, close_all, feed, keep_calling, put_to_work
+from socketkit.stats import LEDGER, DrainReport, Ledger, Observers, Stats
+from socketkit.template import RequestTemplate
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+log = logging.getLogger(__name__)
+
+_started: weakref.WeakSet[Server] = weakref.WeakSet()  # servers with a serving thread of their own, stopped at exit
+
+
+class Server(RequestTemplate):
+    """A server composed from parts.
+
+    Args:
+        transport: where requests come from: a recipe, a URL such as ``tcp://127.0.0.1:9999``, or a list of these.
+        handler: called with (request, client_address, server) for each request; usually a `BaseRequestHandler` class. Also as
+            ``module:Class``.
+        dispatcher: where and when the handler runs: a recipe, or text such as ``thread``. None: `Threads()`.
+        lifecycle: how serving starts, stops and drains: a recipe, or text such as ``graceful:drain=10``. None: `Graceful()`.
+        observers: objects with any of the methods of `socketkit.seams.EVENTS`. Where a part was given as text, those of the
+            installed plugins are added.
+
+    Raises: ConfigError, UnknownPartError, PluginError, IncompatibleError. Nothing is bound yet: that is done by `start`,
+    `serve_forever` or entering ``with``, which raise ListenError; leaving ``with`` stops and closes.
+
+    All methods may be called from any thread. The template methods (`get_request` to `service_actions`) are the standard library's
+    and may be overridden; which thread or process calls them is the dispatcher's choice.
+    """
+
+    timeout: float | None = None
+    """Seconds `handle_request` waits for a request before it calls `handle_timeout`; None: for ever."""
+
+    dispatcher: Any = None
+    lifecycle: Any = None
+
+    # --- composing ---------------------------------------------------------------------------------------------------
+
+    def __init__(
+        self,
+        transport: Transport | str | Sequence[Transport | str],
+        handler: Callable[..., object] | str,
+        *,
+        dispatcher: Dispatcher | str | None = None,
+        lifecycle: Lifecycle | str | None = None,
+        observers: Iterable[object] = (),
+    ) -> None:
+        given = list(transport) if isinstance(transport, list | tuple) else [transport]
+        self.transports: tuple[Transport, ...] = tuple(config.transport(each) for each in given)
+        self.RequestHandlerClass: Any = config.handler(handler)
+        self.dispatcher = Threads() if dispatcher is None else config.dispatcher(dispatcher)
+        self.lifecycle = Graceful() if lifecycle is None else config.lifecycle(lifecycle)
+        capabilities.check(self.transports, self.dispatcher, self.lifecycle)
+        named = any(isinstance(part, str) for part in (*given, dispatcher, lifecycle))
+        self._observe((*observers, *(Catalog.load().observers(self) if named else ())))
+        self._listeners: list[Listener] = []
+        self._live: Dispatch | Drive | None = None
+        self._gate = threading.Lock()  # guards who is serving
+        self._run: Run | None = None
+        self._stop_before_start = False
+
+    def __repr__(self) -> str:
+        where = ", ".join(self.urls)
+        return f"<{type(self).__name__} {where} {self.state.value}>"
+
+    # --- serving -----------------------------------------------------------------------------------------------------
+
+    def serve_forever(self, poll_interval: float = 0.5) -> None:
+        """Serve in the calling thread until stopped.
+
+        poll_interval: the most seconds between two calls of an overridden `service_actions`; nothing else waits for it.
+        Raises: ListenError; AlreadyServingError; whatever ended serving early.
+        """
+        run = self._claim(poll_interval)
+        try:
+            self._serve(run)
+        finally:
+            self._finish(run)
+
+    def start(self) -> Self:
+        """Serve in a thread of the server's own; return the server once it takes requests. It is stopped when the program exits.
+
+        Raises: as `serve_forever`.
+        """
+        run = self._claim(0.5)
+        try:
+            self._open(run)
+        except BaseException:
+            self._finish(run)
+            raise
+        thread = threading.Thread(target=self._serve_in_background, args=(run,), name="socketkit-serve", daemon=True)
+        thread.start()
+        run.started.wait()
+        if run.error is not None and run.done.is_set():
+            raise run.error
+        _started.add(self)
+        return self
+
+    def handle_request(self) -> None:
+        """Serve one request, or none if `timeout` seconds pass without; then `handle_timeout` is called."""
+        self._open(None)
+        self._live_part()
+        with Intake(self._sources()) as intake:
+            unit = intake.take(self.timeout)
+        if unit is None:
+            self.handle_timeout()
+        else:
+            unit()
+
+    def stop(self, drain: float | None = None, wait: bool = True) -> DrainReport | None:
+        """Stop serving: from any thread, handler or signal handler, in any state, any number of times.
+
+        drain: seconds that running requests may still take; None: as the lifecycle says.
+        wait: return only when nothing of the run is left. A handler, and the thread that serves, are never made to wait for
+            themselves.
+        Returns: the report of the drain, if it was waited for. A stop before the first start makes that one return at once.
+        """
+        run = self._run
+        if run is None:
+            if self.state is State.NEW:
+                self._stop_before_start = True
+            return self._report
+        run.stop(drain)
+        current = threading.get_ident()
+        if not wait or run.thread == current or self._ledger.runs_in(current):
+            return None
+        limit = drain if drain is not None else getattr(self.lifecycle, "drain", None)
+        if limit is not None and not run.done.wait(limit + 0.5):
+            run.stop(0)  # the run did not come to its drain: a handler holds the serving thread itself
+        run.done.wait()
+        return run.report
+
+    def shutdown(self) -> None:
+        """Stop serving, by the classic name."""
+        Server.stop(self)
+
+    def server_close(self) -> None:
+        """Stop, close the listeners, and wait for running requests as long as the lifecycle's drain says. Legal twice."""
+        Server.stop(self)  # a subclass may call this from its own stop
+        self._close_listeners()
+        live, self._live = self._live, None
+        if live is not None:
+            live.wait(getattr(self.lifecycle, "drain", None))
+            live.close()
+
+    def __enter__(self) -> Self:
+        self._open(None)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.server_close()
+
+    # --- seeing inside -----------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> State:
+        """Where the server is in its life."""
+        return self._run.state if self._run is not None else self._last_state
+
+    _last_state = State.NEW
+    _report: DrainReport | None = None
+
+    @property
+    def addresses(self) -> list[Address]:
+        """Where each listener listens, as `socket.getsockname` gives it; empty unless open."""
+        return [listener.address for listener in self._listeners]
+
+    @property
+    def urls(self) -> list[str]:
+        """The URL of each listener, with its real port; of each transport while not open."""
+        return [each.url for each in self._listeners or self.transports]
+
+    def stats(self) -> Stats:
+        """Return what was served so far; `accepted == active + sum(outcomes)` in every reading."""
+        return self._ledger.stats()
+
+    def explain(self) -> Explanation:
+        """Return the resolved composition: each part, who supplied it, each option and whether it is a default. It prints well."""
+        return explain(self.transports, self.RequestHandlerClass, self.dispatcher, self.lifecycle)
+
+    # --- the template: what a request goes through -------------------------------------------------------------------
+
+    def fileno(self) -> int:
+        """Return the first listener's descriptor."""
+        return self._listeners[0].fileno()
+
+    def get_request(self) -> tuple[Request, Address]:
+        """Return a waiting request and its peer, from the first listener that has one. Raises: BlockingIOError when none has."""
+        for listener in self._listeners:
+            with contextlib.suppress(BlockingIOError):
+                return listener.accept()
+        raise BlockingIOError
+
+    def process_request(self, request: Request, client_address: Address) -> None:
+        """Hand the request to the dispatcher."""
+        self._dispatch(request, client_address)
+
+    def shutdown_request(self, request: Request) -> None:
+        """End a stream request: tell the peer that nothing more comes, then `close_request`."""
+        if not isinstance(request, tuple):
+            with contextlib.suppress(OSError):  # the peer may be gone
+                request.shutdown(1)  # socket.SHUT_WR; a request need not be a socket
+        self.close_request(request)
+
+    def close_request(self, request: Request) -> None:
+        """Close a stream request. A datagram has nothing to close."""
+        if not isinstance(request, tuple):
+            request.close()
+
+    def handle_error(self, request: Request, client_address: Address) -> None:  # noqa: ARG002 - for overriding
+        """Log the exception that is being handled: a peer that went away at DEBUG, anything else with its traceback."""
+        level = logging.DEBUG if _peer_left() else logging.ERROR
+        log.log(level, "request from %s failed", client_address, exc_info=True)
+
+    # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _observe(self, observers: Iterable[object]) -> None:
+        self._observers = Observers(observers)
+        self._ledger = vars(self)[LEDGER] = Ledger(self, self._observers)
+
+    def _claim(self, poll_interval: float) -> Run:
+        """Become the one who serves. Raises: AlreadyServingError."""
+        with self._gate:
+            if self._run is not None:
+                raise AlreadyServingError
+            run = Run(
+                self._ledger,
+                self._observers,
+                self,
+                live=lambda: self._live,
+                crank=partial(self._crank, poll_interval=poll_interval),
+                close_listeners=self._close_listeners,
+            )
+            run.stopping, self._stop_before_start = self._stop_before_start, False
+            self._run = run
+        return run
+
+    def _serve(self, run: Run) -> None:
+        """Run the lifecycle around the loop. Raises: what it raises."""
+        try:
+            if run.stopping:
+                return
+            self._open(run)
+            self._live_part()
+            run.report = self.lifecycle.serve(run)
+        except BaseException as error:
+            run.error, run.state = error, State.FAILED
+            raise
+
+    def _serve_in_background(self, run: Run) -> None:
+        try:
+            self._serve(run)
+        except Exception:
+            log.exception("%r: serving ended early", self)
+        finally:
+            self._finish(run)
+
+    def _finish(self, run: Run) -> None:
+        self._last_state = State.FAILED if run.state is State.FAILED else State.STOPPED
+        self._report = run.report
+        if self._live is not None and not self._listeners:  # drained; a classic lifecycle leaves both for the next run
+            self._live = None
+        with self._gate:
+            self._run = None
+        self._observers.tell("server_stopped", self, run.report)
+        run.started.set()
+        run.done.set()
+
+    def _open(self, run: Run | None) -> None:
+        """Open every listener, or none. Raises: ListenError."""
+        if self._listeners:
+            return
+        with contextlib.ExitStack() as opened:
+            listeners = []
+            for transport in self.transports:
+                listener = transport.open()
+                opened.callback(listener.close)
+                listeners.append(listener)
+            opened.pop_all()
+        self._listeners = listeners
+        self.socket, self.server_address = listeners[0].socket, listeners[0].address
+        if run is not None:
+            run.state = State.RUNNING
+
+    def _close_listeners(self) -> None:
+        listeners, self._listeners = self._listeners, []
+        close_all(listeners)
+
+    def _live_part(self) -> Dispatch | Drive:
+        """Return the live dispatcher, started when first needed."""
+        if self._live is None:
+            self._live, self._dispatch = put_to_work(self.dispatcher, Work(self, self._ledger, self._forget_parent))
+        return self._live
+
+    _dispatch: Callable[[Request, Address], object]
+
+    def _crank(self, run: Run, poll_interval: float) -> None:
+        """Take requests until the run is stopped, by the dispatcher's own drive or by the plain loop."""
+        live = self._live_part()
+        turned = self.service_actions if type(self).service_actions is not RequestTemplate.service_actions else None
+        if not hasattr(live, "drive"):
+            with run.open_intake(self._sources()) as intake:
+                feed(intake, live, turned, poll_interval)
+            return
+
+        def open_intake() -> Intake:
+            intake = run.open_intake(self._sources())
+            if turned is not None:
+                keep_calling(intake, turned, poll_interval)
+            return intake
+
+        live.drive(open_intake)
+
+    def _sources(self) -> list[ListenerSource]:
+        """Return what an intake takes from: each listener, or an overridden `get_request` in their place."""
+        overridden = type(self).get_request is not Server.get_request
+        adapt = getattr(self._live, "adapt", None)
+        sources = []
+        for listener, transport in zip(self._listeners, self.transports, strict=True):
+            accept: Callable[[], tuple[Request, Address]] = self.get_request if overridden else listener.accept
+            if adapt is not None:
+                accept = partial(_adapted, accept, adapt)
+            layers = getattr(transport, "layers", ())
+            begin = partial(self._begin_request, layers=layers) if layers else self._begin_request
+            sources.append(ListenerSource(listener.url, listener.fileno, accept, begin, partial(self._tell)))
+        return sources
+
+    def _tell(self, event: str, *facts: object) -> None:
+        self._observers.tell(event, self, *facts)
+
+    def _forget_parent(self, request: Request) -> None:
+        """In a forked child: close the listeners, but for the socket a datagram is answered on, and the loop's descriptors."""
+        if not isinstance(request, tuple):
+            self._close_listeners()
+        if self._run is not None:
+            self._run.forget()
+
+
+def _adapted(
+    accept: Callable[[], tuple[Request, Address]], adapt: Callable[[Request], Request]
+) -> tuple[Request, Address]:
+    request, client_address = accept()
+    return adapt(request), client_address
+
+
+def _peer_left() -> bool:
+    """Return whether the exception being handled says that the peer went away."""
+    return isinstance(sys.exc_info()[1], ConnectionError)
+
+
+def compose(spec: Mapping[str, Any]) -> Server:
+    """Return the server that a mapping describes: the keys of one ``[servers.NAME]`` table of a configuration file.
+
+    Raises: ConfigError with every fault of the mapping, by key; IncompatibleError.
+    """
+    parts = config.composition(spec)
+    server = Server(parts.listen, parts.handler, dispatcher=parts.dispatcher, lifecycle=parts.lifecycle)
+    server._observe(Catalog.load().observers(server))  # noqa: SLF001 - the other half of its constructor
+    return server
+
+
+@atexit.register
+def _stop_started() -> None:
+    for server in list(_started):
+        server.stop()

@@ -1,0 +1,314 @@
+"""One run of a server: from the listeners to units of work, from units to the dispatcher, and from stop to the report.
+
+This module turns the crank; what a request goes through is the business of the server's template methods.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from socketkit.loop import Intake
+from socketkit.seams import Address, Dispatch, Dispatcher, Drive, Layer, Listener, Request, Unit
+from socketkit.stats import DrainReport, Entry, Ledger
+
+if TYPE_CHECKING:
+    from socketkit.stats import Observers
+    from socketkit.template import RequestTemplate
+
+log = logging.getLogger(__name__)
+
+WAIT_SLICE = 0.1
+"""Seconds after which a drain looks whether it was told to hurry."""
+
+AFTER_FORCE = 0.5
+"""Seconds that handlers get to fall out of their system calls once their sockets are shut down."""
+
+
+class State(enum.Enum):
+    """Where a server is in its life. FAILED is reached from any other; a stopped or failed server may be started again."""
+
+    NEW = "new"
+    RUNNING = "running"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+class ListenerSource:
+    """A listener as the intake sees it: readiness in, units of work out."""
+
+    def __init__(
+        self,
+        url: str,
+        fileno: Callable[[], int],
+        accept: Callable[[], tuple[Request, Address]],
+        begin: Callable[[Request, Address], object],
+        tell: Callable[..., None],
+    ) -> None:
+        self.url = url
+        self.once = False
+        self.fileno = fileno
+        self._accept = accept
+        self._begin = begin
+        self._tell = tell
+
+    def take(self) -> Unit:
+        """Accept one request and return what runs it."""
+        return partial(self._begin, *self._accept())
+
+    def paused(self, error: OSError, seconds: float) -> None:
+        """Tell the observers."""
+        self._tell("accept_paused", self.url, error, seconds)
+
+    def resumed(self, failures: int) -> None:
+        """Tell the observers."""
+        self._tell("accept_resumed", self.url, failures)
+
+
+class Work:
+    """What a live dispatcher gets: see `socketkit.seams.Work`."""
+
+    def __init__(self, server: RequestTemplate, ledger: Ledger, forget_parent: Callable[[Request], object]) -> None:
+        self._server = server
+        self._ledger = ledger
+        self._forget_parent = forget_parent
+
+    def run(self, request: Request, client_address: Address) -> None:
+        """Run one request here and now."""
+        ledger, server = self._ledger, self._server
+        entry = ledger.find(request)
+        if entry is not None:
+            entry.thread = threading.get_ident()
+            if entry.layers:
+                wrapped = self._wrap(request, client_address, entry.layers)
+                if wrapped is None:
+                    return
+                request, client_address = wrapped
+        try:
+            server.process_request_thread(request, client_address)
+        except BaseException as error:
+            ledger.fail(request, error)
+            if not server._confines_error(error):  # noqa: SLF001 - the server and its run are one thing in two files
+                raise
+        finally:
+            ledger.settle(request)
+
+    def run_alone(self, request: Request, client_address: Address) -> bool:
+        """Run one request in a process forked for it."""
+        self._forget_parent(request)
+        entry = self._ledger.find(request)
+        self.run(request, client_address)
+        return entry is None or entry.outcome == "finished"
+
+    def hand_over(self, dispatch: Callable[[Request, Address], None], request: Request, client_address: Address) -> None:
+        """Give the request to a dispatcher that will account for it. Raises: what it raises, and then nobody has it."""
+        entry = self._ledger.find(request)
+        if entry is not None:
+            entry.elsewhere = True
+        dispatch(request, client_address)
+
+    def release(self, request: Request) -> None:
+        """Close this process's copy of the request."""
+        self._server.close_request(request)
+
+    def settle(self, request: Request, outcome: str) -> None:
+        """Account for a request that ran in another process."""
+        self._ledger.settle(request, outcome)
+
+    def _wrap(self, request: Request, client_address: Address, layers: tuple[Layer, ...]) -> tuple[Request, Address] | None:
+        """Pass the request through the layers; None if one of them ended it."""
+        for layer in layers:
+            try:
+                wrapped, client_address = layer.wrap(request, client_address)
+            except Exception as error:  # noqa: BLE001 - a layer is a plug-in fed by a peer: whatever it raises ends this peer only
+                log.debug("%s: %s ended the connection: %s", client_address, layer, error)
+                self._ledger.fail(request, error)
+                self._server.shutdown_request(request)
+                self._ledger.settle(request)
+                return None
+            self._ledger.replace(request, wrapped, client_address)
+            request = wrapped
+        return request, client_address
+
+
+def put_to_work(recipe: Dispatcher, work: Work) -> tuple[Dispatch | Drive, Callable[[Request, Address], object]]:
+    """Start a dispatcher; return its live part, and what `process_request` calls with each request.
+
+    A driver's own threads take requests and run them where they are; anything else is handed the request and accounts for it.
+    """
+    live = recipe.start(work)
+    return live, (work.run if hasattr(live, "drive") else partial(work.hand_over, live.dispatch))
+
+
+class Run:
+    """One run of one server: what a lifecycle gets (`socketkit.seams.Serving`) and what `Server.stop` talks to.
+
+    `crank` takes requests until stopped; it opens its intake through `open_intake`. `close_listeners` may be called twice.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        observers: Observers,
+        server: object,
+        *,
+        live: Callable[[], Dispatch | Drive | None],
+        crank: Callable[[Run], None],
+        close_listeners: Callable[[], None],
+    ) -> None:
+        self._ledger = ledger
+        self._observers = observers
+        self._server = server
+        self._live = live
+        self._crank = crank
+        self._close_listeners = close_listeners
+        self._intake: Intake | None = None
+        self._deadline: float | None = None  # set by stop(drain): the moment at which a drain ends, whatever it was given
+        self.stopping = False
+        self.state = State.RUNNING
+        self.thread = threading.get_ident()
+        self.started = threading.Event()
+        self.done = threading.Event()
+        self.report: DrainReport | None = None
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        """Take requests until stopped."""
+        self.thread = threading.get_ident()
+        self._observers.tell("server_started", self._server)
+        self.started.set()
+        if not self.stopping:
+            self._crank(self)
+
+    def open_intake(self, sources: Sequence[Any], selector: Any = None) -> Intake:
+        """Return a new intake that `stop` reaches. Owner: the caller."""
+        intake = self._intake = Intake(sources, selector)
+        if self.stopping:  # it may have been asked for before there was anybody to tell
+            intake.stop()
+        return intake
+
+    def stop(self, drain: float | None = None) -> None:
+        """Ask for the end of `run`, or shorten the drain. Stores, and writes one byte; with 0 it also forces what runs right now.
+
+        That last is for handlers that hold the serving thread itself: nobody else could wake them.
+        """
+        if drain is not None:
+            deadline = time.monotonic() + drain
+            self._deadline = deadline if self._deadline is None else min(self._deadline, deadline)
+        self.stopping = True
+        if drain == 0:
+            shut_down(self._ledger.active())
+        intake = self._intake
+        if intake is not None:
+            intake.stop()
+
+    def forget(self) -> None:
+        """In a forked child: close this process's copies of the selector and the wake-up descriptor."""
+        if self._intake is not None:
+            self._intake.close()
+
+    def drain(self, seconds: float | None) -> DrainReport:
+        """Close the listeners, let running requests finish, force the rest, release everything."""
+        self.state = State.DRAINING
+        self.stopping = True
+        self._observers.tell("server_stopping", self._server)
+        self._close_listeners()
+        running, live = len(self._ledger.active()), self._live()
+        end = None if seconds is None else time.monotonic() + seconds
+        try:
+            ended = self._wait(live, end)
+            late = [] if ended else self._ledger.active()
+            if late:
+                self._force(live, late)
+            stuck = self._ledger.stuck() if late else ()
+        finally:
+            if live is not None:
+                live.close()
+        self.report = DrainReport(running - len(late), len(late) - len(stuck), stuck)
+        if late:
+            log.warning("stopped at the deadline: %s", self.report)
+        return self.report
+
+    def _wait(self, live: Dispatch | Drive | None, end: float | None) -> bool:
+        """Wait for the dispatcher until `end`, or an earlier moment that `stop` names meanwhile."""
+        while live is not None:
+            ends = [moment for moment in (end, self._deadline) if moment is not None]
+            left = min(ends) - time.monotonic() if ends else None
+            if live.wait(WAIT_SLICE if left is None else max(0.0, min(left, WAIT_SLICE))):
+                break
+            if left is not None and left <= 0:
+                return False
+        return True
+
+    @staticmethod
+    def _force(live: Dispatch | Drive | None, late: Sequence[Any]) -> None:
+        """Shut down the sockets of what still runs, so that blocked handlers wake, and wait a moment for them."""
+        shut_down(late)
+        if live is not None:
+            force = getattr(live, "force", None)
+            if force is not None:
+                force()
+            live.wait(AFTER_FORCE)
+
+
+def feed(intake: Intake, live: Any, turned: Callable[[], object] | None, pace: float | None) -> None:
+    """Take and run units in this thread until the intake is stopped: the loop of every simple dispatcher.
+
+    live: the dispatcher, which is shown the loop if it wants to see it. turned: called after every turn, and at least every `pace`
+    seconds.
+    """
+    attach = getattr(live, "attach", None)
+    if attach is None:
+        _feed(intake, turned, pace)
+        return
+    attach(intake)
+    try:
+        _feed(intake, turned, pace)
+    finally:
+        attach(None)
+
+
+def _feed(intake: Intake, turned: Callable[[], object] | None, pace: float | None) -> None:
+    if turned is None:
+        while not intake.stopped:
+            unit = intake.take()
+            if unit is not None:
+                unit()
+        return
+    while not intake.stopped:
+        unit = intake.take(pace)
+        if unit is not None:
+            unit()
+        turned()
+
+
+def keep_calling(intake: Intake, callback: Callable[[], object], pace: float) -> None:
+    """Call `callback` every `pace` seconds from within `intake.take`: `turned`, for dispatchers that drive."""
+
+    def again() -> None:
+        callback()
+        intake.call_later(pace, again)
+
+    intake.call_later(pace, again)
+
+
+def shut_down(entries: Sequence[Entry]) -> None:
+    """Shut down the requests' sockets in both directions: who reads from one gets its end, who writes gets an error."""
+    for entry in entries:
+        with contextlib.suppress(Exception):  # a datagram has no socket of its own; another's may be closed by now
+            entry.request.shutdown(socket.SHUT_RDWR)
+
+
+def close_all(listeners: Sequence[Listener]) -> None:
+    """Close every listener, also when one of them raises; the first error is raised at the end."""
+    with contextlib.ExitStack() as stack:
+        for listener in listeners:
+            stack.callback(listener.close)

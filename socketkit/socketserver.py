@@ -1,0 +1,624 @@
+"""The classic names: a drop-in for the standard library's `socketserver`.
+
+Every public name of Python 3.11 to 3.13 is here, and the private ones that programs touch. The behaviour is that of CPython's
+Lib/socketserver.py, except for what `docs/reference/differences.md` lists: mostly that nothing deadlocks, spins or waits for
+somebody else's children.
+
+State is made when first needed, because some programs never call a constructor and some call it twice. Attributes and module
+globals are read at the moment of use, because programs replace them at any time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import selectors
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from functools import partial
+from io import BufferedIOBase as BufferedIOBase  # noqa: PLC0414 - re-exported: programs reach it through this module
+from time import monotonic as time
+from typing import Any
+
+from socketkit import handlers
+from socketkit.dispatchers.forks import fork, reap, wait_any
+from socketkit.dispatchers.threads import ThreadList as _Threads
+from socketkit.dispatchers.threads import start_thread
+from socketkit.errors import AlreadyServingError
+from socketkit.handlers import BaseRequestHandler, DatagramRequestHandler, StreamRequestHandler
+from socketkit.handlers import SocketWriter as _SocketWriter
+from socketkit.lifecycles.classic import Classic
+from socketkit.loop import Intake
+from socketkit.seams import Address, Dispatcher, Lifecycle, Request, Unit
+from socketkit.serving import Run, Work, feed, keep_calling, put_to_work
+from socketkit.stats import NOBODY, Entry, books
+from socketkit.template import RequestTemplate
+
+__version__ = "0.4"
+
+__all__ = [
+    "BaseRequestHandler",
+    "BaseServer",
+    "DatagramRequestHandler",
+    "StreamRequestHandler",
+    "TCPServer",
+    "ThreadingMixIn",
+    "ThreadingTCPServer",
+    "ThreadingUDPServer",
+    "UDPServer",
+]
+if hasattr(os, "fork"):
+    __all__ += ["ForkingMixIn", "ForkingTCPServer", "ForkingUDPServer"]
+if hasattr(socket, "AF_UNIX"):
+    __all__ += ["ThreadingUnixDatagramServer", "ThreadingUnixStreamServer", "UnixDatagramServer", "UnixStreamServer"]
+    if hasattr(os, "fork"):
+        __all__ += ["ForkingUnixDatagramServer", "ForkingUnixStreamServer"]
+
+_ServerSelector: Any = getattr(selectors, "PollSelector", selectors.SelectSelector)  # programs put another one here
+_OwnSelector = _ServerSelector
+
+handlers.make_writer = lambda sock: _SocketWriter(sock)  # the name is looked up at each call: programs replace it here
+
+
+class _Chosen:
+    """What stands above the strategies that classes are named for, in the whole process; `socketkit run` sets it."""
+
+    dispatcher: Dispatcher | None = None
+    lifecycle: Lifecycle | None = None
+    nodelay: bool = False
+
+
+class _StopFlag:
+    """The classic stop flag, a plain bool in the instance's dictionary: setting it to true also wakes the loop."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, server: Any, owner: type | None = None) -> Any:
+        return self if server is None else vars(server).get(self.name, False)
+
+    def __set__(self, server: Any, value: object) -> None:
+        vars(server)[self.name] = value
+        run = vars(server).get("_BaseServer__run")
+        if value and run is not None:
+            run.stop()
+
+
+class BaseServer(RequestTemplate):
+    """The classic server: the loop and the template methods. What it listens on is for subclasses to say.
+
+    Subclasses provide `fileno`, `get_request`, and, for `handle_request`, `socket`.
+
+    Attributes:
+        timeout: seconds `handle_request` waits; None: for ever. `serve_forever` does not look at it.
+        server_address: where it listens; after binding, as `getsockname` gives it.
+        RequestHandlerClass: called with (request, client_address, server) for each request.
+    """
+
+    timeout: float | None = None
+    server_address: Any
+    socket: Any
+    fileno: Any
+    get_request: Any
+
+    __shutdown_request = _StopFlag()
+    __is_shut_down: Any
+    __run: Run | None = None
+    __live: Any = None  # the chosen dispatcher's live part and how to call it; None while there is no need for it
+
+    def __init__(self, server_address: Any, RequestHandlerClass: Callable[[Any, Any, Any], object]) -> None:  # noqa: N803 - classic name
+        self.server_address = server_address
+        self.RequestHandlerClass = RequestHandlerClass
+        self.__is_shut_down = threading.Event()
+        self.__shutdown_request = False
+
+    def server_activate(self) -> None:
+        """Do nothing; called by the constructor."""
+
+    def serve_forever(self, poll_interval: float = 0.5) -> None:
+        """Serve in the calling thread until `shutdown`.
+
+        poll_interval: the most seconds between two calls of an overridden `service_actions`; nothing else waits for it.
+        Returns at once if `shutdown` came first. Afterwards the server may serve again.
+        Raises: AlreadyServingError; what a hook raised.
+        """
+        over = self.__event()
+        if self.__run is not None:
+            raise AlreadyServingError
+        over.clear()
+        try:
+            run = self.__run = Run(
+                books(self),
+                NOBODY,
+                self,
+                live=lambda: self.__live and self.__live[0],
+                crank=partial(self.__crank, poll_interval=poll_interval),
+                close_listeners=lambda: self.socket.close(),
+            )
+            if not self.__shutdown_request:
+                (_Chosen.lifecycle or Classic()).serve(run)
+        finally:
+            self.__run = None
+            self.__shutdown_request = False
+            over.set()
+
+    def shutdown(self) -> None:
+        """Stop `serve_forever`, and wait until it has ended, or would end at once.
+
+        Legal from any thread, handler and signal handler, before, while and after the server serves. The thread that serves, and
+        a handler's own thread while others wait for it, are not made to wait for themselves.
+        """
+        over, current = self.__event(), threading.get_ident()
+        self.__shutdown_request = True
+        run = self.__run
+        if run is None or run.thread == current:
+            return
+        if _Chosen.dispatcher is not None and books(self).runs_in(current):
+            return  # a chosen dispatcher or lifecycle may be waiting for this very handler
+        over.wait()
+
+    def handle_request(self) -> None:
+        """Serve one request; call `handle_timeout` if none comes within `timeout`, or the socket's own timeout if that is less."""
+        limits = [each for each in (self.socket.gettimeout(), self.timeout) if each is not None]
+        timeout = min(limits) if limits else None
+        deadline = None if timeout is None else time() + timeout
+        with _ServerSelector() as selector:
+            selector.register(self, selectors.EVENT_READ)
+            while not selector.select(timeout):
+                if deadline is not None:
+                    timeout = deadline - time()
+                    if timeout < 0:
+                        return self.handle_timeout()
+        return self._handle_request_noblock()
+
+    def _handle_request_noblock(self) -> None:
+        """Serve one request that is known to wait. An error in taking it is passed over."""
+        try:
+            request, client_address = self.get_request()
+        except OSError as error:
+            self.__accept_error = error
+        else:
+            self._begin_request(request, client_address)
+
+    def process_request(self, request: Request, client_address: Address) -> None:
+        """Run the request here and close it."""
+        if not _dispatched(self, request, client_address):
+            self.finish_request(request, client_address)
+            self.shutdown_request(request)
+
+    def shutdown_request(self, request: Request) -> None:
+        """End a request: `close_request`."""
+        self.close_request(request)
+
+    def close_request(self, request: Request) -> None:
+        """Do nothing."""
+
+    def server_close(self) -> None:
+        """Do nothing."""
+
+    def handle_error(self, request: Request, client_address: Address) -> None:  # noqa: ARG002 - for overriding
+        """Print the exception that is being handled to standard error. One that is closed or broken is no reason to stop."""
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            print("-" * 40, file=sys.stderr)
+            print("Exception occurred during processing of request from", client_address, file=sys.stderr)
+            traceback.print_exc()
+            print("-" * 40, file=sys.stderr)
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self.server_close()
+
+    # --- inside: names are mangled, because subclasses have every other name already ------------------------------------
+
+    __accept_error: OSError | None = None
+
+    def __event(self) -> Any:
+        """Return the event that is clear while the loop runs. Some programs skip the constructor, some put a mock on the class."""
+        try:
+            return self.__is_shut_down
+        except AttributeError:
+            return vars(self).setdefault("_BaseServer__is_shut_down", threading.Event())
+
+    def __crank(self, run: Run, poll_interval: float) -> None:
+        """Take requests until stopped: in the plain loop, unless a dispatcher that drives was chosen."""
+        live = _live_part(self)
+        source = _OwnSource(self, getattr(live, "adapt", None))
+        quiet = self.__quiet()
+        try:
+            if hasattr(live, "drive"):
+                live.drive(partial(self.__open_intake, run, source, None if quiet else poll_interval))
+                return
+            with run.open_intake([source], _ServerSelector()) as intake:
+                source.intake = intake
+                feed(intake, live, None if quiet else self.service_actions, poll_interval)
+        except OSError:
+            if self.fileno() != -1:
+                raise  # otherwise the server was closed under its loop, which thereby ends
+
+    def __open_intake(self, run: Run, source: _OwnSource, pace: float | None) -> Intake:
+        intake = source.intake = run.open_intake([source])
+        if pace is not None:
+            keep_calling(intake, self.service_actions, pace)
+        return intake
+
+    def __quiet(self) -> bool:
+        """Return whether the loop may sleep until something happens, because nobody counts on being called in between."""
+        return (
+            type(self).service_actions is RequestTemplate.service_actions
+            and "service_actions" not in vars(self)
+            and _ServerSelector is _OwnSelector
+            and sys.platform != "win32"  # where Ctrl-C does not interrupt a wait
+        )
+
+    def _confines_error(self, error: BaseException) -> bool:
+        """Return False: such an error goes to whoever called the loop, as ever. A chosen dispatcher confines it."""
+        return _Chosen.dispatcher is not None and super()._confines_error(error)
+
+    def _forget_parent(self, _request: Request) -> None:
+        """In a forked child: close the loop's descriptors. The listener stays, for handlers that look at it."""
+        if self.__run is not None:
+            self.__run.forget()
+
+    def _take_turn(self, source: _OwnSource) -> None:
+        """Run a `_handle_request_noblock` that a subclass has replaced, and pass on what kept it from taking a request."""
+        self.__accept_error = None
+        self._handle_request_noblock()
+        error: OSError | None = self.__accept_error
+        if error is not None and not isinstance(error, BlockingIOError) and source.intake is not None:
+            source.intake.failed(source, error)
+
+
+class _OwnSource:
+    """A classic server as the loop sees it: one request for each report of the selector, through the hooks of the moment."""
+
+    once = True
+
+    def __init__(self, server: BaseServer, adapt: Callable[[Request], Request] | None) -> None:
+        self._server = server
+        self._adapt = adapt
+        self.intake: Intake | None = None
+        self.url = str(getattr(server, "server_address", ""))
+        self._whole = type(server)._handle_request_noblock is not BaseServer._handle_request_noblock
+
+    def fileno(self) -> int:
+        number: int = self._server.fileno()
+        return number
+
+    def take(self) -> Unit:
+        server = self._server
+        if self._whole:
+            return partial(server._take_turn, self)
+        request, client_address = server.get_request()
+        if self._adapt is not None:
+            request = self._adapt(request)
+        return partial(server._begin_request, request, client_address)
+
+    def paused(self, error: OSError, seconds: float) -> None:
+        pass
+
+    def resumed(self, failures: int) -> None:
+        pass
+
+
+def _live_part(server: Any) -> Any:
+    """Return the live part of the dispatcher chosen for the process, started when first needed; None if none was chosen."""
+    if _Chosen.dispatcher is None:
+        return None
+    attributes = vars(server)
+    if attributes.get("_BaseServer__live") is None:
+        work = Work(server, books(server), server._forget_parent)
+        attributes["_BaseServer__live"] = put_to_work(_Chosen.dispatcher, work)
+    return attributes["_BaseServer__live"][0]
+
+
+def _dispatched(server: Any, request: Request, client_address: Address) -> bool:
+    """Give the request to the chosen dispatcher; False if there is none, or it drives and is not driving, as in `handle_request`."""
+    if _Chosen.dispatcher is None:
+        return False
+    live = _live_part(server)
+    if hasattr(live, "drive") and vars(server).get("_BaseServer__run") is None:
+        return False
+    vars(server)["_BaseServer__live"][1](request, client_address)
+    return True
+
+
+def _close_chosen(server: Any) -> None:
+    """Release the chosen dispatcher's live part; wait for its requests if the server's class waits for its own."""
+    live = vars(server).pop("_BaseServer__live", None)
+    if live is not None:
+        if getattr(server, "block_on_close", True) and not getattr(server, "daemon_threads", False):
+            live[0].wait(None)
+        live[0].close()
+
+
+class TCPServer(BaseServer):
+    """A server of connections.
+
+    The constructor makes the socket, and binds and activates it if `bind_and_activate`; if that fails the socket is closed again.
+
+    Attributes, each read when its phase runs, from the instance first:
+        address_family, socket_type: of the socket, when it is made.
+        allow_reuse_address: set SO_REUSEADDR before binding. allow_reuse_port: the same for SO_REUSEPORT, where there is one.
+        request_queue_size: how many connections may wait in the kernel.
+        socket: the listening socket. It may be replaced at any time.
+    """
+
+    address_family: int = socket.AF_INET
+    socket_type: int = socket.SOCK_STREAM
+    request_queue_size: int = 5
+    allow_reuse_address: bool = False
+    allow_reuse_port: bool = False
+
+    def __init__(
+        self,
+        server_address: Any,
+        RequestHandlerClass: Callable[[Any, Any, Any], object],  # noqa: N803 - classic name
+        bind_and_activate: bool = True,
+    ) -> None:
+        BaseServer.__init__(self, server_address, RequestHandlerClass)  # by name: a mix-in's constructor may come next in line
+        self.socket = socket.socket(self.address_family, self.socket_type)
+        if bind_and_activate:
+            try:
+                self.server_bind()
+                self.server_activate()
+            except BaseException:
+                self.server_close()
+                raise
+
+    def server_bind(self) -> None:
+        """Bind the socket to `server_address`, and put there what it was bound to. Raises: OSError."""
+        if self.allow_reuse_address and hasattr(socket, "SO_REUSEADDR"):
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Since 6.12.9 Linux refuses SO_REUSEPORT on Unix sockets, where it never did anything.
+        if self.allow_reuse_port and hasattr(socket, "SO_REUSEPORT") and self.address_family in {socket.AF_INET, socket.AF_INET6}:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        try:
+            self.socket.bind(self.server_address)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                error.add_note(f"{self.server_address} is taken; after a restart it may help to set allow_reuse_address before binding")
+            raise
+        self.server_address = self.socket.getsockname()
+
+    def server_activate(self) -> None:
+        """Listen. Raises: OSError."""
+        if _Chosen.nodelay:
+            with contextlib.suppress(OSError):  # not TCP, or not a real socket
+                self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets inherit it
+        self.socket.listen(self.request_queue_size)
+
+    def server_close(self) -> None:
+        """Close the socket. A loop that still runs ends."""
+        self.socket.close()
+        run = vars(self).get("_BaseServer__run")
+        if run is not None:
+            run.stop()
+        _close_chosen(self)
+
+    def fileno(self) -> int:
+        """Return the socket's descriptor."""
+        number: int = self.socket.fileno()
+        return number
+
+    def get_request(self) -> tuple[Request, Address]:
+        """Accept a connection; return its socket and the peer's address."""
+        accepted: tuple[Request, Address] = self.socket.accept()
+        return accepted
+
+    def shutdown_request(self, request: Request) -> None:
+        """Tell the peer that nothing more comes, then `close_request`."""
+        with contextlib.suppress(OSError):  # the peer may be gone
+            request.shutdown(socket.SHUT_WR)
+        self.close_request(request)
+
+    def close_request(self, request: Request) -> None:
+        """Close the connection."""
+        request.close()
+
+
+class UDPServer(TCPServer):
+    """A server of datagrams: each request is (data, socket).
+
+    Attributes:
+        max_packet_size: bytes of a datagram that are read; the system drops the rest.
+    """
+
+    allow_reuse_address: bool = False
+    allow_reuse_port: bool = False
+    socket_type: int = socket.SOCK_DGRAM
+    max_packet_size: int = 8192
+
+    def get_request(self) -> tuple[Request, Address]:
+        """Receive a datagram; return it with the socket to answer on, and the sender's address."""
+        data, client_address = self.socket.recvfrom(self.max_packet_size)
+        return (data, self.socket), client_address
+
+    def server_activate(self) -> None:
+        """Do nothing: a datagram socket does not listen."""
+
+    def shutdown_request(self, request: Request) -> None:
+        """End a request: `close_request`."""
+        self.close_request(request)
+
+    def close_request(self, request: Request) -> None:
+        """Do nothing: the socket is the server's."""
+
+
+def _elsewhere(server: Any, request: Request) -> Entry | None:
+    """Note that the request will be accounted for by another thread or process."""
+    entry = books(server).find(request)
+    if entry is not None:
+        entry.elsewhere = True
+    return entry
+
+
+class _NoThreads:
+    """The list of threads of a server that tracks none."""
+
+    def append(self, thread: threading.Thread) -> None:
+        pass
+
+    def join(self) -> None:
+        pass
+
+
+class ThreadingMixIn:
+    """Handles each request in a new thread.
+
+    Attributes, read for each request:
+        daemon_threads: the interpreter may exit while requests run.
+        block_on_close: `server_close` waits for the threads that are not daemons.
+    """
+
+    daemon_threads: bool = False
+    block_on_close: bool = True
+    _threads: Any = _NoThreads()
+
+    process_request_thread = RequestTemplate.process_request_thread
+
+    def process_request(self: Any, request: Request, client_address: Address) -> None:
+        """Start a thread that runs `process_request_thread`."""
+        if _dispatched(self, request, client_address):
+            return
+        if self.block_on_close:
+            vars(self).setdefault("_threads", _Threads())
+        _elsewhere(self, request)
+        start_thread(_in_thread, (self, request, client_address), self._threads, daemon=self.daemon_threads)
+
+    def server_close(self: Any) -> None:
+        """Close the server, then wait for its threads."""
+        super().server_close()
+        self._threads.join()
+
+
+def _in_thread(server: Any, request: Request, client_address: Address) -> None:
+    ledger = books(server)
+    entry = ledger.find(request)
+    if entry is not None:
+        entry.thread = threading.get_ident()
+    try:
+        server.process_request_thread(request, client_address)
+    finally:
+        ledger.settle(request)
+
+
+_in_thread.__name__ = "process_request_thread"  # threads are named after what they run, and this is what they ran ever since
+
+
+if hasattr(os, "fork"):
+
+    class ForkingMixIn:
+        """Handles each request in a new process.
+
+        Attributes:
+            timeout: seconds after which `handle_request` gives up, collecting children.
+            active_children: the set of running children's pids; None before the first.
+            max_children: how many may run at once; beyond that the server waits for one to end.
+            block_on_close: `server_close` waits for the children.
+        """
+
+        timeout: float | None = 300
+        active_children: set[int] | None = None
+        max_children: int = 40
+        block_on_close: bool = True
+        __requests: dict[int, Request]
+
+        def collect_children(self: Any, *, blocking: bool = False) -> None:
+            """Forget the children that have ended; with `blocking`, wait for all. Never waits for a child of somebody else."""
+            if not self.active_children:
+                return
+            stopping = lambda: getattr(self, "_BaseServer__shutdown_request", False)  # noqa: E731
+            while len(self.active_children) >= self.max_children and not stopping():
+                wait_any(self.active_children, 0.1)  # and look whether to stop
+                self.__forget_ended(block=False)
+            self.__forget_ended(block=blocking)
+
+        def __forget_ended(self: Any, *, block: bool) -> None:
+            for pid in self.active_children.copy():
+                code = reap(pid, block=block)
+                if code is not None:
+                    self.active_children.discard(pid)
+                    books(self).settle(self.__requests.pop(pid, None), "finished" if code == 0 else "failed" if code > 0 else "died")
+
+        def handle_timeout(self: Any) -> None:
+            """Collect children while no request comes."""
+            self.collect_children()
+
+        def service_actions(self: Any) -> None:
+            """Collect children."""
+            self.collect_children()
+
+        def process_request(self: Any, request: Request, client_address: Address) -> None:
+            """Start a process that handles the request, and close this process's copy of it."""
+            if _dispatched(self, request, client_address):
+                return
+            pid = fork(lambda: _in_child(self, request, client_address))
+            if self.active_children is None:
+                self.active_children = set()
+            self.active_children.add(pid)
+            _elsewhere(self, request)
+            vars(self).setdefault("_ForkingMixIn__requests", {})[pid] = request
+            self.close_request(request)
+
+        def server_close(self: Any) -> None:
+            """Close the server, then collect children, waiting for them if `block_on_close`."""
+            super().server_close()
+            self.collect_children(blocking=self.block_on_close)
+
+    def _in_child(server: Any, request: Request, client_address: Address) -> int:
+        try:
+            server.finish_request(request, client_address)
+        except Exception:  # noqa: BLE001 - that is what handle_error is for
+            server.handle_error(request, client_address)
+            return 1
+        else:
+            return 0
+        finally:
+            server.shutdown_request(request)
+
+    class ForkingUDPServer(ForkingMixIn, UDPServer):
+        """A process for each datagram."""
+
+    class ForkingTCPServer(ForkingMixIn, TCPServer):
+        """A process for each connection."""
+
+
+class ThreadingUDPServer(ThreadingMixIn, UDPServer):
+    """A thread for each datagram."""
+
+
+class ThreadingTCPServer(ThreadingMixIn, TCPServer):
+    """A thread for each connection."""
+
+
+if hasattr(socket, "AF_UNIX"):
+
+    class UnixStreamServer(TCPServer):
+        """A server of connections to a path."""
+
+        address_family = socket.AF_UNIX
+
+    class UnixDatagramServer(UDPServer):
+        """A server of datagrams to a path."""
+
+        address_family = socket.AF_UNIX
+
+    class ThreadingUnixStreamServer(ThreadingMixIn, UnixStreamServer):
+        """A thread for each connection."""
+
+    class ThreadingUnixDatagramServer(ThreadingMixIn, UnixDatagramServer):
+        """A thread for each datagram."""
+
+    if hasattr(os, "fork"):
+
+        class ForkingUnixStreamServer(ForkingMixIn, UnixStreamServer):
+            """A process for each connection."""
+
+        class ForkingUnixDatagramServer(ForkingMixIn, UnixDatagramServer):
+            """A process for each datagram."""

@@ -1,0 +1,202 @@
+"""The books: every request that was accepted, exactly once, from acceptance to its one outcome; and those who watch.
+
+`accepted == active + sum(outcomes)` whenever it is read, because accepted is not counted but is that sum.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import attrs
+
+from socketkit.seams import EVENTS, Address, Layer, Request
+
+log = logging.getLogger(__name__)
+
+
+@attrs.frozen
+class Stats:
+    """What a server has done so far. `outcomes` maps each outcome to a count; its names are those of `Ledger.settle`."""
+
+    active: int = 0
+    outcomes: Mapping[str, int] = attrs.field(factory=dict)
+
+    @property
+    def accepted(self) -> int:
+        """Connections accepted and datagrams received: those in work and those with an outcome."""
+        return self.active + sum(self.outcomes.values())
+
+
+@attrs.frozen
+class Stuck:
+    """A request that was still running when its server gave up on it."""
+
+    peer: Address
+    age: float
+    stack: str
+    """Where its thread stood, as a traceback prints it; "" when it ran in another process."""
+
+
+@attrs.frozen
+class DrainReport:
+    """How a server ended.
+
+    finished: requests that ended by themselves after stop was asked for. forced: requests that ended only when the deadline had
+    passed and their sockets were shut down. stuck: requests that did not end even then.
+    """
+
+    finished: int = 0
+    forced: int = 0
+    stuck: tuple[Stuck, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.finished} finished, {self.forced} forced, {len(self.stuck)} stuck"
+
+
+class Entry:
+    """One request in work."""
+
+    __slots__ = ("client_address", "elsewhere", "layers", "outcome", "request", "since", "thread")
+
+    def __init__(self, request: Request, client_address: Address) -> None:
+        self.request = request
+        self.client_address = client_address
+        self.since = time.monotonic()
+        self.thread: int | None = None  # the identifier of the thread its handler runs in
+        self.outcome = "finished"
+        self.elsewhere = False  # handed to a dispatcher, which will account for it
+        self.layers: tuple[Layer, ...] = ()  # what it has yet to pass through
+
+
+class Observers:
+    """The observers of one server, sorted by event. An observer's error is logged once and never reaches the server."""
+
+    def __init__(self, observers: Iterable[object] = ()) -> None:
+        self._listeners: dict[str, tuple[Callable[..., object], ...]] = {}
+        self._complained: set[Callable[..., object]] = set()
+        everyone = tuple(observers)
+        for event in EVENTS:
+            listeners = tuple(method for method in (getattr(each, event, None) for each in everyone) if callable(method))
+            if listeners:
+                self._listeners[event] = listeners
+
+    def wants(self, event: str) -> bool:
+        """Return whether anybody observes the event."""
+        return event in self._listeners
+
+    def tell(self, event: str, *facts: object) -> None:
+        """Call everyone who observes the event."""
+        for listener in self._listeners.get(event, ()):
+            try:
+                listener(*facts)
+            except Exception:
+                if listener not in self._complained:
+                    self._complained.add(listener)
+                    log.exception("observer %r failed on %s; further failures of it are not logged", listener, event)
+
+
+NOBODY = Observers()
+
+
+class Ledger:
+    """The requests of one server. Safe from every thread."""
+
+    def __init__(self, server: object = None, observers: Observers = NOBODY) -> None:
+        self._server = server
+        self._observers = observers
+        self._observed = any(map(observers.wants, ("request_accepted", "request_finished", "request_failed", "request_refused")))
+        self._lock = threading.Lock()
+        self._active: dict[int, Entry] = {}
+        self._outcomes: dict[str, int] = {}
+
+    def admit(self, request: Request, client_address: Address) -> Entry:
+        """Open the entry of a request that was just accepted."""
+        entry = Entry(request, client_address)
+        self._active[id(request)] = entry  # one store, hence no lock; the entry keeps the request, and with it the key, alive
+        if self._observed:
+            self._observers.tell("request_accepted", self._server, request, client_address)
+        return entry
+
+    def find(self, request: Request) -> Entry | None:
+        """Return the open entry of the request, if it has one."""
+        return self._active.get(id(request))
+
+    def replace(self, request: Request, wrapped: Request, client_address: Address) -> None:
+        """Keep the entry of a request under the request that a layer made of it."""
+        with self._lock:
+            entry = self._active.pop(id(request), None)
+            if entry is not None:
+                entry.request, entry.client_address, entry.layers = wrapped, client_address, entry.layers[1:]
+                self._active[id(wrapped)] = entry
+
+    def fail(self, request: Request, error: BaseException) -> None:
+        """Note that the request's handler, or a hook, raised. A peer that went away is "aborted", all else "failed"."""
+        entry = self.find(request)
+        if entry is not None:
+            entry.outcome = "aborted" if isinstance(error, ConnectionError) else "failed"
+            if self._observed:
+                self._observers.tell("request_failed", self._server, entry.client_address, error)
+
+    def refuse(self, request: Request, reason: str) -> None:
+        """Note that the request was turned away before a handler saw it."""
+        entry = self.find(request)
+        if entry is not None:
+            entry.outcome = "refused"
+            if self._observed:
+                self._observers.tell("request_refused", self._server, entry.client_address, reason)
+
+    def settle(self, request: Request, outcome: str | None = None) -> None:
+        """Close the request's entry with an outcome, by default the one noted in it. The second time does nothing.
+
+        Outcomes: finished, failed, aborted (the peer went away), refused (verification said no, or nobody to run it), died (its
+        process ended without a word).
+        """
+        with self._lock:
+            entry = self._active.pop(id(request), None)
+            if entry is None:
+                return
+            outcome = outcome or entry.outcome
+            self._outcomes[outcome] = self._outcomes.get(outcome, 0) + 1
+        if self._observed and outcome == "finished":
+            self._observers.tell("request_finished", self._server, entry.client_address, time.monotonic() - entry.since)
+
+    def stats(self) -> Stats:
+        """Return a consistent reading."""
+        with self._lock:
+            return Stats(len(self._active), dict(self._outcomes))
+
+    def active(self) -> list[Entry]:
+        """Return the requests in work."""
+        return list(self._active.values())
+
+    def runs_in(self, thread: int) -> bool:
+        """Return whether that thread is inside a handler of this server."""
+        return any(entry.thread == thread for entry in self.active())
+
+    def stuck(self) -> tuple[Stuck, ...]:
+        """Return what still runs, for how long, and where each thread stands."""
+        now, frames = time.monotonic(), sys._current_frames()  # noqa: SLF001 - the interpreter's own way to see other threads
+        return tuple(Stuck(entry.client_address, now - entry.since, _stack(frames.get(entry.thread or 0))) for entry in self.active())
+
+
+def _stack(frame: Any) -> str:
+    return "".join(traceback.format_stack(frame)) if frame is not None else ""
+
+
+LEDGER = "_socketkit_ledger"
+"""The instance attribute that holds a server's ledger: one that no program's own attribute is likely to be called."""
+
+
+def books(server: object) -> Ledger:
+    """Return the server's ledger, made when first asked for: some programs never call a server's constructor."""
+    attributes = vars(server)
+    ledger: Ledger | None = attributes.get(LEDGER)
+    if ledger is None:
+        ledger = attributes.setdefault(LEDGER, Ledger(server))  # setdefault is atomic: two threads get the same one
+    return ledger

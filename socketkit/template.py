@@ -1,0 +1,86 @@
+"""What every server does with a request, composed or classic: the part of the template methods that both share."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from typing import Any
+
+from socketkit.seams import Address, Request
+from socketkit.stats import books
+
+log = logging.getLogger(__name__)
+
+
+class RequestTemplate:
+    """The steps of a request after it was taken. Names without an underscore are the standard library's and meant for overriding.
+
+    Subclasses say what `process_request`, `shutdown_request`, `close_request` and `handle_error` do.
+    """
+
+    RequestHandlerClass: Any
+    process_request: Any
+    shutdown_request: Any
+    close_request: Any
+    handle_error: Any
+
+    def verify_request(self, request: Request, client_address: Address) -> bool:  # noqa: ARG002 - for overriding
+        """Return whether to go on with the request. An exception says no, and goes to `handle_error`."""
+        return True
+
+    def process_request_thread(self, request: Request, client_address: Address) -> None:
+        """Run the request where it stands: handler, errors, close. Called in the thread or process that the dispatcher chose."""
+        try:
+            self.finish_request(request, client_address)
+        except Exception as error:  # noqa: BLE001 - that is what handle_error is for
+            books(self).fail(request, error)
+            self.handle_error(request, client_address)
+        finally:
+            self.shutdown_request(request)
+
+    def finish_request(self, request: Request, client_address: Address) -> None:
+        """Call the handler."""
+        self.RequestHandlerClass(request, client_address, self)
+
+    def handle_timeout(self) -> None:
+        """Do nothing; `handle_request` calls this when no request came in time."""
+
+    def service_actions(self) -> None:
+        """Do nothing; the serving loop calls this after every turn, and at least every `poll_interval` seconds."""
+
+    def _begin_request(self, request: Request, client_address: Address, layers: tuple[Any, ...] = ()) -> None:
+        """The unit of work: one request from acceptance to its outcome, or to the dispatcher that will see to that."""
+        ledger = books(self)
+        entry = ledger.admit(request, client_address)
+        entry.layers = layers
+        try:
+            if self.verify_request(request, client_address):
+                self.process_request(request, client_address)
+            else:
+                ledger.refuse(request, "verify_request said no")
+                self.shutdown_request(request)
+        except BaseException as error:
+            entry.elsewhere = False  # nobody took it
+            ledger.fail(request, error)
+            try:
+                if isinstance(error, Exception):
+                    self.handle_error(request, client_address)
+                elif not self._confines_error(error):
+                    raise
+            finally:
+                self.shutdown_request(request)
+        finally:
+            if not entry.elsewhere:
+                ledger.settle(request)
+
+    def _confines_error(self, error: BaseException) -> bool:
+        """Return whether an error that is no `Exception` ends only the request it came from; log it if so.
+
+        All do, but for a Ctrl-C that nobody handles: that one is the user's.
+        """
+        if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+                return False
+        log.error("a handler raised %s; only its request ended", type(error).__name__, exc_info=error)
+        return True

@@ -1,0 +1,188 @@
+"""What all socket transports share: opening with a clear error, and the two live listeners."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+from socketkit.errors import ListenError
+from socketkit.seams import Address
+
+_DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)  # Windows has none; there the selector's word has to do
+_INHERITS_NONBLOCKING = sys.platform != "linux"  # BSD's accept(2) hands the listener's O_NONBLOCK down
+
+_REMEDIES = {
+    errno.EADDRINUSE: "stop the program that uses it, or listen elsewhere",
+    errno.EADDRNOTAVAIL: "use an address of this machine, or an empty host for all of them",
+    errno.EACCES: "listen on a port from 1024 on or a path you may write, or run with the right to",
+    errno.EPERM: "listen on a port from 1024 on or a path you may write, or run with the right to",
+    errno.ENOENT: "create the directory first",
+    errno.ENOTDIR: "give a path inside a directory",
+    errno.EAFNOSUPPORT: "use an address of a family that this system supports",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+}
+
+
+def cannot_listen(url: str, error: OSError, remedy: str | None = None) -> ListenError:
+    """Return the error for a transport that did not open: the system's reason, and what to do about it."""
+    if isinstance(error, socket.gaierror):
+        return ListenError(error.errno, url, f"the host name does not resolve ({error.strerror})", "check its spelling, or use an address")
+    known = _REMEDIES.get(error.errno or 0, "check the address")
+    return ListenError(error.errno, url, error.strerror or str(error), remedy or known)
+
+
+def open_socket(url: str, family: int, kind: int, prepare: Callable[[socket.socket], object]) -> socket.socket:
+    """Return a new socket after `prepare(socket)` has bound it; on any error it is closed again.
+
+    Raises: ListenError for what the system refuses.
+    """
+    try:
+        sock = socket.socket(family, kind)
+    except OSError as error:
+        raise cannot_listen(url, error) from error
+    try:
+        prepare(sock)
+    except OSError as error:
+        sock.close()
+        raise cannot_listen(url, error) from error
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+@attrs.define(eq=False)
+class StreamListener:
+    """Live stream transport: `accept` gives (socket, address). Owns the listening socket."""
+
+    socket: socket.socket
+    url: str
+    on_close: Callable[[], object] = lambda: None
+
+    def __attrs_post_init__(self) -> None:
+        self.socket.setblocking(False)
+
+    @property
+    def address(self) -> Address:
+        """Where it listens, as `getsockname` gives it."""
+        return self.socket.getsockname()
+
+    def fileno(self) -> int:
+        """Return the listening descriptor, or -1 when closed."""
+        return self.socket.fileno()
+
+    def accept(self) -> tuple[socket.socket, Address]:
+        """Return the next connection, blocking and without a timeout whatever the defaults are, and its peer."""
+        connection, address = self.socket.accept()
+        if _INHERITS_NONBLOCKING or socket.getdefaulttimeout() is not None:
+            connection.setblocking(True)
+        return connection, address
+
+    def close(self) -> None:
+        """Close the listening socket, and what hangs on it. Legal twice."""
+        if self.socket.fileno() != -1:
+            self.on_close()
+        self.socket.close()
+
+
+@attrs.define(eq=False)
+class DatagramListener:
+    """Live datagram transport: `accept` gives ((data, socket), address). Owns the socket, which stays blocking for senders."""
+
+    socket: socket.socket
+    url: str
+    max_packet_size: int
+    on_close: Callable[[], object] = lambda: None
+
+    def __attrs_post_init__(self) -> None:
+        self.socket.setblocking(True)
+
+    @property
+    def address(self) -> Address:
+        """Where it listens, as `getsockname` gives it."""
+        return self.socket.getsockname()
+
+    def fileno(self) -> int:
+        """Return the socket's descriptor, or -1 when closed."""
+        return self.socket.fileno()
+
+    def accept(self) -> tuple[tuple[bytes, socket.socket], Address]:
+        """Return the next datagram together with the socket to answer on, and its sender."""
+        data, address = self.socket.recvfrom(self.max_packet_size, _DONT_WAIT)
+        return (data, self.socket), address
+
+    def close(self) -> None:
+        """Close the socket, and what hangs on it. Legal twice."""
+        if self.socket.fileno() != -1:
+            self.on_close()
+        self.socket.close()
+
+
+def host_and_port(text: str) -> dict[str, Any]:
+    """Return the host and port of ``host:port``, ``[v6]:port``, ``:port`` or ``*:port``.
+
+    Raises: ValueError that shows the right form.
+    """
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdecimal() or int(port) > 65535 or (":" in host and not (host.startswith("[") and host.endswith("]"))):  # noqa: PLR2004
+        raise ValueError(f"{text!r} is not host:port; write 127.0.0.1:9999, [::1]:9999 or *:9999, with a port from 0 to 65535")
+    return {"host": host.strip("[]"), "port": int(port)}
+
+
+def resolve(url: str, host: str, port: int, kind: int) -> tuple[int, Any]:
+    """Return the family and the address to bind. An empty host or "*" is every address, of both families where there are two.
+
+    Raises: ListenError.
+    """
+    if host in {"", "*"}:
+        return (socket.AF_INET6, ("::", port)) if socket.has_dualstack_ipv6() else (socket.AF_INET, ("0.0.0.0", port))
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=kind, flags=socket.AI_PASSIVE)[0]
+    except OSError as error:
+        raise cannot_listen(url, error) from error
+    return family, address
+
+
+def bind_inet(sock: socket.socket, host: str, address: Any, *, reuse_address: bool, reuse_port: bool) -> None:
+    """Set the reuse options and bind; for every address, to both families."""
+    if reuse_address and os.name == "posix":  # on Windows SO_REUSEADDR lets two programs share a port
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if reuse_port:
+        if not hasattr(socket, "SO_REUSEPORT"):
+            raise OSError(errno.ENOPROTOOPT, "this system has no SO_REUSEPORT; leave reuse_port off")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    if host in {"", "*"} and sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    sock.bind(address)
+
+
+def inet_url(scheme: str, host: str, port: int) -> str:
+    """Return the URL of an internet address, IPv6 in brackets, every address as ``*``."""
+    shown = f"[{host}]" if ":" in host else host or "*"
+    return f"{scheme}://{shown}:{port}"
+
+
+def port_field() -> Any:
+    """Return the attrs field of a port."""
+    return attrs.field(validator=_valid_port)
+
+
+def _valid_port(_recipe: object, _field: object, port: object) -> None:
+    if not isinstance(port, int) or isinstance(port, bool) or not 0 <= port <= 65535:  # noqa: PLR2004
+        raise ValueError(f"port must be a whole number from 0 to 65535 (0: any free one), not {port!r}")
+
+
+def at_least(least: int) -> Callable[[object, Any, Any], None]:
+    """Return a validator for whole numbers that says what is wrong and what is allowed."""
+
+    def check(_recipe: object, field: Any, value: object) -> None:
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ValueError(f"{field.name} must be a whole number of at least {least}, not {value!r}")
+
+    return check

@@ -1,0 +1,42 @@
+"""A transport with steps between accept and handler."""
+
+from __future__ import annotations
+
+import attrs
+
+from socketkit.seams import Kind, Layer, Listener, Transport
+
+
+@attrs.frozen(init=False)
+class Layered:
+    """A stream transport whose connections pass through layers, in wire order, in the thread that runs the handler."""
+
+    transport: Transport
+    layers: tuple[Layer, ...]
+
+    def __init__(self, transport: Transport, *layers: Layer) -> None:
+        self.__attrs_init__(transport, layers)  # type: ignore[attr-defined]
+
+    def __attrs_post_init__(self) -> None:
+        if self.transport.kind != "stream":
+            raise ValueError(f"{self.transport.url} carries datagrams, and layers need a stream; leave the layers out")
+
+    @property
+    def kind(self) -> Kind:
+        """Always "stream"."""
+        return self.transport.kind
+
+    @property
+    def requires(self) -> frozenset[str]:
+        """What the transport below requires."""
+        features: frozenset[str] = getattr(self.transport, "requires", frozenset())
+        return features
+
+    @property
+    def url(self) -> str:
+        """The URL of the transport below."""
+        return self.transport.url
+
+    def open(self) -> Listener:
+        """Open the transport below. Raises: ListenError."""
+        return self.transport.open()

@@ -1,0 +1,63 @@
+"""TCP over IPv4 and IPv6."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any, ClassVar
+
+import attrs
+
+from socketkit.seams import Kind
+from socketkit.transports._sockets import (
+    StreamListener,
+    at_least,
+    bind_inet,
+    host_and_port,
+    inet_url,
+    open_socket,
+    port_field,
+    resolve,
+)
+
+
+@attrs.frozen
+class TCP:
+    """Connections to a host and port. Every option takes effect when the server opens."""
+
+    host: str = attrs.field(validator=attrs.validators.instance_of(str))
+    """A name or address of this machine; empty or ``*``: every address, IPv4 and IPv6."""
+    port: int = port_field()
+    """0: any free port; `server.addresses` tells which."""
+    backlog: int = attrs.field(default=1024, kw_only=True, validator=at_least(1))
+    """How many connections may wait in the kernel; the system caps it (net.core.somaxconn)."""
+    reuse_address: bool = attrs.field(default=True, kw_only=True)
+    """Bind although old connections of this port are still in TIME_WAIT. Source: socket(7)."""
+    reuse_port: bool = attrs.field(default=False, kw_only=True)
+    """Share the port with other sockets that say so too. One that closes loses its queue. Source: socket(7)."""
+    nodelay: bool = attrs.field(default=True, kw_only=True)
+    """Send small writes at once, without Nagle's delay. Source: tcp(7), TCP_NODELAY."""
+
+    kind: ClassVar[Kind] = "stream"
+    requires: ClassVar[frozenset[str]] = frozenset({"sockets"})
+
+    @staticmethod
+    def locate(text: str) -> dict[str, Any]:
+        """Return the fields that ``host:port`` stands for. Raises: ValueError that shows the right form."""
+        return host_and_port(text)
+
+    @property
+    def url(self) -> str:
+        """``tcp://host:port``."""
+        return inet_url("tcp", self.host, self.port)
+
+    def open(self) -> StreamListener:
+        """Return the listening socket. Raises: ListenError."""
+        family, address = resolve(self.url, self.host, self.port, socket.SOCK_STREAM)
+        sock = open_socket(self.url, family, socket.SOCK_STREAM, lambda sock: self._prepare(sock, address))
+        return StreamListener(sock, inet_url("tcp", self.host, sock.getsockname()[1]))
+
+    def _prepare(self, sock: socket.socket, address: Any) -> None:
+        bind_inet(sock, self.host, address, reuse_address=self.reuse_address, reuse_port=self.reuse_port)
+        if self.nodelay:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets inherit it: nothing to do per connection
+        sock.listen(self.backlog)

@@ -1,0 +1,60 @@
+"""UDP over IPv4 and IPv6."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any, ClassVar
+
+import attrs
+
+from socketkit.seams import Kind
+from socketkit.transports._sockets import (
+    DatagramListener,
+    at_least,
+    bind_inet,
+    host_and_port,
+    inet_url,
+    open_socket,
+    port_field,
+    resolve,
+)
+
+
+@attrs.frozen
+class UDP:
+    """Datagrams to a host and port. Every option takes effect when the server opens."""
+
+    host: str = attrs.field(validator=attrs.validators.instance_of(str))
+    """A name or address of this machine; empty or ``*``: every address, IPv4 and IPv6."""
+    port: int = port_field()
+    """0: any free port; `server.addresses` tells which."""
+    reuse_address: bool = attrs.field(default=False, kw_only=True)
+    """On UDP this shares the port: the last to bind gets the datagrams. Source: socket(7)."""
+    reuse_port: bool = attrs.field(default=False, kw_only=True)
+    """Share the port with other sockets that say so too; the kernel spreads datagrams over them. Source: socket(7)."""
+    max_packet_size: int = attrs.field(default=65535, kw_only=True, validator=at_least(1))
+    """Bytes of the largest datagram that arrives whole; the default cuts none that UDP can carry."""
+
+    kind: ClassVar[Kind] = "datagram"
+    requires: ClassVar[frozenset[str]] = frozenset({"sockets"})
+
+    @staticmethod
+    def locate(text: str) -> dict[str, Any]:
+        """Return the fields that ``host:port`` stands for. Raises: ValueError that shows the right form."""
+        return host_and_port(text)
+
+    @property
+    def url(self) -> str:
+        """``udp://host:port``."""
+        return inet_url("udp", self.host, self.port)
+
+    def open(self) -> DatagramListener:
+        """Return the bound socket. Raises: ListenError."""
+        family, address = resolve(self.url, self.host, self.port, socket.SOCK_DGRAM)
+        sock = open_socket(
+            self.url,
+            family,
+            socket.SOCK_DGRAM,
+            lambda sock: bind_inet(sock, self.host, address, reuse_address=self.reuse_address, reuse_port=self.reuse_port),
+        )
+        return DatagramListener(sock, inet_url("udp", self.host, sock.getsockname()[1]), self.max_packet_size)

@@ -1,0 +1,137 @@
+"""Unix sockets, stream and datagram: paths that are taken, shown and removed with care."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+import sys
+from collections.abc import Callable
+from typing import ClassVar
+
+import attrs
+
+from socketkit.seams import Kind
+from socketkit.transports._sockets import DatagramListener, StreamListener, at_least, cannot_listen, open_socket
+
+_AF_UNIX = getattr(socket, "AF_UNIX", -1)
+
+
+def _valid_path(_recipe: object, _field: object, path: object) -> None:
+    if not isinstance(path, str) or not path or "\0" in path:
+        raise ValueError(f"path must be a file name, or @name for an abstract one, not {path!r}")
+
+
+def _valid_mode(_recipe: object, _field: object, mode: object) -> None:
+    if mode is not None and (not isinstance(mode, int) or isinstance(mode, bool) or not 0 <= mode <= 0o777):  # noqa: PLR2004
+        raise ValueError(f"mode must be permission bits from 0o000 to 0o777, or nothing for what the umask leaves, not {mode!r}")
+
+
+@attrs.frozen
+class UnixStream:
+    """Connections to a path, or to an abstract name that starts with ``@`` (Linux)."""
+
+    path: str = attrs.field(validator=_valid_path)
+    """A file name. A socket left there by a program that is gone is replaced; anything else is left alone and refused."""
+    backlog: int = attrs.field(default=1024, kw_only=True, validator=at_least(1))
+    """How many connections may wait in the kernel."""
+    mode: int | None = attrs.field(default=None, kw_only=True, validator=_valid_mode)
+    """Permission bits of the path from its first moment; None: what the umask leaves. Abstract names have none."""
+
+    kind: ClassVar[Kind] = "stream"
+    requires: ClassVar[frozenset[str]] = frozenset({"sockets", "Unix sockets"})
+
+    @property
+    def url(self) -> str:
+        """``unix:///path`` or ``unix:@name``."""
+        return _url("unix", self.path)
+
+    def open(self) -> StreamListener:
+        """Return the listening socket. Raises: ListenError."""
+        sock, unlink = _bind(self.url, self.path, self.mode, socket.SOCK_STREAM)
+        sock.listen(self.backlog)
+        return StreamListener(sock, self.url, unlink)
+
+
+@attrs.frozen
+class UnixDatagram:
+    """Datagrams to a path, or to an abstract name that starts with ``@`` (Linux).
+
+    A sender that has bound no name of its own cannot be answered: its address is None.
+    """
+
+    path: str = attrs.field(validator=_valid_path)
+    """As for `UnixStream`."""
+    mode: int | None = attrs.field(default=None, kw_only=True, validator=_valid_mode)
+    """As for `UnixStream`."""
+    max_packet_size: int = attrs.field(default=65535, kw_only=True, validator=at_least(1))
+    """Bytes of the largest datagram that arrives whole."""
+
+    kind: ClassVar[Kind] = "datagram"
+    requires: ClassVar[frozenset[str]] = frozenset({"sockets", "Unix sockets"})
+
+    @property
+    def url(self) -> str:
+        """``unix-dgram:///path`` or ``unix-dgram:@name``."""
+        return _url("unix-dgram", self.path)
+
+    def open(self) -> DatagramListener:
+        """Return the bound socket. Raises: ListenError."""
+        sock, unlink = _bind(self.url, self.path, self.mode, socket.SOCK_DGRAM)
+        return DatagramListener(sock, self.url, self.max_packet_size, unlink)
+
+
+def _url(scheme: str, path: str) -> str:
+    return f"{scheme}:{path}" if path.startswith("@") else f"{scheme}://{path}"
+
+
+def _bind(url: str, path: str, mode: int | None, kind: int) -> tuple[socket.socket, Callable[[], None]]:
+    """Return the bound socket, and what removes its path again."""
+    if path.startswith("@"):
+        return open_socket(url, _AF_UNIX, kind, lambda sock: sock.bind("\0" + path[1:])), lambda: None
+    limit = 107 if sys.platform == "linux" else 103  # sun_path less its terminating zero; source: unix(7)
+    if len(os.fsencode(path)) > limit:
+        too_long = OSError(errno.ENAMETOOLONG, f"the path has {len(os.fsencode(path))} bytes")
+        raise cannot_listen(url, too_long, f"use one of at most {limit}, or an abstract name (unix:@name)")
+    _remove_stale(url, path, kind)
+
+    def prepare(sock: socket.socket) -> None:
+        if mode is not None and sys.platform == "linux":
+            os.fchmod(sock.fileno(), mode)  # before bind: the path never exists with other permissions
+        sock.bind(path)
+        if mode is not None and sys.platform != "linux":
+            os.chmod(path, mode)  # noqa: PTH101 - the rest of this module speaks os
+
+    sock = open_socket(url, _AF_UNIX, kind, prepare)
+    status, owner = os.lstat(path), os.getpid()
+    return sock, lambda: _unlink(path, status, owner)
+
+
+def _remove_stale(url: str, path: str, kind: int) -> None:
+    """Remove the socket at `path` if it is one and nobody listens on it."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return  # nothing there, or nothing we may see: bind will say which
+    in_use = OSError(errno.EADDRINUSE, "the path exists and is not a socket")
+    if not stat.S_ISSOCK(status.st_mode):
+        raise cannot_listen(url, in_use, "remove it, or listen on another path")
+    with socket.socket(_AF_UNIX, kind) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            if status.st_uid == os.geteuid():
+                _unlink(path, status, os.getpid())
+        except OSError:
+            pass  # a full queue, the other socket type, no permission: somebody may be there, so bind shall refuse
+
+
+def _unlink(path: str, status: os.stat_result, owner: int) -> None:
+    """Remove the path if it is still the inode that was seen, and this is the process that saw it."""
+    with contextlib.suppress(OSError):
+        now = os.lstat(path)
+        if os.getpid() == owner and (now.st_dev, now.st_ino) == (status.st_dev, status.st_ino):
+            os.unlink(path)  # noqa: PTH108 - the rest of this module speaks os
