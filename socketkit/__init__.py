@@ -8,7 +8,6 @@ from socketkit.lifecycles.classic import Classic
 from socketkit.lifecycles.graceful import Graceful
 from socketkit.server import Server, compose
 from socketkit.socketserver import *  # noqa: F403 - the classic names, as many as this platform has
-from socketkit.socketserver import BaseRequestHandler, DatagramRequestHandler, StreamRequestHandler
 from socketkit.stats import DrainReport, Stats
 from socketkit.transports.layered import Layered
 from socketkit.transports.tcp import TCP
@@ -17,26 +16,21 @@ from socketkit.transports.unix import UnixDatagram, UnixStream
 
 __version__ = "0.1.0"
 
-__all__ = sorted(
-    {
-        "BaseRequestHandler",
-        "Classic",
-        "DatagramRequestHandler",
-        "DrainReport",
-        "Forks",
-        "Graceful",
-        "Layered",
-        "Server",
-        "Stats",
-        "StreamRequestHandler",
-        "Sync",
-        "TCP",
-        "Threads",
-        "UDP",
-        "UnixDatagram",
-        "UnixStream",
-        "compose",
-        "socketserver",
-        *socketserver.__all__,
-    }
-)
+__all__ = [
+    "Classic",
+    "DrainReport",
+    "Forks",
+    "Graceful",
+    "Layered",
+    "Server",
+    "Stats",
+    "Sync",
+    "TCP",
+    "Threads",
+    "UDP",
+    "UnixDatagram",
+    "UnixStream",
+    "compose",
+    "socketserver",
+]
+__all__ += socketserver.__all__

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 from socketkit.dispatchers.forks import Forks
 from socketkit.dispatchers.sync import Sync
@@ -10,14 +10,10 @@ from socketkit.dispatchers.threads import Threads
 from socketkit.hookspecs import hookimpl
 from socketkit.lifecycles.classic import Classic
 from socketkit.lifecycles.graceful import Graceful
+from socketkit.seams import Dispatcher, Lifecycle, Transport
 from socketkit.transports.tcp import TCP
 from socketkit.transports.udp import UDP
 from socketkit.transports.unix import UnixDatagram, UnixStream
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from socketkit.seams import Dispatcher, Lifecycle, Transport
 
 
 @hookimpl

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import reprlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -20,7 +20,7 @@ from socketkit import grammar, options
 from socketkit.errors import ClashError, PluginError, UnknownPartError, did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from importlib.metadata import Distribution
 
     from pluggy import PluginManager
 
@@ -115,7 +115,9 @@ class Catalog:
         suspects = []
         for plugin in self.plugins:
             if plugin.error and plugin.name == name:
-                return attrs.evolve(plugin.error)  # a fresh one: a raised exception collects tracebacks
+                error = attrs.evolve(plugin.error)  # a fresh one: a raised exception collects tracebacks
+                error.__cause__ = plugin.error.__cause__
+                return error
             if plugin.error:
                 suspects.append(str(plugin.error))
             elif plugin.blocked:
@@ -135,19 +137,37 @@ def _load() -> Catalog:
     from socketkit import builtin, hookspecs  # noqa: PLC0415 - objects alone need neither pluggy nor the search
 
     blocked = {name.strip() for name in os.environ.get(_BLOCKED, "").split(",")}
+    found: dict[tuple[str, str], Plugin] = {}
+    for distribution in metadata.distributions():
+        for plugin in _plugins_of(distribution, hookspecs.PROJECT, blocked):
+            found.setdefault((plugin.distribution, plugin.name), plugin)  # another copy further down sys.path is hidden
     try:
-        own = metadata.version("socketkit")
+        version = metadata.version("socketkit")
     except metadata.PackageNotFoundError:  # run from a checkout
-        own = ""
-    plugins = [_examine("builtin", "socketkit", own, lambda: builtin)]
-    found = [(entry.dist.name if entry.dist else "unknown", entry) for entry in metadata.entry_points(group=hookspecs.PROJECT)]
-    for distribution, entry in sorted(found, key=lambda each: (each[0], each[1].name)):
-        version = entry.dist.version if entry.dist else ""
+        version = ""
+    return Catalog((_examine("builtin", "socketkit", version, lambda: builtin), *(found[key] for key in sorted(found))))
+
+
+def _plugins_of(distribution: Distribution, group: str, blocked: Collection[str]) -> Iterator[Plugin]:
+    try:
+        with _blaming("its entry points cannot be read"):
+            entries = distribution.entry_points.select(group=group)
+    except _UnfitError as unfit:
+        name, version = _identity(distribution)
+        yield Plugin(name, name, version, blocked=True) if name in blocked else _broken(name, name, version, unfit)
+        return
+    for entry in entries:
         if entry.name in blocked:
-            plugins.append(Plugin(entry.name, distribution, version, blocked=True))
+            yield Plugin(entry.name, *_identity(distribution), blocked=True)
         else:
-            plugins.append(_examine(entry.name, distribution, version, entry.load))
-    return Catalog(tuple(plugins))
+            yield _examine(entry.name, *_identity(distribution), entry.load)
+
+
+def _identity(distribution: Distribution) -> tuple[str, str]:
+    try:
+        return distribution.name or "unknown", distribution.version or ""
+    except Exception:  # noqa: BLE001 - it has no metadata: None in one version of Python, an exception in another
+        return "unknown", ""
 
 
 # --- one plugin ------------------------------------------------------------------------------------------------------
@@ -167,10 +187,14 @@ def _examine(name: str, distribution: str, version: str, load: Callable[[], obje
             for part, recipe in _offered(manager, f"socketkit_{kind}s").items()
         ]
     except _UnfitError as unfit:
-        error = PluginError(name, distribution, str(unfit))
-        error.__cause__ = unfit.__cause__
-        return Plugin(name, distribution, version, error=error)
+        return _broken(name, distribution, version, unfit)
     return Plugin(name, distribution, version, tuple(offers), hooks=manager)
+
+
+def _broken(name: str, distribution: str, version: str, unfit: _UnfitError) -> Plugin:
+    error = PluginError(name, distribution, str(unfit))
+    error.__cause__ = unfit.__cause__
+    return Plugin(name, distribution, version, error=error)
 
 
 @contextmanager

@@ -16,19 +16,16 @@ from functools import partial, reduce
 from importlib import import_module
 from pathlib import Path
 from reprlib import repr as brief
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 
 from socketkit import grammar
-from socketkit.catalog import Catalog
+from socketkit.catalog import Catalog, Offer, PartKind
 from socketkit.errors import ConfigError, HandlerError, did_you_mean
 from socketkit.options import Faults, Text, build, leading, names
+from socketkit.seams import Dispatcher, Lifecycle, Transport
 from socketkit.transports.layered import Layered
-
-if TYPE_CHECKING:
-    from socketkit.catalog import Offer, PartKind
-    from socketkit.seams import Dispatcher, Lifecycle, Transport
 
 MAX_FILE_SIZE = 1024 * 1024
 """Bytes of a configuration file; a larger one is something else."""

@@ -12,16 +12,13 @@ Text in, small values out. Nothing here knows which parts exist or what their op
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 from urllib.parse import quote as percent_encode
 from urllib.parse import unquote
 
 import attrs
 
 from socketkit.errors import ConfigError, did_you_mean
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _KEY = re.compile(rf"(?:{_NAME.pattern}\.)?[A-Za-z_][A-Za-z0-9_]*")

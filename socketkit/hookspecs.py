@@ -6,6 +6,7 @@ A plugin is a module (or any object) that a distribution names in the entry-poin
 .. code-block:: python
 
     # socketkit_trio/__init__.py
+    import attrs
     from socketkit.hookspecs import hookimpl
 
     @attrs.frozen
@@ -42,14 +43,12 @@ What holds for every hook:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import pluggy
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from socketkit.seams import Dispatcher, Layer, Lifecycle, Transport
+from socketkit.seams import Dispatcher, Layer, Lifecycle, Transport
 
 PROJECT = "socketkit"
 """pluggy's name for the project, and the entry-point group in which plugins are found."""

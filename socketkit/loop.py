@@ -15,7 +15,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -117,7 +117,7 @@ class Wakeup:
 class _Slot:
     """A source and how it has been doing."""
 
-    __slots__ = ("failures", "logged", "pause", "registered", "retries", "source")
+    __slots__ = ("failures", "logged", "pause", "registered", "retries", "source", "troubled")
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -125,6 +125,7 @@ class _Slot:
         self.retries = 0  # "retry" errors in a row
         self.failures = 0  # "pause" errors since the last success
         self.pause = SHORTEST_PAUSE  # the next rest, in seconds
+        self.troubled = False  # whether either of them happened since
         self.logged = float("-inf")
 
 
@@ -153,7 +154,7 @@ class Intake:
             self.close()
             raise
 
-    def __enter__(self) -> Intake:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -161,7 +162,7 @@ class Intake:
 
     # what a driving dispatcher sees: `socketkit.seams.Intake`
 
-    def take(self, timeout: float | None = None) -> Unit | None:
+    def take(self, timeout: float | None = None) -> Unit | None:  # noqa: C901 - the hot path, in one piece
         """Return the next unit; None when stopped, or when nothing came within `timeout` seconds (None: for ever).
 
         Raises: OSError when a source's descriptor is no listener any more.
@@ -170,9 +171,24 @@ class Intake:
         ready = self._ready
         while not self.stopped:
             while ready and self._units < UNITS_PER_WAIT:
-                unit = self._take_from(ready[0])
-                if unit is not None:
-                    return unit
+                slot = ready[0]
+                self._units += 1
+                try:
+                    unit = slot.source.take()
+                except BlockingIOError:
+                    ready.popleft()
+                except OSError as error:
+                    ready.popleft()
+                    self._judge(slot, error)
+                else:
+                    if slot.troubled:
+                        self._recover(slot)
+                    if slot.source.once:
+                        ready.popleft()
+                    elif len(ready) > 1:
+                        ready.rotate(-1)
+                    if unit is not None:
+                        return unit
             if deadline is None:
                 self._wait(None)
                 continue
@@ -257,40 +273,22 @@ class Intake:
 
     def _wait(self, timeout: float | None) -> None:
         """Wait for a descriptor or a timer, and note which sources are ready."""
-        due = self.due()
-        if due is not None and (timeout is None or due < timeout):
-            timeout = due
+        timers, ready = self._timers, self._ready
+        if timers:
+            due = max(timers[0][0] - time.monotonic(), 0.0)
+            timeout = due if timeout is None else min(due, timeout)
         self._units = 0
-        self._ready.clear()  # the selector reports them again, if they are
+        ready.clear()  # the selector reports them again, if they are
         for key, _ in self._selector.select(timeout):
             if type(key.data) is _Slot:
-                self._ready.append(key.data)
+                ready.append(key.data)
             else:
                 key.data()
-        while self._timers and self._timers[0][0] <= time.monotonic():
-            heapq.heappop(self._timers)[2]()
-
-    def _take_from(self, slot: _Slot) -> Unit | None:
-        self._units += 1
-        try:
-            unit = slot.source.take()
-        except BlockingIOError:
-            self._ready.popleft()
-            return None
-        except OSError as error:
-            self._ready.popleft()
-            self._judge(slot, error)
-            return None
-        slot.retries = 0
-        if slot.failures:
-            self._recover(slot)
-        if slot.source.once:
-            self._ready.popleft()
-        elif len(self._ready) > 1:
-            self._ready.rotate(-1)
-        return unit
+        while timers and timers[0][0] <= time.monotonic():
+            heapq.heappop(timers)[2]()
 
     def _judge(self, slot: _Slot, error: OSError) -> None:
+        slot.troubled = True
         what = verdict(error)
         if slot.source.fileno() == -1:
             what = "fatal"  # closed under us: whatever the error says, there is nothing left to poll
@@ -317,6 +315,8 @@ class Intake:
         self.call_later(seconds, lambda: self._listen(slot))
 
     def _recover(self, slot: _Slot) -> None:
-        log.info("%s: accepting again after %d failures", slot.source.url, slot.failures)
-        slot.source.resumed(slot.failures)
-        slot.failures, slot.pause = 0, SHORTEST_PAUSE
+        slot.troubled, slot.retries = False, 0
+        if slot.failures:
+            log.info("%s: accepting again after %d failures", slot.source.url, slot.failures)
+            slot.source.resumed(slot.failures)
+            slot.failures, slot.pause = 0, SHORTEST_PAUSE

@@ -114,7 +114,7 @@ def structure(value: object, kind: Any) -> Any:
 
     try:
         made = _converter().structure(value, kind)
-    except ValueError:
+    except (SocketkitError, ValueError):
         raise
     except StructureHandlerNotFoundError:
         raise ConfigError.of("can only be given in Python, with a recipe object") from None
@@ -243,7 +243,10 @@ def _several(value: object, kind: Any) -> tuple[object, ...]:
     items: Any = [Text(item) for item in value.split(",") if item] if isinstance(value, Text) else value
     if not isinstance(items, list | tuple):
         raise _ExpectedError("a list")
-    return tuple(structure(item, get_args(kind)[0]) for item in items)
+    try:
+        return tuple(structure(item, get_args(kind)[0]) for item in items)
+    except _ExpectedError as error:
+        raise _ExpectedError(f"a list, each {error}") from None
 
 
 def _group(value: object, kind: Any) -> object:

@@ -10,7 +10,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from socketkit import capabilities, config
 from socketkit.catalog import Catalog
@@ -26,8 +26,6 @@ from socketkit.template import RequestTemplate
 
 if TYPE_CHECKING:
     from types import TracebackType
-
-    from typing_extensions import Self
 
 log = logging.getLogger(__name__)
 
@@ -361,9 +359,7 @@ class Server(RequestTemplate):
             self._run.forget()
 
 
-def _adapted(
-    accept: Callable[[], tuple[Request, Address]], adapt: Callable[[Request], Request]
-) -> tuple[Request, Address]:
+def _adapted(accept: Callable[[], tuple[Request, Address]], adapt: Callable[[Request], Request]) -> tuple[Request, Address]:
     request, client_address = accept()
     return adapt(request), client_address
 

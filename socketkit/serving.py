@@ -154,7 +154,7 @@ class Run:
     `crank` takes requests until stopped; it opens its intake through `open_intake`. `close_listeners` may be called twice.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - it ties a server's ends together, each by name
         self,
         ledger: Ledger,
         observers: Observers,

@@ -25,9 +25,10 @@ from time import monotonic as time
 from typing import Any
 
 from socketkit import handlers
-from socketkit.dispatchers.forks import fork, reap, wait_any
+from socketkit.dispatchers.forks import Forks, fork, reap, wait_any
+from socketkit.dispatchers.sync import Sync
 from socketkit.dispatchers.threads import ThreadList as _Threads
-from socketkit.dispatchers.threads import start_thread
+from socketkit.dispatchers.threads import Threads, start_thread
 from socketkit.errors import AlreadyServingError
 from socketkit.handlers import BaseRequestHandler, DatagramRequestHandler, StreamRequestHandler
 from socketkit.handlers import SocketWriter as _SocketWriter
@@ -35,7 +36,7 @@ from socketkit.lifecycles.classic import Classic
 from socketkit.loop import Intake
 from socketkit.seams import Address, Dispatcher, Lifecycle, Request, Unit
 from socketkit.serving import Run, Work, feed, keep_calling, put_to_work
-from socketkit.stats import NOBODY, Entry, books
+from socketkit.stats import NOBODY, books
 from socketkit.template import RequestTemplate
 
 __version__ = "0.4"
@@ -61,7 +62,7 @@ if hasattr(socket, "AF_UNIX"):
 _ServerSelector: Any = getattr(selectors, "PollSelector", selectors.SelectSelector)  # programs put another one here
 _OwnSelector = _ServerSelector
 
-handlers.make_writer = lambda sock: _SocketWriter(sock)  # the name is looked up at each call: programs replace it here
+handlers.make_writer = lambda sock: _SocketWriter(sock)  # noqa: PLW0108 - the name is looked up at each call: programs replace it here
 
 
 class _Chosen:
@@ -70,6 +71,17 @@ class _Chosen:
     dispatcher: Dispatcher | None = None
     lifecycle: Lifecycle | None = None
     nodelay: bool = False
+
+    @classmethod
+    def dispatcher_of(cls, server: Any) -> Dispatcher:
+        """Return the dispatcher to put the server under: the one its class is named for, where only a lifecycle was chosen."""
+        if cls.dispatcher is not None:
+            return cls.dispatcher
+        if isinstance(server, ThreadingMixIn):
+            return Threads(daemon=server.daemon_threads)
+        if hasattr(os, "fork") and isinstance(server, ForkingMixIn):
+            return Forks(server.max_children)
+        return Sync()
 
 
 class _StopFlag:
@@ -137,7 +149,7 @@ class BaseServer(RequestTemplate):
                 self,
                 live=lambda: self.__live and self.__live[0],
                 crank=partial(self.__crank, poll_interval=poll_interval),
-                close_listeners=lambda: self.socket.close(),
+                close_listeners=self.__close_listener,
             )
             if not self.__shutdown_request:
                 (_Chosen.lifecycle or Classic()).serve(run)
@@ -157,7 +169,7 @@ class BaseServer(RequestTemplate):
         run = self.__run
         if run is None or run.thread == current:
             return
-        if _Chosen.dispatcher is not None and books(self).runs_in(current):
+        if _live_part(self) is not None and books(self).runs_in(current):
             return  # a chosen dispatcher or lifecycle may be waiting for this very handler
         over.wait()
 
@@ -186,9 +198,10 @@ class BaseServer(RequestTemplate):
 
     def process_request(self, request: Request, client_address: Address) -> None:
         """Run the request here and close it."""
-        if not _dispatched(self, request, client_address):
-            self.finish_request(request, client_address)
-            self.shutdown_request(request)
+        if _dispatched(self, request, client_address):
+            return
+        self.finish_request(request, client_address)
+        self.shutdown_request(request)
 
     def shutdown_request(self, request: Request) -> None:
         """End a request: `close_request`."""
@@ -225,6 +238,9 @@ class BaseServer(RequestTemplate):
         except AttributeError:
             return vars(self).setdefault("_BaseServer__is_shut_down", threading.Event())
 
+    def __close_listener(self) -> None:
+        self.socket.close()
+
     def __crank(self, run: Run, poll_interval: float) -> None:
         """Take requests until stopped: in the plain loop, unless a dispatcher that drives was chosen."""
         live = _live_part(self)
@@ -256,9 +272,24 @@ class BaseServer(RequestTemplate):
             and sys.platform != "win32"  # where Ctrl-C does not interrupt a wait
         )
 
-    def _confines_error(self, error: BaseException) -> bool:
-        """Return False: such an error goes to whoever called the loop, as ever. A chosen dispatcher confines it."""
-        return _Chosen.dispatcher is not None and super()._confines_error(error)
+    def _begin_request(self, request: Request, client_address: Address, layers: tuple[Any, ...] = ()) -> None:
+        """Take the request through the hooks. Nothing is booked unless a dispatcher or lifecycle was chosen, which need the books."""
+        if _Chosen.dispatcher is not None or _Chosen.lifecycle is not None:
+            super()._begin_request(request, client_address, layers)
+            return
+        try:
+            if self.verify_request(request, client_address):
+                self.process_request(request, client_address)
+            else:
+                self.shutdown_request(request)
+        except Exception:  # noqa: BLE001 - that is what handle_error is for
+            try:
+                self.handle_error(request, client_address)
+            finally:
+                self.shutdown_request(request)
+        except BaseException:
+            self.shutdown_request(request)
+            raise
 
     def _forget_parent(self, _request: Request) -> None:
         """In a forked child: close the loop's descriptors. The listener stays, for handlers that look at it."""
@@ -307,22 +338,20 @@ class _OwnSource:
 
 
 def _live_part(server: Any) -> Any:
-    """Return the live part of the dispatcher chosen for the process, started when first needed; None if none was chosen."""
-    if _Chosen.dispatcher is None:
+    """Return the live part of the dispatcher above the server's class, started when first needed; None if there is none."""
+    if _Chosen.dispatcher is None and _Chosen.lifecycle is None:
         return None
     attributes = vars(server)
     if attributes.get("_BaseServer__live") is None:
         work = Work(server, books(server), server._forget_parent)
-        attributes["_BaseServer__live"] = put_to_work(_Chosen.dispatcher, work)
+        attributes["_BaseServer__live"] = put_to_work(_Chosen.dispatcher_of(server), work)
     return attributes["_BaseServer__live"][0]
 
 
 def _dispatched(server: Any, request: Request, client_address: Address) -> bool:
     """Give the request to the chosen dispatcher; False if there is none, or it drives and is not driving, as in `handle_request`."""
-    if _Chosen.dispatcher is None:
-        return False
     live = _live_part(server)
-    if hasattr(live, "drive") and vars(server).get("_BaseServer__run") is None:
+    if live is None or (hasattr(live, "drive") and vars(server).get("_BaseServer__run") is None):
         return False
     vars(server)["_BaseServer__live"][1](request, client_address)
     return True
@@ -450,14 +479,6 @@ class UDPServer(TCPServer):
         """Do nothing: the socket is the server's."""
 
 
-def _elsewhere(server: Any, request: Request) -> Entry | None:
-    """Note that the request will be accounted for by another thread or process."""
-    entry = books(server).find(request)
-    if entry is not None:
-        entry.elsewhere = True
-    return entry
-
-
 class _NoThreads:
     """The list of threads of a server that tracks none."""
 
@@ -480,7 +501,9 @@ class ThreadingMixIn:
     block_on_close: bool = True
     _threads: Any = _NoThreads()
 
-    process_request_thread = RequestTemplate.process_request_thread
+    def process_request_thread(self: Any, request: Request, client_address: Address) -> None:
+        """Handle the request and close it, in the thread that was started for it."""
+        RequestTemplate.process_request_thread(self, request, client_address)
 
     def process_request(self: Any, request: Request, client_address: Address) -> None:
         """Start a thread that runs `process_request_thread`."""
@@ -488,27 +511,12 @@ class ThreadingMixIn:
             return
         if self.block_on_close:
             vars(self).setdefault("_threads", _Threads())
-        _elsewhere(self, request)
-        start_thread(_in_thread, (self, request, client_address), self._threads, daemon=self.daemon_threads)
+        start_thread(self.process_request_thread, (request, client_address), self._threads, daemon=self.daemon_threads)
 
     def server_close(self: Any) -> None:
         """Close the server, then wait for its threads."""
-        super().server_close()
+        super().server_close()  # type: ignore[misc]  # the server it is mixed into has it
         self._threads.join()
-
-
-def _in_thread(server: Any, request: Request, client_address: Address) -> None:
-    ledger = books(server)
-    entry = ledger.find(request)
-    if entry is not None:
-        entry.thread = threading.get_ident()
-    try:
-        server.process_request_thread(request, client_address)
-    finally:
-        ledger.settle(request)
-
-
-_in_thread.__name__ = "process_request_thread"  # threads are named after what they run, and this is what they ran ever since
 
 
 if hasattr(os, "fork"):
@@ -527,24 +535,20 @@ if hasattr(os, "fork"):
         active_children: set[int] | None = None
         max_children: int = 40
         block_on_close: bool = True
-        __requests: dict[int, Request]
 
         def collect_children(self: Any, *, blocking: bool = False) -> None:
             """Forget the children that have ended; with `blocking`, wait for all. Never waits for a child of somebody else."""
             if not self.active_children:
                 return
-            stopping = lambda: getattr(self, "_BaseServer__shutdown_request", False)  # noqa: E731
-            while len(self.active_children) >= self.max_children and not stopping():
+            while len(self.active_children) >= self.max_children and not getattr(self, "_BaseServer__shutdown_request", False):
                 wait_any(self.active_children, 0.1)  # and look whether to stop
                 self.__forget_ended(block=False)
             self.__forget_ended(block=blocking)
 
         def __forget_ended(self: Any, *, block: bool) -> None:
             for pid in self.active_children.copy():
-                code = reap(pid, block=block)
-                if code is not None:
+                if reap(pid, block=block) is not None:
                     self.active_children.discard(pid)
-                    books(self).settle(self.__requests.pop(pid, None), "finished" if code == 0 else "failed" if code > 0 else "died")
 
         def handle_timeout(self: Any) -> None:
             """Collect children while no request comes."""
@@ -562,13 +566,11 @@ if hasattr(os, "fork"):
             if self.active_children is None:
                 self.active_children = set()
             self.active_children.add(pid)
-            _elsewhere(self, request)
-            vars(self).setdefault("_ForkingMixIn__requests", {})[pid] = request
             self.close_request(request)
 
         def server_close(self: Any) -> None:
             """Close the server, then collect children, waiting for them if `block_on_close`."""
-            super().server_close()
+            super().server_close()  # type: ignore[misc]  # the server it is mixed into has it
             self.collect_children(blocking=self.block_on_close)
 
     def _in_child(server: Any, request: Request, client_address: Address) -> int:

@@ -60,7 +60,7 @@ class RequestTemplate:
             else:
                 ledger.refuse(request, "verify_request said no")
                 self.shutdown_request(request)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - a request's error is judged here, whatever it is
             entry.elsewhere = False  # nobody took it
             ledger.fail(request, error)
             try:
@@ -79,8 +79,8 @@ class RequestTemplate:
 
         All do, but for a Ctrl-C that nobody handles: that one is the user's.
         """
-        if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
-            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-                return False
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        if isinstance(error, KeyboardInterrupt) and in_main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            return False
         log.error("a handler raised %s; only its request ended", type(error).__name__, exc_info=error)
         return True

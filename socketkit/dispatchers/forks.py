@@ -13,6 +13,7 @@ from typing import ClassVar, NoReturn
 
 import attrs
 
+from socketkit.recipes import at_least
 from socketkit.seams import Address, Request, Watcher, Work
 
 
@@ -20,14 +21,10 @@ from socketkit.seams import Address, Request, Watcher, Work
 class Forks:
     """A child process for each request, up to a bound; beyond it, clients wait in the kernel's queue."""
 
-    max_children: int = 40
-    """How many children may run at once, at least 1."""
+    max_children: int = attrs.field(default=40, validator=at_least(1))
+    """How many children may run at once."""
 
     requires: ClassVar[frozenset[str]] = frozenset({"fork"})
-
-    def __attrs_post_init__(self) -> None:
-        if not isinstance(self.max_children, int) or isinstance(self.max_children, bool) or self.max_children < 1:
-            raise ValueError(f"max_children must be a whole number of at least 1, not {self.max_children!r}")
 
     def start(self, work: Work) -> _ForkPerRequest:
         """Return the live part."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import signal
 import threading
@@ -12,15 +11,9 @@ from types import FrameType
 
 import attrs
 
+from socketkit.recipes import seconds_or_none
 from socketkit.seams import Seconds, Serving
 from socketkit.stats import DrainReport
-
-
-def _valid_drain(_recipe: object, _field: object, drain: object) -> None:
-    if drain is None:
-        return
-    if isinstance(drain, bool) or not isinstance(drain, int | float) or not math.isfinite(drain) or drain < 0:
-        raise ValueError(f"drain must be seconds from 0 on, or nothing for no limit, not {drain!r}")
 
 
 @attrs.frozen
@@ -31,7 +24,7 @@ class Graceful:
     starts the drain, the second ends it at once, the third leaves the process with status 128 + signal.
     """
 
-    drain: Seconds | None = attrs.field(default=30.0, validator=_valid_drain)
+    drain: Seconds | None = attrs.field(default=30.0, validator=seconds_or_none)
     """How long running requests may go on; None: as long as they like."""
     signals: bool = attrs.field(default=True, kw_only=True)
     """False: leave all signals to the program."""

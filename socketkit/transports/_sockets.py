@@ -7,12 +7,14 @@ import os
 import socket
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import attrs
 
 from socketkit.errors import ListenError
 from socketkit.seams import Address
+
+Socket: TypeAlias = socket.socket  # inside the listeners `socket` is an attribute
 
 _DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)  # Windows has none; there the selector's word has to do
 _INHERITS_NONBLOCKING = sys.platform != "linux"  # BSD's accept(2) hands the listener's O_NONBLOCK down
@@ -61,7 +63,7 @@ def open_socket(url: str, family: int, kind: int, prepare: Callable[[socket.sock
 class StreamListener:
     """Live stream transport: `accept` gives (socket, address). Owns the listening socket."""
 
-    socket: socket.socket
+    socket: Socket
     url: str
     on_close: Callable[[], object] = lambda: None
 
@@ -77,7 +79,7 @@ class StreamListener:
         """Return the listening descriptor, or -1 when closed."""
         return self.socket.fileno()
 
-    def accept(self) -> tuple[socket.socket, Address]:
+    def accept(self) -> tuple[Socket, Address]:
         """Return the next connection, blocking and without a timeout whatever the defaults are, and its peer."""
         connection, address = self.socket.accept()
         if _INHERITS_NONBLOCKING or socket.getdefaulttimeout() is not None:
@@ -95,7 +97,7 @@ class StreamListener:
 class DatagramListener:
     """Live datagram transport: `accept` gives ((data, socket), address). Owns the socket, which stays blocking for senders."""
 
-    socket: socket.socket
+    socket: Socket
     url: str
     max_packet_size: int
     on_close: Callable[[], object] = lambda: None
@@ -112,7 +114,7 @@ class DatagramListener:
         """Return the socket's descriptor, or -1 when closed."""
         return self.socket.fileno()
 
-    def accept(self) -> tuple[tuple[bytes, socket.socket], Address]:
+    def accept(self) -> tuple[tuple[bytes, Socket], Address]:
         """Return the next datagram together with the socket to answer on, and its sender."""
         data, address = self.socket.recvfrom(self.max_packet_size, _DONT_WAIT)
         return (data, self.socket), address
@@ -166,23 +168,3 @@ def inet_url(scheme: str, host: str, port: int) -> str:
     """Return the URL of an internet address, IPv6 in brackets, every address as ``*``."""
     shown = f"[{host}]" if ":" in host else host or "*"
     return f"{scheme}://{shown}:{port}"
-
-
-def port_field() -> Any:
-    """Return the attrs field of a port."""
-    return attrs.field(validator=_valid_port)
-
-
-def _valid_port(_recipe: object, _field: object, port: object) -> None:
-    if not isinstance(port, int) or isinstance(port, bool) or not 0 <= port <= 65535:  # noqa: PLR2004
-        raise ValueError(f"port must be a whole number from 0 to 65535 (0: any free one), not {port!r}")
-
-
-def at_least(least: int) -> Callable[[object, Any, Any], None]:
-    """Return a validator for whole numbers that says what is wrong and what is allowed."""
-
-    def check(_recipe: object, field: Any, value: object) -> None:
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise ValueError(f"{field.name} must be a whole number of at least {least}, not {value!r}")
-
-    return check

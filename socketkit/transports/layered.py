@@ -15,7 +15,7 @@ class Layered:
     layers: tuple[Layer, ...]
 
     def __init__(self, transport: Transport, *layers: Layer) -> None:
-        self.__attrs_init__(transport, layers)  # type: ignore[attr-defined]
+        self.__attrs_init__(transport, layers)
 
     def __attrs_post_init__(self) -> None:
         if self.transport.kind != "stream":

@@ -7,15 +7,14 @@ from typing import Any, ClassVar
 
 import attrs
 
+from socketkit.recipes import at_least
 from socketkit.seams import Kind
 from socketkit.transports._sockets import (
     DatagramListener,
-    at_least,
     bind_inet,
     host_and_port,
     inet_url,
     open_socket,
-    port_field,
     resolve,
 )
 
@@ -26,7 +25,7 @@ class UDP:
 
     host: str = attrs.field(validator=attrs.validators.instance_of(str))
     """A name or address of this machine; empty or ``*``: every address, IPv4 and IPv6."""
-    port: int = port_field()
+    port: int = attrs.field(validator=at_least(0, 65535))
     """0: any free port; `server.addresses` tells which."""
     reuse_address: bool = attrs.field(default=False, kw_only=True)
     """On UDP this shares the port: the last to bind gets the datagrams. Source: socket(7)."""

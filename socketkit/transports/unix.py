@@ -13,31 +13,22 @@ from typing import ClassVar
 
 import attrs
 
+from socketkit.recipes import at_least, permission_bits, socket_path
 from socketkit.seams import Kind
-from socketkit.transports._sockets import DatagramListener, StreamListener, at_least, cannot_listen, open_socket
+from socketkit.transports._sockets import DatagramListener, StreamListener, cannot_listen, open_socket
 
 _AF_UNIX = getattr(socket, "AF_UNIX", -1)
-
-
-def _valid_path(_recipe: object, _field: object, path: object) -> None:
-    if not isinstance(path, str) or not path or "\0" in path:
-        raise ValueError(f"path must be a file name, or @name for an abstract one, not {path!r}")
-
-
-def _valid_mode(_recipe: object, _field: object, mode: object) -> None:
-    if mode is not None and (not isinstance(mode, int) or isinstance(mode, bool) or not 0 <= mode <= 0o777):  # noqa: PLR2004
-        raise ValueError(f"mode must be permission bits from 0o000 to 0o777, or nothing for what the umask leaves, not {mode!r}")
 
 
 @attrs.frozen
 class UnixStream:
     """Connections to a path, or to an abstract name that starts with ``@`` (Linux)."""
 
-    path: str = attrs.field(validator=_valid_path)
+    path: str = attrs.field(validator=socket_path)
     """A file name. A socket left there by a program that is gone is replaced; anything else is left alone and refused."""
     backlog: int = attrs.field(default=1024, kw_only=True, validator=at_least(1))
     """How many connections may wait in the kernel."""
-    mode: int | None = attrs.field(default=None, kw_only=True, validator=_valid_mode)
+    mode: int | None = attrs.field(default=None, kw_only=True, validator=permission_bits)
     """Permission bits of the path from its first moment; None: what the umask leaves. Abstract names have none."""
 
     kind: ClassVar[Kind] = "stream"
@@ -62,9 +53,9 @@ class UnixDatagram:
     A sender that has bound no name of its own cannot be answered: its address is None.
     """
 
-    path: str = attrs.field(validator=_valid_path)
+    path: str = attrs.field(validator=socket_path)
     """As for `UnixStream`."""
-    mode: int | None = attrs.field(default=None, kw_only=True, validator=_valid_mode)
+    mode: int | None = attrs.field(default=None, kw_only=True, validator=permission_bits)
     """As for `UnixStream`."""
     max_packet_size: int = attrs.field(default=65535, kw_only=True, validator=at_least(1))
     """Bytes of the largest datagram that arrives whole."""

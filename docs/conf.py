@@ -1,0 +1,192 @@
+"""How the documentation is built: ``sphinx-build -n -W docs docs/_build``. It needs no network.
+
+What can be read off the code is read off it: docstrings by autodoc, tables by `tables` below.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import inspect
+import pkgutil
+import re
+import sys
+import textwrap
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout, whether or not it is installed
+
+import socketkit
+from socketkit import builtin, loop, seams
+from socketkit.errors import SocketkitError
+
+if TYPE_CHECKING:
+    from docutils import nodes
+    from sphinx.application import Sphinx
+    from sphinx.environment import BuildEnvironment
+
+project = "socketkit"
+author = "The socketkit developers"
+copyright = author
+version = release = socketkit.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc"]
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = f"socketkit {version}"
+
+myst_enable_extensions = ["substitution", "colon_fence"]
+myst_heading_anchors = 3
+
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+autodoc_type_aliases = {"Request": "Request", "Address": "Address", "Seconds": "Seconds", "Kind": "Kind"}
+autodoc_preserve_defaults = True
+
+default_role = "py:obj"  # what stands in `single backticks` in a docstring; see `resolve`
+
+nitpick_ignore_regex = [
+    # The standard library's pages are not fetched, because a build needs no network.
+    (r"py:.*", r"(?:collections|concurrent|enum|io|os|selectors|socket|threading|types|typing|_thread)\..*"),
+    (r"py:.*", r"(?:Any|Callable|Iterable|Literal|Mapping|Path|PathLike|Self|Sequence|TracebackType|Enum|optional)"),
+    # attrs says this in the signature of a class whose field has a factory.
+    (r"py:.*", r"NOTHING"),
+]
+nitpick_ignore = [
+    # Type variables and aliases of plain types: they are explained where they are used, on `reference/seams/index`.
+    *(("py:class", name) for name in ("Request", "Address", "Seconds", "Kind", "Unit", "R")),
+]
+
+
+# --- docstrings: the house style as reStructuredText ------------------------------------------------------------------
+
+_ITEM = re.compile(r"((?:\w+(?:, \w+)*)|Attributes, [^:]+): (?=\S)")
+_HEADING = re.compile(r"[A-Z][^:]*:")
+
+
+def reshape(_app: Sphinx, _what: str, _name: str, _thing: object, _options: object, lines: list[str]) -> None:
+    """Turn lines such as ``drain: seconds ...`` into list items, and what is indented below ``Args:`` too."""
+    lines[:] = [line for block in _blocks(lines) for line in _block(block)]
+
+
+def _blocks(lines: Iterable[str]) -> Iterator[list[str]]:
+    block: list[str] = []
+    for line in [*lines, ""]:
+        if line.strip():
+            block.append(line)
+        elif block:
+            yield block
+            block = []
+
+
+def _block(block: list[str]) -> Iterator[str]:
+    if block[0].startswith((" ", "*", "..", "-", "+", "|")):  # a list, a directive, code: it is reStructuredText already
+        yield from (*block, "")
+        return
+    for item in _items(block):
+        head, *rest = item
+        if _HEADING.fullmatch(head) and rest:
+            yield from (f"**{head.removesuffix(':')}**", "")
+            yield from _block(textwrap.dedent("\n".join(rest)).splitlines())
+            continue
+        text = " ".join(line.strip() for line in item)
+        named = _ITEM.match(text)
+        yield from ((f"- **{named[1]}**: {text[named.end() :]}" if named else text), "")
+
+
+def _items(block: list[str]) -> Iterator[list[str]]:
+    item: list[str] = []
+    for line in block:
+        if item and not line.startswith(" ") and (_ITEM.match(line) or _HEADING.fullmatch(line)):
+            yield item
+            item = []
+        item.append(line)
+    yield item
+
+
+# --- references -------------------------------------------------------------------------------------------------------
+
+
+def resolve(app: Sphinx, env: BuildEnvironment, node: nodes.Element, contnode: nodes.Element) -> nodes.Element | None:
+    """Find what a docstring or an annotation calls by its bare name.
+
+    `Backticks` in a docstring also mark parameters, fields and methods of the class at hand; what names no documented object is
+    shown as code. Roles written out in a page, such as {py:class}, are checked by nitpick as ever.
+    """
+    if node.get("refdomain") != "py":
+        return None
+    domain: Any = env.get_domain("py")
+    bare = node["reftarget"].rpartition(".")[2]
+    found = {entry.node_id: (name, entry) for name, entry in domain.objects.items() if name.rpartition(".")[2] == bare}
+    kinds = {"class", "exception"} if node["reftype"] == "class" else {"class", "exception", "function", "data"}
+    found = {key: value for key, value in found.items() if value[1].objtype in kinds and not value[1].aliased}
+    if len(found) == 1 and node["reftarget"] == bare:
+        [(name, entry)] = found.values()
+        from sphinx.util.nodes import make_refnode  # noqa: PLC0415 - Sphinx is there once it calls us
+
+        return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, [contnode], name)
+    return contnode if node["reftype"] == "obj" else None
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    lines = [tuple(heads), *map(tuple, rows)]
+    lines.insert(1, ("---",) * len(lines[0]))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def tables() -> dict[str, str]:
+    """Return the tables that pages show as ``{{ name }}``."""
+    names = sorted((errno.errorcode[number], what) for number, what in loop.ACCEPT_ERRORS.items())
+    verdicts = {what: ", ".join(f"`{name}`" for name, its in names if its == what) for what in ("retry", "pause", "fatal")}
+    offers = {
+        "transport": builtin.socketkit_transports(),
+        "dispatcher": builtin.socketkit_dispatchers(),
+        "lifecycle": builtin.socketkit_lifecycles(),
+    }
+    return {
+        "accept_errors": _table(("verdict", "errors"), verdicts.items()),
+        "accept_numbers": _table(
+            ("constant", "value", "meaning"),
+            [
+                ("`SHORTEST_PAUSE`", f"{loop.SHORTEST_PAUSE:g} s", "the first rest of a listener"),
+                ("`LONGEST_PAUSE`", f"{loop.LONGEST_PAUSE:g} s", "the longest; each rest is twice the one before"),
+                ("`LOG_EVERY`", f"{loop.LOG_EVERY:g} s", "the least time between two warnings about one listener"),
+                ("`RETRIES_IN_A_ROW`", f"{loop.RETRIES_IN_A_ROW}", "so many `retry` errors without a success count as a `pause`"),
+                ("`UNITS_PER_WAIT`", f"{loop.UNITS_PER_WAIT}", "so many requests are taken before the selector is asked again"),
+            ],
+        ),
+        "events": _table(("event", "arguments and meaning"), ((f"`{name}`", text) for name, text in seams.EVENTS.items())),
+        "parts": _table(
+            ("kind", "name", "class", "page"),
+            (
+                (kind, f"`{name}`", f"`{recipe.__name__}`", f"[{name}](parts/{name}.md)")
+                for kind, parts in offers.items()
+                for name, recipe in parts.items()
+            ),
+        ),
+        "errors": _table(
+            ("error", "is also a", "says"),
+            (
+                (f"`{error.__name__}`", f"`{error.__bases__[1].__name__}`", (inspect.getdoc(error) or "").partition("\n")[0])
+                for error in sorted(SocketkitError.__subclasses__(), key=lambda each: each.__name__)
+            ),
+        ),
+    }
+
+
+for _module in pkgutil.walk_packages(socketkit.__path__, "socketkit."):
+    if not _module.name.startswith("socketkit.cli"):
+        importlib.import_module(_module.name)  # so that every error class is known
+
+myst_substitutions = {"version": version, **tables()}
+
+
+def setup(app: Sphinx) -> None:
+    """Called by Sphinx."""
+    app.connect("autodoc-process-docstring", reshape)
+    app.connect("missing-reference", resolve)

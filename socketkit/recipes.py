@@ -1,0 +1,40 @@
+"""Validators that recipes share. Each names the field, what was given, and what is allowed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+Validator = Callable[[Any, Any, Any], None]
+
+
+def at_least(least: int, most: int | None = None) -> Validator:
+    """Return a validator for whole numbers from `least` to `most`."""
+    allowed = f"of at least {least}" if most is None else f"from {least} to {most}"
+
+    def check(_recipe: object, field: Any, value: object) -> None:
+        if not isinstance(value, int) or isinstance(value, bool) or value < least or (most is not None and value > most):
+            raise ValueError(f"{field.name} must be a whole number {allowed}, not {value!r}")
+
+    return check
+
+
+def seconds_or_none(_recipe: Any, field: Any, value: Any) -> None:
+    """Accept a finite number of seconds from 0 on, or None for no limit."""
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        raise ValueError(f"{field.name} must be seconds from 0 on, or nothing for no limit, not {value!r}")
+
+
+def permission_bits(_recipe: Any, field: Any, value: Any) -> None:
+    """Accept the permission bits of a path, or None for what the umask leaves."""
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 0o777):  # noqa: PLR2004
+        raise ValueError(f"{field.name} must be permission bits from 0o000 to 0o777, or nothing for what the umask leaves, not {value!r}")
+
+
+def socket_path(_recipe: Any, field: Any, value: Any) -> None:
+    """Accept the path of a Unix socket, or an abstract name."""
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ValueError(f"{field.name} must be a file name, or @name for an abstract one, not {value!r}")
