@@ -6,9 +6,7 @@ What can be read off the code is read off it: docstrings by autodoc, tables by `
 from __future__ import annotations
 
 import errno
-import importlib
 import inspect
-import pkgutil
 import re
 import sys
 import textwrap
@@ -178,10 +176,6 @@ def tables() -> dict[str, str]:
         ),
     }
 
-
-for _module in pkgutil.walk_packages(socketkit.__path__, "socketkit."):
-    if not _module.name.startswith("socketkit.cli"):
-        importlib.import_module(_module.name)  # so that every error class is known
 
 myst_substitutions = {"version": version, **tables()}
 

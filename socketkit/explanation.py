@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from importlib import metadata
 from typing import Any
 
 import attrs
@@ -62,6 +61,8 @@ def _part(role: str, recipe: Any) -> Part:
 
 
 def _supplier(thing: Any) -> str:
+    from importlib import metadata  # noqa: PLC0415 - slow to import, and only explanations need it
+
     module = getattr(thing, "__module__", None) or type(thing).__module__
     package = module.partition(".")[0]
     for distribution in (package, package.replace("_", "-")):
@@ -69,4 +70,4 @@ def _supplier(thing: Any) -> str:
             return f"{distribution} {metadata.version(distribution)}"
         except metadata.PackageNotFoundError:
             continue
-    return f"module {module}"
+    return f"module {module} (of no installed distribution)"

@@ -117,11 +117,12 @@ class Wakeup:
 class _Slot:
     """A source and how it has been doing."""
 
-    __slots__ = ("failures", "logged", "pause", "registered", "retries", "source", "troubled")
+    __slots__ = ("failures", "logged", "pause", "registered", "resting", "retries", "source", "troubled")
 
     def __init__(self, source: Source) -> None:
         self.source = source
         self.registered = -1  # the descriptor in the selector, or -1
+        self.resting = False  # waiting for its pause to end
         self.retries = 0  # "retry" errors in a row
         self.failures = 0  # "pause" errors since the last success
         self.pause = SHORTEST_PAUSE  # the next rest, in seconds
@@ -168,6 +169,7 @@ class Intake:
         Raises: OSError when a source's descriptor is no listener any more.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
+        waited = False
         ready = self._ready
         while not self.stopped:
             while ready and self._units < UNITS_PER_WAIT:
@@ -193,9 +195,10 @@ class Intake:
                 self._wait(None)
                 continue
             left = deadline - time.monotonic()
-            self._wait(max(left, 0.0))
-            if left <= 0 and not ready:
+            if left <= 0 and waited:
                 return None
+            self._wait(max(left, 0.0))
+            waited = True
         return None
 
     def fileno(self) -> int:
@@ -226,8 +229,7 @@ class Intake:
         """Undo `hold`. A source that rests goes on resting."""
         self._held = False
         for slot in self._slots:
-            if not slot.failures:
-                self._listen(slot)
+            self._listen(slot)
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
         """Call `callback` once from within `take`, after so many seconds."""
@@ -260,7 +262,7 @@ class Intake:
     # inside
 
     def _listen(self, slot: _Slot) -> None:
-        if slot.registered == -1 and not self._held:
+        if slot.registered == -1 and not self._held and not slot.resting:
             slot.registered = self._selector.register(slot.source, selectors.EVENT_READ, slot).fd
 
     def _ignore(self, slot: _Slot) -> None:
@@ -312,7 +314,12 @@ class Intake:
             slot.logged = now
             log.warning("%s: cannot accept: %s; resting %.1f s (failure %d in a row)", slot.source.url, error, seconds, slot.failures)
         slot.source.paused(error, seconds)
-        self.call_later(seconds, lambda: self._listen(slot))
+        slot.resting = True
+        self.call_later(seconds, lambda: self._rested(slot))
+
+    def _rested(self, slot: _Slot) -> None:
+        slot.resting = False
+        self._listen(slot)
 
     def _recover(self, slot: _Slot) -> None:
         slot.troubled, slot.retries = False, 0

@@ -345,7 +345,7 @@ class Server(RequestTemplate):
                 accept = partial(_adapted, accept, adapt)
             layers = getattr(transport, "layers", ())
             begin = partial(self._begin_request, layers=layers) if layers else self._begin_request
-            sources.append(ListenerSource(listener.url, listener.fileno, accept, begin, partial(self._tell)))
+            sources.append(ListenerSource(listener.url, listener.fileno, accept, begin, self._tell, once=overridden))
         return sources
 
     def _tell(self, event: str, *facts: object) -> None:

@@ -45,16 +45,18 @@ class State(enum.Enum):
 class ListenerSource:
     """A listener as the intake sees it: readiness in, units of work out."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - it ties a listener to a server, each end by name
         self,
         url: str,
         fileno: Callable[[], int],
         accept: Callable[[], tuple[Request, Address]],
         begin: Callable[[Request, Address], object],
         tell: Callable[..., None],
+        *,
+        once: bool = False,
     ) -> None:
         self.url = url
-        self.once = False
+        self.once = once
         self.fileno = fileno
         self._accept = accept
         self._begin = begin
@@ -109,11 +111,17 @@ class Work:
         return entry is None or entry.outcome == "finished"
 
     def hand_over(self, dispatch: Callable[[Request, Address], None], request: Request, client_address: Address) -> None:
-        """Give the request to a dispatcher that will account for it. Raises: what it raises, and then nobody has it."""
+        """Give the request to a dispatcher that will account for it. If that has no thread or process left, refuse the request."""
         entry = self._ledger.find(request)
         if entry is not None:
             entry.elsewhere = True
-        dispatch(request, client_address)
+        try:
+            dispatch(request, client_address)
+        except (OSError, RuntimeError) as error:
+            log.warning("refused %s: nobody to run its request: %s", client_address, error)
+            self._ledger.refuse(request, str(error))
+            self._server.shutdown_request(request)
+            self._ledger.settle(request)
 
     def release(self, request: Request) -> None:
         """Close this process's copy of the request."""
@@ -173,6 +181,7 @@ class Run:
         self._intake: Intake | None = None
         self._deadline: float | None = None  # set by stop(drain): the moment at which a drain ends, whatever it was given
         self.stopping = False
+        self._settled = 0  # requests that had ended when stop was asked for
         self.state = State.RUNNING
         self.thread = threading.get_ident()
         self.started = threading.Event()
@@ -203,7 +212,7 @@ class Run:
         if drain is not None:
             deadline = time.monotonic() + drain
             self._deadline = deadline if self._deadline is None else min(self._deadline, deadline)
-        self.stopping = True
+        self._mark_end()
         if drain == 0:
             shut_down(self._ledger.active())
         intake = self._intake
@@ -218,13 +227,14 @@ class Run:
     def drain(self, seconds: float | None) -> DrainReport:
         """Close the listeners, let running requests finish, force the rest, release everything."""
         self.state = State.DRAINING
-        self.stopping = True
+        self._mark_end()
         self._observers.tell("server_stopping", self._server)
         self._close_listeners()
-        running, live = len(self._ledger.active()), self._live()
+        live = self._live()
         end = None if seconds is None else time.monotonic() + seconds
         try:
             ended = self._wait(live, end)
+            finished = self._ledger.settled - self._settled
             late = [] if ended else self._ledger.active()
             if late:
                 self._force(live, late)
@@ -232,10 +242,15 @@ class Run:
         finally:
             if live is not None:
                 live.close()
-        self.report = DrainReport(running - len(late), len(late) - len(stuck), stuck)
+        self.report = DrainReport(finished, len(late) - len(stuck), stuck)
         if late:
             log.warning("stopped at the deadline: %s", self.report)
         return self.report
+
+    def _mark_end(self) -> None:
+        if not self.stopping:
+            self._settled = self._ledger.settled
+            self.stopping = True
 
     def _wait(self, live: Dispatch | Drive | None, end: float | None) -> bool:
         """Wait for the dispatcher until `end`, or an earlier moment that `stop` names meanwhile."""

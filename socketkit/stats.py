@@ -114,6 +114,8 @@ class Ledger:
         self._lock = threading.Lock()
         self._active: dict[int, Entry] = {}
         self._outcomes: dict[str, int] = {}
+        self.settled = 0
+        """How many requests have their outcome; read without a lock, so also by a signal handler."""
 
     def admit(self, request: Request, client_address: Address) -> Entry:
         """Open the entry of a request that was just accepted."""
@@ -161,6 +163,7 @@ class Ledger:
             entry = self._active.pop(id(request), None)
             if entry is None:
                 return
+            self.settled += 1
             outcome = outcome or entry.outcome
             self._outcomes[outcome] = self._outcomes.get(outcome, 0) + 1
         if self._observed and outcome == "finished":

@@ -13,6 +13,7 @@ from typing import ClassVar
 
 import attrs
 
+from socketkit.grammar import quote
 from socketkit.recipes import at_least, permission_bits, socket_path
 from socketkit.seams import Kind
 from socketkit.transports._sockets import DatagramListener, StreamListener, cannot_listen, open_socket
@@ -75,7 +76,7 @@ class UnixDatagram:
 
 
 def _url(scheme: str, path: str) -> str:
-    return f"{scheme}:{path}" if path.startswith("@") else f"{scheme}://{path}"
+    return f"{scheme}:{quote(path)}" if path.startswith("@") else f"{scheme}://{quote(path)}"
 
 
 def _bind(url: str, path: str, mode: int | None, kind: int) -> tuple[socket.socket, Callable[[], None]]:

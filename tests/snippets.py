@@ -1,0 +1,212 @@
+"""The examples of a Markdown page: found, run as real programs, and asked by a real client.
+
+How a page is written for it:
+
+* ``python`` blocks run in order, as one program. Where a server serves for ever in the main thread, a client connects, sends a line,
+  takes what comes back, and presses Ctrl-C; the program goes on with the next block.
+* A block of any kind whose first line is a comment that names a file (``# echo.toml``) is saved as that file first, next to the
+  program. A ``python`` block that is saved can be imported, and runs as well.
+* Ports 9000 to 9999 stand for free ones: each is replaced, the same everywhere on the page.
+* ``toml`` blocks are read as TOML, and through `socketkit.config` if they describe servers.
+* ``sh`` blocks hold one command a line; see `commands`.
+* What shall not run is marked as ``text`` or has no language; ``console`` and others are left alone too.
+
+Run as a program, with a page's path, this module runs that page's ``python`` blocks in the working directory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import linecache
+import re
+import shlex
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+from support import Program, talk
+
+LINE = b"hello\n"
+"""What the client sends to each server."""
+
+
+@attrs.frozen
+class Block:
+    """One fenced block of a page."""
+
+    page: str
+    line: int
+    """Where its first line stands in the page."""
+    language: str
+    text: str
+    heading: str
+    """The last heading before it."""
+
+    @property
+    def file(self) -> str | None:
+        """The file it wants to be saved as."""
+        named = re.match(r"#\s*([\w./-]+\.\w+)\s*$", self.text.partition("\n")[0])
+        return named[1] if named else None
+
+    def __str__(self) -> str:
+        return f"{self.page}:{self.line}"
+
+
+_FENCE = re.compile(r"^(?P<indent> *)(?P<fence>`{3,}|:{3,})(?P<info>.*)$")
+
+
+def blocks(page: Path, *languages: str) -> list[Block]:
+    """Return the page's blocks in those languages, in order."""
+    text = _with_free_ports(page.read_text(encoding="utf-8"))
+    return [block for block in _blocks(text, page.name) if block.language in languages]
+
+
+def _blocks(text: str, page: str) -> Iterator[Block]:
+    lines = iter(enumerate(text.splitlines(), 1))
+    heading = ""
+    for _, line in lines:
+        opened = _FENCE.match(line)
+        if opened is None:
+            heading = line.lstrip("#").strip() if line.startswith("#") else heading
+            continue
+        if opened["fence"].startswith(":"):
+            continue  # a container: the blocks inside are blocks like others
+        start, found = 0, []
+        for number, inner in lines:
+            if inner.strip() == opened["fence"]:
+                break
+            start = start or number
+            found.append(inner.removeprefix(opened["indent"]))
+        yield Block(page, start, opened["info"].strip("{} ").partition(" ")[0], "\n".join(found) + "\n", heading)
+
+
+_PORTS: dict[str, str] = {}
+
+
+def _with_free_ports(text: str) -> str:
+    def free(found: re.Match[str]) -> str:
+        if found[0] not in _PORTS:
+            with socket.create_server(("127.0.0.1", 0)) as sock:
+                _PORTS[found[0]] = str(sock.getsockname()[1])
+        return _PORTS[found[0]]
+
+    return re.sub(r"\b9[0-9]{3}\b", free, text)
+
+
+def save(page: Path, folder: Path) -> None:
+    """Write the blocks that name a file to that file in the folder."""
+    for block in blocks(page, "python", "toml", "sh", "ini"):
+        if block.file:
+            path = folder / block.file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(block.text)
+
+
+# --- python -----------------------------------------------------------------------------------------------------------
+
+
+def run(page: Path, folder: Path) -> list[bytes]:
+    """Run the page's program in the folder; return what each of its servers answered to `LINE`.
+
+    Raises: AssertionError with the program's output, if it fails or hangs.
+    """
+    save(page, folder)
+    (folder / "page.md").write_text(_with_free_ports(page.read_text(encoding="utf-8")))
+    answers: list[bytes] = []
+    with Program.python(__file__, "page.md", cwd=folder) as program:
+        while True:
+            [said] = program.line(rf"^(?:page: serving {len(answers)} (?P<where>.*)|page: (?P<end>done|failed))$")
+            if said["end"]:
+                code = program.process.wait()
+                assert (said["end"], code) == ("done", 0), program.output
+                return answers
+            kind, _, where = said["where"].partition(" ")
+            answers.append(_client(kind, _address(where)))
+            program.process.send_signal(signal.SIGINT)
+
+
+def _address(text: str) -> Any:
+    host, _, port = text.rpartition(",")
+    return (host, int(port)) if port.isdecimal() else text
+
+
+def _client(kind: str, where: Any) -> bytes:
+    if kind == "stream":
+        return talk(where, LINE)
+    with socket.socket(socket.AF_INET if isinstance(where, tuple) else socket.AF_UNIX, socket.SOCK_DGRAM) as client:
+        client.settimeout(10)
+        client.bind(("127.0.0.1", 0) if isinstance(where, tuple) else "\0a client of the page")
+        client.sendto(LINE, where)
+        return client.recv(65536)
+
+
+def main(page: Path) -> None:
+    """Run the page's blocks in this process, and tell on standard output where each server serves."""
+    sys.path.insert(0, str(Path.cwd()))
+    _announce_servers()
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    sys.modules["__main__"].__dict__.update(namespace)
+    try:
+        for block in _blocks(page.read_text(encoding="utf-8"), page.name):
+            if block.language == "python":
+                name = f"<{block}>"
+                linecache.cache[name] = (len(block.text), None, block.text.splitlines(keepends=True), name)
+                code = compile("\n" * (block.line - 1) + block.text, name, "exec")
+                with contextlib.suppress(KeyboardInterrupt):  # the client's, where the program does not handle it
+                    exec(code, sys.modules["__main__"].__dict__)
+    except BaseException:
+        print("page: failed", flush=True)
+        raise
+    print("page: done", flush=True)
+
+
+def _announce_servers() -> None:
+    """Make every server that serves for ever in the main thread say where."""
+    from socketkit import Server, socketserver
+
+    counted = iter(range(1000))
+
+    def announce(sock: socket.socket) -> None:
+        if threading.current_thread() is threading.main_thread():
+            kind = "stream" if sock.type == socket.SOCK_STREAM else "datagram"
+            name = sock.getsockname()
+            where = ",".join(map(str, name[:2])) if isinstance(name, tuple) else name
+            print(f"page: serving {next(counted)} {kind} {where}", flush=True)
+
+    def composed(server: Server, poll_interval: float = 0.5) -> None:
+        with server:
+            announce(server.socket)
+            composed_serve(server, poll_interval)
+
+    def classic(server: socketserver.BaseServer, poll_interval: float = 0.5) -> None:
+        announce(server.socket)
+        classic_serve(server, poll_interval)
+
+    composed_serve, Server.serve_forever = Server.serve_forever, composed
+    classic_serve, socketserver.BaseServer.serve_forever = socketserver.BaseServer.serve_forever, classic
+
+
+# --- sh ---------------------------------------------------------------------------------------------------------------
+
+
+def commands(block: Block) -> list[list[str]]:
+    """Return the commands of an ``sh`` block as lists of words: one a line, or several joined by ``&&``; comments are dropped."""
+    found: list[list[str]] = []
+    for line in block.text.replace("\\\n", " ").splitlines():
+        command: list[str] = []
+        for word in [*shlex.split(line, comments=True), "&&"]:
+            if word in {"&&", "|", "&", ";"}:
+                found += [command] if command else []
+                command = []
+            else:
+                command.append(word)
+    return found
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

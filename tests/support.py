@@ -1,0 +1,171 @@
+"""What tests share: programs in processes of their own, and plain clients.
+
+Whatever forks, handles signals or changes limits runs in a process of its own, and one that hangs shows where each thread stood.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, Self
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+
+GUARD = 30.0
+"""Seconds after which a program is thought to hang."""
+
+_GUARDED = "import faulthandler as _f; _f.dump_traceback_later({seconds}, exit=True); del _f\n"
+
+
+def python(source: str, *arguments: str, guard: float = GUARD, code: int = 0, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run Python source as a program of its own and return its output as text.
+
+    The program can import the modules of this folder. The test fails unless it exits with `code`; if it hangs, it ends after
+    `guard` seconds and prints all its stacks. `options` are those of `subprocess.Popen`.
+    """
+    options.setdefault("env", with_path(HERE))
+    command = [sys.executable, "-c", _GUARDED.format(seconds=guard) + source, *arguments]
+    return run(*command, guard=guard + 5, code=code, **options)
+
+
+def run(*command: str, guard: float = GUARD, code: int = 0, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end and return its output as text; fail the test if it hangs or does not exit with `code`."""
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, start_new_session=True, **{**pipes, **options}) as process:
+        try:
+            output, errors = process.communicate(timeout=guard)
+        except subprocess.TimeoutExpired:
+            _kill_group(process.pid)
+            output, errors = process.communicate()
+            raise AssertionError(f"{command} hung:\n{output}\n{errors}") from None
+        finally:
+            _kill_group(process.pid)
+    if process.returncode != code:
+        raise AssertionError(f"{command} exited with {process.returncode}, not {code}:\n{output}\n{errors}")
+    return subprocess.CompletedProcess(command, code, output, errors)
+
+
+class Program:
+    """A program that goes on running, for use with `with`: its lines can be waited for, and nothing of it outlives the block.
+
+    Python programs are started with ``-X faulthandler``: one that does not end when told to shows where its threads stood.
+    """
+
+    def __init__(self, *command: str, **options: Any) -> None:
+        self._command = command
+        self._options = options
+        self._lines: list[str] = []
+        self._more = threading.Condition()
+        self._ended = False
+
+    @classmethod
+    def python(cls, *arguments: str, **options: Any) -> Self:
+        """Return the program ``python arguments...``."""
+        return cls(sys.executable, "-u", "-X", "faulthandler", *arguments, **options)
+
+    def __enter__(self) -> Self:
+        self.process = subprocess.Popen(
+            self._command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            **self._options,
+        )
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        _kill_group(self.process.pid)
+        self.process.wait()
+        self._reader.join()
+        self.process.stdout.close()
+
+    @property
+    def output(self) -> str:
+        """All it has printed so far, to either stream."""
+        return "".join(self._lines)
+
+    def line(self, pattern: str, count: int = 1, timeout: float = GUARD) -> list[re.Match[str]]:
+        """Return the first `count` matches of the pattern in its lines, as soon as they are there; fail the test if they never are."""
+        deadline = time.monotonic() + timeout
+        with self._more:
+            while len(found := [match for match in (re.search(pattern, line) for line in self._lines) if match]) < count:
+                if self._ended or not self._more.wait(max(0.0, deadline - time.monotonic())):
+                    raise AssertionError(f"{self._command} printed {len(found)} lines with {pattern!r}, not {count}:\n{self.output}")
+        return found[:count]
+
+    def serving(self, count: int = 1) -> list[str]:
+        """Return the URLs that ``socketkit serve`` says it serves, once it says so."""
+        return [match[1] for match in self.line(r"^serving (\S+) \(", count)]
+
+    def stop(self, number: int = signal.SIGTERM, timeout: float = GUARD) -> int:
+        """Send a signal and return the exit code; fail the test, with its stacks, if it does not end."""
+        self.process.send_signal(number)
+        try:
+            return self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGABRT)
+            self._reader.join(5)
+            raise AssertionError(f"{self._command} did not end:\n{self.output}") from None
+
+    def _read(self) -> None:
+        for line in self.process.stdout:
+            with self._more:
+                self._lines.append(line)
+                self._more.notify_all()
+        with self._more:
+            self._ended = True
+            self._more.notify_all()
+
+
+def _kill_group(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # PermissionError: only dead ones are left (BSD)
+        os.killpg(pid, signal.SIGKILL)
+
+
+def with_path(*folders: Path | str) -> dict[str, str]:
+    """Return this process's environment with the folders first on Python's path."""
+    path = [str(folder) for folder in folders] + [each for each in (os.environ.get("PYTHONPATH"),) if each]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
+
+
+def address(url: str) -> Any:
+    """Return what a client connects to for the URL that a server gives as its own."""
+    scheme, _, place = url.partition(":")
+    if scheme.startswith("unix"):
+        return "\0" + place[1:] if place.startswith("@") else place.removeprefix("//")
+    host, _, port = place.removeprefix("//").rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def talk(where: Any, data: bytes, timeout: float = 10.0) -> bytes:
+    """Connect, send the data and the end of it, and return all that comes back."""
+    family = socket.AF_UNIX if isinstance(where, str | bytes) else socket.AF_INET6 if ":" in where[0] else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as client:
+        client.settimeout(timeout)
+        client.connect(where)
+        client.sendall(data)
+        client.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: client.recv(65536), b""))
+
+
+def ask(where: Any, data: bytes, timeout: float = 10.0) -> bytes:
+    """Send one datagram and return the one that comes back."""
+    family = socket.AF_INET6 if ":" in where[0] else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as client:
+        client.settimeout(timeout)
+        client.connect(where)
+        client.send(data)
+        return client.recv(65536)

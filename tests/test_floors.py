@@ -1,0 +1,227 @@
+"""The building's plan: who may import whom, what an import brings with it, and that serving calls no hook."""
+
+import ast
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support import python
+
+PACKAGE = Path(importlib.util.find_spec("socketkit").origin).parent
+
+FLOORS = """
+    errors seams
+    grammar recipes
+    hookspecs loop options stats
+    template handlers capabilities explanation
+    transports dispatchers lifecycles
+    builtin
+    catalog
+    config
+    serving
+    server socketserver
+    socketkit
+    cli __main__
+"""
+"""From the ground up. A module imports only from floors below its own; a package stands for the modules in it."""
+
+OWNERS = {
+    "pluggy": {"hookspecs", "catalog"},
+    "cattrs": {"options"},
+    "tomllib": {"config"},
+    "click": {"cli"},
+}
+"""What only these modules (or the modules of these packages) may import."""
+
+_FLOOR = {name: floor for floor, names in enumerate(FLOORS.strip().splitlines()) for name in names.split()}
+
+
+def modules() -> dict[str, Path]:
+    """Return all modules: by name within the package, which itself is called socketkit."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        found[name.removesuffix(".__init__") if name != "__init__" else "socketkit"] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imports(source: str, module: str) -> Iterator[str]:
+    """Yield each name that the source imports anywhere, in functions too, except where only the type checker looks."""
+    for node in _executed(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                package = f"socketkit.{module}".split(".")[: -node.level]
+                base = ".".join((*package, *filter(None, (node.module,))))
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def _executed(tree: ast.AST) -> Iterator[ast.AST]:
+    yield tree
+    only_for_types = isinstance(tree, ast.If) and ast.unparse(tree.test) == "TYPE_CHECKING"
+    for child in tree.orelse if only_for_types else ast.iter_child_nodes(tree):
+        yield from _executed(child)
+
+
+def own(imported: str) -> str | None:
+    """Return the module of ours that an imported name is or comes from, None for somebody else's."""
+    if top(imported) != "socketkit":
+        return None
+    name = imported.removeprefix("socketkit").removeprefix(".")
+    while name and name not in MODULES:
+        name = name.rpartition(".")[0]
+    return name or "socketkit"
+
+
+def top(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def misplaced(module: str, source: str) -> list[str]:
+    """Return a sentence for each import that goes up, sideways to another floor's neighbour, or to a sibling."""
+    found = []
+    for imported in imports(source, module):
+        other = own(imported)
+        if other is None or other == module:
+            continue
+        if top(other) == top(module) and ("." not in module or module.startswith("cli.") or other.rpartition(".")[2].startswith("_")):
+            continue  # a package's own __init__, the parts of the command line, what siblings share
+        if _FLOOR[top(other)] >= _FLOOR[top(module)]:
+            found.append(f"{module} imports {other}, which is not below it")
+    return found
+
+
+def test_every_module_has_a_floor():
+    assert {top(module) for module in MODULES} - _FLOOR.keys() == set()
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_from_below(module):
+    assert misplaced(module, MODULES[module].read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("stats", "from socketkit.template import RequestTemplate"),
+        ("stats", "def late():\n    from socketkit import server"),
+        ("loop", "import socketkit.stats"),
+        ("config", "from socketkit import Server"),
+        ("dispatchers.sync", "from socketkit.dispatchers.threads import Threads"),
+        ("dispatchers.sync", "from .threads import Threads"),
+        ("dispatchers.sync", "from socketkit.transports._sockets import open_socket"),
+        ("server", "from socketkit import socketserver"),
+    ],
+)
+def test_a_misplaced_import_is_found(module, source):
+    assert len(misplaced(module, source)) == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("seams", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from socketkit.stats import DrainReport"),
+        ("transports.tcp", "from socketkit.transports._sockets import open_socket"),
+        ("server", "from socketkit import config"),
+        ("cli.serve", "from socketkit import Server\nfrom socketkit.cli import errors"),
+    ],
+)
+def test_an_import_from_below_is_allowed(module, source):
+    assert misplaced(module, source) == []
+
+
+@pytest.mark.parametrize("library", OWNERS)
+def test_a_library_has_one_door(library):
+    users = {module for module, path in MODULES.items() if library in {top(each) for each in imports(path.read_text(), module)}}
+    assert {module for module in users if not {module, top(module)} & OWNERS[library]} == set()
+    assert users, f"nobody imports {library} any more: take it out of OWNERS"
+
+
+def test_time_is_read_from_the_monotonic_clock_only():
+    users = set()
+    for module, path in MODULES.items():
+        tree = ast.parse(path.read_text())
+        names = {node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and ast.unparse(node) == "time.time"}
+        if names or "time.time" in imports(path.read_text(), module):
+            users.add(module)
+    assert users == set()
+
+
+def test_importing_socketkit_brings_no_library_that_composing_objects_does_not_need():
+    python(
+        """
+import sys
+import socketkit
+from socketkit import Server, TCP, Threads, Graceful, StreamRequestHandler
+Server(TCP("127.0.0.1", 0), StreamRequestHandler, dispatcher=Threads(), lifecycle=Graceful())
+present = {"pluggy", "cattrs", "click"} & sys.modules.keys()
+assert not present, present
+"""
+    )
+
+
+def test_no_hook_is_called_while_serving():
+    served = python(
+        """
+import pluggy
+from socketkit import DatagramRequestHandler, Server, StreamRequestHandler
+from support import ask, talk
+
+class Upper(StreamRequestHandler):
+    def handle(self):
+        self.wfile.write(self.rfile.read().upper())
+
+class UpperDatagram(DatagramRequestHandler):
+    def handle(self):
+        self.wfile.write(self.rfile.read().upper())
+
+class PoisonError(Exception):
+    pass
+
+def poison(*args, **kwargs):
+    raise PoisonError
+
+for dispatcher in ("sync", "thread", "fork"):
+    calls = pluggy.HookCaller.__call__
+    stream = Server("tcp://127.0.0.1:0", Upper, dispatcher=dispatcher, lifecycle="graceful:drain=5")
+    datagram = Server("udp://127.0.0.1:0", UpperDatagram, dispatcher=dispatcher, lifecycle="graceful:drain=5")
+    pluggy.HookCaller.__call__ = poison
+    try:
+        from socketkit.catalog import Catalog
+        own = Catalog.load().plugins[0]
+        try:
+            own._hooks.hook.socketkit_dispatchers()
+        except PoisonError:
+            pass
+        else:
+            raise AssertionError("the poison does not work")
+        with stream, datagram:
+            stream.start()
+            datagram.start()
+            for text in (b"one", b"two", b"three"):
+                assert talk(stream.addresses[0], text) == text.upper()
+                assert ask(datagram.addresses[0], text) == text.upper()
+            assert not stream.stop().stuck and not datagram.stop().stuck
+    finally:
+        pluggy.HookCaller.__call__ = calls
+    for server in (stream, datagram):
+        assert server.stats().outcomes == {"finished": 3}, (dispatcher, server.stats())
+print("served")
+""",
+    )
+    assert served.stdout == "served\n"
+
+
+def test_importing_socketkit_takes_less_than_a_second(record_property):
+    program = "import time; began = time.perf_counter(); import {}; print(time.perf_counter() - began)"
+    for name in ("socketserver", "socketkit"):
+        seconds = min(float(python(program.format(name)).stdout) for _ in range(3))
+        record_property(f"seconds to import {name}", seconds)
+    assert seconds < 1

@@ -1,0 +1,129 @@
+"""The books: one outcome for every request, and a sum that is right whenever it is read."""
+
+import logging
+import threading
+
+from socketkit.stats import DrainReport, Ledger, Observers, Stats, books
+
+
+def test_each_request_has_one_outcome_however_often_it_is_settled():
+    ledger, request = Ledger(), object()
+    ledger.admit(request, "peer")
+    ledger.settle(request)
+    ledger.settle(request, "failed")
+    assert ledger.stats() == Stats(active=0, outcomes={"finished": 1})
+
+
+def test_a_peer_that_went_away_is_aborted_and_all_else_failed():
+    ledger = Ledger()
+    for error in (ConnectionResetError(), BrokenPipeError(), ValueError(), SystemExit()):
+        request = object()
+        ledger.admit(request, "peer")
+        ledger.fail(request, error)
+        ledger.settle(request)
+    assert ledger.stats().outcomes == {"aborted": 2, "failed": 2}
+
+
+def test_accepted_is_active_plus_outcomes_at_every_reading():
+    ledger, readings, done = Ledger(), [], threading.Event()
+
+    def serve():
+        for _ in range(2000):
+            request = object()
+            ledger.admit(request, "peer")
+            ledger.settle(request)
+
+    def read():
+        while not done.is_set():
+            readings.append(ledger.stats())
+
+    workers = [threading.Thread(target=serve) for _ in range(4)]
+    reader = threading.Thread(target=read)
+    reader.start()
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    done.set()
+    reader.join()
+    assert ledger.stats() == Stats(0, {"finished": 8000})
+    accepted = [reading.accepted for reading in readings]
+    assert accepted == sorted(accepted), "a request that was accepted stays so"
+    assert all(0 <= reading.active <= 4 for reading in readings)
+
+
+def test_a_request_that_a_layer_replaced_keeps_its_entry():
+    ledger, raw, wrapped = Ledger(), object(), object()
+    ledger.admit(raw, "proxy")
+    ledger.replace(raw, wrapped, "client")
+    assert ledger.find(raw) is None
+    assert ledger.find(wrapped).client_address == "client"
+    ledger.settle(wrapped)
+    assert ledger.stats().active == 0
+
+
+def test_stuck_shows_where_the_thread_stands():
+    ledger, request, inside, leave = Ledger(), object(), threading.Event(), threading.Event()
+
+    def a_handler_that_waits():
+        ledger.admit(request, "peer").thread = threading.get_ident()
+        inside.set()
+        leave.wait()
+
+    thread = threading.Thread(target=a_handler_that_waits)
+    thread.start()
+    inside.wait()
+    (stuck,) = ledger.stuck()
+    leave.set()
+    thread.join()
+    assert stuck.peer == "peer"
+    assert stuck.age >= 0
+    assert "a_handler_that_waits" in stuck.stack
+
+
+def test_a_server_without_a_constructor_has_books_too():
+    class Server:
+        pass
+
+    server = object.__new__(Server)
+    assert books(server) is books(server)
+
+
+def test_observers_hear_their_events_and_only_those():
+    heard = []
+
+    class Watcher:
+        def request_accepted(self, server, request, client_address):
+            heard.append(("accepted", client_address))
+
+        def request_finished(self, server, client_address, seconds):
+            heard.append(("finished", client_address))
+            assert seconds >= 0
+
+    ledger, request = Ledger(None, Observers([Watcher(), object()])), object()
+    ledger.admit(request, "peer")
+    ledger.settle(request)
+    assert heard == [("accepted", "peer"), ("finished", "peer")]
+
+
+def test_an_observer_that_fails_is_logged_once_and_harms_nobody(caplog):
+    class Broken:
+        def request_accepted(self, *facts):
+            raise RuntimeError("observer fell over")
+
+    ledger = Ledger(None, Observers([Broken()]))
+    with caplog.at_level(logging.ERROR, "socketkit"):
+        for _ in range(3):
+            ledger.admit(object(), "peer")
+    assert len(caplog.records) == 1
+    assert "observer fell over" in caplog.text
+    assert ledger.stats().accepted >= 1
+
+
+def test_without_observers_nobody_is_called():
+    assert not Observers().wants("request_accepted")
+    assert not Ledger()._observed
+
+
+def test_a_report_reads_well():
+    assert str(DrainReport(3, 1)) == "3 finished, 1 forced, 0 stuck"

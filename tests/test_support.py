@@ -1,0 +1,107 @@
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from leaks import Account
+from support import Program, address, ask, python, talk
+
+
+def left_by(leave, undo):
+    before = Account.take()
+    try:
+        leave()
+        return before.left_since()
+    finally:
+        undo()
+
+
+def test_an_open_descriptor_is_seen():
+    reader, writer = socket.socketpair()
+    reader.close()
+    made = []
+    left = left_by(lambda: made.append(os.dup(writer.fileno())), lambda: os.close(made[0]))
+    writer.close()
+    assert [sentence for sentence in left if sentence.startswith("descriptors: ") and "socket:" in sentence]
+
+
+def test_a_running_thread_is_seen_and_one_that_ends_in_time_is_not(monkeypatch):
+    monkeypatch.setattr("leaks.GRACE", 0.05)
+    release = threading.Event()
+    thread = threading.Thread(target=release.wait, name="stays")
+    left = left_by(thread.start, release.set)
+    thread.join()
+    assert ["stays" in sentence for sentence in left] == [True]
+    quick = threading.Thread(target=int)
+    assert left_by(quick.start, quick.join) == []
+
+
+def test_a_child_that_nobody_waited_for_is_seen():
+    children = []
+
+    def leave():
+        children.append(subprocess.Popen([sys.executable, "-c", ""]))
+        os.waitid(os.P_PID, children[0].pid, os.WEXITED | os.WNOWAIT)
+
+    left = left_by(leave, lambda: [child.wait() for child in children])
+    assert [sentence for sentence in left if sentence.startswith("children: ") and "state Z" in sentence]
+
+
+def test_a_signal_handler_a_umask_and_a_working_directory_are_seen(tmp_path):
+    handler = signal.getsignal(signal.SIGUSR2)
+    assert left_by(lambda: signal.signal(signal.SIGUSR2, signal.SIG_IGN), lambda: signal.signal(signal.SIGUSR2, handler)) == [
+        f"signals: signal {int(signal.SIGUSR2)} is handled by {signal.SIG_IGN!r}"
+    ]
+    before = Account.take()
+    os.umask(0o123)
+    os.chdir(tmp_path)
+    left = before.left_since()
+    before.restore()
+    assert left == [f"umask: 123, was {before.umask}", f"cwd: {tmp_path}, was {before.cwd}"]
+    assert before.left_since() == []
+
+
+def test_a_program_that_hangs_shows_where():
+    with pytest.raises(AssertionError, match="most recent call first"):
+        python("import threading\nthreading.Event().wait()", guard=0.5)
+
+
+def test_a_program_that_fails_shows_what_it_printed():
+    with pytest.raises(AssertionError, match="exited with 3, not 0:\nso far"):
+        python("print('so far')\nraise SystemExit(3)")
+
+
+def test_a_running_program_is_waited_for_line_by_line_and_stopped():
+    source = "import signal; print('serving tcp://[::1]:7 (thread, graceful)'); signal.pause()"
+    with Program.python("-c", source) as program:
+        assert [address(url) for url in program.serving()] == [("::1", 7)]
+        assert program.stop(signal.SIGTERM) == -signal.SIGTERM
+
+
+def test_waiting_for_a_line_ends_with_the_program():
+    with Program.python("-c", "print('something else')") as program, pytest.raises(AssertionError, match="something else"):
+        program.serving()
+
+
+def test_the_clients_return_all_that_a_server_says():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        served = threading.Thread(target=_answer, args=(listener,))
+        served.start()
+        assert talk(listener.getsockname(), b"all of it") == b"all of it" * 10_000
+        served.join()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(("127.0.0.1", 0))
+        served = threading.Thread(target=lambda: receiver.sendto(*receiver.recvfrom(100)))
+        served.start()
+        assert ask(receiver.getsockname(), b"packet") == b"packet"
+        served.join()
+
+
+def _answer(listener):
+    connection, _ = listener.accept()
+    with connection, connection.makefile("rb") as received:
+        connection.sendall(received.read() * 10_000)

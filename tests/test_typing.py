@@ -1,0 +1,23 @@
+"""What a user's type checker says about programs that use socketkit: the files of `typing/`, which are never run."""
+
+import sys
+
+import pytest
+from support import HERE, ROOT, run
+
+pytestmark = pytest.mark.timeout(180)  # the first run of mypy reads every library
+
+
+def mypy(*arguments, code=0):
+    return run(sys.executable, "-m", "mypy", "--strict", *arguments, cwd=ROOT, guard=150, code=code).stdout
+
+
+def test_programs_that_are_right_pass_and_those_that_are_wrong_do_not():
+    files = sorted(map(str, (HERE / "typing").glob("*.py")))
+    assert f"no issues found in {len(files)} source files" in mypy(*files)
+
+
+def test_a_wrong_type_is_found(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text('from socketkit import TCP\n\nTCP("127.0.0.1", "9999")\n')
+    assert 'incompatible type "str"; expected "int"' in mypy(str(program), code=1)
