@@ -54,11 +54,11 @@ class ThreadList(list[threading.Thread]):
     def join(self, timeout: float | None = None) -> bool:
         """Wait for all threads, `timeout` seconds in total at most; return whether all have ended.
 
-        The calling thread does not wait for itself, so a handler may close its own server.
+        The calling thread does not wait for itself, so a handler may close its own server; nobody waits for a thread that never started.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         for thread in self.pop_all():
-            if thread is threading.current_thread():
+            if thread is threading.current_thread() or thread.ident is None:
                 continue
             thread.join(None if deadline is None else max(deadline - time.monotonic(), 0.0))
             if thread.is_alive():

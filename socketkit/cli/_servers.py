@@ -1,0 +1,50 @@
+"""What the commands that look at whole servers share: compositions to servers, and a server in a few words."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from socketkit.catalog import Catalog
+from socketkit.options import Faults
+from socketkit.server import Server
+
+if TYPE_CHECKING:
+    from socketkit.config import Composition
+
+
+def import_from_here() -> None:
+    """Let handlers be imported from the working directory, as ``python -m`` does for its modules."""
+    here = str(Path.cwd())
+    if here not in sys.path and "" not in sys.path:
+        sys.path.insert(0, here)
+
+
+def compose(compositions: Mapping[str, Composition], *observers: object) -> dict[str, Server]:
+    """Return a server for each composition, watched by the observers and by those of the plugins. Nothing is bound.
+
+    Raises: ConfigError with every fault, its key the server's.
+    """
+    faults, servers = Faults(), {}
+    for key, parts in compositions.items():
+        with faults.under(key):
+            server = Server(parts.listen, parts.handler, dispatcher=parts.dispatcher, lifecycle=parts.lifecycle)
+            server._observe((*observers, *Catalog.load().observers(server)))  # noqa: SLF001 - as socketkit.compose does
+            servers[key] = server
+    faults.check()
+    return servers
+
+
+def strategy(server: Server) -> str:
+    """Return ``(dispatcher, lifecycle)`` by their names."""
+    return f"({part_name(server.dispatcher)}, {part_name(server.lifecycle)})"
+
+
+def part_name(recipe: Any) -> str:
+    """Return the name a recipe goes by, what is nested in it after a slash."""
+    offer = Catalog.load().offer_of(recipe)
+    name = offer.name if offer else type(recipe).__name__
+    inner = getattr(recipe, "inner", None)
+    return f"{name}/{part_name(inner)}" if inner is not None else name

@@ -1,0 +1,128 @@
+"""``socketkit serve``: one handler, or the servers of a configuration file, in this process until a signal stops them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import ExitStack
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from socketkit import config
+from socketkit.cli._servers import compose, import_from_here, strategy
+from socketkit.lifecycles.graceful import Graceful
+from socketkit.serving import State
+from socketkit.stats import DrainReport
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from socketkit.server import Server
+
+
+@click.command(
+    short_help="Serve a handler, or the servers of a configuration file.",
+    epilog="\b\nsocketkit serve myapp:Echo --listen tcp://127.0.0.1:9999 --listen unix:///run/echo.sock\nsocketkit serve servers.toml echo dns",
+)
+@click.argument("what", metavar="(HANDLER | CONFIG.toml)")
+@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.option("--listen", metavar="URL", multiple=True, help="Where to listen, as in tcp://127.0.0.1:9999. May be given more than once.")
+@click.option("--dispatcher", metavar="SPEC", help="Where and when the handler runs, as in thread or fork:8.")
+@click.option("--lifecycle", metavar="SPEC", help="How serving starts and stops, as in graceful:drain=10s.")
+def serve(what: str, names: Sequence[str], listen: Sequence[str], dispatcher: str | None, lifecycle: str | None) -> None:
+    """Serve HANDLER, given as module:Class, or the servers of CONFIG.toml, all or those NAMEd.
+
+    Modules are also found in the working directory. Once listening, a line for each listener goes to standard error. SIGINT and
+    SIGTERM stop gracefully, a second one at once. Exit codes: 0 stopped, 1 failed, 2 bad usage or configuration.
+    """
+    import_from_here()
+    given = {"listen": listen, "dispatcher": dispatcher, "lifecycle": lifecycle}
+    if what.endswith(".toml"):
+        for option in (option for option, value in given.items() if value):
+            raise click.UsageError(f"--{option} is for a HANDLER; {what} says itself how its servers are made.")
+        compositions = {f"servers.{name}": parts for name, parts in config.read(what, *names).items()}
+    else:
+        if names:
+            raise click.UsageError(f"{names[0]!r} is one argument too many: a HANDLER has no NAMEs. Give places with --listen URL.")
+        if not listen:
+            raise click.UsageError("A HANDLER needs a place to listen on, as in --listen tcp://127.0.0.1:9999.")
+        compositions = {"": config.composition({"handler": what, **{option: value for option, value in given.items() if value}})}
+    watch = _Watch()
+    servers = list(compose(compositions, watch).values())
+    with ExitStack() as opened:
+        for server in servers:
+            opened.enter_context(server)  # all are bound before the first one serves
+        if len(servers) == 1:
+            servers[0].serve_forever()  # in the main thread, where its lifecycle hears signals and forks have no company
+        else:
+            Graceful(drain=None).serve(_Together(servers, watch))
+    _leave(servers)
+
+
+class _Watch:
+    """Observes the servers: says where each listens, and passes on that one has ended."""
+
+    def __init__(self) -> None:
+        self.ended: SimpleQueue[object] = SimpleQueue()  # of all queues the one that a signal handler may put into
+
+    def server_started(self, server: Server) -> None:
+        """Called within the lifecycle, so that whoever reads the line may send a signal at once."""
+        for url in server.urls:
+            click.echo(f"serving {url} {strategy(server)}", err=True)
+
+    def server_stopped(self, server: Server, _report: DrainReport | None) -> None:
+        """Called also for one that failed."""
+        self.ended.put(server)
+
+
+class _Together:
+    """Several servers as the one that a lifecycle serves.
+
+    Only the main thread gets signals and only one server can have it, so here none has: each serves in a thread of its own, under its
+    own lifecycle, and the main thread holds a `Graceful` around them all, whose signals thereby mean the same as for a single server.
+    When one of them ends, for whatever reason, the others are stopped too: part of a service is no service.
+    """
+
+    def __init__(self, servers: Sequence[Server], watch: _Watch) -> None:
+        self._servers = servers
+        self._watch = watch
+
+    def run(self) -> None:
+        for server in self._servers:
+            server.start()
+        self._watch.ended.get()
+
+    def stop(self, drain: float | None = None) -> None:
+        for server in self._servers:
+            server.stop(drain, wait=False)
+        self._watch.ended.put(None)
+
+    def drain(self, _seconds: float | None) -> DrainReport:
+        """Drain each for as long as its own lifecycle says."""
+        self.stop()
+        reports = [report for report in (server.stop() for server in self._servers) if report is not None]
+        return DrainReport(
+            sum(report.finished for report in reports),
+            sum(report.forced for report in reports),
+            tuple(stuck for report in reports for stuck in report.stuck),
+        )
+
+
+def _leave(servers: Sequence[Server]) -> None:
+    """Exit with 1 if a server failed or something of it cannot be stopped."""
+    reports = [report for report in (server.stop() for server in servers) if report is not None]
+    stuck = [each for report in reports for each in report.stuck]
+    if stuck:
+        click.echo(f"Error: left behind what did not end in time: {', '.join(map(str, stuck))}", err=True)
+        _exit_without_waiting()
+    if any(server.state is State.FAILED for server in servers):
+        sys.exit(1)
+
+
+def _exit_without_waiting() -> NoReturn:
+    """End the process although threads of handlers still run: the interpreter's own way out would wait for them."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(1)

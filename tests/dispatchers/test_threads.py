@@ -1,0 +1,75 @@
+"""A thread per request: started, tracked and waited for."""
+
+import threading
+
+import pytest
+
+from socketkit import Threads
+from socketkit.dispatchers.threads import ThreadList, start_thread
+
+
+class Recorder:
+    """A `Work` whose requests wait until they are let go."""
+
+    def __init__(self):
+        self.leave, self.ran = threading.Event(), []
+
+    def run(self, request, client_address):
+        self.leave.wait(10)
+        self.ran.append((request, threading.current_thread()))
+
+
+def test_each_request_has_a_thread_of_its_own():
+    work = Recorder()
+    live = Threads().start(work)
+    for number in range(3):
+        live.dispatch(number, "peer")
+    assert not live.wait(0)
+    work.leave.set()
+    assert live.wait(10)
+    assert sorted(request for request, _ in work.ran) == [0, 1, 2]
+    assert len({thread for _, thread in work.ran}) == 3
+
+
+def test_daemon_threads_are_not_waited_for():
+    work = Recorder()
+    live = Threads(daemon=True).start(work)
+    live.dispatch(1, "peer")
+    assert live.wait(0)
+    work.leave.set()
+
+
+def test_ended_threads_are_forgotten_without_being_waited_for():
+    threads = ThreadList()
+    for _ in range(20):
+        start_thread(lambda: None, (), threads, daemon=False)
+        for thread in threading.enumerate():
+            if thread is not threading.main_thread() and thread in threads:
+                thread.join()
+    threads.reap()
+    assert threads == []
+
+
+def test_a_thread_that_never_started_is_not_on_the_list(monkeypatch):
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    threads = ThreadList()
+    with pytest.raises(RuntimeError, match="can't start"):
+        start_thread(print, (), threads, daemon=False)
+    assert threads.join(0)
+
+
+def test_a_thread_that_a_program_listed_before_it_could_start_is_no_obstacle():
+    threads = ThreadList()
+    threads.append(threading.Thread())
+    assert threads.join(0)
+
+
+def test_a_thread_does_not_wait_for_itself():
+    threads, answers = ThreadList(), []
+    start_thread(lambda: answers.append(threads.join(10)), (), threads, daemon=False)
+    while not answers:
+        threads.join(0.01)
+    assert answers == [True]

@@ -1,0 +1,195 @@
+"""Signals: the first drains, the second forces, the third leaves; and everything is as it was afterwards."""
+
+import math
+
+import pytest
+
+from socketkit import Graceful
+from support import python
+
+PRELUDE = """
+import os, signal, socket, sys, threading, time
+from socketkit import Classic, Forks, Graceful, Server, Sync, TCP, Threads
+
+def in_background(run):
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread
+
+def serving(server):
+    '''Return once the server takes requests.'''
+    started = threading.Event()
+    server._observe([type("Watcher", (), {"server_started": lambda self, server: started.set()})()])
+    return started
+"""
+
+
+@pytest.mark.parametrize("drain", [-1, math.nan, math.inf, "30", True])
+def test_a_drain_that_is_no_time_is_refused(drain):
+    with pytest.raises(ValueError, match="drain must be seconds from 0 on"):
+        Graceful(drain=drain)
+
+
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+def test_a_signal_stops_the_server_and_the_old_handlers_come_back(number):
+    python(
+        PRELUDE
+        + f"""
+previous = lambda number, frame: None
+signal.signal(signal.SIGTERM, previous)
+before = signal.getsignal(signal.SIGINT)
+server = Server(TCP("127.0.0.1", 0), print, lifecycle=Graceful(drain=5))
+started = serving(server)
+def kill():
+    started.wait()
+    os.kill(os.getpid(), signal.{number})
+thread = in_background(kill)
+server.serve_forever()
+thread.join()
+assert server.state.value == "stopped"
+assert server.stop().stuck == ()
+assert signal.getsignal(signal.SIGINT) is before and signal.getsignal(signal.SIGTERM) is previous
+"""
+    )
+
+
+@pytest.mark.parametrize("dispatcher", ["Sync()", "Threads()"])
+def test_the_second_signal_forces_what_still_runs(dispatcher):
+    python(
+        PRELUDE
+        + f"""
+inside = threading.Event()
+def waits(request, peer, server):
+    inside.set()
+    assert request.recv(1) == b""
+server = Server(TCP("127.0.0.1", 0), waits, dispatcher={dispatcher}, lifecycle=Graceful(drain=None))
+started = serving(server)
+def kill():
+    started.wait()
+    with socket.create_connection(server.addresses[0]) as client:
+        inside.wait()
+        os.kill(os.getpid(), signal.SIGTERM)
+        while not server._run.stopping: pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert client.recv(1) == b""
+thread = in_background(kill)
+server.serve_forever()
+thread.join()
+assert server.stats().outcomes == {{"finished": 1}}, server.stats()
+"""
+    )
+
+
+def test_the_third_signal_leaves():
+    python(
+        PRELUDE
+        + """
+inside = threading.Event()
+def never_ends(request, peer, server):
+    inside.set()
+    while True: time.sleep(10)
+server = Server(TCP("127.0.0.1", 0), never_ends, dispatcher=Sync(), lifecycle=Graceful(drain=None))
+started = serving(server)
+received = []
+def kill():
+    started.wait()
+    with socket.create_connection(server.addresses[0]):
+        inside.wait()
+        for count in range(3):
+            os.kill(os.getpid(), signal.SIGTERM)
+            while count == 0 and not server._run.stopping or count == 1 and server._run._deadline is None: time.sleep(0)
+        time.sleep(20)
+threading.Thread(target=kill, daemon=True).start()
+server.serve_forever()
+""",
+        code=128 + 15,
+    )
+
+
+def test_off_the_main_thread_signals_are_left_alone():
+    python(
+        PRELUDE
+        + """
+before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+with Server(TCP("127.0.0.1", 0), print) as server:
+    server.start()
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+"""
+    )
+
+
+@pytest.mark.parametrize("lifecycle", ["Classic()", "Graceful(signals=False)"])
+def test_where_signals_are_not_handled_ctrl_c_is_a_keyboard_interrupt(lifecycle):
+    python(
+        PRELUDE
+        + f"""
+server = Server(TCP("127.0.0.1", 0), print, lifecycle={lifecycle})
+started = serving(server)
+def kill():
+    started.wait()
+    os.kill(os.getpid(), signal.SIGINT)
+thread = in_background(kill)
+try:
+    with server:
+        server.serve_forever()
+except KeyboardInterrupt:
+    thread.join()
+else:
+    raise AssertionError("no KeyboardInterrupt")
+"""
+    )
+
+
+def test_stop_in_a_signal_handler_at_many_moments_never_hangs():
+    python(
+        PRELUDE
+        + """
+import random
+seed = random.randrange(1 << 30)
+print("seed", seed)
+random.seed(seed)
+for _ in range(300):
+    server = Server(TCP("127.0.0.1", 0), print, lifecycle=Graceful(drain=1, signals=False))
+    signal.signal(signal.SIGALRM, lambda number, frame: server.stop())
+    signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0001, 0.003))
+    server.serve_forever()
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    server.server_close()
+"""
+    )
+
+
+def test_a_server_started_in_the_background_is_stopped_when_the_program_exits():
+    result = python(
+        PRELUDE
+        + """
+class Watcher:
+    def server_stopped(self, server, report): print("stopped", report, flush=True)
+server = Server(TCP("127.0.0.1", 0), print, observers=[Watcher()])
+server.start()
+"""
+    )
+    assert result.stdout == "stopped 0 finished, 0 forced, 0 stuck\n"
+
+
+def test_an_idle_server_makes_no_system_call(tmp_path):
+    import shutil
+
+    if shutil.which("strace") is None:
+        pytest.skip("strace is not installed")
+    trace = tmp_path / "trace"
+    python(
+        PRELUDE
+        + f"""
+import subprocess
+server = Server(TCP("127.0.0.1", 0), print, dispatcher=Threads()).start()
+tracer = subprocess.Popen(["strace", "-f", "-q", "-o", {str(trace)!r}, "-p", str(os.getpid()), "-e", "trace=poll,ppoll,epoll_wait,select,pselect6,futex"], stderr=subprocess.PIPE, text=True)
+while "TracerPid:\\t0" in open("/proc/self/status").read(): pass
+time.sleep(1.5)  # nothing is ordered by this: it is the time in which nothing happens
+tracer.terminate()
+tracer.wait()
+server.stop()
+""",
+    )
+    waits = [line for line in trace.read_text().splitlines() if "epoll_wait" in line]
+    assert len(waits) <= 1, waits  # the one it was in, interrupted by the tracer
