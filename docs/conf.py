@@ -11,13 +11,16 @@ import re
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout, whether or not it is installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout, whether or not it is installed
+
+import click
 
 import socketkit
-from socketkit import builtin, loop, seams
+from socketkit import builtin, cli, loop, seams
 from socketkit.errors import SocketkitError
 
 if TYPE_CHECKING:
@@ -40,8 +43,7 @@ myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
-autodoc_type_aliases = {"Request": "Request", "Address": "Address", "Seconds": "Seconds", "Kind": "Kind"}
-autodoc_preserve_defaults = True
+autodoc_type_aliases = {"Seconds": "Seconds"}
 
 default_role = "py:obj"  # what stands in `single backticks` in a docstring; see `resolve`
 
@@ -51,6 +53,8 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(?:Any|Callable|Iterable|Literal|Mapping|Path|PathLike|Self|Sequence|TracebackType|Enum|optional)"),
     # attrs says this in the signature of a class whose field has a factory.
     (r"py:.*", r"NOTHING"),
+    # pluggy's pages are not fetched either.
+    (r"py:.*", r"(?:pluggy\..*)?PluginManager"),
 ]
 nitpick_ignore = [
     # Type variables and aliases of plain types: they are explained where they are used, on `reference/seams/index`.
@@ -102,6 +106,15 @@ def _items(block: list[str]) -> Iterator[list[str]]:
             item = []
         item.append(line)
     yield item
+
+
+def plain(
+    _app: Sphinx, what: str, _name: str, thing: Any, _options: object, signature: str | None, returns: str | None
+) -> tuple[str | None, str | None]:
+    """Show Protocols and enumerations without a constructor, which nobody calls, and the alias for seconds by its name."""
+    if what == "class" and (getattr(thing, "_is_protocol", False) or issubclass(thing, Enum)):
+        return "", ""
+    return signature and signature.replace("TypeAliasForwardRef('Seconds')", "Seconds"), returns
 
 
 # --- references -------------------------------------------------------------------------------------------------------
@@ -162,7 +175,7 @@ def tables() -> dict[str, str]:
         "parts": _table(
             ("kind", "name", "class", "page"),
             (
-                (kind, f"`{name}`", f"`{recipe.__name__}`", f"[{name}](parts/{name}.md)")
+                (kind, f"`{name}`", f"`{recipe.__name__}`", f"[{name}]({name}.md)")
                 for kind, parts in offers.items()
                 for name, recipe in parts.items()
             ),
@@ -177,10 +190,21 @@ def tables() -> dict[str, str]:
     }
 
 
-myst_substitutions = {"version": version, **tables()}
+def helps() -> dict[str, str]:
+    """Return what ``--help`` says of each command, which pages show as ``{{ help_NAME }}``."""
+    group = click.Context(cli.main, info_name="socketkit", **{**cli.main.context_settings, "terminal_width": 100, "max_content_width": 100})
+    texts = {}
+    for name, command in cli.main.commands.items():
+        context = click.Context(command, group, name)
+        texts[f"help_{name}"] = f"```text\n{command.get_help(context)}\n```"
+    return texts
+
+
+myst_substitutions = {"version": version, **tables(), **helps()}
 
 
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     app.connect("autodoc-process-docstring", reshape)
+    app.connect("autodoc-process-signature", plain)
     app.connect("missing-reference", resolve)

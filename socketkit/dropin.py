@@ -52,6 +52,7 @@ def install() -> ModuleSpec:
         getattr(socketserver, name).__module__ = NAME
     socketserver.__name__, socketserver.__package__ = NAME, ""
     socketserver.__spec__ = spec = _spec()
+    socketserver.__loader__ = spec.loader
     sys.modules[NAME] = socketserver  # before the choice: a plugin may import it
     try:
         _choose()

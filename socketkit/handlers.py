@@ -8,11 +8,34 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from io import BufferedIOBase, BytesIO
 from typing import Any
 
 from socketkit.seams import Address, Request
+
+
+class Opening:
+    """A handler's construction that stops before `handle`, if `wanted` says so of the handler; which is then in `handler`."""
+
+    def __init__(self, wanted: Callable[[Any], bool]) -> None:
+        self.wanted = wanted
+        self.handler: Any = None
+
+
+_openings: dict[int, Opening] = {}  # by thread; empty, and so without cost, unless conversations are being opened
+
+
+@contextlib.contextmanager
+def opening(wanted: Callable[[Any], bool]) -> Iterator[Opening]:
+    """Let the next handler constructed in this thread stop after `setup`, if `wanted(handler)`; the caller goes on with it."""
+    thread = threading.get_ident()
+    opened = _openings[thread] = Opening(wanted)
+    try:
+        yield opened
+    finally:
+        _openings.pop(thread, None)
 
 
 class BaseRequestHandler:
@@ -30,7 +53,11 @@ class BaseRequestHandler:
         self.request = request
         self.client_address = client_address
         self.server = server
+        opened = _openings.pop(threading.get_ident(), None) if _openings else None
         self.setup()
+        if opened is not None and opened.wanted(self):
+            opened.handler = self
+            return
         try:
             self.handle()
         finally:
@@ -115,6 +142,34 @@ class StreamRequestHandler(BaseRequestHandler):
             self.wfile.close()
         finally:
             self.rfile.close()
+
+
+class ConversationHandler(StreamRequestHandler):
+    """Handles a connection request by request: override `handle_one_request`.
+
+    Under a dispatcher that parks (pool, adaptive) the connection holds no thread between two requests, and different requests of
+    one connection may run in different threads, one at a time. Under any other, and under the standard library's classes, `handle`
+    loops.
+
+    Attributes:
+        close_connection: set it to true in `handle_one_request` to make that request the last.
+    """
+
+    close_connection: bool = False
+
+    def handle(self) -> None:
+        """Handle requests until one was the last, or the peer sends no more."""
+        while not self.close_connection and self.another_request():
+            self.handle_one_request()
+
+    def another_request(self) -> bool:
+        """Wait for the first byte of another request; False if the peer has closed its side. Takes no byte away."""
+        peek = getattr(self.rfile, "peek", None)
+        return bool(peek(1) if peek is not None else self.connection.recv(1, socket.MSG_PEEK))
+
+    def handle_one_request(self) -> None:
+        """Read one request from `rfile`, where its first byte is, and answer it on `wfile`. Subclasses define this."""
+        raise TypeError(f"{type(self).__name__} has to define handle_one_request()")
 
 
 class DatagramRequestHandler(BaseRequestHandler):

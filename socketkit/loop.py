@@ -10,12 +10,16 @@ import errno
 import heapq
 import itertools
 import logging
+import select
 import selectors
 import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+
+from socketkit.parking import Lot, Parked
+from socketkit.poller import Poller, SelectorPoller, best_poller
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -108,6 +112,11 @@ class Wakeup:
             while self._reader.recv(4096):
                 pass
 
+    def wait(self, timeout: float | None = None) -> None:
+        """Block the calling thread until somebody wakes it, for `timeout` seconds at most; then clear."""
+        if select.select([self._reader], [], [], timeout)[0]:
+            self.clear()
+
     def close(self) -> None:
         """Close both ends."""
         self._reader.close()
@@ -130,6 +139,15 @@ class _Slot:
         self.logged = float("-inf")
 
 
+class _Watch:
+    """What to do when a watched descriptor is readable."""
+
+    __slots__ = ("readable",)
+
+    def __init__(self, readable: Callable[[], None]) -> None:
+        self.readable = readable
+
+
 class Intake:
     """Waits on sources, watched descriptors, timers and a wake-up descriptor; hands out one unit at a time.
 
@@ -139,16 +157,21 @@ class Intake:
 
     def __init__(self, sources: Iterable[Source], selector: selectors.BaseSelector | None = None) -> None:
         self.stopped = False
-        self._selector: Any = selector if selector is not None else selectors.DefaultSelector()
+        self._wakeup = Wakeup()
+        self._poller: Poller = best_poller(self.wake) if selector is None else SelectorPoller(selector, self.wake)
+        self._lot = Lot(self._poller)
+        self._woken: deque[Any] = deque()  # units whose wait is over
+        self._polling = False
+        self._interrupted = False
+        self._on_stop: list[Callable[[], None]] = []
         self._slots = [_Slot(source) for source in sources]
         self._ready: deque[_Slot] = deque()
         self._units = 0  # taken since the selector was last asked
         self._held = False
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()  # so that timers for the same moment never compare callbacks
-        self._wakeup = Wakeup()
         try:
-            self._selector.register(self._wakeup, selectors.EVENT_READ, self._wakeup.clear)
+            self.watch(self._wakeup.fileno(), self._wakeup.clear)
             for slot in self._slots:
                 self._listen(slot)
         except BaseException:
@@ -170,8 +193,13 @@ class Intake:
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         waited = False
-        ready = self._ready
+        ready, woken = self._ready, self._woken
         while not self.stopped:
+            if woken:
+                return woken.popleft()  # type: ignore[no-any-return]
+            if self._interrupted:
+                self._interrupted = False
+                return None
             while ready and self._units < UNITS_PER_WAIT:
                 slot = ready[0]
                 self._units += 1
@@ -203,21 +231,52 @@ class Intake:
 
     def fileno(self) -> int:
         """Return the descriptor of the selector itself, which epoll and kqueue have."""
-        return int(self._selector.fileno())
+        return self._poller.fileno()
 
     def due(self) -> float | None:
-        """Return the seconds until a timer wants `take` to be called; None when there is no timer."""
-        return max(self._timers[0][0] - time.monotonic(), 0.0) if self._timers else None
+        """Return the seconds until `take` has something to do that no descriptor announces; None when there is nothing."""
+        if self._woken or self._ready:
+            return 0.0
+        moment = self._due()
+        return None if moment is None else max(moment - time.monotonic(), 0.0)
+
+    def park(self, unit: Parked, seconds: float | None) -> None:
+        """Let `take` return the unit when its descriptor is readable, or after `seconds` (None: never). From any thread.
+
+        Raises: OSError, ValueError when the unit's descriptor is closed.
+        """
+        if self._lot.park(unit, seconds) and self._polling:
+            self.wake()  # whoever polls has not heard of this deadline
+
+    def again(self, unit: Parked) -> None:
+        """Let `take` return the unit after those that wait already. From any thread."""
+        self._woken.append(unit)
+        if self._polling:
+            self.wake()
+
+    def unpark(self, unit: Parked) -> bool:
+        """Take the unit out again; False if somebody else has."""
+        return self._lot.leave(unit)
+
+    def forget(self, unit: Parked) -> None:
+        """Take notice that the unit's descriptor is about to be closed. From any thread."""
+        self._poller.forget(unit.fileno())
+
+    def parked(self) -> list[Any]:
+        """Take out and return all that is parked or about to go on; for the end of a run."""
+        woken = list(self._woken)
+        self._woken.clear()
+        return woken + self._lot.empty()
 
     # for the thread that serves
 
     def watch(self, fileno: int, readable: Callable[[], None]) -> None:
         """Call `readable` from within `take` whenever the descriptor is readable."""
-        self._selector.register(fileno, selectors.EVENT_READ, readable)
+        self._poller.watch(fileno, _Watch(readable))
 
     def unwatch(self, fileno: int) -> None:
         """Forget the descriptor; do this before closing it."""
-        self._selector.unregister(fileno)
+        self._poller.forget(fileno)
 
     def hold(self) -> None:
         """Take nothing more from the sources until `release`; what arrives waits in the kernel."""
@@ -245,7 +304,7 @@ class Intake:
     def close(self) -> None:
         """Close the selector and the wake-up descriptor. Legal twice."""
         self._ready.clear()
-        self._selector.close()
+        self._poller.close()
         self._wakeup.close()
 
     # from any thread, and from signal handlers
@@ -253,6 +312,19 @@ class Intake:
     def stop(self) -> None:
         """Make every `take`, now and later, return None."""
         self.stopped = True
+        self._wakeup.wake()
+        for callback in self._on_stop:
+            callback()
+
+    def on_stop(self, callback: Callable[[], None]) -> None:
+        """Have `stop` call this too, in whatever thread or signal handler it is called: `Wakeup.wake` is fit for that."""
+        self._on_stop.append(callback)
+        if self.stopped:
+            callback()
+
+    def interrupt(self) -> None:
+        """Make one `take`, the present or the next, return None although nothing is stopped."""
+        self._interrupted = True
         self._wakeup.wake()
 
     def wake(self) -> None:
@@ -263,31 +335,49 @@ class Intake:
 
     def _listen(self, slot: _Slot) -> None:
         if slot.registered == -1 and not self._held and not slot.resting:
-            slot.registered = self._selector.register(slot.source, selectors.EVENT_READ, slot).fd
+            slot.registered = slot.source.fileno()
+            self._poller.watch(slot.registered, slot)
 
     def _ignore(self, slot: _Slot) -> None:
         with contextlib.suppress(ValueError):
             self._ready.remove(slot)
         if slot.registered != -1:
-            with contextlib.suppress(KeyError, ValueError, OSError):  # its descriptor may be closed by now
-                self._selector.unregister(slot.registered)
+            self._poller.forget(slot.registered)
             slot.registered = -1
 
     def _wait(self, timeout: float | None) -> None:
         """Wait for a descriptor or a timer, and note which sources are ready."""
-        timers, ready = self._timers, self._ready
-        if timers:
-            due = max(timers[0][0] - time.monotonic(), 0.0)
+        self._polling = True  # before the deadlines are read: one that comes later wakes the poller
+        if self._woken or self.stopped or self._interrupted:
+            timeout = 0.0
+        moment = self._due() if self._timers or self._lot.parked else None
+        if moment is not None:
+            due = max(moment - time.monotonic(), 0.0)
             timeout = due if timeout is None else min(due, timeout)
         self._units = 0
-        ready.clear()  # the selector reports them again, if they are
-        for key, _ in self._selector.select(timeout):
-            if type(key.data) is _Slot:
-                ready.append(key.data)
-            else:
-                key.data()
-        while timers and timers[0][0] <= time.monotonic():
-            heapq.heappop(timers)[2]()
+        self._ready.clear()  # the poller reports them again, if they are
+        things = self._poller.poll(timeout)
+        self._polling = False
+        for thing in things:
+            if type(thing) is _Slot:
+                self._ready.append(thing)
+            elif type(thing) is _Watch:
+                thing.readable()
+            elif self._lot.leave(thing):
+                self._woken.append(thing)
+        if moment is not None:
+            self._keep_time(time.monotonic())
+
+    def _due(self) -> float | None:
+        """Return the moment of the next timer or deadline."""
+        timer = self._timers[0][0] if self._timers else None
+        parked = self._lot.due()
+        return timer if parked is None else parked if timer is None else min(timer, parked)
+
+    def _keep_time(self, now: float) -> None:
+        self._woken.extend(self._lot.expire(now))
+        while self._timers and self._timers[0][0] <= now:
+            heapq.heappop(self._timers)[2]()
 
     def _judge(self, slot: _Slot, error: OSError) -> None:
         slot.troubled = True

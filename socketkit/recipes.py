@@ -28,6 +28,13 @@ def seconds_or_none(_recipe: Any, field: Any, value: Any) -> None:
         raise ValueError(f"{field.name} must be seconds from 0 on, or nothing for no limit, not {value!r}")
 
 
+def seconds(_recipe: Any, field: Any, value: Any) -> None:
+    """Accept a finite number of seconds from 0 on."""
+    if value is None:
+        raise ValueError(f"{field.name} must be seconds from 0 on, not None")
+    seconds_or_none(_recipe, field, value)
+
+
 def permission_bits(_recipe: Any, field: Any, value: Any) -> None:
     """Accept the permission bits of a path, or None for what the umask leaves."""
     if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 0o777):  # noqa: PLR2004

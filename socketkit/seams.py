@@ -37,7 +37,7 @@ Seconds: TypeAlias = Annotated[float, "seconds"]
 class Transport(Protocol):
     """Recipe: where requests come from.
 
-    `kind` says what its requests are. `requires` names what the platform must have (see `socketkit.platform`).
+    `kind` says what its requests are. `requires` names what the platform must have (see `socketkit.capabilities`).
     A recipe whose URL is more than one value may also have a class method `locate(text) -> dict`, which turns the part of the URL
     between ``://`` and ``?`` into its fields; without one the text fills the first field.
     """
@@ -179,11 +179,20 @@ class Drive(Protocol):
 class Intake(Protocol):
     """What a driving dispatcher is given: wait for something to do, take it, run it; be told when to stop.
 
-    One thread at a time, the one that holds the baton. An event loop watches `fileno()`, which is readable whenever `take(0)` might
+    The dispatcher that opened it closes it, with `with`, when no thread is inside `take` any more. One thread at a time takes, the
+    one that holds the baton; `stop` and `on_stop` are for every thread. An event loop watches `fileno()`, which is readable whenever `take(0)` might
     return a unit, and also calls `take(0)` after `due()` seconds of silence.
     """
 
     stopped: bool
+
+    def __enter__(self) -> Intake:
+        """Return the intake."""
+        ...
+
+    def __exit__(self, *error: object) -> None:
+        """Close the intake."""
+        ...
 
     def take(self, timeout: float | None = None, /) -> Unit | None:
         """Return the next unit; None when stopped, or when nothing came within `timeout` seconds."""
@@ -195,6 +204,16 @@ class Intake(Protocol):
 
     def due(self) -> float | None:
         """Return the seconds until `take` has something to do that no descriptor announces."""
+        ...
+
+    def stop(self) -> None:
+        """Stop the intake, because of an error that `drive` is going to raise. Otherwise it is the server's to stop."""
+        ...
+
+    def on_stop(self, callback: Callable[[], None], /) -> None:
+        """Have `callback` called when the intake is stopped, for threads that are not in `take`. It runs wherever `stop` is called,
+        a signal handler included, so it may do no more than `socketkit.loop.Wakeup.wake` does.
+        """
         ...
 
 
@@ -246,7 +265,10 @@ class Watcher(Protocol):
 
 
 class Lifecycle(Protocol):
-    """Recipe: how serving starts, stops and drains. It neither accepts nor runs handlers."""
+    """Recipe: how serving starts, stops and drains. It neither accepts nor runs handlers.
+
+    One with an attribute `drain`, seconds or None, thereby says how long closing a server waits for running requests.
+    """
 
     def serve(self, serving: Serving, /) -> DrainReport | None:
         """Run the server once, from `serving.run()` to the last request, in the calling thread.

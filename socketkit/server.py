@@ -107,8 +107,10 @@ class Server(RequestTemplate):
         """
         run = self._claim(0.5)
         try:
-            self._open(run)
+            if not run.stopping:
+                self._open(run)
         except BaseException:
+            run.state = State.FAILED
             self._finish(run)
             raise
         thread = threading.Thread(target=self._serve_in_background, args=(run,), name="socketkit-serve", daemon=True)
@@ -123,7 +125,10 @@ class Server(RequestTemplate):
         """Serve one request, or none if `timeout` seconds pass without; then `handle_timeout` is called."""
         self._open(None)
         self._live_part()
-        with Intake(self._sources()) as intake:
+        sources = self._sources(parking=False)
+        with Intake(sources) as intake:
+            for source in sources:
+                source.intake = intake
             unit = intake.take(self.timeout)
         if unit is None:
             self.handle_timeout()
@@ -159,7 +164,8 @@ class Server(RequestTemplate):
 
     def server_close(self) -> None:
         """Stop, close the listeners, and wait for running requests as long as the lifecycle's drain says. Legal twice."""
-        Server.stop(self)  # a subclass may call this from its own stop
+        if self._run is not None:
+            Server.stop(self)  # by name: a subclass may call this from its own stop
         self._close_listeners()
         live, self._live = self._live, None
         if live is not None:
@@ -334,18 +340,19 @@ class Server(RequestTemplate):
 
         live.drive(open_intake)
 
-    def _sources(self) -> list[ListenerSource]:
+    def _sources(self, *, parking: bool = True) -> list[ListenerSource]:
         """Return what an intake takes from: each listener, or an overridden `get_request` in their place."""
         overridden = type(self).get_request is not Server.get_request
         adapt = getattr(self._live, "adapt", None)
+        place = getattr(self._live, "parking", None) if parking else None
         sources = []
         for listener, transport in zip(self._listeners, self.transports, strict=True):
             accept: Callable[[], tuple[Request, Address]] = self.get_request if overridden else listener.accept
             if adapt is not None:
                 accept = partial(_adapted, accept, adapt)
             layers = getattr(transport, "layers", ())
-            begin = partial(self._begin_request, layers=layers) if layers else self._begin_request
-            sources.append(ListenerSource(listener.url, listener.fileno, accept, begin, self._tell, once=overridden))
+            source = ListenerSource(self, listener, accept, layers=layers, parking=place, once=overridden, tell=self._tell)
+            sources.append(source)
         return sources
 
     def _tell(self, event: str, *facts: object) -> None:

@@ -15,11 +15,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from socketkit.connection import begin
 from socketkit.loop import Intake
 from socketkit.seams import Address, Dispatch, Dispatcher, Drive, Layer, Listener, Request, Unit
 from socketkit.stats import DrainReport, Entry, Ledger
 
 if TYPE_CHECKING:
+    from socketkit.parking import Parking
     from socketkit.stats import Observers
     from socketkit.template import RequestTemplate
 
@@ -45,26 +47,32 @@ class State(enum.Enum):
 class ListenerSource:
     """A listener as the intake sees it: readiness in, units of work out."""
 
+    intake: Intake  # set when there is one
+
     def __init__(  # noqa: PLR0913 - it ties a listener to a server, each end by name
         self,
-        url: str,
-        fileno: Callable[[], int],
+        server: RequestTemplate,
+        listener: Listener,
         accept: Callable[[], tuple[Request, Address]],
-        begin: Callable[[Request, Address], object],
-        tell: Callable[..., None],
         *,
-        once: bool = False,
+        layers: tuple[Layer, ...],
+        parking: Parking | None,
+        once: bool,
+        tell: Callable[..., None],
     ) -> None:
-        self.url = url
+        self.url = listener.url
         self.once = once
-        self.fileno = fileno
+        self.fileno = listener.fileno
+        self._server = server
         self._accept = accept
-        self._begin = begin
+        self._layers = layers
+        self._parking = parking
         self._tell = tell
 
-    def take(self) -> Unit:
-        """Accept one request and return what runs it."""
-        return partial(self._begin, *self._accept())
+    def take(self) -> Unit | None:
+        """Accept one request and return what runs it; None if it was parked."""
+        request, client_address = self._accept()
+        return begin(self._server, self.intake, self._parking, request, client_address, self._layers)
 
     def paused(self, error: OSError, seconds: float) -> None:
         """Tell the observers."""
@@ -200,6 +208,8 @@ class Run:
     def open_intake(self, sources: Sequence[Any], selector: Any = None) -> Intake:
         """Return a new intake that `stop` reaches. Owner: the caller."""
         intake = self._intake = Intake(sources, selector)
+        for source in sources:
+            source.intake = intake
         if self.stopping:  # it may have been asked for before there was anybody to tell
             intake.stop()
         return intake
@@ -230,6 +240,9 @@ class Run:
         self._mark_end()
         self._observers.tell("server_stopping", self._server)
         self._close_listeners()
+        if self._intake is not None:
+            for connection in self._intake.parked():
+                connection.abandon()
         live = self._live()
         end = None if seconds is None else time.monotonic() + seconds
         try:

@@ -25,6 +25,7 @@ from time import monotonic as time
 from typing import Any
 
 from socketkit import handlers
+from socketkit.connection import begin
 from socketkit.dispatchers.forks import Forks, fork, reap, wait_any
 from socketkit.dispatchers.sync import Sync
 from socketkit.dispatchers.threads import ThreadList as _Threads
@@ -100,6 +101,20 @@ class _StopFlag:
             run.stop()
 
 
+class _Over(threading.Event):
+    """Clear while a loop runs, and knows in which thread: also of a loop that a program has written itself around this event."""
+
+    thread: int | None = None
+
+    def clear(self) -> None:
+        super().clear()
+        self.thread = threading.get_ident()
+
+    def set(self) -> None:
+        super().set()
+        self.thread = None
+
+
 class BaseServer(RequestTemplate):
     """The classic server: the loop and the template methods. What it listens on is for subclasses to say.
 
@@ -125,7 +140,7 @@ class BaseServer(RequestTemplate):
     def __init__(self, server_address: Any, RequestHandlerClass: Callable[[Any, Any, Any], object]) -> None:  # noqa: N803 - classic name
         self.server_address = server_address
         self.RequestHandlerClass = RequestHandlerClass
-        self.__is_shut_down = threading.Event()
+        self.__is_shut_down = _Over()
         self.__shutdown_request = False
 
     def server_activate(self) -> None:
@@ -138,10 +153,9 @@ class BaseServer(RequestTemplate):
         Returns at once if `shutdown` came first. Afterwards the server may serve again.
         Raises: AlreadyServingError; what a hook raised.
         """
-        over = self.__event()
         if self.__run is not None:
             raise AlreadyServingError
-        over.clear()
+        self.__event().clear()
         try:
             run = self.__run = Run(
                 books(self),
@@ -156,7 +170,7 @@ class BaseServer(RequestTemplate):
         finally:
             self.__run = None
             self.__shutdown_request = False
-            over.set()
+            self.__event().set()  # the one of this moment: it may have been replaced while the loop ran
 
     def shutdown(self) -> None:
         """Stop `serve_forever`, and wait until it has ended, or would end at once.
@@ -167,7 +181,9 @@ class BaseServer(RequestTemplate):
         over, current = self.__event(), threading.get_ident()
         self.__shutdown_request = True
         run = self.__run
-        if run is None or run.thread == current:
+        if run is not None:
+            run.stop()  # setting the flag has done so, unless a subclass has something else by that name
+        if (getattr(over, "thread", None) if run is None else run.thread) in {None, current}:
             return
         if _live_part(self) is not None and books(self).runs_in(current):
             return  # a chosen dispatcher or lifecycle may be waiting for this very handler
@@ -192,9 +208,15 @@ class BaseServer(RequestTemplate):
         try:
             request, client_address = self.get_request()
         except OSError as error:
-            self.__accept_error = error
+            if self.__accept_errors is not None:
+                self.__accept_errors.append(error)
         else:
             self._begin_request(request, client_address)
+
+    def process_request_thread(self, request: Request, client_address: Address) -> None:
+        """Run the request where it stands, by the method of that name of a mix-in that comes after the server, if there is one."""
+        mixed_in = getattr(super(RequestTemplate, self), "process_request_thread", None)
+        (mixed_in or super().process_request_thread)(request, client_address)
 
     def process_request(self, request: Request, client_address: Address) -> None:
         """Run the request here and close it."""
@@ -229,14 +251,14 @@ class BaseServer(RequestTemplate):
 
     # --- inside: names are mangled, because subclasses have every other name already ------------------------------------
 
-    __accept_error: OSError | None = None
+    __accept_errors: list[OSError] | None = None  # where `_take_turn` finds them; not kept otherwise, with all that their frames hold
 
     def __event(self) -> Any:
         """Return the event that is clear while the loop runs. Some programs skip the constructor, some put a mock on the class."""
         try:
             return self.__is_shut_down
         except AttributeError:
-            return vars(self).setdefault("_BaseServer__is_shut_down", threading.Event())
+            return vars(self).setdefault("_BaseServer__is_shut_down", _Over())
 
     def __close_listener(self) -> None:
         self.socket.close()
@@ -244,7 +266,7 @@ class BaseServer(RequestTemplate):
     def __crank(self, run: Run, poll_interval: float) -> None:
         """Take requests until stopped: in the plain loop, unless a dispatcher that drives was chosen."""
         live = _live_part(self)
-        source = _OwnSource(self, getattr(live, "adapt", None))
+        source = _OwnSource(self, live)
         quiet = self.__quiet()
         try:
             if hasattr(live, "drive"):
@@ -252,22 +274,29 @@ class BaseServer(RequestTemplate):
                 return
             with run.open_intake([source], _ServerSelector()) as intake:
                 source.intake = intake
-                feed(intake, live, None if quiet else self.service_actions, poll_interval)
-        except OSError:
+                feed(intake, live, None if quiet else self.__turn, poll_interval)
+        except (OSError, ValueError):  # ValueError: a selector was shown the descriptor -1
             if self.fileno() != -1:
                 raise  # otherwise the server was closed under its loop, which thereby ends
 
     def __open_intake(self, run: Run, source: _OwnSource, pace: float | None) -> Intake:
         intake = source.intake = run.open_intake([source])
         if pace is not None:
-            keep_calling(intake, self.service_actions, pace)
+            keep_calling(intake, self.__turn, pace)
         return intake
+
+    def __turn(self) -> None:
+        """Between two requests: the program's own actions, and a look at a stop flag that does not wake the loop by itself."""
+        self.service_actions()
+        if self.__shutdown_request and self.__run is not None:
+            self.__run.stop()
 
     def __quiet(self) -> bool:
         """Return whether the loop may sleep until something happens, because nobody counts on being called in between."""
         return (
             type(self).service_actions is RequestTemplate.service_actions
             and "service_actions" not in vars(self)
+            and isinstance(type(self).__shutdown_request, _StopFlag)  # a subclass may have its own
             and _ServerSelector is _OwnSelector
             and sys.platform != "win32"  # where Ctrl-C does not interrupt a wait
         )
@@ -298,43 +327,78 @@ class BaseServer(RequestTemplate):
 
     def _take_turn(self, source: _OwnSource) -> None:
         """Run a `_handle_request_noblock` that a subclass has replaced, and pass on what kept it from taking a request."""
-        self.__accept_error = None
-        self._handle_request_noblock()
-        error: OSError | None = self.__accept_error
-        if error is not None and not isinstance(error, BlockingIOError) and source.intake is not None:
-            source.intake.failed(source, error)
+        errors = self.__accept_errors = []
+        try:
+            self._handle_request_noblock()
+        finally:
+            self.__accept_errors = None
+        while errors:
+            source.failed(errors.pop())
 
 
 class _OwnSource:
-    """A classic server as the loop sees it: one request for each report of the selector, through the hooks of the moment."""
+    """A classic server as the loop sees it: through the hooks of the moment, one request for each report of the selector.
 
-    once = True
+    Under a dispatcher that drives, and unless a program has its own `get_request`, as many as there are, without ever blocking.
+    """
 
-    def __init__(self, server: BaseServer, adapt: Callable[[Request], Request] | None) -> None:
+    def __init__(self, server: BaseServer, live: Any) -> None:
         self._server = server
-        self._adapt = adapt
+        self._adapt = getattr(live, "adapt", None)
+        self._parking = getattr(live, "parking", None)
         self.intake: Intake | None = None
         self.url = str(getattr(server, "server_address", ""))
         self._whole = type(server)._handle_request_noblock is not BaseServer._handle_request_noblock
+        self._accept = _accept_now(server) if hasattr(live, "drive") else None
+        self.once = self._accept is None
 
     def fileno(self) -> int:
         number: int = self._server.fileno()
         return number
 
-    def take(self) -> Unit:
-        server = self._server
+    def take(self) -> Unit | None:
+        server, intake = self._server, self.intake
         if self._whole:
             return partial(server._take_turn, self)
-        request, client_address = server.get_request()
+        request, client_address = self._accept() if self._accept is not None else server.get_request()
         if self._adapt is not None:
             request = self._adapt(request)
-        return partial(server._begin_request, request, client_address)
+        if intake is None:
+            return partial(server._begin_request, request, client_address)
+        return begin(server, intake, self._parking, request, client_address)
+
+    def failed(self, error: OSError) -> None:
+        """Apply the table of accept errors. Raises: the error, if the server is closed."""
+        if self.intake is not None and not isinstance(error, BlockingIOError):
+            self.intake.failed(self, error)
 
     def paused(self, error: OSError, seconds: float) -> None:
         pass
 
     def resumed(self, failures: int) -> None:
         pass
+
+
+def _accept_now(server: Any) -> Callable[[], tuple[Request, Address]] | None:
+    """Return a `get_request` that raises BlockingIOError rather than waits; None if the program has one of its own."""
+    kind, sock = type(server), server.socket
+    if "get_request" in vars(server) or type(sock) is not socket.socket:
+        return None
+    if getattr(kind, "get_request", None) is TCPServer.get_request and sock.gettimeout() is None:
+        # The descriptor alone: to Python, and so to the sockets it accepts, the listener stays a blocking one.
+        os.set_blocking(sock.fileno(), False)
+        return server.get_request  # type: ignore[no-any-return]
+    if getattr(kind, "get_request", None) is UDPServer.get_request:
+        return partial(_receive_now, server)
+    return None
+
+
+def _receive_now(server: Any) -> tuple[Request, Address]:
+    data, client_address = server.socket.recvfrom(server.max_packet_size, _DONT_WAIT)
+    return (data, server.socket), client_address
+
+
+_DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
 
 
 def _live_part(server: Any) -> Any:
@@ -540,10 +604,14 @@ if hasattr(os, "fork"):
             """Forget the children that have ended; with `blocking`, wait for all. Never waits for a child of somebody else."""
             if not self.active_children:
                 return
-            while len(self.active_children) >= self.max_children and not getattr(self, "_BaseServer__shutdown_request", False):
+            while len(self.active_children) >= self.max_children and not self.__ending():
                 wait_any(self.active_children, 0.1)  # and look whether to stop
                 self.__forget_ended(block=False)
             self.__forget_ended(block=blocking)
+
+        def __ending(self: Any) -> bool:
+            """Return whether there will be no further request to make room for."""
+            return getattr(self, "_BaseServer__shutdown_request", False) or self.fileno() == -1
 
         def __forget_ended(self: Any, *, block: bool) -> None:
             for pid in self.active_children.copy():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
+import socket
 import threading
 from typing import Any
 
@@ -11,6 +13,8 @@ from socketkit.seams import Address, Request
 from socketkit.stats import books
 
 log = logging.getLogger(__name__)
+
+_DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
 
 
 class RequestTemplate:
@@ -51,9 +55,13 @@ class RequestTemplate:
 
     def _begin_request(self, request: Request, client_address: Address, layers: tuple[Any, ...] = ()) -> None:
         """The unit of work: one request from acceptance to its outcome, or to the dispatcher that will see to that."""
+        books(self).admit(request, client_address).layers = layers
+        self._run_request(request, client_address)
+
+    def _run_request(self, request: Request, client_address: Address) -> None:
+        """The same for a request whose entry is open."""
         ledger = books(self)
-        entry = ledger.admit(request, client_address)
-        entry.layers = layers
+        entry = ledger.find(request) or ledger.admit(request, client_address)
         try:
             if self.verify_request(request, client_address):
                 self.process_request(request, client_address)
@@ -73,6 +81,22 @@ class RequestTemplate:
         finally:
             if not entry.elsewhere:
                 ledger.settle(request)
+
+    def _refuse_request(self, request: Request, client_address: Address, reason: str, reply: bytes = b"") -> None:
+        """Turn the request away before a handler sees it, with a last word if there is one; never waits for the peer."""
+        ledger = books(self)
+        if ledger.find(request) is None:
+            ledger.admit(request, client_address)
+        ledger.refuse(request, reason)
+        try:
+            with contextlib.suppress(OSError):  # a full buffer, or nobody there
+                if reply and isinstance(request, tuple):
+                    request[1].sendto(reply, _DONT_WAIT, client_address)
+                elif reply:
+                    request.send(reply, _DONT_WAIT)
+            self.shutdown_request(request)
+        finally:
+            ledger.settle(request)
 
     def _confines_error(self, error: BaseException) -> bool:
         """Return whether an error that is no `Exception` ends only the request it came from; log it if so.

@@ -7,7 +7,7 @@ How a page is written for it:
 * A block of any kind whose first line is a comment that names a file (``# echo.toml``) is saved as that file first, next to the
   program. A ``python`` block that is saved can be imported, and runs as well.
 * Ports 9000 to 9999 stand for free ones: each is replaced, the same everywhere on the page.
-* ``toml`` blocks are read as TOML, and through `socketkit.config` if they describe servers.
+* ``toml`` blocks are read as TOML, and through `socketkit.config` if they describe servers. Handlers in ``myapp`` are the reader's.
 * ``sh`` blocks hold one command a line; see `commands`.
 * What shall not run is marked as ``text`` or has no language; ``console`` and others are left alone too.
 
@@ -24,11 +24,13 @@ import signal
 import socket
 import sys
 import threading
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import attrs
+
 from support import Program, talk
 
 LINE = b"hello\n"
@@ -149,8 +151,7 @@ def main(page: Path) -> None:
     """Run the page's blocks in this process, and tell on standard output where each server serves."""
     sys.path.insert(0, str(Path.cwd()))
     _announce_servers()
-    namespace: dict[str, Any] = {"__name__": "__main__"}
-    sys.modules["__main__"].__dict__.update(namespace)
+    program = sys.modules["__main__"] = types.ModuleType("__main__")
     try:
         for block in _blocks(page.read_text(encoding="utf-8"), page.name):
             if block.language == "python":
@@ -158,7 +159,7 @@ def main(page: Path) -> None:
                 linecache.cache[name] = (len(block.text), None, block.text.splitlines(keepends=True), name)
                 code = compile("\n" * (block.line - 1) + block.text, name, "exec")
                 with contextlib.suppress(KeyboardInterrupt):  # the client's, where the program does not handle it
-                    exec(code, sys.modules["__main__"].__dict__)
+                    exec(code, vars(program))
     except BaseException:
         print("page: failed", flush=True)
         raise

@@ -12,18 +12,20 @@ from support import python
 PACKAGE = Path(importlib.util.find_spec("socketkit").origin).parent
 
 FLOORS = """
-    errors seams
-    grammar recipes
+    errors seams poller
+    grammar recipes parking
     hookspecs loop options stats
     template handlers capabilities explanation
-    transports dispatchers lifecycles
+    transports dispatchers lifecycles connection
     builtin
     catalog
     config
     serving
     server socketserver
+    dropin
     socketkit
-    cli __main__
+    cli
+    _child __main__
 """
 """From the ground up. A module imports only from floors below its own; a package stands for the modules in it."""
 
@@ -168,10 +170,10 @@ assert not present, present
 
 
 def test_no_hook_is_called_while_serving():
-    served = python(
+    served = python(  # its name is looked up at composition, and only then
         """
 import pluggy
-from socketkit import DatagramRequestHandler, Server, StreamRequestHandler
+from socketkit import DatagramRequestHandler, Server, StreamRequestHandler, builtin
 from support import ask, talk
 
 class Upper(StreamRequestHandler):
@@ -188,7 +190,7 @@ class PoisonError(Exception):
 def poison(*args, **kwargs):
     raise PoisonError
 
-for dispatcher in ("sync", "thread", "fork"):
+for dispatcher in builtin.socketkit_dispatchers():
     calls = pluggy.HookCaller.__call__
     stream = Server("tcp://127.0.0.1:0", Upper, dispatcher=dispatcher, lifecycle="graceful:drain=5")
     datagram = Server("udp://127.0.0.1:0", UpperDatagram, dispatcher=dispatcher, lifecycle="graceful:drain=5")

@@ -139,7 +139,9 @@ def test_a_wakeup_that_is_full_is_awake():
     wakeup.close()
 
 
-@pytest.mark.parametrize("name", "ECONNABORTED EPROTO ENETDOWN ENETUNREACH EHOSTDOWN EHOSTUNREACH ENONET ENOPROTOOPT EOPNOTSUPP EPERM".split())
+@pytest.mark.parametrize(
+    "name", "ECONNABORTED EPROTO ENETDOWN ENETUNREACH EHOSTDOWN EHOSTUNREACH ENONET ENOPROTOOPT EOPNOTSUPP EPERM".split()
+)
 def test_a_peers_error_costs_that_peer_only(script, name):
     source = script(*[OSError(getattr(errno, name), "gone")] * 12, "unit")
     with Intake([source]) as intake:

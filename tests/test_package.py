@@ -11,6 +11,7 @@ from email.parser import Parser
 from pathlib import Path
 
 import pytest
+
 import socketkit
 from support import ROOT, run
 
@@ -22,7 +23,7 @@ def module_name(path):
     return ".".join(("socketkit", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
 
 
-NAMES = [module_name(path) for path in SOURCES if not path.name.startswith("__main__")]
+NAMES = [module_name(path) for path in SOURCES if path.with_name("__init__.py").exists() and path.name != "__main__.py"]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -10,7 +10,21 @@ from typing import ClassVar
 import attrs
 import pytest
 
-from socketkit import TCP, UDP, Classic, Forks, Graceful, Layered, Server, StreamRequestHandler, Sync, Threads, UnixStream, capabilities, compose
+from socketkit import (
+    TCP,
+    UDP,
+    Classic,
+    Forks,
+    Graceful,
+    Layered,
+    Server,
+    StreamRequestHandler,
+    Sync,
+    Threads,
+    UnixStream,
+    capabilities,
+    compose,
+)
 from socketkit.errors import AlreadyServingError, ConfigError, IncompatibleError, ListenError, UnknownPartError
 from socketkit.serving import State
 
@@ -299,7 +313,9 @@ def test_a_refused_request_is_closed_and_counted(dispatcher):
 
 
 @pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt, GeneratorExit, MemoryError, RecursionError])
-@pytest.mark.parametrize("where", ["setup", "handle", "finish", "verify_request", "process_request", "finish_request", "handle_error", "close_request"])
+@pytest.mark.parametrize(
+    "where", ["setup", "handle", "finish", "verify_request", "process_request", "finish_request", "handle_error", "close_request"]
+)
 def test_whatever_is_raised_wherever_costs_one_request(dispatcher, error, where, caplog):
     pending = [error("raised on purpose")]
 
@@ -325,7 +341,10 @@ def test_whatever_is_raised_wherever_costs_one_request(dispatcher, error, where,
     setattr(target, where, failing)
     if where == "handle_error":
         Handler.handle = lambda self: (_ for _ in ()).throw(ValueError("first")) if pending else Upper.handle(self)
-    with caplog.at_level(logging.CRITICAL, "socketkit"), Fragile(ANYWHERE, Handler, dispatcher=dispatcher, lifecycle=Graceful(drain=10)) as server:
+    with (
+        caplog.at_level(logging.CRITICAL, "socketkit"),
+        Fragile(ANYWHERE, Handler, dispatcher=dispatcher, lifecycle=Graceful(drain=10)) as server,
+    ):
         server.start()
         with contextlib.suppress(ConnectionError):
             ask(server.addresses[0])
@@ -585,3 +604,29 @@ def test_stopping_an_idle_server_takes_no_poll_interval():
             server.stop()
             times.append(time.perf_counter() - begin)
     assert statistics.median(times) < 0.05
+
+
+def test_a_start_that_was_stopped_before_binds_nothing():
+    server = Server(ANYWHERE, Upper)
+    server.stop()
+    server.start()
+    assert server.addresses == []
+    assert server.state is State.STOPPED
+
+
+def test_closing_a_server_that_never_served_does_not_stop_its_next_start():
+    server = Server(ANYWHERE, Upper)
+    with server:
+        pass
+    with server:
+        server.start()
+        assert ask(server.addresses[0]) == b"HELLO\n"
+
+
+def test_a_start_that_fails_leaves_a_failed_server():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        server = Server(TCP(*taken.getsockname()), Upper)
+        for begin in (server.start, server.serve_forever):
+            with pytest.raises(ListenError):
+                begin()
+            assert server.state is State.FAILED

@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -8,7 +9,7 @@ import threading
 import pytest
 
 from leaks import Account
-from support import Program, address, ask, python, talk
+from support import HERE, Program, address, ask, python, run, talk, with_path
 
 
 def left_by(leave, undo):
@@ -63,6 +64,44 @@ def test_a_signal_handler_a_umask_and_a_working_directory_are_seen(tmp_path):
     before.restore()
     assert left == [f"umask: 123, was {before.umask}", f"cwd: {tmp_path}, was {before.cwd}"]
     assert before.left_since() == []
+
+
+def test_a_test_that_leaves_something_behind_fails_unless_it_says_why_it_may(tmp_path):
+    shutil.copy(HERE / "conftest.py", tmp_path)
+    (tmp_path / "test_it.py").write_text("""
+import os, pytest
+
+def test_clean():
+    pass
+
+def test_leaves():
+    os.umask(0o111)
+
+@pytest.mark.leaves("umask", reason="to see that it may")
+def test_forgiven():
+    os.umask(0o112)
+
+@pytest.mark.leaves("umask")
+def test_gives_no_reason():
+    pass
+
+@pytest.mark.leaves("cwd", reason="another one")
+def test_not_forgiven():
+    os.umask(0o113)
+""")
+    report = run(
+        sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rA", cwd=tmp_path, env={**with_path(HERE), "COLUMNS": "200"}, code=1
+    ).stdout
+    for line in (
+        "PASSED test_it.py::test_clean",
+        "ERROR test_it.py::test_leaves - Failed: the test left behind:",
+        "PASSED test_it.py::test_forgiven",
+        "ERROR test_it.py::test_gives_no_reason - Failed: the mark `leaves` needs",
+        "ERROR test_it.py::test_not_forgiven - Failed: the test left behind:",
+    ):
+        assert f"\n{line}" in report, report
+    assert "ERROR test_it.py::test_forgiven" not in report
+    assert "ERROR test_it.py::test_clean" not in report
 
 
 def test_a_program_that_hangs_shows_where():

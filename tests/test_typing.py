@@ -3,6 +3,7 @@
 import sys
 
 import pytest
+
 from support import HERE, ROOT, run
 
 pytestmark = pytest.mark.timeout(180)  # the first run of mypy reads every library

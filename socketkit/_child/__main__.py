@@ -6,6 +6,6 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).parents[2])
 
-from socketkit.cli import main
+from socketkit.cli import main  # noqa: E402 - only now can it be found
 
 main(prog_name="socketkit")

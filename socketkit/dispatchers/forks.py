@@ -34,8 +34,10 @@ class Forks:
 def fork(run: Callable[[], int]) -> int:
     """Start a child that calls `run`, exits with what it returns (1 if it raises), and return the child's pid.
 
-    The child leaves by `os._exit`, so that nothing of the parent's clean-up runs in it, but flushes its standard streams first.
+    The child leaves by `os._exit`, so that nothing of the parent's clean-up runs in it, but flushes its standard streams first. So
+    does the parent before it forks: what stands in their buffers would come out twice.
     """
+    _flush()
     pid = os.fork()
     if pid:
         return pid
@@ -47,10 +49,14 @@ def fork(run: Callable[[], int]) -> int:
 
 
 def _leave(status: int) -> NoReturn:
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):
-            stream.flush()
+    _flush()
     os._exit(status)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # closed, broken or None
+            stream.flush()
 
 
 def reap(pid: int, *, block: bool = False) -> int | None:

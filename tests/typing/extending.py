@@ -6,9 +6,24 @@ from collections.abc import Callable, Mapping
 from typing import ClassVar, assert_type
 
 import attrs
+
 from socketkit import TCP, Graceful, Layered, Server, Threads
 from socketkit.hookspecs import hookimpl
-from socketkit.seams import Address, Dispatch, Dispatcher, Drive, Intake, Kind, Layer, Lifecycle, Listener, Request, Serving, Transport, Work
+from socketkit.seams import (
+    Address,
+    Dispatch,
+    Dispatcher,
+    Drive,
+    Intake,
+    Kind,
+    Layer,
+    Lifecycle,
+    Listener,
+    Request,
+    Serving,
+    Transport,
+    Work,
+)
 from socketkit.stats import DrainReport
 
 

@@ -1,0 +1,321 @@
+"""A dispatcher for socketkit: each request on a greenlet of its own, all in the one thread that serves.
+
+Handlers stay plain blocking code and nothing is monkey-patched: the socket that a handler is given is gevent's, and where it would
+block it lets the other greenlets run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import socket
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, cast
+
+import attrs
+import gevent
+import gevent.monkey
+import gevent.socket
+from gevent._hub_local import get_hub_if_exists  # gevent has no public way to ask without making one
+
+from socketkit.errors import IncompatibleError
+from socketkit.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from gevent.hub import Hub
+
+    from socketkit.seams import Adapts, Dispatcher, Drive, Forces, Intake, Request, Unit, Work
+
+    _Greenlet: TypeAlias = gevent.Greenlet[..., object]
+
+__all__ = ("Gevent", "socketkit_dispatchers")
+
+log = logging.getLogger(__name__)
+
+READ = 1
+"""The loop's word for a readable descriptor."""
+
+UNITS_PER_TURN = 64
+"""How many requests are taken before those taken get to run."""
+
+BEFORE_KILL = 0.1
+"""Seconds that handlers get to end by themselves once their sockets are shut down."""
+
+LAST_WORD = 0.5
+"""Seconds that killed handlers get for their clean-up before their hub is gone."""
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.001, 0.05
+"""Seconds between two attempts to send where no descriptor tells when to try again."""
+
+_PLAIN: Any = gevent.monkey.get_original("socket", "socket")
+
+
+@attrs.frozen
+class Gevent:
+    """A greenlet for each request, up to a bound; beyond it, clients wait in the kernel's queue."""
+
+    max_greenlets: int | None = attrs.field(default=10_000)
+    """How many requests may run at once, at least 1; None: as many as come. Takes effect when the server starts."""
+
+    requires: ClassVar[frozenset[str]] = frozenset({"sockets"})
+
+    @max_greenlets.validator
+    def _valid_bound(self, _field: object, bound: object) -> None:
+        if bound is not None and (not isinstance(bound, int) or isinstance(bound, bool) or bound < 1):
+            raise ValueError(f"max_greenlets must be a whole number of at least 1, or nothing for no bound, not {bound!r}")
+
+    def start(self, work: Work) -> _Greenlets:  # noqa: ARG002 - the units that are taken bring it along
+        """Return the live part.
+
+        Raises: IncompatibleError in a process whose `select` is patched: there is no epoll or kqueue left to watch.
+        """
+        if gevent.monkey.is_module_patched("select"):
+            raise IncompatibleError("Gevent", "cannot watch a patched select module", "patch with gevent.monkey.patch_all(select=False)")
+        return _Greenlets(self.max_greenlets)
+
+
+@hookimpl
+def socketkit_dispatchers() -> Mapping[str, type[Gevent]]:
+    """Return the dispatcher of this distribution, by its name."""
+    return {"gevent": Gevent}
+
+
+# --- sockets ---------------------------------------------------------------------------------------------------------
+
+
+class _GreenSocket(gevent.socket.socket):
+    """A connection whose operations let other greenlets run where they would block."""
+
+    _sock: Any
+
+    def shutdown(self, how: int) -> None:
+        """Leave it to the kernel to wake who waits: he gets what a thread would get, and any thread may call this."""
+        self._sock.shutdown(how)
+
+
+class _AnsweringSocket(_GreenSocket):
+    """The socket of a datagram listener, for any number of greenlets at once; gevent's own lets one at a time wait to send."""
+
+    def sendto(self, *arguments: Any) -> int:
+        """As `socket.socket.sendto`."""
+        return self._until_sent(self._sock.sendto, *arguments)
+
+    def sendmsg(self, *arguments: Any) -> int:
+        """As `socket.socket.sendmsg`."""
+        return self._until_sent(self._sock.sendmsg, *arguments)
+
+    def _until_sent(self, send: Callable[..., int], *arguments: Any) -> int:
+        try:
+            return send(*arguments)
+        except BlockingIOError:
+            if self.timeout == 0:
+                raise
+        pause = FIRST_PAUSE
+        with gevent.Timeout(self.timeout, TimeoutError("timed out")):
+            while True:
+                if self.family == getattr(socket, "AF_UNIX", None):
+                    gevent.sleep(pause)  # it is the peer's queue that is full, and no descriptor announces its room: unix(7)
+                    pause = min(2 * pause, LONGEST_PAUSE)
+                else:
+                    gevent.socket.wait_write(self.fileno())  # by a watcher of its own
+                with contextlib.suppress(BlockingIOError):
+                    return send(*arguments)
+
+
+# --- the live part ---------------------------------------------------------------------------------------------------
+
+
+class _Reins(Protocol):
+    """What an intake can do besides what its Protocol says: be held back, and be closed."""
+
+    def hold(self) -> None: ...
+    def release(self) -> None: ...
+    def close(self) -> None: ...
+
+
+@attrs.define(eq=False)
+class _Greenlets:
+    """Takes units in the thread that serves and runs each on a greenlet. Everything here belongs to that thread."""
+
+    bound: int | None
+    greenlets: set[_Greenlet] = attrs.field(factory=set)
+    """Of the units that were taken and have not ended."""
+    held: _Reins | None = None
+    """The intake, while the bound keeps it from taking more."""
+    connections: weakref.WeakSet[_GreenSocket] = attrs.field(factory=weakref.WeakSet)
+    """Those that were made green and that somebody still has."""
+    answering: dict[Any, Any] = attrs.field(factory=dict)
+    """Datagram listeners' sockets, and what is given to handlers in their place."""
+    hub: Hub | None = None
+    """The hub of the serving thread, if it would not be there without this dispatcher."""
+    thread: threading.Thread | None = None
+    """Who drives, or drove."""
+    warned: bool = False
+
+    # the seams
+
+    def drive(self, open_intake: Callable[[], Intake]) -> None:
+        """Take units and spawn them until stopped; wait in the hub, so that what was spawned runs meanwhile."""
+        self.thread = threading.current_thread()
+        self._enter_hub()
+        hub = gevent.get_hub()
+        intake = open_intake()
+        readable = hub.loop.io(intake.fileno(), READ)
+        try:
+            with _signals_reach(hub):
+                while not intake.stopped:
+                    for _ in range(UNITS_PER_TURN):
+                        unit = intake.take(0)
+                        if unit is None:
+                            break
+                        self._spawn(unit, cast("_Reins", intake))
+                    if not intake.stopped:  # take() may have swallowed the wake-up that came with the stop
+                        with gevent.Timeout(intake.due(), exception=False):  # type: ignore[arg-type] # False: just go on; its stubs lack it
+                            hub.wait(readable)
+        finally:
+            readable.close()
+            self.held = None
+            cast("_Reins", intake).close()
+            gevent.sleep(0)  # whoever is ready to end, ends here: without a drain nobody may turn this hub again
+            if not self.greenlets:
+                self._leave_hub()
+
+    def adapt(self, request: Request) -> Request:
+        """Return the request with a green socket in the place of its own."""
+        self._enter_hub()
+        if not isinstance(request, tuple):
+            return self._green(request)
+        data, listener = request
+        if listener not in self.answering:
+            self.answering[listener] = self._answer_for(listener)
+        return data, self.answering[listener]
+
+    def wait(self, timeout: float | None) -> bool:
+        """Let the greenlets run until all have ended, but for the one that calls this.
+
+        Another thread cannot make them run, so it is told at once.
+        """
+        others = [each for each in self.greenlets if each is not gevent.getcurrent()]
+        if others and threading.current_thread() is self.thread:
+            gevent.joinall(others, timeout)
+        return all(each.dead for each in others)
+
+    def force(self) -> None:
+        """Kill what has not ended shortly. Whoever sat in a read has just been given its end, and may still leave in peace."""
+        gevent.spawn_later(BEFORE_KILL, self._kill)
+
+    def close(self) -> None:
+        """Close the sockets for answering. End a hub that nobody will turn again, and with it what would stand still in it."""
+        if gevent.getcurrent() in self.greenlets:  # a handler closes its own server
+            return
+        if self.greenlets and self.hub is not None:
+            for connection in list(self.connections):
+                with contextlib.suppress(OSError):  # it may be closed by now
+                    connection.shutdown(socket.SHUT_RDWR)
+            if not self.wait(BEFORE_KILL):
+                self._kill()
+                self.wait(LAST_WORD)
+        self._leave_hub()
+
+    # inside
+
+    def _spawn(self, unit: Unit, intake: _Reins) -> None:
+        self.greenlets.add(gevent.spawn(self._run, unit))
+        if len(self.greenlets) == self.bound:
+            self.held = intake
+            intake.hold()
+
+    def _run(self, unit: Unit) -> None:
+        try:
+            unit()  # what comes out of it is for the process; gevent raises it in the main greenlet
+        finally:
+            self.greenlets.discard(cast("_Greenlet", gevent.getcurrent()))
+            held, self.held = self.held, None
+            if held is not None:
+                held.release()
+
+    def _kill(self) -> None:
+        """Raise GreenletExit in every greenlet that has begun; one that has not would never account for its request."""
+        if threading.current_thread() is not self.thread:
+            return
+        gevent.killall([each for each in self.greenlets if each.gr_frame is not None], block=False)
+
+    def _green(self, request: Any) -> Any:
+        """Return gevent's socket in the place of a plain one, with its timeout; anything else as it is."""
+        if type(request) is not _PLAIN:
+            if not self.warned and not isinstance(request, gevent.socket.socket):
+                self.warned = True
+                log.warning("a %s cannot be made green: while a handler waits for it, all others stand still", type(request).__name__)
+            return request
+        green = _GreenSocket(request.family, request.type, request.proto, fileno=request.fileno())
+        green.settimeout(request.gettimeout())
+        request.detach()
+        self.connections.add(green)
+        return green
+
+    def _answer_for(self, listener: Any) -> Any:
+        """Return a socket for answering on a copy of the listener's descriptor."""
+        if type(listener) is not _PLAIN:
+            return self._green(listener)
+        green = _AnsweringSocket(listener.family, listener.type, listener.proto, fileno=listener.dup().detach())
+        green.settimeout(listener.gettimeout())
+        return green
+
+    def _enter_hub(self) -> None:
+        if get_hub_if_exists() is None:
+            self.hub = gevent.get_hub()
+
+    def _leave_hub(self) -> None:
+        for listener, green in self.answering.items():
+            if green is not listener:
+                green.close()
+                with contextlib.suppress(OSError):  # the copies share one O_NONBLOCK; it may be closed by now
+                    listener.settimeout(listener.gettimeout())
+        self.answering.clear()
+        hub, self.hub = self.hub, None
+        if hub is not None and (get_hub_if_exists() is hub or not (self.thread and self.thread.is_alive())):
+            hub.destroy(destroy_loop=True)
+
+
+@contextlib.contextmanager
+def _signals_reach(hub: Hub) -> Iterator[None]:
+    """Make a signal wake the main thread's hub, whichever thread the system gave it to; Python then runs its handler there.
+
+    Without this a signal that comes just before the hub goes to sleep, or to another thread, waits for the next event.
+    A wake-up descriptor that the program has set already is left alone.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    reader, writer = socket.socketpair()
+    with reader, writer:
+        reader.setblocking(False)
+        writer.setblocking(False)
+        previous = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        if previous != -1:
+            signal.set_wakeup_fd(previous)
+        arrived = hub.loop.io(reader.fileno(), READ)
+        arrived.start(_read_all, reader)
+        try:
+            yield
+        finally:
+            arrived.close()
+            if previous == -1:
+                signal.set_wakeup_fd(-1)
+
+
+def _read_all(reader: socket.socket) -> None:
+    with contextlib.suppress(BlockingIOError):
+        while reader.recv(4096):
+            pass
+
+
+if TYPE_CHECKING:
+    _recipe: Dispatcher = Gevent()
+    _drive: Drive = _Greenlets(None)
+    _adapts: Adapts = _Greenlets(None)
+    _forces: Forces = _Greenlets(None)

@@ -1,0 +1,426 @@
+"""The dispatcher in programs of their own: signals, classic servers, idleness, patched programs, and an installation as users do it."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from support import ROOT, Program, address, python, run, talk, with_path
+
+PLUGIN = Path(__file__).parents[1]
+PATH = with_path(PLUGIN / "src", ROOT, ROOT / "tests")
+
+SERVE = """
+import sys, threading
+from socketkit import Classic, Graceful, Server, StreamRequestHandler
+from socketkit_gevent import Gevent
+
+class Greeting(StreamRequestHandler):
+    def handle(self):
+        self.wfile.write(b"hello\\n")
+        self.wfile.write(self.rfile.readline())
+
+class Tells:
+    def server_started(self, server):
+        print("serving", *server.urls, flush=True)
+    def server_stopping(self, server):
+        print("stopping", flush=True)
+
+def serve(**options):
+    server = Server("tcp://127.0.0.1:0", Greeting, observers=[Tells()], **options)
+    try:
+        server.serve_forever()
+    finally:
+        print("ended", server._report, flush=True)
+"""
+
+
+def program(source):
+    return Program.python("-c", SERVE + source, env=PATH)
+
+
+def place(running):
+    return address(running.line(r"^serving (\S+)")[0][1])
+
+
+def effort(pid):
+    """Return how often the process's threads have slept or been interrupted, and how much time they have used."""
+    switches = [
+        line.split()[1]
+        for task in Path(f"/proc/{pid}/task").iterdir()
+        for line in (task / "status").read_text().splitlines()
+        if "ctxt" in line
+    ]
+    return switches, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+
+
+# --- signals ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_an_idle_server_at_once(number):
+    with program("serve(dispatcher=Gevent())") as running:
+        place(running)
+        begun = time.monotonic()
+        assert running.stop(number) == 0
+        assert time.monotonic() - begun < 2
+        assert "ended 0 finished, 0 forced, 0 stuck" in running.output
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_a_signal_that_another_thread_receives_wakes_the_hub_too():
+    source = """
+import os, pathlib, signal, time
+idle = threading.Event()
+other = threading.Thread(target=idle.wait)
+other.start()
+
+def kick():
+    status = pathlib.Path(f"/proc/self/task/{os.getpid()}/status")  # of the main thread
+    before = None
+    while before != (before := status.read_text()) or "(sleeping)" not in before:
+        time.sleep(0.2)
+    signal.pthread_kill(other.ident, signal.SIGTERM)
+
+class Kicks(Tells):
+    def server_started(self, server):
+        threading.Thread(target=kick).start()
+Tells = Kicks
+serve(dispatcher=Gevent())
+idle.set()
+"""
+    python(SERVE + source, env=PATH, guard=10)
+
+
+def test_a_signal_drains_and_a_second_one_forces():
+    with program("serve(dispatcher=Gevent(), lifecycle=Graceful(drain=None))") as running:
+        with (
+            socket.create_connection(place(running), timeout=10) as finishes,
+            socket.create_connection(place(running), timeout=10) as stays,
+        ):
+            assert (finishes.recv(100), stays.recv(100)) == (b"hello\n", b"hello\n")
+            running.process.send_signal(signal.SIGTERM)
+            running.line("^stopping")
+            finishes.sendall(b"bye\n")
+            assert finishes.recv(100) == b"bye\n"
+            assert finishes.recv(100) == b""
+            assert running.stop() == 0
+            assert stays.recv(100) == b""
+        assert re.search(r"ended \d finished, \d forced, 0 stuck", running.output)
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_an_unhandled_control_c_ends_the_program(busy):
+    with program("serve(dispatcher=Gevent(), lifecycle=Classic())") as running:
+        with socket.create_connection(place(running), timeout=10) as client:
+            if busy:
+                assert client.recv(100) == b"hello\n"
+            assert running.stop(signal.SIGINT) == -signal.SIGINT
+        assert "KeyboardInterrupt" in running.output
+
+
+def test_the_programs_own_wake_up_descriptor_is_left_alone():
+    source = """
+import signal, socket
+reader, writer = socket.socketpair()
+writer.setblocking(False)
+signal.set_wakeup_fd(writer.fileno())
+serve(dispatcher=Gevent())
+assert reader.recv(1) == bytes([signal.SIGTERM])
+assert signal.set_wakeup_fd(-1) == writer.fileno()
+"""
+    with program(source) as running:
+        place(running)
+        assert running.stop() == 0
+
+
+# --- idleness --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize("bound", [2, 100])
+def test_a_server_with_nothing_to_do_sleeps_also_when_it_is_full(bound):
+    with program(f"serve(dispatcher=Gevent({bound}))") as running:
+        where = place(running)
+        everyone = [socket.create_connection(where, timeout=10) for _ in range(4)]
+        for client in everyone[: min(bound, 4)]:
+            assert client.recv(100) == b"hello\n"
+        settled, before = time.monotonic() + 5, None
+        while before != (before := effort(running.process.pid)):  # what it still had to do after the last greeting
+            assert time.monotonic() < settled
+            time.sleep(0.1)
+        time.sleep(1)
+        assert effort(running.process.pid) == before
+        for client in everyone:
+            client.close()
+        assert running.stop() == 0
+
+
+# --- classic servers -------------------------------------------------------------------------------------------------
+
+CLASSIC = """
+import http.server, os, sys, threading
+from socketkit import socketserver
+sys.modules["socketserver"] = socketserver
+import importlib
+importlib.reload(http.server)
+from socketkit_gevent import Gevent
+socketserver._Chosen.dispatcher = Gevent()
+http.server.HTTPServer.request_queue_size = 128  # all clients come at once
+before = sorted(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else None
+
+class Pages(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        body = b"%d threads" % threading.active_count()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+        if self.path == "/stop":
+            self.close_connection = True
+            self.server.shutdown()
+    def log_message(self, *args):
+        pass
+"""
+
+GET = b"GET /%s HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+def test_an_unmodified_threading_http_server_runs_on_greenlets():
+    source = """
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Pages)
+print("serving tcp://127.0.0.1:%d" % server.server_port, flush=True)
+server.serve_forever()
+server.server_close()
+if before is not None:
+    assert sorted(os.listdir("/proc/self/fd")) == before
+print("ended with", threading.active_count(), flush=True)
+"""
+    with Program.python("-c", CLASSIC + source, env=PATH) as running:
+        where = place(running)
+        everyone = [socket.create_connection(where, timeout=10) for _ in range(50)]
+        for _ in range(2):  # all stay connected, each between two requests of its own
+            for client in everyone:
+                client.sendall(GET % b"")
+                assert b"1 threads" in _answer(client)
+        everyone[0].sendall(GET % b"stop")
+        assert b"1 threads" in _answer(everyone[0])
+        assert running.process.wait(10) == 0
+        assert running.output.splitlines()[1:] == ["ended with 1"]  # nothing was printed about those that were still connected
+        for client in everyone:
+            client.close()
+
+
+def test_a_classic_server_in_a_thread_can_be_closed_from_another_one():
+    source = """
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Pages)
+server.daemon_threads = False
+thread = threading.Thread(target=server.serve_forever)
+thread.start()
+import socket
+with socket.create_connection(server.server_address) as left, socket.create_connection(server.server_address) as client:
+    client.sendall(b"GET / HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n")
+    assert b"200 OK" in client.recv(1000)
+    server.shutdown()
+    server.server_close()
+    for each in (left, client):
+        each.settimeout(10)
+        while each.recv(1000):
+            pass  # the rest of the answer, and then the end
+    thread.join()
+"""
+    python(CLASSIC + source, env=PATH)
+
+
+def test_a_classic_datagram_server_answers_and_its_socket_blocks_again_afterwards():
+    source = """
+import socket
+class Upper(socketserver.DatagramRequestHandler):
+    def handle(self):
+        self.wfile.write(self.packet.upper())
+        if self.packet == b"stop":
+            self.server.shutdown()
+server = socketserver.ThreadingUDPServer(("127.0.0.1", 0), Upper)
+thread = threading.Thread(target=server.serve_forever)
+thread.start()
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+    client.settimeout(10)
+    client.connect(server.server_address)
+    for word in (b"one", b"two", b"stop"):
+        client.send(word)
+        assert client.recv(100) == word.upper()
+thread.join()
+assert os.get_blocking(server.fileno())
+server.server_close()
+if before is not None:
+    assert sorted(os.listdir("/proc/self/fd")) == before
+"""
+    python(CLASSIC + source, env=PATH)
+
+
+def _answer(client):
+    received = b""
+    while b"threads" not in received:
+        chunk = client.recv(1000)
+        assert chunk, received
+        received += chunk
+    return received
+
+
+# --- programs that use gevent ----------------------------------------------------------------------------------------
+
+
+def test_a_program_that_uses_gevent_goes_on_beside_the_server():
+    source = """
+import gevent, socket
+from gevent.event import Event
+here, back = Event(), Event()
+
+class Meets(StreamRequestHandler):
+    def handle(self):
+        here.set()  # gevent's own primitives reach from handlers to the program and back: they share a hub
+        back.wait()
+        self.wfile.write(b"met")
+
+server = Server("tcp://127.0.0.1:0", Meets, dispatcher=Gevent())
+with server:
+    serving = gevent.spawn(server.serve_forever)
+    def client():
+        with gevent.socket.create_connection(server.addresses[0]) as connection:
+            return connection.recv(100)
+    talking = gevent.spawn(client)
+    here.wait()
+    back.set()
+    assert talking.get() == b"met"
+    hub = gevent.get_hub()
+    server.stop(wait=False)
+    serving.get()
+    assert server.state.value == "stopped"
+    assert gevent.get_hub() is hub and hub.loop is not None
+    gevent.sleep(0)
+"""
+    python(SERVE + source, env=PATH)
+
+
+def test_a_timeout_of_the_programs_own_ends_serving():
+    source = """
+import gevent
+try:
+    with gevent.Timeout(0.05):
+        serve(dispatcher=Gevent())
+except gevent.Timeout:
+    print("timed out")
+"""
+    assert "timed out" in python(SERVE + source, env=PATH).stdout
+
+
+def test_a_process_whose_select_is_patched_is_refused_with_the_remedy():
+    source = "import gevent.monkey\ngevent.monkey.patch_all()\n"
+    remedy = """
+from socketkit.errors import IncompatibleError
+try:
+    serve(dispatcher=Gevent())
+except IncompatibleError as error:
+    print(error)
+"""
+    assert "patch with gevent.monkey.patch_all(select=False)" in python(source + SERVE + remedy, env=PATH).stdout
+
+
+def test_the_remedy_works():
+    source = "import gevent.monkey\ngevent.monkey.patch_all(select=False)\n"
+    with Program.python("-c", source + SERVE + "serve(dispatcher=Gevent())", env=PATH) as running:
+        where = place(running)
+        with socket.create_connection(where, timeout=10) as first, socket.create_connection(where, timeout=10) as second:
+            assert (first.recv(100), second.recv(100)) == (b"hello\n", b"hello\n")
+            second.sendall(b"x\n")
+            assert second.recv(100) == b"x\n"
+        assert running.stop() == 0
+
+
+def test_a_handler_that_will_not_end_is_reported_and_does_not_hold_up_the_stop():
+    source = """
+import contextlib, gevent, gevent.event, socket
+
+class Stubborn(StreamRequestHandler):
+    def handle(self):
+        self.wfile.write(b"hello")
+        while True:
+            with contextlib.suppress(gevent.GreenletExit):
+                gevent.event.Event().wait()
+
+server = Server("tcp://127.0.0.1:0", Stubborn, dispatcher=Gevent()).start()
+with socket.create_connection(server.addresses[0]) as client:
+    assert client.recv(100) == b"hello"
+    assert len(server.stop(drain=0).stuck) == 1
+"""
+    begun = time.monotonic()
+    python(SERVE + source, env=PATH)
+    assert time.monotonic() - begun < 20
+
+
+# --- installed -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """Return the environment of a program for which the plugin's wheel, and not its sources, is installed."""
+    pytest.importorskip("hatchling", reason="builds the wheel")
+    folder = tmp_path_factory.mktemp("installed")
+    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "-q")
+    run(*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(folder), str(PLUGIN), guard=120)
+    (wheel,) = folder.glob("*.whl")
+    run(*pip, "install", "--no-deps", "--target", str(folder / "site"), str(wheel), guard=120)
+    return with_path(folder / "site", ROOT)
+
+
+def test_an_installed_plugin_is_used_by_its_name(installed):
+    source = """
+import socketkit_gevent
+assert "site" in socketkit_gevent.__file__, socketkit_gevent.__file__
+import os, socket
+from socketkit import Server, StreamRequestHandler
+
+class Upper(StreamRequestHandler):
+    def handle(self):
+        self.wfile.write(self.rfile.readline().upper())
+
+assert os.path.exists(os.path.join(os.path.dirname(socketkit_gevent.__file__), "py.typed"))
+for name in ("gevent", "gevent:5", "gevent:none"):
+    server = Server("tcp://127.0.0.1:0", Upper, dispatcher=name).start()
+    with socket.create_connection(server.addresses[0]) as client:
+        client.sendall(b"x\\n")
+        assert client.recv(100) == b"X\\n"
+    server.stop()
+    print(server.dispatcher)
+print(server.explain())
+"""
+    output = python(source, env=installed).stdout
+    assert output.splitlines()[:3] == ["Gevent(max_greenlets=10000)", "Gevent(max_greenlets=5)", "Gevent(max_greenlets=None)"]
+    assert re.search(r"dispatcher: Gevent, from socketkit[-_]gevent 0\.1\.0", output)
+
+
+def test_a_bad_option_is_refused_where_it_was_written(installed):
+    source = """
+from socketkit import Server
+try:
+    Server("tcp://127.0.0.1:0", print, dispatcher="gevent:0")
+except ValueError as error:
+    print(error)
+"""
+    assert re.match("max_greenlets:? must be a whole number of at least 1", python(source, env=installed).stdout)
+
+
+def test_the_command_line_lists_the_plugin(installed):
+    if importlib.util.find_spec("socketkit.__main__") is None:
+        pytest.skip("this socketkit has no command line yet")
+    listed = run(sys.executable, "-m", "socketkit", "plugins", env=installed).stdout
+    assert "gevent" in listed
+    assert "socketkit-gevent" in listed

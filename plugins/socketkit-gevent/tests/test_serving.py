@@ -1,0 +1,295 @@
+"""The dispatcher's bound, how a server on greenlets stops, and that it leaves nothing behind."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+
+import gevent
+import gevent.event
+import pytest
+from socketkit_gevent import Gevent
+
+from socketkit import Classic, Server, StreamRequestHandler
+from support import talk
+
+
+class Greeting(StreamRequestHandler):
+    def handle(self):
+        self.wfile.write(b"hello\n")
+        self.wfile.write(self.rfile.readline())
+
+
+class Stopping:
+    """An observer that tells when a drain begins."""
+
+    def __init__(self):
+        self.begun = threading.Event()
+
+    def server_stopping(self, server):
+        self.begun.set()
+
+
+@contextlib.contextmanager
+def clients(server, count):
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(socket.create_connection(server.addresses[0], timeout=10)) for _ in range(count)]
+
+
+def greeted(client):
+    """Return whether the client's handler runs: at once if it does, without waiting if it does not."""
+    client.setblocking(False)
+    try:
+        return client.recv(100) == b"hello\n"
+    except BlockingIOError:
+        return False
+    finally:
+        client.settimeout(10)
+
+
+# --- the bound -------------------------------------------------------------------------------------------------------
+
+
+def test_the_bound_is_hard_and_what_is_beyond_it_waits_for_its_turn():
+    server = Server("tcp://127.0.0.1:0", Greeting, dispatcher=Gevent(3)).start()
+    with clients(server, 6) as everyone:
+        first, rest = everyone[:3], everyone[3:]
+        assert [client.recv(100) for client in first] == [b"hello\n"] * 3
+        assert server.stats().accepted == 3
+        for done, client in zip(first, rest, strict=True):
+            assert not greeted(client)
+            done.sendall(b"bye\n")
+            assert done.recv(100) == b"bye\n"
+            assert client.recv(100) == b"hello\n"
+        assert server.stats().active == 3
+        server.stop(drain=0)
+    assert server.stats().outcomes == {"finished": 6}
+
+
+def test_a_full_server_stops_at_once():
+    server = Server("tcp://127.0.0.1:0", Greeting, dispatcher=Gevent(1)).start()
+    with clients(server, 2) as (inside, waiting):
+        assert inside.recv(100) == b"hello\n"
+        begun = time.monotonic()
+        report = server.stop(drain=0.05)
+        assert time.monotonic() - begun < 2
+        assert (report.finished, report.forced, report.stuck) == (0, 1, ())
+        with contextlib.suppress(ConnectionResetError):
+            assert waiting.recv(100) == b""
+    assert server.stats().accepted == 1
+
+
+def test_a_bound_of_one_serves_one_after_the_other():
+    running, most = 0, 0
+
+    def handler(request, client_address, server):
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        request.recv(100)
+        running -= 1
+
+    server = Server("tcp://127.0.0.1:0", handler, dispatcher=Gevent(1)).start()
+    with clients(server, 20) as everyone:
+        for client in everyone:
+            client.sendall(b"x")
+        for client in everyone:
+            assert client.recv(100) == b""
+    server.stop()
+    assert most == 1
+    assert server.stats().outcomes == {"finished": 20}
+
+
+# --- the loop --------------------------------------------------------------------------------------------------------
+
+
+class Endless:
+    """An intake that always has a unit, as under a flood of requests, and announces them."""
+
+    def __init__(self, unit):
+        self.stopped = False
+        self.taken = 0
+        self.ends = socket.socketpair()
+        self.ends[1].send(b"x")
+        self.unit = unit
+
+    def take(self, timeout):
+        self.taken += 1
+        assert self.taken < 10_000
+        return lambda: self.unit(self)
+
+    def fileno(self):
+        return self.ends[0].fileno()
+
+    def due(self):
+        return None
+
+    def close(self):
+        for end in self.ends:
+            end.close()
+
+
+def drive(intake, recipe):
+    live = recipe.start(None)
+    live.drive(lambda: intake)
+    assert live.wait(10)
+    live.close()
+
+
+def test_requests_run_while_more_keep_coming():
+    def stop(intake):
+        intake.stopped = True
+
+    intake = Endless(stop)
+    drive(intake, Gevent(None))
+    assert intake.taken < 200
+
+
+def test_a_stop_whose_wake_up_was_read_already_is_seen():
+    class Swallows(Endless):
+        def take(self, timeout):
+            self.ends[0].recv(1)
+            self.stopped = True
+
+    drive(Swallows(None), Gevent())
+
+
+def test_what_the_loop_is_due_to_do_is_done_while_no_request_comes():
+    called = threading.Event()
+
+    class Acts(Server):
+        calls = 0
+
+        def service_actions(self):
+            self.calls += 1
+            if self.calls == 3:
+                called.set()
+
+    server = Acts("tcp://127.0.0.1:0", Greeting, dispatcher=Gevent())
+    serving = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    serving.start()
+    assert called.wait(10)
+    server.stop()
+    serving.join()
+
+
+# --- stopping --------------------------------------------------------------------------------------------------------
+
+
+def test_stop_from_another_thread_ends_an_idle_server_and_it_starts_again():
+    server = Server("tcp://127.0.0.1:0", Greeting, dispatcher=Gevent())
+    for _ in range(20):
+        server.start()
+        assert talk(server.addresses[0], b"x\n") == b"hello\nx\n"
+        begun = time.monotonic()
+        server.stop()
+        assert time.monotonic() - begun < 1
+
+
+def test_stop_from_a_handler_ends_the_server_after_it():
+    def last(request, client_address, server):
+        assert server.stop() is None
+        request.sendall(b"stopped\n")
+
+    server = Server("tcp://127.0.0.1:0", last, dispatcher=Gevent()).start()
+    address = server.addresses[0]
+    assert talk(address, b"") == b"stopped\n"
+    report = server.stop()
+    assert server.stats().outcomes == {"finished": 1}
+    assert report.stuck == ()
+    with pytest.raises(ConnectionRefusedError):
+        talk(address, b"")
+
+
+def test_a_drain_lets_a_busy_handler_finish():
+    stopping = Stopping()
+    server = Server("tcp://127.0.0.1:0", Greeting, dispatcher=Gevent(), observers=[stopping]).start()
+    with clients(server, 1) as (client,):
+        assert client.recv(100) == b"hello\n"
+        server.stop(drain=10, wait=False)
+        assert stopping.begun.wait(10)
+        client.sendall(b"bye\n")
+        assert client.recv(100) == b"bye\n"
+        report = server.stop()
+    assert (report.finished, report.forced, report.stuck) == (1, 0, ())
+
+
+def test_a_handler_that_reads_at_the_deadline_sees_the_end_and_leaves_in_peace():
+    read = []
+
+    class Reads(Greeting):
+        def handle(self):
+            self.wfile.write(b"hello\n")
+            read.append(self.rfile.readline())
+
+    server = Server("tcp://127.0.0.1:0", Reads, dispatcher=Gevent()).start()
+    with clients(server, 1) as (client,):
+        assert client.recv(100) == b"hello\n"
+        report = server.stop(drain=0.05)
+    assert (report.finished, report.forced, report.stuck) == (0, 1, ())
+    assert read == [b""]
+    assert server.stats().outcomes == {"finished": 1}
+
+
+def test_a_handler_that_waits_for_something_else_at_the_deadline_is_killed():
+    cleaned = []
+
+    class Waits(Greeting):
+        def handle(self):
+            self.wfile.write(b"hello\n")
+            gevent.event.Event().wait()
+
+        def finish(self):
+            super().finish()
+            cleaned.append(True)
+
+    server = Server("tcp://127.0.0.1:0", Waits, dispatcher=Gevent()).start()
+    with clients(server, 1) as (client,):
+        assert client.recv(100) == b"hello\n"
+        report = server.stop(drain=0.05)
+        assert client.recv(100) == b""
+    assert (report.finished, report.forced, report.stuck) == (0, 1, ())
+    assert cleaned == [True]
+    assert server.stats().outcomes == {"failed": 1}
+
+
+def test_requests_that_were_taken_but_have_not_begun_are_accounted_for_when_stopped():
+    server = Server("tcp://127.0.0.1:0", Greeting, dispatcher=Gevent()).start()
+    with clients(server, 100):
+        server.stop(drain=0)
+    stats = server.stats()
+    assert stats.active == 0
+    assert stats.accepted == sum(stats.outcomes.values())
+
+
+# --- without a drain -------------------------------------------------------------------------------------------------
+
+
+def test_without_a_drain_closing_waits_in_the_thread_that_served():
+    server = Server("tcp://127.0.0.1:0", Greeting, dispatcher=Gevent(), lifecycle=Classic())
+    with server, clients(server, 1) as (client,):
+
+        def stop_then_speak():
+            assert client.recv(100) == b"hello\n"
+            server.stop()
+            client.sendall(b"bye\n")
+
+        other = threading.Thread(target=stop_then_speak)
+        other.start()
+        server.serve_forever()
+        assert server.stats().active == 1
+        server.server_close()
+        other.join()
+        assert client.recv(100) == b"bye\n"
+    assert server.stats().outcomes == {"finished": 1}
+
+
+def test_without_a_drain_a_request_whose_peer_has_left_still_ends():
+    server = Server("tcp://127.0.0.1:0", Greeting, dispatcher=Gevent(), lifecycle=Classic()).start()
+    with clients(server, 1) as (client,):
+        assert client.recv(100) == b"hello\n"
+    server.stop()
+    server.server_close()
+    assert server.stats().active == 0

@@ -1,0 +1,279 @@
+"""A stream connection as a unit of work that can be parked: before its first byte, and between the requests of a conversation.
+
+A *conversation* is a handler whose `handle()` is nothing but a loop over `handle_one_request()` until `close_connection`: every
+handler of `http.server`, and every `ConversationHandler`. Only such a handler can be left alone between two requests.
+"""
+
+from __future__ import annotations
+
+import io
+import socket
+import sys
+import threading
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from socketkit import handlers
+from socketkit.seams import Address, Layer, Request
+from socketkit.stats import Ledger, books
+
+if TYPE_CHECKING:
+    from socketkit.loop import Intake
+    from socketkit.parking import Parking
+    from socketkit.template import RequestTemplate
+
+_PEEK = getattr(socket, "MSG_PEEK", 0) | getattr(socket, "MSG_DONTWAIT", 0)
+
+
+class Whole(partial[None]):
+    """A request that runs from verification to close in one piece: `server._begin_request` with all it needs."""
+
+    begun = False
+
+    def refuse(self, reason: str, reply: bytes = b"") -> None:
+        """Turn the request away instead of running it."""
+        request, client_address, _layers = self.args
+        self.func.__self__._refuse_request(request, client_address, reason, reply)  # type: ignore[attr-defined]  # noqa: SLF001 - a bound method
+
+
+def begin(  # noqa: PLR0913 - what an accepted request needs to become a unit
+    server: RequestTemplate,
+    intake: Intake,
+    parking: Parking | None,
+    request: Request,
+    client_address: Address,
+    layers: tuple[Layer, ...] = (),
+) -> Whole | Connection | None:
+    """Return the unit of work of a request that was just accepted; None if it was parked for its first byte."""
+    if parking is not None and _can_wait(server, request):
+        return Connection(server, intake, parking, request, client_address).arrive(layers)
+    return Whole(server._begin_request, request, client_address, layers)  # noqa: SLF001 - a server and its units are one thing in two files
+
+
+class Connection:
+    """One accepted connection, from its acceptance to its outcome; calling it runs it as far as it goes without waiting.
+
+    It is in one place at a time: parked, waiting to be taken, or with the one thread that called it.
+    """
+
+    __slots__ = ("_fileno", "_handler", "_intake", "_ledger", "_parking", "_server", "client_address", "deadline", "expired", "request")
+
+    def __init__(self, server: RequestTemplate, intake: Intake, parking: Parking, request: Request, client_address: Address) -> None:
+        self._server = server
+        self._intake = intake
+        self._parking = parking
+        self._ledger: Ledger = books(server)
+        self._handler: Any = None  # once a conversation has begun
+        self._fileno: int = request.fileno()
+        self.request = request
+        self.client_address = client_address
+        self.deadline = 0.0
+        self.expired = False
+
+    @property
+    def begun(self) -> bool:
+        """Whether its handler has seen it already: too late to turn it away."""
+        return self._handler is not None
+
+    def fileno(self) -> int:
+        """Return the connection's descriptor."""
+        return self._fileno
+
+    def arrive(self, layers: tuple[Layer, ...]) -> Connection | None:
+        """Open its entry in the books; return itself if it can run at once, or None after parking it for its first byte."""
+        self._ledger.admit(self.request, self.client_address).layers = layers
+        if _first_byte_is_there(self.request):
+            return self
+        self._park(self._parking.defer)
+        return None
+
+    def __call__(self) -> None:
+        """Go on, in this thread."""
+        if self._handler is not None:
+            self._converse()
+        elif not _converses(self._server) or (entry := self._ledger.find(self.request)) is None or entry.layers:
+            self._intake.forget(self)
+            self._server._run_request(self.request, self.client_address)  # noqa: SLF001 - as above
+        else:
+            entry.thread = threading.get_ident()
+            self._open()
+
+    def refuse(self, reason: str, reply: bytes = b"") -> None:
+        """Turn the connection away instead of running it."""
+        self._intake.forget(self)
+        self._server._refuse_request(self.request, self.client_address, reason, reply)  # noqa: SLF001 - as above
+
+    def abandon(self) -> None:
+        """End it where it is parked, because its server stops."""
+        self._end()
+
+    # inside
+
+    def _open(self) -> None:
+        """Verify the request and construct the handler, which stops short of `handle` if it is a conversation."""
+        server, request = self._server, self.request
+        try:
+            if not server.verify_request(request, self.client_address):
+                self._ledger.refuse(request, "verify_request said no")
+                self._close()
+                return
+            with handlers.opening(_is_conversation) as opened:
+                server.RequestHandlerClass(request, self.client_address, server)
+        except BaseException as error:  # noqa: BLE001 - a request's error is judged in one place, whatever it is
+            self._failed(error)
+            return
+        if opened.handler is None:
+            self._close()  # it was no conversation, and is over
+            return
+        self._handler = opened.handler
+        _watch_buffer(self._handler)
+        if not isinstance(self._handler, handlers.ConversationHandler):
+            self._handler.close_connection = True  # as http.server's `handle()` has it before the first request
+        self._converse()
+
+    def _converse(self) -> None:
+        """Serve requests until there is none to read; then park, or end."""
+        handler, intake = self._handler, self._intake
+        entry = self._ledger.find(self.request)
+        if entry is not None:
+            entry.thread = threading.get_ident()
+        try:
+            if self.expired:
+                self._end()
+                return
+            if isinstance(handler, handlers.ConversationHandler) and not handler.another_request():
+                self._end()
+                return
+            for _ in range(self._parking.max_inline):
+                handler.handle_one_request()
+                if handler.close_connection or intake.stopped:
+                    self._end()
+                    return
+                if not _has_more(handler):
+                    if entry is not None:
+                        entry.thread = None
+                    limit = getattr(handler, "timeout", None)
+                    self._park(self._parking.idle if limit is None else limit)
+                    return
+        except BaseException as error:  # noqa: BLE001 - as above
+            self._end(error)
+            return
+        intake.again(self)  # it has had its share; others first
+
+    def _park(self, seconds: float | None) -> None:
+        intake = self._intake
+        try:
+            intake.park(self, seconds)
+        except (OSError, ValueError):  # closed: the intake because its run is over, or the descriptor by a handler
+            if not intake.stopped and self._fileno == self.request.fileno():
+                raise
+        else:
+            if not intake.stopped:
+                return
+        if intake.unpark(self):  # its run may have emptied the lot just before, and then it is ended already
+            self._end()
+
+    def _end(self, error: BaseException | None = None) -> None:
+        """Finish the handler, report an error if there was one, close the request and its entry."""
+        try:
+            if self._handler is not None:
+                self._handler.finish()
+        except BaseException as late:  # noqa: BLE001 - as above
+            error = error or late
+        if error is None:
+            self._close()
+        else:
+            self._failed(error)
+
+    def _failed(self, error: BaseException) -> None:
+        """Do what the template does with an error."""
+        server = self._server
+        self._ledger.fail(self.request, error)
+        try:
+            try:
+                raise error
+            except Exception:  # noqa: BLE001 - handle_error looks at the exception being handled
+                server.handle_error(self.request, self.client_address)
+            except BaseException:
+                if not server._confines_error(error):  # noqa: SLF001 - as above
+                    raise
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        self._intake.forget(self)
+        try:
+            self._server.shutdown_request(self.request)
+        finally:
+            self._ledger.settle(self.request)
+
+
+def _can_wait(server: RequestTemplate, request: Request) -> bool:
+    """Return whether the request may be parked before its first byte: a plain socket, and a client that speaks first."""
+    handler = getattr(server.RequestHandlerClass, "func", server.RequestHandlerClass)  # functools.partial has it in func
+    return type(request) is socket.socket and not getattr(handler, "speaks_first", False)
+
+
+def _first_byte_is_there(request: Request) -> bool:
+    try:
+        request.recv(1, _PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # reset already: the handler shall find out
+    return True
+
+
+_CONVERSES: dict[type, bool] = {}
+
+
+def _converses(server: RequestTemplate) -> bool:
+    """Return whether the server leaves a request's way to its handler as the template has it, so that it may be cut in pieces."""
+    kind = type(server)
+    known = _CONVERSES.get(kind)
+    if known is None:
+        steps = ("process_request", "process_request_thread", "finish_request")
+        known = _CONVERSES[kind] = all(getattr(kind, step).__module__ in _OURS for step in steps)
+    return known
+
+
+_OURS = frozenset({"socketkit.template", "socketkit.server", "socketkit.socketserver", "socketserver"})
+
+
+def _is_conversation(handler: Any) -> bool:
+    """Return whether the handler's `handle()` is one of the known loops over `handle_one_request()`."""
+    handle = getattr(type(handler), "handle", None)
+    if handle is handlers.ConversationHandler.handle:
+        return True
+    http_server = sys.modules.get("http.server")
+    return http_server is not None and handle is http_server.BaseHTTPRequestHandler.handle
+
+
+class _Buffered(socket.SocketIO):
+    """The raw file under a conversation's `rfile`, which can be told not to read while somebody looks into the buffer above it."""
+
+    looking = False
+
+    def readinto(self, buffer: Any) -> int | None:
+        return None if self.looking else super().readinto(buffer)
+
+
+def _watch_buffer(handler: Any) -> None:
+    rfile = getattr(handler, "rfile", None)
+    if type(rfile) is io.BufferedReader and type(rfile.raw) is socket.SocketIO:
+        rfile.raw.__class__ = _Buffered
+
+
+def _has_more(handler: Any) -> bool:
+    """Return whether bytes of a next request were read already, and so will never make the descriptor readable."""
+    rfile = handler.rfile
+    raw = getattr(rfile, "raw", None)
+    if type(raw) is _Buffered:
+        raw.looking = True
+        try:
+            if rfile.peek(1):
+                return True
+        finally:
+            raw.looking = False
+    pending = getattr(handler.connection, "pending", None)  # TLS keeps decrypted bytes of its own
+    return pending is not None and pending() > 0

@@ -1,0 +1,272 @@
+"""Sync speed while handlers are quick, as many threads as it takes as soon as they block.
+
+One worker, the *leader*, holds the *baton*: it waits at the intake, takes a unit and runs it itself. While it does, the baton lies
+on the *table*, and whoever picks it up goes on leading. Usually that is the leader itself, a moment later: no queue, no lock, no
+other thread. If the leader stays inside one unit for longer than `handoff`, the *monitor* (the thread that called `drive`) picks
+the baton up and gives it to a *spare* worker, started if there is none. A worker that finds the table empty when its unit is done
+has lost the baton and becomes a spare. See docs/explanation/adaptive.md.
+
+The table is a deque, whose `append` and `pop` are atomic; so there is always exactly one baton, and no lock on the quick path.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import attrs
+
+from socketkit.loop import Wakeup
+from socketkit.parking import Parking
+from socketkit.recipes import at_least, seconds, seconds_or_none
+from socketkit.seams import Seconds, Work
+
+log = logging.getLogger(__name__)
+
+SPARE_SECONDS = 10.0
+"""How long a worker stays without work before it ends."""
+
+DECAY = 0.99
+"""What a unit leaves of the score of those before it: the score is about how many of the last hundred blocked."""
+
+BLOCKING = 25.0
+"""Above this score the leader passes the baton before it runs a unit, not after."""
+
+QUIET_TICKS = 20
+"""After so many looks without a unit running the monitor goes to sleep until a leader wakes it."""
+
+
+@attrs.frozen
+class Adaptive:
+    """One thread while handlers are quick, and another for each one that blocks.
+
+    Connections wait without a thread until their first byte arrives, and between the requests of a conversation.
+    """
+
+    workers: int = attrs.field(default=1024, validator=at_least(1))
+    """The most threads; while all are busy nothing is accepted. They start one at a time, when a handler blocks."""
+    handoff: Seconds = attrs.field(default=0.001, kw_only=True, validator=seconds)
+    """How long a handler may hold the leader before another worker leads on."""
+    defer: Seconds = attrs.field(default=0.01, kw_only=True, validator=seconds)
+    """How long a new connection may wait for its first byte before its handler starts anyway."""
+    idle: Seconds | None = attrs.field(default=75.0, kw_only=True, validator=seconds_or_none)
+    """How long a conversation may wait for its next request before it is closed; None: for ever."""
+    max_inline: int = attrs.field(default=10, kw_only=True, validator=at_least(1))
+    """Requests that one conversation may make in a row while others wait."""
+
+    requires: ClassVar[frozenset[str]] = frozenset({"threads"})
+
+    def start(self, work: Work) -> _Adaptive:  # noqa: ARG002 - units know their server
+        """Return the live part."""
+        return _Adaptive(self)
+
+
+class _Worker:
+    """A thread that leads, runs a unit, or is spare."""
+
+    __slots__ = ("called", "thread")
+
+    def __init__(self) -> None:
+        self.called = threading.Semaphore(0)  # released by whoever gives it the baton, or sends it home
+        self.thread: threading.Thread
+
+
+class _Adaptive:
+    """The live part. There is exactly one baton: it lies on the table, or one worker leads with it, or it is being passed."""
+
+    def __init__(self, recipe: Adaptive) -> None:
+        self.parking = Parking(recipe.defer, recipe.idle, recipe.max_inline)
+        self._most = recipe.workers
+        self._handoff = recipe.handoff
+        self._table: deque[int] = deque()  # the baton, as the number of the unit during which it lies here
+        self._spares: deque[_Worker] = deque()  # the last to come is the first to go
+        self._workers: set[_Worker] = set()
+        self._hiring = threading.Lock()  # guards the set
+        self._number = 0  # of the unit that a leader took last
+        self._score = 0.0  # how many of the last hundred units blocked, about
+        self._monitor_sleeps = False
+        self._retired = False  # spare workers are to go home
+        self._error: BaseException | None = None
+
+    # --- the monitor, in the thread that serves ----------------------------------------------------------------------
+
+    def drive(self, open_intake: Callable[[], Any]) -> None:
+        """Watch the leader until the intake is stopped."""
+        alarm = Wakeup()  # rung by a stop, and by a leader that starts to work while the monitor sleeps
+        with contextlib.closing(alarm), open_intake() as intake:
+            self._intake, self._alarm = intake, alarm
+            intake.on_stop(alarm.wake)
+            self._pass_baton()
+            self._watch()
+            while not self._pick_up():  # with the baton in hand, nobody is inside the intake
+                alarm.wait(0.01)
+            self._retired = True
+            for worker in list(self._spares):
+                worker.called.release()
+        if self._error is not None:
+            raise self._error
+
+    def _watch(self) -> None:
+        """Look at the table every `handoff` seconds, and give the baton to another worker if it lies there too long."""
+        seen, quiet = 0, 0
+        while not self._intake.stopped:
+            number = self._on_table()
+            quiet = 0 if number else quiet + 1
+            if quiet > QUIET_TICKS:
+                self._sleep()
+                quiet = 0
+            elif number and number == seen and self._is_somebody_free() and self._pick_up():
+                self._score = self._score * DECAY + 1.0
+                self._pass_baton()
+            seen = number
+            if not self._intake.stopped:
+                time.sleep(self._handoff)
+
+    def _on_table(self) -> int:
+        """Return the number of the unit during which the baton lies on the table; 0 if it does not."""
+        try:
+            return self._table[0]
+        except IndexError:
+            return 0
+
+    def _sleep(self) -> None:
+        """Wait for a leader to run a unit, or for a stop."""
+        self._monitor_sleeps = True  # before the last look at the table: a leader lays the baton down before it looks here
+        if not self._table and not self._intake.stopped:
+            self._alarm.wait()
+        self._monitor_sleeps = False
+
+    # --- the baton ---------------------------------------------------------------------------------------------------
+
+    def _pick_up(self) -> bool:
+        """Take the baton from the table; False if it does not lie there."""
+        try:
+            self._table.pop()
+        except IndexError:
+            return False
+        return True
+
+    def _pass_baton(self) -> None:
+        """Give the baton, which the caller holds, to a spare worker or to a new one; put it down if there is neither."""
+        try:
+            self._spares.pop().called.release()
+        except IndexError:
+            if not self._hire():
+                self._table.append(self._number)  # whoever is done first picks it up
+
+    def _is_somebody_free(self) -> bool:
+        return bool(self._spares) or len(self._workers) < self._most
+
+    def _hire(self) -> bool:
+        """Start a worker that leads; False if there are as many as there may be, or the system has no thread to give."""
+        worker = _Worker()
+        with self._hiring:
+            if len(self._workers) >= self._most:
+                return False
+            worker.thread = threading.Thread(
+                target=self._work, args=(worker,), name=f"socketkit-adaptive-{len(self._workers) + 1}", daemon=True
+            )
+            self._workers.add(worker)
+        try:
+            worker.thread.start()
+        except RuntimeError as error:
+            log.warning("no more than %d threads: %s", len(self._workers) - 1, error)
+            with self._hiring:
+                self._workers.discard(worker)
+            if not self._workers:
+                raise
+            return False
+        return True
+
+    # --- the workers -------------------------------------------------------------------------------------------------
+
+    def _work(self, worker: _Worker) -> None:
+        """Be a worker: lead, and be spare, until there was nothing to do for a while or the server stops."""
+        try:
+            while self._lead() and self._wait_spare(worker):
+                pass
+        finally:
+            with self._hiring:
+                self._workers.discard(worker)
+
+    def _lead(self) -> bool:
+        """Take and run units until the baton is lost (True) or the intake is stopped (False)."""
+        intake, table = self._intake, self._table
+        while True:
+            try:
+                unit = intake.take()
+            except BaseException as error:  # noqa: BLE001 - it belongs to whoever called `drive`
+                self._error = error
+                intake.stop()
+                unit = None
+            if unit is None:
+                table.append(self._number)
+                self._alarm.wake()
+                return False
+            self._number += 1
+            if self._score > BLOCKING and self._is_somebody_free():
+                self._pass_baton()
+                self._run_timed(unit)
+            else:
+                table.append(self._number)
+                if self._monitor_sleeps:
+                    self._alarm.wake()
+                self._run(unit)
+                if self._score > 1.0:
+                    self._score *= DECAY
+            try:
+                table.pop()
+            except IndexError:
+                return True
+
+    def _wait_spare(self, worker: _Worker) -> bool:
+        """Wait to be given the baton; False if it is time to go home."""
+        spares = self._spares
+        spares.append(worker)
+        if self._pick_up():  # it was put down for want of a spare, just before there was one
+            spares.remove(worker)
+            return True
+        while not self._retired:
+            if worker.called.acquire(timeout=SPARE_SECONDS):
+                return not self._retired
+            try:
+                spares.remove(worker)
+            except ValueError:
+                continue  # somebody is about to give it the baton
+            return False
+        return False
+
+    def _run(self, unit: Callable[[], object]) -> None:
+        try:
+            unit()
+        except BaseException:
+            log.exception("a unit of work raised; its thread goes on")
+
+    def _run_timed(self, unit: Callable[[], object]) -> None:
+        """Run a unit without the baton, and find out whether it blocked."""
+        begin = time.monotonic()
+        self._run(unit)
+        self._score = self._score * DECAY + (time.monotonic() - begin > self._handoff)
+
+    # --- the end -----------------------------------------------------------------------------------------------------
+
+    def wait(self, timeout: float | None) -> bool:
+        """Wait until every worker has ended."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._hiring:
+            workers = list(self._workers)
+        for worker in workers:
+            if worker.thread is threading.current_thread():
+                continue  # a handler closes its own server
+            worker.thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
+            if worker.thread.is_alive():
+                return False
+        return True
+
+    def close(self) -> None:
+        """Do nothing: what there is to release ended with `drive` and `wait`."""

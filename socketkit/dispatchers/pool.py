@@ -1,0 +1,161 @@
+"""A fixed number of threads that take turns at the intake."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
+
+import attrs
+
+from socketkit.loop import Wakeup
+from socketkit.parking import Parking
+from socketkit.recipes import at_least, seconds, seconds_or_none
+from socketkit.seams import Seconds, Work
+
+log = logging.getLogger(__name__)
+
+
+@attrs.frozen
+class Pool:
+    """A hard bound of threads. One that is free waits for a request, takes it, lets the next one wait, and runs what it took.
+
+    Connections wait without a thread until their first byte arrives, and between the requests of a conversation.
+    """
+
+    workers: int = attrs.field(default=32, validator=at_least(1))
+    """How many threads; each starts when all others are busy for the first time."""
+    overflow: Literal["wait", "reject"] = attrs.field(default="wait", kw_only=True, validator=attrs.validators.in_(("wait", "reject")))
+    """While every thread is busy: let clients wait in the kernel's queue, or turn each new request away at once."""
+    reply: str = attrs.field(default="", kw_only=True, validator=attrs.validators.instance_of(str))
+    """What a client that is turned away gets to read, as UTF-8."""
+    defer: Seconds = attrs.field(default=0.01, kw_only=True, validator=seconds)
+    """How long a new connection may wait for its first byte before its handler starts anyway."""
+    idle: Seconds | None = attrs.field(default=75.0, kw_only=True, validator=seconds_or_none)
+    """How long a conversation may wait for its next request before it is closed; None: for ever."""
+    max_inline: int = attrs.field(default=10, kw_only=True, validator=at_least(1))
+    """Requests that one conversation may make in a row while others wait."""
+
+    requires: ClassVar[frozenset[str]] = frozenset({"threads"})
+
+    def start(self, work: Work) -> _Pool:  # noqa: ARG002 - units know their server
+        """Return the live part."""
+        return _Pool(self)
+
+
+class _Pool:
+    """Leader and followers: the thread with the baton waits at the intake, the others wait for the baton."""
+
+    def __init__(self, recipe: Pool) -> None:
+        self.parking = Parking(recipe.defer, recipe.idle, recipe.max_inline)
+        self._workers = recipe.workers
+        self._rejects = recipe.overflow == "reject"
+        self._reply = recipe.reply.encode()
+        self._baton = threading.Lock()
+        self._counting = threading.Lock()  # guards the two that follow
+        self._threads: list[threading.Thread] = []
+        self._busy = 0
+        self._error: BaseException | None = None
+
+    def drive(self, open_intake: Callable[[], Any]) -> None:
+        """Let the threads serve until the intake is stopped; meanwhile turn away what is too much, if that was asked for."""
+        alarm = Wakeup()  # rung by a stop, by an error, and by the last free thread as it gets busy
+        with contextlib.closing(alarm), open_intake() as intake:
+            intake.on_stop(alarm.wake)
+            self._alarm, self._intake = alarm, intake
+            self._add_thread()
+            while not intake.stopped:
+                alarm.wait()
+                if self._rejects and self._full():
+                    self._turn_away()
+            with self._baton:  # from here on nobody is inside the intake: it is stopped
+                pass
+        if self._error is not None:
+            raise self._error
+
+    def wait(self, timeout: float | None) -> bool:
+        """Wait until every thread has ended."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        for thread in self._threads:
+            if thread is threading.current_thread():
+                continue  # a handler closes its own server
+            thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
+            if thread.is_alive():
+                return False
+        self._threads.clear()
+        return True
+
+    def close(self) -> None:
+        """Do nothing: what there is to release ended with `drive` and `wait`."""
+
+    def _add_thread(self) -> None:
+        thread = threading.Thread(target=self._serve, name=f"socketkit-pool-{len(self._threads) + 1}", daemon=True)
+        self._threads.append(thread)
+        try:
+            thread.start()
+        except RuntimeError:
+            self._threads.remove(thread)
+            raise
+
+    def _serve(self) -> None:
+        """Be one of the threads: wait for the baton, take a unit, pass the baton on, run the unit."""
+        intake = self._intake
+        while not intake.stopped:
+            try:
+                with self._baton:
+                    unit = intake.take()
+                    if unit is not None:
+                        self._get_busy()
+            except BaseException as error:  # noqa: BLE001 - it belongs to whoever called `drive`
+                self._error = error
+                intake.stop()
+                return
+            if unit is None:
+                continue
+            try:
+                unit()
+            except BaseException:
+                log.exception("a unit of work raised; its thread goes on")
+            finally:
+                self._get_free()
+
+    def _get_busy(self) -> None:
+        with self._counting:
+            self._busy += 1
+            if self._busy < len(self._threads):
+                return
+            if len(self._threads) < self._workers:
+                try:
+                    self._add_thread()
+                except RuntimeError as error:  # no more threads in this system: those we have will do
+                    log.warning("only %d of %d threads: %s", len(self._threads), self._workers, error)
+            elif self._rejects:
+                self._alarm.wake()
+
+    def _get_free(self) -> None:
+        with self._counting:
+            self._busy -= 1
+        if self._rejects:
+            self._intake.interrupt()  # the driver may be at the intake, turning away
+
+    def _full(self) -> bool:
+        with self._counting:
+            return self._busy >= self._workers
+
+    def _turn_away(self) -> None:
+        """Hold the baton while no thread is free, and refuse what is new; conversations that go on wait for a thread."""
+        going_on = []
+        with self._baton:
+            while self._full() and not self._intake.stopped:
+                unit = self._intake.take()
+                if unit is None:
+                    continue
+                if not self._full() or unit.begun:
+                    going_on.append(unit)
+                else:
+                    unit.refuse("every thread is busy", self._reply)
+            for unit in going_on:
+                self._intake.again(unit)

@@ -1,0 +1,144 @@
+"""Waiting on descriptors: one small interface over epoll, and over whatever else `selectors` knows.
+
+Two kinds of interest: a *watched* descriptor is reported as long as it is readable; an *armed* one is reported once and then not
+again until it is armed anew. What is reported is the object that was given with the descriptor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import selectors
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+
+class Poller(Protocol):
+    """`arm` and `forget` may be called from any thread; the rest by the one that polls."""
+
+    def watch(self, fileno: int, thing: Any) -> None:
+        """Report `thing` whenever the descriptor is readable."""
+        ...
+
+    def arm(self, fileno: int, thing: Any) -> None:
+        """Report `thing` once, when the descriptor is or becomes readable."""
+        ...
+
+    def forget(self, fileno: int) -> None:
+        """Report nothing more for the descriptor; call this before it is closed. Legal for one that is not known."""
+        ...
+
+    def poll(self, timeout: float | None) -> list[Any]:
+        """Return what there is to report; wait for it up to `timeout` seconds, None: for ever."""
+        ...
+
+    def fileno(self) -> int:
+        """Return the descriptor of the poller itself."""
+        ...
+
+    def close(self) -> None:
+        """Release it. Legal twice."""
+        ...
+
+
+class EpollPoller:
+    """Linux: arming is one system call, from any thread, also while another waits. Source: epoll(7), epoll_ctl(2)."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._things: dict[int, Any] = {}
+        self._armed: set[int] = set()  # descriptors that the kernel knows as one-shot, armed or not
+
+    def watch(self, fileno: int, thing: Any) -> None:
+        """As `Poller.watch`."""
+        self._epoll.register(fileno, select.EPOLLIN)
+        self._things[fileno] = thing
+
+    def arm(self, fileno: int, thing: Any) -> None:
+        """As `Poller.arm`."""
+        self._things[fileno] = thing
+        if fileno in self._armed:
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile, and the number is another's now
+                self._epoll.modify(fileno, select.EPOLLIN | select.EPOLLONESHOT)
+                return
+        self._armed.add(fileno)
+        self._epoll.register(fileno, select.EPOLLIN | select.EPOLLONESHOT)
+
+    def forget(self, fileno: int) -> None:
+        """As `Poller.forget`."""
+        self._armed.discard(fileno)
+        if self._things.pop(fileno, None) is not None:
+            with contextlib.suppress(OSError, ValueError):  # the descriptor, or the poller, may be closed by now
+                self._epoll.unregister(fileno)
+
+    def poll(self, timeout: float | None) -> list[Any]:
+        """As `Poller.poll`."""
+        things = self._things
+        # -1 events is "some"; a descriptor may be forgotten between the kernel's report and this line
+        return [things[fileno] for fileno, _ in self._epoll.poll(-1 if timeout is None else timeout) if fileno in things]
+
+    def fileno(self) -> int:
+        """As `Poller.fileno`."""
+        return self._epoll.fileno()
+
+    def close(self) -> None:
+        """As `Poller.close`."""
+        self._epoll.close()
+
+
+class SelectorPoller:
+    """Everything else. What other threads ask for is done by the one that polls, once `wake` has made it look."""
+
+    def __init__(self, selector: selectors.BaseSelector, wake: Callable[[], None] = lambda: None) -> None:
+        self._selector: Any = selector
+        self._wake = wake
+        self._asked: deque[tuple[int, Any]] = deque()
+        self._armed: dict[int, Any] = {}
+
+    def watch(self, fileno: int, thing: Any) -> None:
+        """As `Poller.watch`."""
+        self._selector.register(fileno, selectors.EVENT_READ, thing)
+
+    def arm(self, fileno: int, thing: Any) -> None:
+        """As `Poller.arm`."""
+        self._armed[fileno] = thing
+        self._asked.append((fileno, thing))
+        self._wake()
+
+    def forget(self, fileno: int) -> None:
+        """As `Poller.forget`."""
+        if self._armed.pop(fileno, None) is None:
+            with contextlib.suppress(KeyError, ValueError, OSError):  # unknown, or closed by now
+                self._selector.unregister(fileno)
+        else:
+            self._asked.append((fileno, None))
+
+    def poll(self, timeout: float | None) -> list[Any]:
+        """As `Poller.poll`."""
+        while self._asked:
+            fileno, thing = self._asked.popleft()
+            with contextlib.suppress(KeyError, ValueError, OSError):
+                self._selector.unregister(fileno)
+            if thing is not None and self._armed.get(fileno) is thing:
+                self._selector.register(fileno, selectors.EVENT_READ, thing)
+        reported = []
+        for key, _ in self._selector.select(timeout):
+            if key.fd in self._armed:
+                del self._armed[key.fd]
+                self._selector.unregister(key.fd)
+            reported.append(key.data)
+        return reported
+
+    def fileno(self) -> int:
+        """As `Poller.fileno`."""
+        return int(self._selector.fileno())
+
+    def close(self) -> None:
+        """As `Poller.close`."""
+        self._selector.close()
+
+
+def best_poller(wake: Callable[[], None]) -> Poller:
+    """Return the platform's best. `wake` makes a `poll` in another thread return."""
+    return EpollPoller() if hasattr(select, "epoll") else SelectorPoller(selectors.DefaultSelector(), wake)
