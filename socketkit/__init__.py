@@ -1,9 +1,12 @@
 """Socket servers composed from injected parts: ordinary blocking handlers, and one word to change the concurrency under them."""
 
 from socketkit import socketserver
+from socketkit.dispatchers.adaptive import Adaptive
 from socketkit.dispatchers.forks import Forks
+from socketkit.dispatchers.pool import Pool
 from socketkit.dispatchers.sync import Sync
 from socketkit.dispatchers.threads import Threads
+from socketkit.handlers import ConversationHandler
 from socketkit.lifecycles.classic import Classic
 from socketkit.lifecycles.graceful import Graceful
 from socketkit.server import Server, compose
@@ -16,12 +19,15 @@ from socketkit.transports.unix import UnixDatagram, UnixStream
 
 __version__ = "0.1.0"
 
-__all__ = [
+__all__ = [  # noqa: RUF022 - classes, then functions and modules, then the classic names
+    "Adaptive",
     "Classic",
+    "ConversationHandler",
     "DrainReport",
     "Forks",
     "Graceful",
     "Layered",
+    "Pool",
     "Server",
     "Stats",
     "Sync",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from socketkit.dispatchers.adaptive import Adaptive
 from socketkit.dispatchers.forks import Forks
+from socketkit.dispatchers.pool import Pool
 from socketkit.dispatchers.sync import Sync
 from socketkit.dispatchers.threads import Threads
 from socketkit.hookspecs import hookimpl
@@ -25,7 +27,7 @@ def socketkit_transports() -> Mapping[str, type[Transport]]:
 @hookimpl
 def socketkit_dispatchers() -> Mapping[str, type[Dispatcher]]:
     """Return the dispatchers that come with socketkit."""
-    return {"sync": Sync, "thread": Threads, "fork": Forks}
+    return {"sync": Sync, "thread": Threads, "fork": Forks, "pool": Pool, "adaptive": Adaptive}
 
 
 @hookimpl

@@ -10,7 +10,6 @@ All functions raise ConfigError with a `Fault` for each thing wrong. A part give
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Callable, Mapping
 from functools import partial, reduce
 from importlib import import_module
@@ -257,6 +256,8 @@ def _servers(path: str | os.PathLike[str]) -> dict[str, Any]:
 def _tables(content: bytes) -> dict[str, Any]:
     if len(content) > MAX_FILE_SIZE:
         raise ValueError(f"is larger than {MAX_FILE_SIZE} bytes, too large for a configuration")
+    import tomllib  # noqa: PLC0415 - only those who read a file pay for it
+
     try:
         document = tomllib.loads(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:

@@ -6,6 +6,7 @@ handler of `http.server`, and every `ConversationHandler`. Only such a handler c
 
 from __future__ import annotations
 
+import contextlib
 import io
 import socket
 import sys
@@ -36,7 +37,7 @@ class Whole(partial[None]):
         self.func.__self__._refuse_request(request, client_address, reason, reply)  # type: ignore[attr-defined]  # noqa: SLF001 - a bound method
 
 
-def begin(  # noqa: PLR0913 - what an accepted request needs to become a unit
+def begin(  # noqa: PLR0913, PLR0917 - what an accepted request needs to become a unit
     server: RequestTemplate,
     intake: Intake,
     parking: Parking | None,
@@ -119,8 +120,8 @@ class Connection:
                 return
             with handlers.opening(_is_conversation) as opened:
                 server.RequestHandlerClass(request, self.client_address, server)
-        except BaseException as error:  # noqa: BLE001 - a request's error is judged in one place, whatever it is
-            self._failed(error)
+        except BaseException:  # noqa: BLE001 - a request's error is judged in one place, whatever it is
+            self._failed()
             return
         if opened.handler is None:
             self._close()  # it was no conversation, and is over
@@ -133,32 +134,39 @@ class Connection:
 
     def _converse(self) -> None:
         """Serve requests until there is none to read; then park, or end."""
-        handler, intake = self._handler, self._intake
         entry = self._ledger.find(self.request)
         if entry is not None:
             entry.thread = threading.get_ident()
         try:
-            if self.expired:
-                self._end()
-                return
-            if isinstance(handler, handlers.ConversationHandler) and not handler.another_request():
-                self._end()
-                return
-            for _ in range(self._parking.max_inline):
-                handler.handle_one_request()
-                if handler.close_connection or intake.stopped:
-                    self._end()
-                    return
-                if not _has_more(handler):
-                    if entry is not None:
-                        entry.thread = None
-                    limit = getattr(handler, "timeout", None)
-                    self._park(self._parking.idle if limit is None else limit)
-                    return
-        except BaseException as error:  # noqa: BLE001 - as above
-            self._end(error)
+            over = self.expired or self._serve_requests()
+        except BaseException:  # noqa: BLE001 - as above
+            with contextlib.suppress(BaseException):  # the first error is the one to report
+                self._handler.finish()
+            self._failed()
             return
-        intake.again(self)  # it has had its share; others first
+        if over:
+            self._end()
+            return
+        if entry is not None:
+            entry.thread = None
+        if _has_more(self._handler):
+            self._intake.again(self)  # it has had its share; others first
+        else:
+            limit = getattr(self._handler, "timeout", None)
+            self._park(self._parking.idle if limit is None else limit)
+
+    def _serve_requests(self) -> bool:
+        """Serve what can be read without waiting, up to the share of one connection; return whether the conversation is over."""
+        handler, intake = self._handler, self._intake
+        if isinstance(handler, handlers.ConversationHandler) and not handler.another_request():
+            return True
+        for _ in range(self._parking.max_inline):
+            handler.handle_one_request()
+            if handler.close_connection or intake.stopped:
+                return True
+            if not _has_more(handler):
+                break
+        return False
 
     def _park(self, seconds: float | None) -> None:
         intake = self._intake
@@ -173,31 +181,28 @@ class Connection:
         if intake.unpark(self):  # its run may have emptied the lot just before, and then it is ended already
             self._end()
 
-    def _end(self, error: BaseException | None = None) -> None:
-        """Finish the handler, report an error if there was one, close the request and its entry."""
+    def _end(self) -> None:
+        """Finish the handler, if there is one, and close."""
         try:
             if self._handler is not None:
                 self._handler.finish()
-        except BaseException as late:  # noqa: BLE001 - as above
-            error = error or late
-        if error is None:
-            self._close()
+        except BaseException:  # noqa: BLE001 - as above
+            self._failed()
         else:
-            self._failed(error)
+            self._close()
 
-    def _failed(self, error: BaseException) -> None:
-        """Do what the template does with an error."""
-        server = self._server
-        self._ledger.fail(self.request, error)
+    def _failed(self) -> None:
+        """Do with the exception being handled what the template does with it, and close."""
+        server, error = self._server, sys.exc_info()[1]
         try:
-            try:
-                raise error
-            except Exception:  # noqa: BLE001 - handle_error looks at the exception being handled
+            if error is not None:
+                self._ledger.fail(self.request, error)
+            if isinstance(error, Exception):
                 server.handle_error(self.request, self.client_address)
-            except BaseException:
-                if not server._confines_error(error):  # noqa: SLF001 - as above
-                    raise
+            elif error is not None and not server._confines_error(error):  # noqa: SLF001 - as above
+                raise error
         finally:
+            del error  # or its traceback keeps this frame, and with it the request, until the garbage collector comes
             self._close()
 
     def _close(self) -> None:

@@ -54,7 +54,11 @@ class BaseRequestHandler:
         self.client_address = client_address
         self.server = server
         opened = _openings.pop(threading.get_ident(), None) if _openings else None
-        self.setup()
+        try:
+            self.setup()
+        except BaseException:
+            _close_files(self)
+            raise
         if opened is not None and opened.wanted(self):
             opened.handler = self
             return
@@ -71,6 +75,13 @@ class BaseRequestHandler:
 
     def finish(self) -> None:
         """Clean up; does nothing here."""
+
+
+def _close_files(handler: Any) -> None:
+    """Close what a `setup` that then failed has opened: `finish` will not be called, and an open file keeps a closed socket alive."""
+    for name in ("wfile", "rfile"):
+        with contextlib.suppress(Exception):
+            getattr(handler, name).close()
 
 
 class SocketWriter(BufferedIOBase):

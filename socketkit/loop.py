@@ -22,8 +22,6 @@ from socketkit.parking import Lot, Parked
 from socketkit.poller import Poller, SelectorPoller, best_poller
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from socketkit.seams import Unit
 
 log = logging.getLogger(__name__)
@@ -181,12 +179,12 @@ class Intake:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     # what a driving dispatcher sees: `socketkit.seams.Intake`
 
-    def take(self, timeout: float | None = None) -> Unit | None:  # noqa: C901 - the hot path, in one piece
+    def take(self, timeout: float | None = None) -> Unit | None:  # noqa: C901, PLR0912 - the hot path, in one piece
         """Return the next unit; None when stopped, or when nothing came within `timeout` seconds (None: for ever).
 
         Raises: OSError when a source's descriptor is no listener any more.

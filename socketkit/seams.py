@@ -11,7 +11,7 @@ Times are float seconds, deadlines are on `time.monotonic()`, and None means wit
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Self, TypeAlias
 
 if TYPE_CHECKING:
     from socketkit.stats import DrainReport
@@ -42,7 +42,10 @@ class Transport(Protocol):
     between ``://`` and ``?`` into its fields; without one the text fills the first field.
     """
 
-    kind: Kind
+    @property
+    def kind(self) -> Kind:
+        """What its requests are; an attribute of the class will do."""
+        ...
 
     @property
     def url(self) -> str:
@@ -65,7 +68,11 @@ class Listener(Protocol):
 
     socket: Any
     url: str
-    address: Address
+
+    @property
+    def address(self) -> Address:
+        """Where it listens, as `getsockname` gives it."""
+        ...
 
     def fileno(self) -> int:
         """Return the descriptor that becomes readable when a request waits; -1 once closed."""
@@ -186,7 +193,7 @@ class Intake(Protocol):
 
     stopped: bool
 
-    def __enter__(self) -> Intake:
+    def __enter__(self) -> Self:
         """Return the intake."""
         ...
 

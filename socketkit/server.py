@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from socketkit import capabilities, config
 from socketkit.catalog import Catalog
-from socketkit.dispatchers.threads import Threads
+from socketkit.dispatchers.adaptive import Adaptive
 from socketkit.errors import AlreadyServingError
 from socketkit.explanation import Explanation, explain
 from socketkit.lifecycles.graceful import Graceful
@@ -39,7 +39,7 @@ class Server(RequestTemplate):
         transport: where requests come from: a recipe, a URL such as ``tcp://127.0.0.1:9999``, or a list of these.
         handler: called with (request, client_address, server) for each request; usually a `BaseRequestHandler` class. Also as
             ``module:Class``.
-        dispatcher: where and when the handler runs: a recipe, or text such as ``thread``. None: `Threads()`.
+        dispatcher: where and when the handler runs: a recipe, or text such as ``pool:32``. None: `Adaptive()`.
         lifecycle: how serving starts, stops and drains: a recipe, or text such as ``graceful:drain=10``. None: `Graceful()`.
         observers: objects with any of the methods of `socketkit.seams.EVENTS`. Where a part was given as text, those of the
             installed plugins are added.
@@ -71,7 +71,7 @@ class Server(RequestTemplate):
         given = list(transport) if isinstance(transport, list | tuple) else [transport]
         self.transports: tuple[Transport, ...] = tuple(config.transport(each) for each in given)
         self.RequestHandlerClass: Any = config.handler(handler)
-        self.dispatcher = Threads() if dispatcher is None else config.dispatcher(dispatcher)
+        self.dispatcher = Adaptive() if dispatcher is None else config.dispatcher(dispatcher)
         self.lifecycle = Graceful() if lifecycle is None else config.lifecycle(lifecycle)
         capabilities.check(self.transports, self.dispatcher, self.lifecycle)
         named = any(isinstance(part, str) for part in (*given, dispatcher, lifecycle))

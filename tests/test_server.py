@@ -13,10 +13,12 @@ import pytest
 from socketkit import (
     TCP,
     UDP,
+    Adaptive,
     Classic,
     Forks,
     Graceful,
     Layered,
+    Pool,
     Server,
     StreamRequestHandler,
     Sync,
@@ -71,7 +73,7 @@ class Held:
         self.leave.wait(20)
 
 
-DISPATCHERS = [Sync(), Threads()]
+DISPATCHERS = [Sync(), Threads(), Pool(4), Adaptive()]
 
 
 @pytest.fixture(params=DISPATCHERS, ids=lambda each: type(each).__name__)

@@ -6,7 +6,7 @@ import textwrap
 import pytest
 
 HANDLERS = """
-import socketserver, threading
+import os, socketserver, threading
 
 class Upper(socketserver.StreamRequestHandler):
     def handle(self):
@@ -19,11 +19,11 @@ class UpperDatagram(socketserver.DatagramRequestHandler):
 
 class Told(socketserver.StreamRequestHandler):
     def handle(self):
-        print("begun", flush=True)
+        os.write(1, b"begun\\n")  # in one piece, whatever other threads write
         self.wfile.write(self.rfile.readline().upper())
 
 def never(request, client_address, server):
-    print("begun", flush=True)
+    os.write(1, b"begun\\n")
     threading.Event().wait()
 
 number = 42
@@ -34,6 +34,15 @@ def both(request, client_address, server):
     else:
         request.sendall(request.recv(1000).upper())
 """
+
+
+@pytest.fixture(scope="session")
+def usual():
+    """Return the name of the dispatcher that a server has when none is given."""
+    from socketkit import TCP, Server
+    from socketkit.catalog import Catalog
+
+    return Catalog.load().offer_of(Server(TCP("127.0.0.1", 0), print).dispatcher).name
 
 
 @pytest.fixture

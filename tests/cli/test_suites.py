@@ -33,8 +33,33 @@ def test_a_suite_runs_in_full_and_green_with_the_skips_it_has_anyway(suite):
     assert "socketkit.socketserver" in imported.partition("libregrtest")[2]
 
 
-@pytest.mark.parametrize("mode", [["--fast-ci"], ["-j2"]])
-def test_the_processes_that_regrtest_runs_itself_in_have_the_drop_in(mode):
-    command = ("-X", "importtime", "-m", "socketkit", "run", "-m", "test", "-u", "network", *mode, "test_socketserver", "test_httpservers")
-    _, imported = results(sys.executable, *command)
-    assert "-j2" in mode or "socketkit.socketserver" in imported.rpartition("libregrtest")[0] + imported
+def test_the_process_that_regrtest_goes_on_in_has_the_drop_in_though_it_ignores_the_environment():
+    command = (
+        "-X",
+        "importtime",
+        "-m",
+        "socketkit",
+        "run",
+        "-m",
+        "test",
+        "-u",
+        "network",
+        "--fast-ci",
+        "test_socketserver",
+        "test_httpservers",
+    )
+    _, output = results(sys.executable, *command)
+    again = output.partition("--dont-add-python-opts")[2] or output
+    assert "socketkit.socketserver" in again.rpartition("| test.libregrtest")[0] + again
+
+
+def test_the_processes_that_regrtest_hands_its_tests_to_have_the_drop_in():
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "socketkit", "run", "-m", "test", "-u", "network", "-j2", "-v", "test_socketserver"],
+        capture_output=True,
+        text=True,
+        timeout=230,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "socketkit.socketserver" in done.stdout  # where it shows what they wrote

@@ -118,9 +118,7 @@ def listener_address(listener):
     return host, int(port)
 
 
-@pytest.mark.parametrize(
-    ("host", "words"), [("no-such-host.invalid", "does not resolve"), ("192.0.2.1", "use an address of this machine")]
-)
+@pytest.mark.parametrize(("host", "words"), [("no-such-host.invalid", "does not resolve"), ("192.0.2.1", "use an address of this machine")])
 def test_a_host_that_is_not_here_is_one_sentence(recipe, host, words):
     with pytest.raises(ListenError, match=words):
         recipe(host, 0).open()

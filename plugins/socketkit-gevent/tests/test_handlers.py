@@ -169,6 +169,28 @@ def test_a_handlers_timeout_ends_its_wait():
         assert silent.recv(100) == b""
 
 
+def test_a_timeout_that_the_server_set_is_kept():
+    class Sets(Server):
+        def get_request(self):
+            request, client_address = super().get_request()
+            request.settimeout(0.05)
+            return request, client_address
+
+    caught = []
+
+    def wait(request, client_address, server):
+        try:
+            request.recv(1)
+        except TimeoutError as error:
+            caught.append(error)
+
+    server = Sets("tcp://127.0.0.1:0", wait, dispatcher=Gevent()).start()
+    with clients(server, 1) as (silent,):
+        assert silent.recv(100) == b""
+    server.stop()
+    assert len(caught) == 1
+
+
 def test_each_request_has_context_variables_of_its_own():
     variable = contextvars.ContextVar("variable", default=0)
 

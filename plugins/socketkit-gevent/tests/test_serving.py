@@ -12,7 +12,7 @@ import gevent.event
 import pytest
 from socketkit_gevent import Gevent
 
-from socketkit import Classic, Server, StreamRequestHandler
+from socketkit import Classic, Graceful, Server, StreamRequestHandler
 from support import talk
 
 
@@ -264,6 +264,36 @@ def test_requests_that_were_taken_but_have_not_begun_are_accounted_for_when_stop
     assert stats.accepted == sum(stats.outcomes.values())
 
 
+def test_a_request_that_has_not_begun_is_not_killed_because_nobody_would_account_for_it():
+    ran = []
+    intake = Endless(None)
+    live = Gevent().start(None)
+
+    def take(timeout):
+        live._spawn(lambda: ran.append(True), intake)
+        live._kill()
+        intake.stopped = True
+
+    intake.take = take
+    live.drive(lambda: intake)
+    assert live.wait(10)
+    live.close()
+    assert ran == [True]
+
+
+def test_a_handler_may_close_its_own_server():
+    def closes(request, client_address, server):
+        server.server_close()
+        request.sendall(b"closed\n")
+
+    server = Server("tcp://127.0.0.1:0", closes, dispatcher=Gevent(), lifecycle=Graceful(drain=20)).start()
+    begun = time.monotonic()
+    assert talk(server.addresses[0], b"") == b"closed\n"
+    server.stop()
+    assert time.monotonic() - begun < 5
+    assert server.stats().outcomes == {"finished": 1}
+
+
 # --- without a drain -------------------------------------------------------------------------------------------------
 
 
@@ -286,10 +316,23 @@ def test_without_a_drain_closing_waits_in_the_thread_that_served():
     assert server.stats().outcomes == {"finished": 1}
 
 
-def test_without_a_drain_a_request_whose_peer_has_left_still_ends():
-    server = Server("tcp://127.0.0.1:0", Greeting, dispatcher=Gevent(), lifecycle=Classic()).start()
-    with clients(server, 1) as (client,):
-        assert client.recv(100) == b"hello\n"
-    server.stop()
-    server.server_close()
+def test_without_a_drain_requests_whose_peers_leave_as_it_stops_still_end():
+    leaving = []
+
+    def handler(request, client_address, server):
+        request.sendall(b"hello\n")
+        if request.recv(100) == b"stop\n":
+            for client in leaving:
+                client.close()  # so that their handlers and the loop have something to do at the same moment
+            server.stop()
+
+    server = Server("tcp://127.0.0.1:0", handler, dispatcher=Gevent(), lifecycle=Classic()).start()
+    with clients(server, 6) as everyone:
+        for client in everyone:
+            assert client.recv(100) == b"hello\n"
+        stops, *leaving = everyone
+        stops.sendall(b"stop\n")
+        assert stops.recv(100) == b""
+        server.stop()
     assert server.stats().active == 0
+    server.server_close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 import socket
 import threading
@@ -286,7 +287,7 @@ def _signals_reach(hub: Hub) -> Iterator[None]:
     """Make a signal wake the main thread's hub, whichever thread the system gave it to; Python then runs its handler there.
 
     Without this a signal that comes just before the hub goes to sleep, or to another thread, waits for the next event.
-    A wake-up descriptor that the program has set already is left alone.
+    A wake-up descriptor that the program has set itself is told too.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -296,22 +297,22 @@ def _signals_reach(hub: Hub) -> Iterator[None]:
         reader.setblocking(False)
         writer.setblocking(False)
         previous = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-        if previous != -1:
-            signal.set_wakeup_fd(previous)
         arrived = hub.loop.io(reader.fileno(), READ)
-        arrived.start(_read_all, reader)
+        arrived.start(_pass_on, reader, previous)
         try:
             yield
         finally:
             arrived.close()
-            if previous == -1:
-                signal.set_wakeup_fd(-1)
+            signal.set_wakeup_fd(previous)
+            _pass_on(reader, previous)
 
 
-def _read_all(reader: socket.socket) -> None:
-    with contextlib.suppress(BlockingIOError):
-        while reader.recv(4096):
-            pass
+def _pass_on(reader: socket.socket, previous: int) -> None:
+    """Read which signals have come, and write it where it would have gone."""
+    with contextlib.suppress(OSError):  # there is nothing to read, or that one is full
+        numbers = reader.recv(4096)
+        if previous != -1:
+            os.write(previous, numbers)
 
 
 if TYPE_CHECKING:
