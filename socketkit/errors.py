@@ -133,6 +133,17 @@ class AlreadyServingError(SocketkitError, RuntimeError):
         super().__init__("this server is already serving; stop() it first, or compose a second one")
 
 
+@attrs.define
+class BootError(SocketkitError, RuntimeError):
+    """Worker processes that end before they take a request, one after the other."""
+
+    attempts: int
+    cause: str
+
+    def __str__(self) -> str:
+        return f"{self.attempts} workers in a row ended before they were ready, the last by {self.cause}; the log says what they met"
+
+
 def did_you_mean(name: str, known: Sequence[str]) -> str:
     """Return ``, did you mean 'x'?`` for the nearest of `known`, or "" when none is near."""
     near = get_close_matches(name, known, n=1)

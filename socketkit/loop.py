@@ -12,10 +12,12 @@ import itertools
 import logging
 import select
 import selectors
+import signal
 import socket
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 from socketkit.parking import Lot, Parked
@@ -110,6 +112,22 @@ class Wakeup:
             while self._reader.recv(4096):
                 pass
 
+    @contextlib.contextmanager
+    def woken_by_signals(self) -> Iterator[None]:
+        """Be woken by every signal, inside this block, if it is entered in the main thread.
+
+        Python runs a signal's handler between two instructions. A signal that comes after the last one and just before a system
+        call would have to wait for that call's end, which may be never. Source: signal.set_wakeup_fd.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        previous = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(previous)
+
     def wait(self, timeout: float | None = None) -> None:
         """Block the calling thread until somebody wakes it, for `timeout` seconds at most; then clear."""
         if select.select([self._reader], [], [], timeout)[0]:
@@ -161,6 +179,8 @@ class Intake:
         self._woken: deque[Any] = deque()  # units whose wait is over
         self._polling = False
         self._interrupted = False
+        self._retiring = False
+        self._soon: deque[Callable[[], None]] = deque()  # what whoever takes shall do before anything else
         self._on_stop: list[Callable[[], None]] = []
         self._slots = [_Slot(source) for source in sources]
         self._ready: deque[_Slot] = deque()
@@ -195,6 +215,9 @@ class Intake:
         while not self.stopped:
             if woken:
                 return woken.popleft()  # type: ignore[no-any-return]
+            if self._soon:
+                self._soon.popleft()()
+                continue
             if self._interrupted:
                 self._interrupted = False
                 return None
@@ -268,6 +291,10 @@ class Intake:
 
     # for the thread that serves
 
+    def woken_by_signals(self) -> contextlib.AbstractContextManager[None]:
+        """Let signals interrupt `take`, inside this block: see `Wakeup.woken_by_signals`."""
+        return self._wakeup.woken_by_signals()
+
     def watch(self, fileno: int, readable: Callable[[], None]) -> None:
         """Call `readable` from within `take` whenever the descriptor is readable."""
         self._poller.watch(fileno, _Watch(readable))
@@ -284,6 +311,8 @@ class Intake:
 
     def release(self) -> None:
         """Undo `hold`. A source that rests goes on resting."""
+        if self._retiring:
+            return
         self._held = False
         for slot in self._slots:
             self._listen(slot)
@@ -314,6 +343,15 @@ class Intake:
         for callback in self._on_stop:
             callback()
 
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called by whoever takes, before anything new is taken."""
+        self._soon.append(callback)
+        self._wakeup.wake()
+
+    def retire(self) -> None:
+        """Take nothing new, hand out what was accepted before, then stop."""
+        self.call_soon(self._retire)
+
     def on_stop(self, callback: Callable[[], None]) -> None:
         """Have `stop` call this too, in whatever thread or signal handler it is called: `Wakeup.wake` is fit for that."""
         self._on_stop.append(callback)
@@ -330,6 +368,15 @@ class Intake:
         self._wakeup.wake()
 
     # inside
+
+    def _retire(self) -> None:
+        self._retiring = True
+        self.hold()
+        for unit in list(self._lot.parked):
+            if not unit.begun and self.unpark(unit):  # it waits for its first byte, and was promised a handler
+                self._poller.forget(unit.fileno())
+                self._woken.append(unit)
+        self._soon.append(self.stop)  # which comes after all that is woken
 
     def _listen(self, slot: _Slot) -> None:
         if slot.registered == -1 and not self._held and not slot.resting:

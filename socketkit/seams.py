@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Self, TypeAlias
 
 if TYPE_CHECKING:
-    from socketkit.stats import DrainReport
+    from socketkit.stats import DrainReport, Stats
 
 Request: TypeAlias = Any
 """A connected socket (stream), or `(data, socket)` (datagram), as in the standard library's `socketserver`."""
@@ -143,6 +143,38 @@ class Work(Protocol):
         """Account for a request that another process served; outcomes as in `socketkit.stats.Ledger`. `run` accounts for its own."""
         ...
 
+    def branch(self) -> Branch:
+        """Return what makes a process that is about to be forked serve on its own. Call it before the fork, once for each."""
+        ...
+
+
+class Branch(Protocol):
+    """One more process that serves: made before the fork, and used on both sides of it."""
+
+    def enter(
+        self, dispatcher: Dispatcher | None, opened: Callable[[Any], None], settled: Callable[[int], None] | None = None, /
+    ) -> Serving:
+        """In the child, once: be a server of one's own, with that dispatcher (None: the usual one), and nothing of the parent's.
+
+        The child then calls `run` and `drain` of what this returns, as a lifecycle does, and leaves the process.
+        opened: called with the intake (a `socketkit.loop.Intake`) when it is about to be used. settled: called with the number of
+        requests that have ended, after each, in the thread that ran it.
+        Raises: what starting the dispatcher raises.
+        """
+        ...
+
+    def begun(self, worker: object, /) -> None:
+        """In the parent: the child takes requests. Tells the observers; `worker` is what they get to see."""
+        ...
+
+    def stats(self) -> Stats:
+        """In the parent: return what the child has done so far. Also valid once it is dead."""
+        ...
+
+    def close(self, worker: object = None, reason: str = "", /) -> None:
+        """In the parent, once the child has ended: take over its counts; what it had in work died. A reason goes to the observers."""
+        ...
+
 
 class Dispatch(Protocol):
     """Live dispatcher, simple shape: called for each request by the thread that took it."""
@@ -166,10 +198,11 @@ class Dispatch(Protocol):
 class Drive(Protocol):
     """Live dispatcher, powerful shape: it takes its requests itself."""
 
-    def drive(self, open_intake: Callable[[], Intake], /) -> None:
+    def drive(self, open_intake: OpenIntake, /) -> None:
         """Take units and run them until the intake says `stopped`; called by, and keeps, the thread that serves.
 
-        `open_intake` is called in the process that will use the intake: after a fork, never before one.
+        `open_intake` is called in the process that will use the intake: after a fork, never before one. A dispatcher whose
+        processes serve on their own (`Work.branch`) opens one for itself that is not `listening`: it only says when to stop.
         Raises: whatever ended serving early.
         """
         ...
@@ -180,6 +213,14 @@ class Drive(Protocol):
 
     def close(self) -> None:
         """As `Dispatch.close`."""
+        ...
+
+
+class OpenIntake(Protocol):
+    """How a driving dispatcher comes by its intake."""
+
+    def __call__(self, *, listening: bool = True) -> Intake:
+        """Return a new intake; one that is not listening hands out no units."""
         ...
 
 

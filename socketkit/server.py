@@ -318,7 +318,7 @@ class Server(RequestTemplate):
     def _live_part(self) -> Dispatch | Drive:
         """Return the live dispatcher, started when first needed."""
         if self._live is None:
-            self._live, self._dispatch = put_to_work(self.dispatcher, Work(self, self._ledger, self._forget_parent))
+            self._live, self._dispatch = put_to_work(self.dispatcher, Work(self, self._ledger, self._forget_parent, self._become_branch))
         return self._live
 
     _dispatch: Callable[[Request, Address], object]
@@ -332,9 +332,9 @@ class Server(RequestTemplate):
                 feed(intake, live, turned, poll_interval)
             return
 
-        def open_intake() -> Intake:
-            intake = run.open_intake(self._sources())
-            if turned is not None:
+        def open_intake(*, listening: bool = True) -> Intake:
+            intake = run.open_intake(self._sources() if listening else ())
+            if turned is not None and listening:
                 keep_calling(intake, turned, poll_interval)
             return intake
 
@@ -364,6 +364,16 @@ class Server(RequestTemplate):
             self._close_listeners()
         if self._run is not None:
             self._run.forget()
+
+    def _become_branch(self, dispatcher: Dispatcher, ledger: Ledger, opened: Callable[[Intake], None]) -> Run:
+        """In a forked child that is to serve: be a server under another dispatcher, with books and a run of its own."""
+        assert self._run is not None  # noqa: S101 - it is forked by the dispatcher that drives this run
+        self._gate = threading.Lock()
+        self._ledger = vars(self)[LEDGER] = ledger
+        self._run = self._run.branch(ledger, opened)
+        self.dispatcher, self._live = dispatcher, None
+        self._live_part()
+        return self._run
 
 
 def _adapted(accept: Callable[[], tuple[Request, Address]], adapt: Callable[[Request], Request]) -> tuple[Request, Address]:

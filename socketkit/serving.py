@@ -16,9 +16,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from socketkit.connection import begin
+from socketkit.dispatchers.threads import Threads
 from socketkit.loop import Intake
 from socketkit.seams import Address, Dispatch, Dispatcher, Drive, Layer, Listener, Request, Unit
-from socketkit.stats import DrainReport, Entry, Ledger
+from socketkit.stats import NOBODY, BranchLedger, DrainReport, Entry, Ledger, Stats
 
 if TYPE_CHECKING:
     from socketkit.parking import Parking
@@ -86,10 +87,13 @@ class ListenerSource:
 class Work:
     """What a live dispatcher gets: see `socketkit.seams.Work`."""
 
-    def __init__(self, server: RequestTemplate, ledger: Ledger, forget_parent: Callable[[Request], object]) -> None:
+    def __init__(
+        self, server: RequestTemplate, ledger: Ledger, forget_parent: Callable[[Request], object], become_branch: Callable[..., Run]
+    ) -> None:
         self._server = server
         self._ledger = ledger
         self._forget_parent = forget_parent
+        self._become_branch = become_branch
 
     def run(self, request: Request, client_address: Address) -> None:
         """Run one request here and now."""
@@ -139,6 +143,10 @@ class Work:
         """Account for a request that ran in another process."""
         self._ledger.settle(request, outcome)
 
+    def branch(self) -> Branch:
+        """Return what serves in a process that is about to be forked, and what its parent learns of it."""
+        return Branch(self._ledger, self._become_branch)
+
     def _wrap(self, request: Request, client_address: Address, layers: tuple[Layer, ...]) -> tuple[Request, Address] | None:
         """Pass the request through the layers; None if one of them ended it."""
         for layer in layers:
@@ -153,6 +161,34 @@ class Work:
             self._ledger.replace(request, wrapped, client_address)
             request = wrapped
         return request, client_address
+
+
+class Branch:
+    """One more process that serves: see `socketkit.seams.Branch`."""
+
+    def __init__(self, ledger: Ledger, become: Callable[..., Run]) -> None:
+        self._ledger = ledger
+        self._become = become
+        self._tally = ledger.open_branch()
+
+    def enter(self, dispatcher: Dispatcher | None, opened: Callable[[Intake], None], settled: Callable[[int], None] | None = None) -> Run:
+        """Make the server of this process, the child, one of its own."""
+        ledger = self._ledger.in_branch(self._tally, settled)
+        return self._become(Threads() if dispatcher is None else dispatcher, ledger, opened)
+
+    def begun(self, worker: object) -> None:
+        """Tell the observers."""
+        self._ledger.tell("worker_started", worker)
+
+    def stats(self) -> Stats:
+        """Return what the child has done so far."""
+        return self._tally.stats()
+
+    def close(self, worker: object = None, reason: str = "") -> None:
+        """Take over the child's counts; tell the observers if there was a reason for its end."""
+        self._ledger.close_branch(self._tally)
+        if reason:
+            self._ledger.tell("worker_died", worker, reason)
 
 
 def put_to_work(recipe: Dispatcher, work: Work) -> tuple[Dispatch | Drive, Callable[[Request, Address], object]]:
@@ -179,6 +215,7 @@ class Run:
         live: Callable[[], Dispatch | Drive | None],
         crank: Callable[[Run], None],
         close_listeners: Callable[[], None],
+        opened: Callable[[Intake], None] = lambda _intake: None,
     ) -> None:
         self._ledger = ledger
         self._observers = observers
@@ -186,6 +223,7 @@ class Run:
         self._live = live
         self._crank = crank
         self._close_listeners = close_listeners
+        self._opened = opened
         self._intake: Intake | None = None
         self._deadline: float | None = None  # set by stop(drain): the moment at which a drain ends, whatever it was given
         self.stopping = False
@@ -212,7 +250,13 @@ class Run:
             source.intake = intake
         if self.stopping:  # it may have been asked for before there was anybody to tell
             intake.stop()
+        self._opened(intake)
         return intake
+
+    def branch(self, ledger: Ledger, opened: Callable[[Intake], None]) -> Run:
+        """In a process just forked: close what is the parent's, and return the run of this process. Its intake goes to `opened`."""
+        self.forget()
+        return Run(ledger, NOBODY, self._server, live=self._live, crank=self._crank, close_listeners=self._close_listeners, opened=opened)
 
     def stop(self, drain: float | None = None) -> None:
         """Ask for the end of `run`, or shorten the drain. Stores, and writes one byte; with 0 it also forces what runs right now.
@@ -248,14 +292,14 @@ class Run:
         try:
             ended = self._wait(live, end)
             finished = self._ledger.settled - self._settled
-            late = [] if ended else self._ledger.active()
-            if late:
-                self._force(live, late)
+            late = 0 if ended else self._ledger.stats().active
+            if not ended:
+                self._force(live, self._ledger.active())
             stuck = self._ledger.stuck() if late else ()
         finally:
             if live is not None:
                 live.close()
-        self.report = DrainReport(finished, len(late) - len(stuck), stuck)
+        self.report = DrainReport(finished, late - len(stuck), stuck)
         if late:
             log.warning("stopped at the deadline: %s", self.report)
         return self.report
@@ -294,14 +338,15 @@ def feed(intake: Intake, live: Any, turned: Callable[[], object] | None, pace: f
     seconds.
     """
     attach = getattr(live, "attach", None)
-    if attach is None:
-        _feed(intake, turned, pace)
-        return
-    attach(intake)
-    try:
-        _feed(intake, turned, pace)
-    finally:
-        attach(None)
+    with intake.woken_by_signals():
+        if attach is None:
+            _feed(intake, turned, pace)
+            return
+        attach(intake)
+        try:
+            _feed(intake, turned, pace)
+        finally:
+            attach(None)
 
 
 def _feed(intake: Intake, turned: Callable[[], object] | None, pace: float | None) -> None:

@@ -26,7 +26,8 @@ from typing import Any
 
 from socketkit import handlers
 from socketkit.connection import begin
-from socketkit.dispatchers.forks import Forks, fork, reap, wait_any
+from socketkit.dispatchers._processes import fork, reap, wait_any
+from socketkit.dispatchers.forks import Forks
 from socketkit.dispatchers.sync import Sync
 from socketkit.dispatchers.threads import ThreadList as _Threads
 from socketkit.dispatchers.threads import Threads, start_thread
@@ -37,7 +38,7 @@ from socketkit.lifecycles.classic import Classic
 from socketkit.loop import Intake
 from socketkit.seams import Address, Dispatcher, Lifecycle, Request, Unit
 from socketkit.serving import Run, Work, feed, keep_calling, put_to_work
-from socketkit.stats import NOBODY, books
+from socketkit.stats import LEDGER, NOBODY, Ledger, books
 from socketkit.template import RequestTemplate
 
 __version__ = "0.4"
@@ -279,7 +280,9 @@ class BaseServer(RequestTemplate):
             if self.fileno() != -1:
                 raise  # otherwise the server was closed under its loop, which thereby ends
 
-    def __open_intake(self, run: Run, source: _OwnSource, pace: float | None) -> Intake:
+    def __open_intake(self, run: Run, source: _OwnSource, pace: float | None, *, listening: bool = True) -> Intake:
+        if not listening:
+            return run.open_intake(())
         intake = source.intake = run.open_intake([source])
         if pace is not None:
             keep_calling(intake, self.__turn, pace)
@@ -324,6 +327,16 @@ class BaseServer(RequestTemplate):
         """In a forked child: close the loop's descriptors. The listener stays, for handlers that look at it."""
         if self.__run is not None:
             self.__run.forget()
+
+    def _become_branch(self, dispatcher: Dispatcher, ledger: Ledger, opened: Callable[[Intake], None]) -> Run:
+        """In a forked child that is to serve: be a server under another dispatcher, with books and a run of its own."""
+        assert self.__run is not None  # noqa: S101 - it is forked by the dispatcher that drives this run
+        run = self.__run = self.__run.branch(ledger, opened)
+        attributes = vars(self)
+        attributes[LEDGER] = ledger
+        attributes["_BaseServer__live"] = put_to_work(dispatcher, Work(self, ledger, self._forget_parent, self._become_branch))
+        os.set_blocking(self.fileno(), False)  # another worker may take what the selector has just reported
+        return run
 
     def _take_turn(self, source: _OwnSource) -> None:
         """Run a `_handle_request_noblock` that a subclass has replaced, and pass on what kept it from taking a request."""
@@ -407,7 +420,7 @@ def _live_part(server: Any) -> Any:
         return None
     attributes = vars(server)
     if attributes.get("_BaseServer__live") is None:
-        work = Work(server, books(server), server._forget_parent)
+        work = Work(server, books(server), server._forget_parent, server._become_branch)
         attributes["_BaseServer__live"] = put_to_work(_Chosen.dispatcher_of(server), work)
     return attributes["_BaseServer__live"][0]
 

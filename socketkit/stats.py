@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import logging
+import mmap
+import os
 import sys
 import threading
 import time
@@ -18,6 +20,9 @@ import attrs
 from socketkit.seams import EVENTS, Address, Layer, Request
 
 log = logging.getLogger(__name__)
+
+OUTCOMES = ("finished", "failed", "aborted", "refused", "died")
+"""How a request can end: see `Ledger.settle`."""
 
 
 @attrs.frozen
@@ -114,8 +119,17 @@ class Ledger:
         self._lock = threading.Lock()
         self._active: dict[int, Entry] = {}
         self._outcomes: dict[str, int] = {}
-        self.settled = 0
+        self._settled = 0
+        self._branches: list[Tally] = []
+
+    @property
+    def settled(self) -> int:
         """How many requests have their outcome; read without a lock, so also by a signal handler."""
+        return self._settled + sum(sum(tally.stats().outcomes.values()) for tally in tuple(self._branches))
+
+    def tell(self, event: str, *facts: object) -> None:
+        """Tell the observers of an event that is not about a request."""
+        self._observers.tell(event, self._server, *facts)
 
     def admit(self, request: Request, client_address: Address) -> Entry:
         """Open the entry of a request that was just accepted."""
@@ -163,16 +177,39 @@ class Ledger:
             entry = self._active.pop(id(request), None)
             if entry is None:
                 return
-            self.settled += 1
+            self._settled += 1
             outcome = outcome or entry.outcome
             self._outcomes[outcome] = self._outcomes.get(outcome, 0) + 1
         if self._observed and outcome == "finished":
             self._observers.tell("request_finished", self._server, entry.client_address, time.monotonic() - entry.since)
 
     def stats(self) -> Stats:
-        """Return a consistent reading."""
+        """Return a consistent reading, the branches' counts included."""
         with self._lock:
-            return Stats(len(self._active), dict(self._outcomes))
+            total = Stats(len(self._active), dict(self._outcomes))
+            for tally in self._branches:
+                total = _sum(total, tally.stats())
+        return total
+
+    def open_branch(self) -> Tally:
+        """Return the counts of a process that is about to be forked; they are part of this ledger's from now on."""
+        tally = Tally()
+        with self._lock:
+            self._branches.append(tally)
+        return tally
+
+    def in_branch(self, tally: Tally, settled: Callable[[int], None] | None) -> BranchLedger:
+        """Return new books for the process that was forked, which nobody's lock or request of its parent's is in."""
+        return BranchLedger(self._server, self._observers, tally, settled)
+
+    def close_branch(self, tally: Tally) -> None:
+        """Take over the counts of a process that has ended. What it still had in work has died with it."""
+        with self._lock:
+            self._branches.remove(tally)
+            last = tally.stats()
+            died = Stats(0, {"died": last.active} if last.active else {})
+            self._outcomes = dict(_sum(_sum(Stats(0, self._outcomes), died), Stats(0, last.outcomes)).outcomes)
+            self._settled += last.accepted
 
     def active(self) -> list[Entry]:
         """Return the requests in work."""
@@ -186,6 +223,78 @@ class Ledger:
         """Return what still runs, for how long, and where each thread stands."""
         now, frames = time.monotonic(), sys._current_frames()  # noqa: SLF001 - the interpreter's own way to see other threads
         return tuple(Stuck(entry.client_address, now - entry.since, _stack(frames.get(entry.thread or 0))) for entry in self.active())
+
+
+class Tally:
+    """Counts in memory that two processes share: one serves and writes, the one that forked it reads, even when the other is dead.
+
+    Each count is one aligned word, so a reader never sees half of it. The memory goes when the last reference to the tally does.
+    """
+
+    def __init__(self) -> None:
+        self._counts = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("Q")  # requests accepted, then those with each outcome
+
+    def accept(self) -> None:
+        """Count one request that was accepted."""
+        self._counts[0] += 1
+
+    def settle(self, outcome: str) -> None:
+        """Count one request that has its outcome; one with a name of its own passes for failed."""
+        self._counts[1 + OUTCOMES.index(outcome if outcome in OUTCOMES else "failed")] += 1
+
+    def stats(self) -> Stats:
+        """Return a reading."""
+        outcomes = {outcome: count for outcome, count in zip(OUTCOMES, self._counts[1:], strict=False) if count}
+        return Stats(self._counts[0] - sum(outcomes.values()), outcomes)  # accepted is read last: it is never too small
+
+    def detach(self) -> None:
+        """Go on with a private copy: in a child of the process that writes, which shall not write there too."""
+        self._counts = memoryview(bytearray(self._counts)).cast("Q")
+
+
+class BranchLedger(Ledger):
+    """The books of a process that serves for another one, which reads along in `tally`.
+
+    settled: called after each outcome with the number of all so far, in the thread that ran the request.
+    """
+
+    def __init__(self, server: object, observers: Observers, tally: Tally, settled: Callable[[int], None] | None = None) -> None:
+        super().__init__(server, observers)
+        self._tally = tally
+        self._outcomes = _Counted(tally)
+        self._when_settled = settled
+        os.register_at_fork(after_in_child=tally.detach)
+
+    def admit(self, request: Request, client_address: Address) -> Entry:
+        """As `Ledger.admit`."""
+        with self._lock:
+            self._tally.accept()
+        return super().admit(request, client_address)
+
+    def settle(self, request: Request, outcome: str | None = None) -> None:
+        """As `Ledger.settle`."""
+        super().settle(request, outcome)
+        if self._when_settled is not None:
+            self._when_settled(self._settled)
+
+
+class _Counted(dict[str, int]):
+    """Outcomes and their counts, which only ever go up by one, and are counted in a tally too."""
+
+    def __init__(self, tally: Tally) -> None:
+        super().__init__()
+        self._tally = tally
+
+    def __setitem__(self, outcome: str, count: int) -> None:
+        super().__setitem__(outcome, count)
+        self._tally.settle(outcome)
+
+
+def _sum(one: Stats, other: Stats) -> Stats:
+    outcomes = dict(one.outcomes)
+    for outcome, count in other.outcomes.items():
+        outcomes[outcome] = outcomes.get(outcome, 0) + count
+    return Stats(one.active + other.active, outcomes)
 
 
 def _stack(frame: Any) -> str:

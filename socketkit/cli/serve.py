@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import ExitStack
-from queue import SimpleQueue
+import threading
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, NoReturn
 
 import click
@@ -13,11 +13,12 @@ import click
 from socketkit import config
 from socketkit.cli._servers import compose, import_from_here, strategy
 from socketkit.lifecycles.graceful import Graceful
+from socketkit.loop import Wakeup
 from socketkit.serving import State
 from socketkit.stats import DrainReport
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from socketkit.server import Server
 
@@ -57,24 +58,25 @@ def serve(what: str, names: Sequence[str], listen: Sequence[str], dispatcher: st
         if len(servers) == 1:
             servers[0].serve_forever()  # in the main thread, where its lifecycle hears signals and forks have no company
         else:
-            Graceful(drain=None).serve(_Together(servers, watch))
+            wakeup = opened.enter_context(closing(Wakeup()))
+            Graceful(drain=None).serve(_Together(servers, watch, wakeup))
     _leave(servers)
 
 
 class _Watch:
-    """Observes the servers: says where each listens, and passes on that one has ended."""
+    """Observes the servers: says where each listens, and calls `on_end` when one has ended."""
 
     def __init__(self) -> None:
-        self.ended: SimpleQueue[object] = SimpleQueue()  # of all queues the one that a signal handler may put into
+        self.on_end: Callable[[], object] = lambda: None
 
     def server_started(self, server: Server) -> None:
         """Called within the lifecycle, so that whoever reads the line may send a signal at once."""
         for url in server.urls:
             click.echo(f"serving {url} {strategy(server)}", err=True)
 
-    def server_stopped(self, server: Server, _report: DrainReport | None) -> None:
+    def server_stopped(self, _server: Server, _report: DrainReport | None) -> None:
         """Called also for one that failed."""
-        self.ended.put(server)
+        self.on_end()
 
 
 class _Together:
@@ -82,32 +84,55 @@ class _Together:
 
     Only the main thread gets signals and only one server can have it, so here none has: each serves in a thread of its own, under its
     own lifecycle, and the main thread holds a `Graceful` around them all, whose signals thereby mean the same as for a single server.
+    It waits on a descriptor and on nothing else, because a signal does not always interrupt a wait for a lock.
     When one of them ends, for whatever reason, the others are stopped too: part of a service is no service.
     """
 
-    def __init__(self, servers: Sequence[Server], watch: _Watch) -> None:
+    def __init__(self, servers: Sequence[Server], watch: _Watch, wakeup: Wakeup) -> None:
         self._servers = servers
-        self._watch = watch
+        self._wakeup = wakeup
+        self._over = False
+        watch.on_end = self._end
 
     def run(self) -> None:
-        for server in self._servers:
-            server.start()
-        self._watch.ended.get()
+        with self._wakeup.woken_by_signals():
+            for server in self._servers:
+                server.start()
+            while not self._over:
+                self._wakeup.wait()
 
     def stop(self, drain: float | None = None) -> None:
         for server in self._servers:
             server.stop(drain, wait=False)
-        self._watch.ended.put(None)
+        self._end()
 
     def drain(self, _seconds: float | None) -> DrainReport:
         """Drain each for as long as its own lifecycle says."""
         self.stop()
-        reports = [report for report in (server.stop() for server in self._servers) if report is not None]
+        reports: list[DrainReport] = []
+        with self._wakeup.woken_by_signals():
+            threads = [threading.Thread(target=self._stop_one, args=(server, reports), daemon=True) for server in self._servers]
+            for thread in threads:
+                thread.start()
+            while len(reports) < len(threads):
+                self._wakeup.wait()
         return DrainReport(
             sum(report.finished for report in reports),
             sum(report.forced for report in reports),
             tuple(stuck for report in reports for stuck in report.stuck),
         )
+
+    def _stop_one(self, server: Server, reports: list[DrainReport]) -> None:
+        report = DrainReport()
+        try:
+            report = server.stop() or report
+        finally:
+            reports.append(report)
+            self._wakeup.wake()
+
+    def _end(self) -> None:
+        self._over = True
+        self._wakeup.wake()
 
 
 def _leave(servers: Sequence[Server]) -> None:

@@ -98,18 +98,26 @@ class _Adaptive:
     def drive(self, open_intake: Callable[[], Any]) -> None:
         """Watch the leader until the intake is stopped."""
         alarm = Wakeup()  # rung by a stop, and by a leader that starts to work while the monitor sleeps
-        with contextlib.closing(alarm), open_intake() as intake:
+        with contextlib.closing(alarm), alarm.woken_by_signals(), open_intake() as intake:
             self._intake, self._alarm = intake, alarm
             intake.on_stop(alarm.wake)
-            self._pass_baton()
-            self._watch()
-            while not self._pick_up():  # with the baton in hand, nobody is inside the intake
-                alarm.wait(0.01)
-            self._retired = True
-            for worker in list(self._spares):
-                worker.called.release()
+            try:
+                self._pass_baton()
+                self._watch()
+            finally:  # Ctrl-C may have come anywhere, as an exception
+                intake.stop()
+                self._send_home()
         if self._error is not None:
             raise self._error
+
+    def _send_home(self) -> None:
+        """Wait until no worker is inside the intake, which is stopped, and let the spare ones end."""
+        give_up = time.monotonic() + 1.0  # should an exception have come between picking the baton up and passing it on
+        while not self._pick_up() and time.monotonic() < give_up:
+            self._alarm.wait(0.01)
+        self._retired = True
+        for worker in list(self._spares):
+            worker.called.release()
 
     def _watch(self) -> None:
         """Look at the table every `handoff` seconds, and give the baton to another worker if it lies there too long."""
@@ -261,8 +269,8 @@ class _Adaptive:
         with self._hiring:
             workers = list(self._workers)
         for worker in workers:
-            if worker.thread is threading.current_thread():
-                continue  # a handler closes its own server
+            if worker.thread is threading.current_thread() or worker.thread.ident is None:
+                continue  # a handler closes its own server; or its start was interrupted
             worker.thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
             if worker.thread.is_alive():
                 return False

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import select
 import signal
-import sys
 import time
-from collections.abc import Callable, Iterable
-from typing import ClassVar, NoReturn
+from typing import ClassVar
 
 import attrs
 
+from socketkit.dispatchers._processes import fork, pidfd, reap, send_signal, wait_any
 from socketkit.recipes import at_least
 from socketkit.seams import Address, Request, Watcher, Work
 
@@ -29,72 +26,6 @@ class Forks:
     def start(self, work: Work) -> _ForkPerRequest:
         """Return the live part."""
         return _ForkPerRequest(work, self.max_children)
-
-
-def fork(run: Callable[[], int]) -> int:
-    """Start a child that calls `run`, exits with what it returns (1 if it raises), and return the child's pid.
-
-    The child leaves by `os._exit`, so that nothing of the parent's clean-up runs in it, but flushes its standard streams first. So
-    does the parent before it forks: what stands in their buffers would come out twice.
-    """
-    _flush()
-    pid = os.fork()
-    if pid:
-        return pid
-    status = 1
-    try:
-        status = run()
-    finally:
-        _leave(status)
-
-
-def _leave(status: int) -> NoReturn:
-    _flush()
-    os._exit(status)
-
-
-def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):  # closed, broken or None
-            stream.flush()
-
-
-def reap(pid: int, *, block: bool = False) -> int | None:
-    """Return the exit code of the child if it has ended (negative: the signal that ended it), else None.
-
-    One that somebody else has waited for is over too: its code is lost, and 0 stands for it.
-    """
-    try:
-        done, status = os.waitpid(pid, 0 if block else os.WNOHANG)
-    except ChildProcessError:
-        return 0
-    return os.waitstatus_to_exitcode(status) if done else None
-
-
-def wait_any(pids: Iterable[int], timeout: float | None) -> None:
-    """Wait until at least one of the children has ended, or the time is over. Takes no exit code."""
-    poll = select.poll()
-    descriptors = []
-    try:
-        for pid in pids:
-            descriptor = pidfd(pid)
-            if descriptor is None:
-                time.sleep(0.02 if timeout is None else min(0.02, timeout))  # no pidfd here: look again shortly
-                return
-            descriptors.append(descriptor)
-            poll.register(descriptor, select.POLLIN)
-        poll.poll(None if timeout is None else max(0.0, timeout) * 1000)
-    finally:
-        for descriptor in descriptors:
-            os.close(descriptor)
-
-
-def pidfd(pid: int) -> int | None:
-    """Return a descriptor that becomes readable when the child ends, or None. Source: pidfd_open(2), Linux 5.3."""
-    try:
-        return os.pidfd_open(pid)
-    except (AttributeError, OSError):
-        return None
 
 
 @attrs.define(eq=False)
@@ -147,8 +78,7 @@ class _ForkPerRequest:
 
     def force(self) -> None:
         for pid in self.children:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
+            send_signal(pid, signal.SIGTERM)
 
     def close(self) -> None:
         pass

@@ -63,16 +63,19 @@ class _Pool:
     def drive(self, open_intake: Callable[[], Any]) -> None:
         """Let the threads serve until the intake is stopped; meanwhile turn away what is too much, if that was asked for."""
         alarm = Wakeup()  # rung by a stop, by an error, and by the last free thread as it gets busy
-        with contextlib.closing(alarm), open_intake() as intake:
+        with contextlib.closing(alarm), alarm.woken_by_signals(), open_intake() as intake:
             intake.on_stop(alarm.wake)
             self._alarm, self._intake = alarm, intake
-            self._add_thread()
-            while not intake.stopped:
-                alarm.wait()
-                if self._rejects and self._full():
-                    self._turn_away()
-            with self._baton:  # from here on nobody is inside the intake: it is stopped
-                pass
+            try:
+                self._add_thread()
+                while not intake.stopped:
+                    alarm.wait()
+                    if self._rejects and self._full():
+                        self._turn_away()
+            finally:  # Ctrl-C may have come anywhere, as an exception
+                intake.stop()
+                with self._baton:  # from here on nobody is inside the intake
+                    pass
         if self._error is not None:
             raise self._error
 
@@ -80,8 +83,8 @@ class _Pool:
         """Wait until every thread has ended."""
         deadline = None if timeout is None else time.monotonic() + timeout
         for thread in self._threads:
-            if thread is threading.current_thread():
-                continue  # a handler closes its own server
+            if thread is threading.current_thread() or thread.ident is None:
+                continue  # a handler closes its own server; or its start was interrupted
             thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
             if thread.is_alive():
                 return False

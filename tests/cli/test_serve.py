@@ -12,7 +12,7 @@ import pytest
 
 from support import GUARD, Program, address, ask, talk
 
-SERVE = (sys.executable, "-m", "socketkit", "serve")
+SERVE = (sys.executable, "-X", "faulthandler", "-m", "socketkit", "serve")
 
 BOTH = """
 [servers.echo]
@@ -76,8 +76,8 @@ def test_one_word_changes_the_dispatcher(here, dispatcher):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
 def test_the_classic_lifecycle_leaves_signals_to_the_system(here, number, code):
-    with Program(*SERVE, "handlers:Upper", "--listen", "tcp://127.0.0.1:0", "--lifecycle", "classic") as program:
-        program.line(r", classic\)")
+    with Program(*SERVE, "handlers:Upper", "--listen", "tcp://127.0.0.1:0", "--dispatcher", "thread", "--lifecycle", "classic") as program:
+        program.line(r"\(thread, classic\)")
         assert program.stop(number) == code
         assert "Traceback" not in program.output
 

@@ -61,5 +61,5 @@ def test_the_names_are_those_of_the_standard_library():
 
     missing = {"ForkingUnixStreamServer", "ForkingUnixDatagramServer"} if sys.version_info < (3, 12) else set()
     assert sorted(socketkit.socketserver.__all__) == sorted({*socketserver.__all__, *missing})
-    assert NEW == socketkit.socketserver.__name__
+    assert socketkit.socketserver.__name__ == NEW
     assert socketkit.socketserver.__version__ == socketserver.__version__

@@ -107,11 +107,11 @@ def test_a_subclass_may_have_the_flag_as_a_property(library, upper):
         stopping = False
 
         @property
-        def _BaseServer__shutdown_request(self):
+        def _BaseServer__shutdown_request(self):  # noqa: N802 - the name is the point
             return self.stopping
 
         @_BaseServer__shutdown_request.setter
-        def _BaseServer__shutdown_request(self, value):
+        def _BaseServer__shutdown_request(self, value):  # noqa: N802 - the name is the point
             self.stopping = value
 
     with Server(LOCAL, upper) as server:
@@ -483,15 +483,14 @@ def test_thread_may_be_replaced_where_the_module_looks_for_it(library, upper, mo
             made.append(options)
             super().__init__(*arguments, **options)
 
-    with library.ThreadingTCPServer(LOCAL, upper) as server:
-        with connection(server) as client:
-            client.sendall(b"x\n")
-            with monkeypatch.context() as patch:
-                patch.setattr(library.threading, "Thread", Recording)
-                server.handle_request()
-            assert read(client) == b"X\n"
+    with library.ThreadingTCPServer(LOCAL, upper) as server, connection(server) as client:
+        client.sendall(b"x\n")
+        with monkeypatch.context() as patch:
+            patch.setattr(library.threading, "Thread", Recording)
+            server.handle_request()
+        assert read(client) == b"X\n"
     [options] = made
-    request, address = options["args"]
+    _request, address = options["args"]
     assert address[0] == "127.0.0.1"
     assert options["target"] == server.process_request_thread
 
@@ -823,9 +822,8 @@ def test_handle_error_sees_the_exception_and_its_bare_raise_leaves_serve_forever
             server.serve_forever(0.02)
         assert server.peer == client.getsockname()
         assert vars(server)["_BaseServer__is_shut_down"].is_set()
-        with pytest.raises(OnPurposeError):  # and it may serve again
-            with connection(server):
-                server.serve_forever(0.02)
+        with connection(server), pytest.raises(OnPurposeError):  # and it may serve again
+            server.serve_forever(0.02)
 
 
 def test_an_error_that_is_no_exception_leaves_serve_forever(library):

@@ -43,9 +43,8 @@ def test_ended_threads_are_forgotten_without_being_waited_for():
     threads = ThreadList()
     for _ in range(20):
         start_thread(lambda: None, (), threads, daemon=False)
-        for thread in threading.enumerate():
-            if thread is not threading.main_thread() and thread in threads:
-                thread.join()
+        for thread in list(threads):
+            thread.join()
     threads.reap()
     assert threads == []
 

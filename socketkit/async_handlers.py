@@ -1,0 +1,267 @@
+"""Asynchronous request handlers, one instance for each request, and a request's life in an event loop.
+
+A handler's constructor runs nothing: it reports the new handler to whoever constructs it, and that awaits it. So `finish_request`
+stays what it is for every other handler, and may be overridden in the same way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+import threading
+import weakref
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from socketkit.errors import IncompatibleError
+from socketkit.seams import Address, Layer, Request
+from socketkit.stats import books
+from socketkit.template import RequestTemplate
+
+if TYPE_CHECKING:  # asyncio takes longer to import than all of socketkit, and most programs do without it
+    import asyncio
+
+_DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
+
+_made: ContextVar[list[AsyncRequestHandler] | None] = ContextVar("_made", default=None)
+
+
+class AsyncRequestHandler:
+    """Handles one request in an event loop: `setup`, `handle` and `finish` are awaited in this order.
+
+    `finish` is called whatever `handle` does, also when it is cancelled, but not if `setup` raises. Override any of the three. They
+    share the loop's thread with all other requests: nothing in them may block. The asyncio dispatcher runs these handlers, and no
+    other one does.
+
+    Attributes:
+        request: the connected socket, non-blocking (stream), or (data, socket) (datagram).
+        client_address: the peer, as the transport calls it.
+        server: the server that took the request.
+    """
+
+    is_async: ClassVar[bool] = True
+
+    def __init__(self, request: Request, client_address: Address, server: Any) -> None:
+        self.request = request
+        self.client_address = client_address
+        self.server = server
+        made = _made.get()
+        if made is None:
+            raise IncompatibleError(type(self).__name__, "is asynchronous, and nothing here awaits it", "serve it with Asyncio()")
+        made.append(self)
+
+    async def setup(self) -> None:
+        """Prepare; does nothing here."""
+
+    async def handle(self) -> None:
+        """Do all the work that the request asks for; does nothing here."""
+
+    async def finish(self) -> None:
+        """Clean up; does nothing here."""
+
+
+class AsyncStreamRequestHandler(AsyncRequestHandler):
+    """Handles a connection through asyncio's streams: `reader` to read the request, `writer` to write the reply.
+
+    Call ``await self.writer.drain()`` after writing: it waits while the peer is slow, and keeps the reply from piling up in memory.
+
+    Attributes:
+        limit: bytes that `reader` buffers before the peer has to wait; also the longest line of `readline`.
+        flush_timeout: seconds that the peer has to take the rest of the reply, once `handle` has ended; None: for ever.
+    """
+
+    limit: int = 65536
+    flush_timeout: float | None = 10.0
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    async def setup(self) -> None:
+        """Open `reader` and `writer` on the connection."""
+        import asyncio  # noqa: PLC0415 - see above
+
+        if not isinstance(self.request, socket.socket):
+            raise IncompatibleError(
+                type(self).__name__, f"cannot read from a {type(self.request).__name__}", "serve it on a transport of connections"
+            )
+        self.request.setblocking(False)
+        loop = asyncio.get_running_loop()
+        self.reader = asyncio.StreamReader(self.limit, loop)
+        protocol = asyncio.StreamReaderProtocol(self.reader, loop=loop)
+        transport, _ = await loop.connect_accepted_socket(lambda: protocol, _lend(self.request, loop))
+        self.writer = asyncio.StreamWriter(transport, protocol, self.reader, loop)
+
+    async def finish(self) -> None:
+        """Send the rest of the reply, and close `writer`. A peer that is gone is no error.
+
+        Raises: TimeoutError if the peer has not taken the rest within `flush_timeout`.
+        """
+        import asyncio  # noqa: PLC0415 - see above
+
+        self.writer.close()
+        try:
+            async with asyncio.timeout(self.flush_timeout) as limit:
+                with contextlib.suppress(OSError):  # such as a reset by the peer, before the last bytes were out
+                    await self.writer.wait_closed()
+        except TimeoutError:
+            if limit.expired():
+                raise TimeoutError(f"the peer did not take the rest of the reply within {self.flush_timeout} s") from None
+        finally:
+            self.writer.transport.abort()  # the loop forgets the descriptor before the server closes it
+
+
+class AsyncDatagramRequestHandler(AsyncRequestHandler):
+    """Handles a datagram: `packet` is what came, and `reply` sends something back. Reply as often as you like, or not at all.
+
+    Attributes:
+        packet: the datagram.
+        socket: the socket it came from, shared by all requests of the listener.
+    """
+
+    packet: bytes
+    socket: Any
+
+    async def setup(self) -> None:
+        """Take the request apart."""
+        self.packet, self.socket = self.request
+
+    async def reply(self, data: bytes) -> None:
+        """Send a datagram to the sender, as soon as the socket takes one more.
+
+        Raises: OSError, EDESTADDRREQ among them: the sender has no address, as a Unix socket that was never bound.
+        """
+        if not self.client_address:
+            raise OSError(errno.EDESTADDRREQ, "the sender has no address to reply to")
+        pause = 0.001
+        while True:
+            try:
+                self.socket.sendto(data, _DONT_WAIT, self.client_address)
+            except BlockingIOError:
+                await _writable(self.socket, pause)
+                pause = min(pause * 2, 0.1)
+            else:
+                return
+
+
+# --- sockets in an event loop ----------------------------------------------------------------------------------------
+
+
+class _Lent(socket.socket):
+    """Another object for a request's descriptor: to close it is to give it back. The request is its server's to close."""
+
+    def close(self) -> None:
+        self.detach()
+
+    __del__ = close
+
+
+def _lend(request: socket.socket, loop: asyncio.AbstractEventLoop) -> socket.socket:
+    """Return a socket for an event loop's transport, which closes what it is given."""
+    import asyncio  # noqa: PLC0415 - see above
+
+    if isinstance(loop, asyncio.SelectorEventLoop):
+        return _Lent(request.family, request.type, request.proto, request.fileno())
+    return request.dup()  # others, uvloop among them, close the descriptor itself, past the socket object
+
+
+_waiting: weakref.WeakKeyDictionary[Any, list[asyncio.Future[None]]] = weakref.WeakKeyDictionary()  # by socket
+
+
+async def _writable(sock: Any, pause: float) -> None:
+    """Wait until the socket takes a datagram, but for `pause` seconds at least.
+
+    A Unix socket counts as writable while the queue of the one peer in question is full: that is what the pause is for.
+    """
+    import asyncio  # noqa: PLC0415 - see above
+
+    loop = asyncio.get_running_loop()
+    waiting = _waiting.setdefault(sock, [])
+    if not waiting:
+        loop.add_writer(sock.fileno(), _wake_all, loop, sock.fileno(), waiting)
+    future = loop.create_future()
+    waiting.append(future)
+    await future
+    await asyncio.sleep(pause)
+
+
+def _wake_all(loop: asyncio.AbstractEventLoop, fileno: int, waiting: list[asyncio.Future[None]]) -> None:
+    loop.remove_writer(fileno)
+    while waiting:
+        future = waiting.pop()
+        if not future.done():
+            future.set_result(None)
+
+
+# --- a request's life ------------------------------------------------------------------------------------------------
+
+Wrap = Callable[[Request, Address, tuple[Layer, ...]], tuple[Request, Address] | None]
+
+
+async def serve(server: RequestTemplate, request: Request, client_address: Address, wrap: Wrap) -> None:
+    """Run one request in this event loop: layers, handler, errors, close, account. See `socketkit.seams.Work.run_async`."""
+    ledger = books(server)
+    entry = ledger.find(request)
+    if entry is not None:
+        entry.thread = threading.get_ident()
+        if entry.layers:
+            wrapped = await _in_thread(lambda: wrap(request, client_address, entry.layers))
+            if wrapped is None:
+                return
+            request, client_address = wrapped
+    try:
+        await _process(server, request, client_address)
+    except BaseException as error:
+        ledger.fail(request, error)
+        if not _is_cancelled() and not server._confines_error(error):  # noqa: SLF001 - a server and its requests are one thing in two files
+            raise
+    finally:
+        ledger.settle(request)
+
+
+async def _process(server: RequestTemplate, request: Request, client_address: Address) -> None:
+    """Do what `process_request_thread` does with other handlers."""
+    made: list[AsyncRequestHandler] = []
+    token = _made.set(made)
+    try:
+        try:
+            server.finish_request(request, client_address)
+        finally:
+            _made.reset(token)
+        for handler in made:
+            await handler.setup()
+            try:
+                await handler.handle()
+            finally:
+                await handler.finish()
+    except Exception as error:  # noqa: BLE001 - that is what handle_error is for
+        books(server).fail(request, error)
+        server.handle_error(request, client_address)
+    finally:
+        server.shutdown_request(request)
+
+
+def _is_cancelled() -> bool:
+    """Return whether this task was asked to end, as a drain does at its deadline: then its end is nobody's fault."""
+    import asyncio  # noqa: PLC0415 - see above
+
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+async def _in_thread(function: Callable[[], Any]) -> Any:
+    """Run the function in a thread and return what it returns. Being cancelled meanwhile takes effect afterwards."""
+    import asyncio  # noqa: PLC0415 - see above
+
+    task = asyncio.current_task()
+    running = asyncio.get_running_loop().run_in_executor(None, function)
+    cancelled = False
+    while not running.done():
+        try:
+            await asyncio.wait((running,))
+        except asyncio.CancelledError:
+            cancelled = True
+    if cancelled and task is not None:
+        task.cancel()
+    return running.result()

@@ -1,0 +1,87 @@
+"""The command: ``python -m tests.benchmarks [setup|list|run|report] [options]``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from . import report, tools
+from .figures import outcomes
+from .processes import raise_limits
+from .rows import ROWS, Row
+from .running import measure
+
+
+def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return what the command line asks for; exit with 2 if that cannot be."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description="Measure socketkit against what else there is.")
+    parser.add_argument(
+        "command",
+        nargs="?",
+        default="run",
+        choices=("run", "list", "setup", "report"),
+        help="run: measure (the default); list: name the rows; setup: install the peers; report: write the page from --json again",
+    )
+    parser.add_argument("--only", action="append", metavar="NAME", choices=[row.name for row in ROWS], help="a row to run; may be repeated")
+    parser.add_argument("--rounds", type=int, default=3, help="how often every side of a row takes its turn (default 3)")
+    parser.add_argument("--seconds", type=float, default=3.0, help="how long a client's load lasts (default 3)")
+    parser.add_argument("--quick", action="store_true", help="one round of a second: to see that it works, not for figures")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="keep the figures here; rows that are there and not run again stay")
+    parser.add_argument("--report", type=Path, metavar="FOLDER", help="write measurements.md and its figures here, as in docs/explanation")
+    asked = parser.parse_args(words)
+    if asked.command == "report" and not (asked.json and asked.report):
+        parser.error("report needs --json FILE and --report FOLDER")
+    return asked
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Do it; return the exit code: 1 if something is missing."""
+    asked = arguments(words)
+    try:
+        return _do(asked)
+    except tools.NotSetUpError as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+def _do(asked: argparse.Namespace) -> int:
+    if asked.command == "setup":
+        tools.set_up()
+        return 0
+    if asked.command == "list":
+        for row in ROWS:
+            print(f"{row.name:28}{row.work} ({row.client})")
+        return 0
+    results = json.loads(asked.json.read_text()) if asked.json and asked.json.exists() else {"rows": []}
+    if asked.command == "run":
+        if tools.missing():
+            raise tools.NotSetUpError(f"install these Debian packages: {' '.join(tools.missing())}")
+        raise_limits()
+        rounds, seconds = (1, 1.0) if asked.quick else (asked.rounds, asked.seconds)
+        results["machine"] = tools.machine()
+        for row in (row for row in ROWS if not asked.only or row.name in asked.only):
+            _run(row, rounds, seconds, results)
+            if asked.json:
+                asked.json.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    if asked.report:
+        report.write(results, asked.report)
+    return 0
+
+
+def _run(row: Row, rounds: int, seconds: float, results: dict[str, Any]) -> None:
+    """Measure a row, say how it came out, and put it among the results in the place that it has in the table."""
+    print(f"{row.name}: {row.work}", flush=True)
+    found = measure(row, rounds, seconds, lambda line: print(line, flush=True))
+    for outcome in outcomes(found):
+        print(f"  {report.verdict(outcome)}", flush=True)
+    order = [each.name for each in ROWS]
+    kept = [each for each in results["rows"] if each["name"] != row.name and each["name"] in order]
+    results["rows"] = sorted([*kept, found], key=lambda each: order.index(each["name"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,139 @@
+"""Client programs that put a server under load: what each is called with, and what it says.
+
+Every client warms the server up first. All of them return the same figures: replies/s; the server's processor time for each reply
+(CPU µs/reply); and which share of one processor server and client used, because only a busy server was measured.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import resource
+import subprocess
+import time
+from collections.abc import Callable
+
+from .figures import Reading
+from .processes import Server
+from .tools import queries
+
+RATE = "replies/s"
+CPU = "CPU µs/reply"
+SERVER_BUSY = "server busy"
+CLIENT_BUSY = "client busy"
+
+CONNECTIONS = 50
+"""How many connections redis-benchmark keeps in the air; wrk: 32. More of them only add to the queues."""
+
+DATAGRAMS = 100
+"""How many datagrams dnsperf keeps in the air: few enough for any socket's buffer."""
+
+WARM_SECONDS = 0.3
+
+
+class ClientError(Exception):
+    """A client program failed, or met errors; the text is what it wrote."""
+
+
+def redis_benchmark(*, keep: bool) -> Callable[[Server, float], Reading]:
+    """Return the load of ``PING`` lines by redis-benchmark: one connection for all of them, or one for each."""
+
+    def ping(server: Server, count: int) -> float:
+        command = ["redis-benchmark", "-p", str(server.port), "-c", str(CONNECTIONS), "-n", str(count), "-t", "ping_inline", "--csv"]
+        output = _run([*command, "-k", str(int(keep))])
+        line = next(line for line in csv.reader(io.StringIO(output)) if line[:1] == ["PING_INLINE"])
+        return float(line[1])
+
+    def load(server: Server, seconds: float) -> Reading:
+        count = 500  # it takes a number of requests, not a time: find out how many make up the time
+        for warm in (WARM_SECONDS, WARM_SECONDS, seconds):
+            count = max(int(ping(server, count) * warm), CONNECTIONS)
+        return _measured(server, lambda: count / ping(server, count), lambda: count)
+
+    return load
+
+
+def dnsperf(server: Server, seconds: float) -> Reading:
+    """Put datagrams to the server, from eight sockets, and take every reply as good."""
+
+    def ask(limit: float) -> tuple[int, float]:
+        command = ["dnsperf", "-s", "127.0.0.1", "-p", str(server.port), "-d", str(queries()), "-c", "8", "-q", str(DATAGRAMS)]
+        output = _run([*command, "-t", "2", "-l", str(max(round(limit), 1))])
+        completed = int(_number(r"Queries completed:\s+(\d+)", output))
+        return completed, _number(r"Run time \(s\):\s+([\d.]+)", output)
+
+    ask(1)
+    result = (0, 0.0)
+
+    def run() -> float:
+        nonlocal result
+        result = ask(seconds)
+        return result[1]
+
+    return _measured(server, run, lambda: result[0])
+
+
+def wrk(*headers: str) -> Callable[[Server, float], Reading]:
+    """Return the load of requests for one page by wrk, with these headers."""
+
+    def get(server: Server, seconds: float) -> tuple[int, float]:
+        options = [word for header in headers for word in ("-H", header)]
+        output = _run(["wrk", "-t1", "-c32", f"-d{seconds:g}s", *options, f"http://127.0.0.1:{server.port}/page.html"])
+        if "Non-2xx" in output:
+            raise ClientError(output)
+        requests, unit = re.search(r"(\d+) requests in ([\d.]+m?s)", output).groups()
+        return int(requests), float(unit.rstrip("ms")) / (1000 if unit.endswith("ms") else 1)
+
+    def load(server: Server, seconds: float) -> Reading:
+        get(server, 1)
+        result = (0, 0.0)
+
+        def run() -> float:
+            nonlocal result
+            result = get(server, round(seconds))
+            return result[1]
+
+        return _measured(server, run, lambda: result[0])
+
+    return load
+
+
+def _measured(server: Server, run: Callable[[], float], replies: Callable[[], int]) -> Reading:
+    """Run the load, which returns how many seconds it took by its own clock, and put a price on it."""
+    before, client, began = server.cpu(), _children(), time.monotonic()
+    seconds = run()
+    wall = time.monotonic() - began
+    cpu = server.cpu() - before
+    count = replies()
+    if not count:
+        raise ClientError("not one reply")
+    return {
+        RATE: count / seconds,
+        CPU: cpu / count * 1e6,
+        SERVER_BUSY: cpu / wall,
+        CLIENT_BUSY: (_children() - client) / wall,
+    }
+
+
+def _children() -> float:
+    """Return the processor time of the programs that this process has run: the client's, since servers end later."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def _run(command: list[str]) -> str:
+    try:
+        finished = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    except subprocess.CalledProcessError as error:
+        raise ClientError(f"{command[0]}: {(error.stdout + error.stderr).strip().splitlines()[-1:]}") from error
+    except subprocess.TimeoutExpired as error:
+        raise ClientError(f"{command[0]} did not end within 120 s") from error
+    return finished.stdout
+
+
+def _number(pattern: str, text: str) -> float:
+    found = re.search(pattern, text)
+    if found is None:
+        raise ClientError(text)
+    return float(found[1])

@@ -1,0 +1,98 @@
+"""Numbers out of rounds: medians, ratios of medians, spreads, and whether a goal was met.
+
+This module starts nothing and reads no clock. Results are plain mappings, the ones that the JSON file holds.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Reading = Mapping[str, float]
+"""What one round of one side gave: metric to value."""
+
+Rounds = Mapping[str, Sequence[float]]
+"""What all rounds of one side gave: metric to values, in the order of the rounds."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What the first side of a row is to reach.
+
+    metric: which of its figures. bound: as a multiple of the peer's figure, or as it stands where there is no peer.
+    than: the peer. at_most: less is better.
+    """
+
+    metric: str
+    bound: float
+    than: str | None = None
+    at_most: bool = False
+
+    def __str__(self) -> str:
+        sign = "≤" if self.at_most else "≥"
+        peer = f" × {self.than}" if self.than else ""
+        return f"{self.metric} {sign} {self.bound:g}{peer}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a goal came out. measured: the ratio, or the figure itself; None: one of the two sides did not run."""
+
+    goal: Goal
+    measured: float | None
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the goal was reached; None: nobody knows."""
+        if self.measured is None:
+            return None
+        return self.measured <= self.goal.bound if self.goal.at_most else self.measured >= self.goal.bound
+
+
+def median(values: Sequence[float]) -> float:
+    """Return the middle value, or the mean of the two middle ones."""
+    return statistics.median(values)
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """Return the smallest value that at least `share` (0 to 1) of all values do not exceed."""
+    ordered = sorted(values)
+    return ordered[max(math.ceil(share * len(ordered)), 1) - 1]
+
+
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """Return the ratio of the medians; infinite where theirs is zero and ours is not."""
+    above, below = median(ours), median(theirs)
+    if below:
+        return above / below
+    return math.inf if above else 1.0
+
+
+def spread(values: Sequence[float]) -> float:
+    """Return how far the rounds lie apart, highest less lowest, as a share of their median: how noisy the machine was."""
+    middle = median(values)
+    return (max(values) - min(values)) / middle if middle else 0.0
+
+
+def collect(readings: Sequence[Reading]) -> dict[str, list[float]]:
+    """Return the rounds of one side, metric by metric."""
+    return {metric: [reading[metric] for reading in readings] for metric in (readings[0] if readings else ())}
+
+
+def outcomes(row: Mapping[str, Any]) -> list[Outcome]:
+    """Return how each goal of a measured row came out. The goals are about its first side."""
+    sides: Mapping[str, Rounds] = row["sides"]
+    return [_outcome(Goal(**goal), sides, row["subject"]) for goal in row["goals"]]
+
+
+def _outcome(goal: Goal, sides: Mapping[str, Rounds], subject: str) -> Outcome:
+    ours = sides.get(subject, {}).get(goal.metric)
+    if not ours:
+        return Outcome(goal, None)
+    if goal.than is None:
+        return Outcome(goal, median(ours))
+    theirs = sides.get(goal.than, {}).get(goal.metric)
+    return Outcome(goal, ratio(ours, theirs) if theirs else None)

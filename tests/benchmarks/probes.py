@@ -1,0 +1,81 @@
+"""What no client program measures: idle connections, idle servers, and how long a stop takes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+
+from .clients import ClientError
+from .figures import Reading, percentile
+from .processes import Server
+
+FRESH = 1000
+"""How many fresh requests are timed beside the idle connections."""
+
+SETTLE = 2.0
+"""Seconds that a server gets to come to rest before it is watched."""
+
+BYTES = "bytes/connection"
+THREADS = "threads more"
+FRESH_P99 = "fresh p99 ms"
+WAKEUPS = "wake-ups/s"
+STOP_P99 = "stop p99 ms"
+STOP_MEDIAN = "stop median ms"
+
+
+def idle_connections(number: int) -> Callable[[Server, float], Reading]:
+    """Return the probe that keeps so many connections open after one request each, and makes fresh requests beside them."""
+
+    def probe(server: Server, _seconds: float) -> Reading:
+        for _ in range(FRESH):
+            _ask_fresh(server)
+        time.sleep(SETTLE)
+        memory, threads = server.memory(), server.threads()
+        with contextlib.ExitStack() as stack:
+            for _ in range(number):
+                connection = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=30))
+                _ask(connection)
+            time.sleep(SETTLE)
+            more, busy = server.memory() - memory, server.threads() - threads
+            times = [_ask_fresh(server) for _ in range(FRESH)]
+        return {BYTES: more / number, THREADS: busy, FRESH_P99: percentile(times, 0.99) * 1000}
+
+    return probe
+
+
+def idle_server(server: Server, seconds: float) -> Reading:
+    """Count what a server does that has answered and has nothing to do."""
+    for _ in range(100):
+        _ask_fresh(server)
+    time.sleep(SETTLE)
+    before, began = server.switches(), time.monotonic()
+    time.sleep(max(seconds, 5.0))
+    return {WAKEUPS: (server.switches() - before) / (time.monotonic() - began)}
+
+
+def stop_times(command: list[str], _seconds: float) -> Reading:
+    """Run a program that stops a hundred servers and prints how many seconds each stop took."""
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    if finished.returncode:
+        raise ClientError(finished.stderr.strip().splitlines()[-1])
+    times = [seconds * 1000 for seconds in json.loads(finished.stdout)]
+    return {STOP_P99: percentile(times, 0.99), STOP_MEDIAN: percentile(times, 0.5)}
+
+
+def _ask_fresh(server: Server) -> float:
+    """Make one request on a connection of its own; return how many seconds it took, from connecting to the reply."""
+    began = time.monotonic()
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+        _ask(connection)
+    return time.monotonic() - began
+
+
+def _ask(connection: socket.socket) -> None:
+    connection.sendall(b"PING\r\n")
+    reply = connection.recv(64)
+    if reply != b"+PONG\r\n":
+        raise ClientError(f"{reply!r} is no answer")

@@ -1,0 +1,118 @@
+"""The page docs/explanation/measurements.md and its figures, from what a run left in its JSON file and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from .figures import Outcome, median, outcomes, spread
+
+PAGE = "measurements.md"
+FIGURES = "measurements"
+
+_LEFT, _WIDTH, _RIGHT, _BAR, _STEP = 190, 400, 130, 18, 26
+_MET = {True: "yes", False: "**no**", None: "not measured"}
+
+_HEAD = """\
+# Measurements
+
+How fast socketkit is next to what else there is, on one machine and at one time. The ratios are what to look at: both sides of each
+were measured in the same run, by the same client, with the same handler; every side took its turn in each round, and the order was
+turned round every second time. The figures are medians of the rounds. This page is written by the benchmark:
+
+```text
+python -m tests.benchmarks setup
+python -m tests.benchmarks --json figures.json --report docs/explanation
+```
+"""
+
+_NOTES = """\
+## How to read it
+
+- Servers run in processes of their own, on the loopback interface, with a warm-up before each round. Client and server share the
+  machine. In the figures a bar is the median, the thin line the lowest and highest round.
+- *Noise* is the distance of the highest round from the lowest, as a share of the median, for the noisiest side of the row.
+- *Busy* is how much of one processor the server (ours) used; more than 100 % is more than one. Far below it, the client was measured.
+- The standard library's classes get a queue of 1024 connections, as ours have, instead of five: five would measure lost packets.
+- gevent and asyncio have no `socketserver` handlers: theirs do the same work in their own style. cheroot has an application that
+  reads the same file. The bare loops and the server in C do nothing but the system calls that there must be.
+"""
+
+
+def write(results: Mapping[str, Any], folder: Path) -> None:
+    """Write the page and a figure for each row into the folder; figures of rows that are gone are removed."""
+    figures = folder / FIGURES
+    figures.mkdir(parents=True, exist_ok=True)
+    for old in figures.glob("*.svg"):
+        old.unlink()
+    for row in results["rows"]:
+        (figures / f"{row['name']}.svg").write_text(figure(row))
+    (folder / PAGE).write_text(page(results))
+
+
+def page(results: Mapping[str, Any]) -> str:
+    """Return the page in Markdown."""
+    rows = results["rows"]
+    about = "; ".join(f"{name} {value}" if name != "processor" else value for name, value in results["machine"].items())
+    table = ["| work | goal | measured | met |", "|---|---|---|---|"]
+    for row in rows:
+        work = f"[{row['work']}](#{row['name']})"
+        table += [f"| {work} | {outcome.goal} | {_shown(outcome)} | {_MET[outcome.met]} |" for outcome in outcomes(row)]
+    parts = [_HEAD, f"Measured on: {about}.\n", "## Goals\n", "\n".join(table) + "\n", _NOTES, *map(_section, rows)]
+    return "\n".join(parts)
+
+
+def verdict(outcome: Outcome) -> str:
+    """Return how a goal came out, as a line."""
+    return f"{outcome.goal}: {_shown(outcome)}, {'met' if outcome.met else 'not measured' if outcome.met is None else 'MISSED'}"
+
+
+def figure(row: Mapping[str, Any]) -> str:
+    """Return the row's sides as horizontal bars, in SVG."""
+    sides = {side: rounds[row["metric"]] for side, rounds in row["sides"].items()}
+    most = max((max(values) for values in sides.values()), default=0.0) or 1.0
+    height = _STEP * (len(sides) + 1)
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_LEFT + _WIDTH + _RIGHT} {height}" font-family="sans-serif" font-size="13">',
+        "  <style>.ours { fill: #0969da } .theirs { fill: #afb8c1 } .range { stroke: #24292f } text { fill: #24292f }</style>",
+        f'  <rect width="{_LEFT + _WIDTH + _RIGHT}" height="{height}" fill="#ffffff"/>',
+        f'  <text x="{_LEFT}" y="17" fill-opacity="0.7">{escape(row["metric"])}</text>',
+    ]
+    for number, (side, values) in enumerate(sides.items(), 1):
+        top, middle = number * _STEP, number * _STEP + _BAR // 2
+        low, mid, high = (_LEFT + round(value / most * _WIDTH) for value in (min(values), median(values), max(values)))
+        kind = "ours" if side == row["subject"] else "theirs"
+        lines += [
+            f'  <text x="{_LEFT - 8}" y="{top + 13}" text-anchor="end">{escape(side)}</text>',
+            f'  <rect class="{kind}" x="{_LEFT}" y="{top}" width="{mid - _LEFT}" height="{_BAR}"/>',
+            f'  <path class="range" d="M{low} {middle}H{high}"/>',
+            f'  <text x="{max(mid, high) + 8}" y="{top + 13}">{median(values):,.{_digits(median(values))}f}</text>',
+        ]
+    return "\n".join([*lines, "</svg>"]) + "\n"
+
+
+def _section(row: Mapping[str, Any]) -> str:
+    facts = [f"`{row['client']}`" if " -" in row["client"] else row["client"], f"{row['rounds']} rounds of {row['seconds']:g} s"]
+    ours = row["sides"].get(row["subject"], {})
+    if row["sides"]:
+        facts.append(f"noise {max(spread(rounds[row['metric']]) for rounds in row['sides'].values()):.0%}")
+    facts += [f"server busy {median(ours['server busy']):.0%}"] if "server busy" in ours else []
+    facts += [f"{side} skipped ({reason})" for side, reason in row["skipped"].items()]
+    text = f"{row['work']}; {'; '.join(facts)}; {row['when']}"
+    return f"## {row['name']}\n\n{text[0].upper()}{text[1:]}.\n![{row['name']}]({FIGURES}/{row['name']}.svg)\n"
+
+
+def _shown(outcome: Outcome) -> str:
+    """Return the measured figure: a ratio with two digits after the point, anything else with as many as it needs."""
+    if outcome.measured is None:
+        return "–"
+    if outcome.goal.than:
+        return f"{outcome.measured:.2f} ×"
+    return f"{outcome.measured:,.{_digits(outcome.measured)}f}"
+
+
+def _digits(value: float) -> int:
+    """Return how many digits after the point a reader wants to see."""
+    return 0 if value == 0 or value >= 100 else 1 if value >= 1 else 3  # noqa: PLR2004 - a matter of taste

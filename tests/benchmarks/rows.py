@@ -1,0 +1,256 @@
+"""The table: each kind of work, who does it, by which client it is measured, and what it is to reach."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from .clients import CPU, RATE, dnsperf, redis_benchmark, wrk
+from .figures import Goal, Reading
+from .probes import BYTES, FRESH_P99, STOP_P99, THREADS, WAKEUPS, idle_connections, idle_server, stop_times
+from .processes import Server
+from .tools import compiled, interpreter, web_folder
+
+Command = Callable[[], list[str]]
+"""Makes the command of a side when it is needed: it may have to compile."""
+
+IDLE_CONNECTIONS = 9_990
+"""So many fit into the ten thousand descriptors that many systems allow, beside the few that a server needs itself."""
+
+
+def program(name: str, *arguments: str) -> Command:
+    """Return the command of a module in `servers`."""
+    return lambda: [str(interpreter()), "-m", f"tests.benchmarks.servers.{name}", *arguments]
+
+
+def stdlib(kind: str, handler: str) -> Command:
+    """Return the command of a standard library's server class."""
+    return program("classic", "socketserver", kind, handler)
+
+
+def drop_in(kind: str, handler: str) -> Command:
+    """Return the command of the same class of ours."""
+    return program("classic", "socketkit.socketserver", kind, handler)
+
+
+def epoll(handler: str) -> Command:
+    """Return the command of the server in C."""
+    return lambda: [str(compiled("epoll")), handler]
+
+
+def cheroot() -> list[str]:
+    """Return the command of cheroot."""
+    return program("wsgi", str(web_folder()))()
+
+
+def http(*under: str) -> Command:
+    """Return the command of the unmodified `http.server`, under another program if one is given."""
+    arguments = ("-m", "http.server", "--bind", "127.0.0.1", "--protocol", "HTTP/1.1", "--directory")
+    return lambda: [str(interpreter()), *under, *arguments, str(web_folder()), "0"]
+
+
+def served(client: Callable[[Server, float], Reading]) -> Callable[[list[str], float], Reading]:
+    """Return the measurement that starts the server, lets the client at it, and kills it."""
+
+    def measure(command: list[str], seconds: float) -> Reading:
+        with Server(command) as server:
+            return client(server, seconds)
+
+    return measure
+
+
+@dataclass(frozen=True)
+class Row:
+    """One kind of work.
+
+    name: for the command line. work: for the reader. metric: what the figure shows. sides: who does it, ours first.
+    """
+
+    name: str
+    work: str
+    client: str
+    measure: Callable[[list[str], float], Reading]
+    sides: dict[str, Command]
+    goals: tuple[Goal, ...]
+    metric: str = RATE
+
+    @property
+    def subject(self) -> str:
+        """The side that the goals are about."""
+        return next(iter(self.sides))
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the report needs to know beside the figures."""
+        goals = [asdict(goal) for goal in self.goals]
+        return {"name": self.name, "work": self.work, "client": self.client, "metric": self.metric, "subject": self.subject, "goals": goals}
+
+
+def _times(*bounds: tuple[float, str]) -> tuple[Goal, ...]:
+    return tuple(Goal(RATE, bound, than) for bound, than in bounds)
+
+
+def _same(name: str, work: str, client: str, measure: Any, kind: str, handler: str) -> Row:
+    """Return a row that holds a classic class against the standard library's, under the same strategy."""
+    sides = {f"socketkit {kind}": drop_in(kind, handler), kind: stdlib(kind, handler)}
+    return Row(name, f"{kind}: {work}", client, measure, sides, _times((0.95, kind)))
+
+
+_ONCE, _KEEP = served(redis_benchmark(keep=False)), served(redis_benchmark(keep=True))
+_ASK = served(dnsperf)
+_REDIS = "redis-benchmark -c 50 -t ping_inline"
+_DNS = "dnsperf -c 8 -q 100"
+_WRK = "wrk -t1 -c32"
+_RUN = ("-m", "socketkit", "run", "--dispatcher", "adaptive")
+
+ROWS = (
+    Row(
+        "datagrams",
+        "datagrams, unmodified handler",
+        _DNS,
+        _ASK,
+        {
+            "socketkit adaptive": program("composed", "udp", "datagram", "adaptive"),
+            "ThreadingUDPServer": stdlib("ThreadingUDPServer", "datagram"),
+            "UDPServer": stdlib("UDPServer", "datagram"),
+            "gevent": program("greenlets", "datagram"),
+            "bare loop": program("bare", "datagram"),
+        },
+        _times((25, "ThreadingUDPServer"), (1.2, "UDPServer"), (0.85, "bare loop")),
+    ),
+    Row(
+        "datagrams-sleepy",
+        "datagrams, one handler in a hundred sleeps 100 ms",
+        _DNS,
+        _ASK,
+        {
+            "socketkit adaptive": program("composed", "udp", "sleepy", "adaptive"),
+            "ThreadingUDPServer": stdlib("ThreadingUDPServer", "sleepy"),
+            "UDPServer": stdlib("UDPServer", "sleepy"),
+        },
+        _times((10, "UDPServer"), (10, "ThreadingUDPServer")),
+    ),
+    Row(
+        "oneshot",
+        "a connection for each request, one-shot handler",
+        f"{_REDIS} -k 0",
+        _ONCE,
+        {
+            "socketkit adaptive": program("composed", "tcp", "oneshot", "adaptive"),
+            "ThreadingTCPServer": stdlib("ThreadingTCPServer", "oneshot"),
+            "gevent": program("greenlets", "oneshot"),
+            "asyncio": program("streams", "asyncio", "oneshot"),
+            "uvloop": program("streams", "uvloop", "oneshot"),
+            "bare loop": program("bare", "oneshot"),
+            "C epoll": epoll("oneshot"),
+        },
+        _times((5, "ThreadingTCPServer"), (1.5, "uvloop"), (0.8, "C epoll")),
+    ),
+    Row(
+        "connection-loop",
+        "a connection for each request, handler that loops until the end",
+        f"{_REDIS} -k 0",
+        _ONCE,
+        {
+            "socketkit adaptive": program("composed", "tcp", "loop", "adaptive"),
+            "ThreadingTCPServer": stdlib("ThreadingTCPServer", "loop"),
+        },
+        _times((3, "ThreadingTCPServer")),
+    ),
+    Row(
+        "keepalive",
+        "connections kept alive, `ConversationHandler`",
+        f"{_REDIS} -k 1",
+        _KEEP,
+        {
+            "socketkit adaptive": program("composed", "tcp", "conversation", "adaptive"),
+            "ThreadingTCPServer": stdlib("ThreadingTCPServer", "conversation"),
+            "gevent": program("greenlets", "loop"),
+            "asyncio": program("streams", "asyncio", "loop"),
+            "uvloop": program("streams", "uvloop", "loop"),
+            "bare loop": program("bare", "loop"),
+            "C epoll": epoll("loop"),
+        },
+        (*_times((2, "ThreadingTCPServer"), (1, "uvloop"), (0.9, "C epoll")), Goal(CPU, 1, "uvloop", at_most=True)),
+    ),
+    Row(
+        "keepalive-threads",
+        "connections kept alive, unmodified `handle()` loop: a thread each",
+        f"{_REDIS} -k 1",
+        _KEEP,
+        {
+            "socketkit adaptive": program("composed", "tcp", "loop", "adaptive"),
+            "ThreadingTCPServer": stdlib("ThreadingTCPServer", "loop"),
+        },
+        _times((1.2, "ThreadingTCPServer")),
+    ),
+    Row(
+        "http-keepalive",
+        "unmodified `http.server`, connections kept alive, `socketkit run`",
+        _WRK,
+        served(wrk()),
+        {"socketkit run": http(*_RUN), "ThreadingHTTPServer": http(), "cheroot": cheroot},
+        _times((4, "ThreadingHTTPServer"), (2, "cheroot")),
+    ),
+    Row(
+        "http-close",
+        "unmodified `http.server`, a connection for each request, `socketkit run`",
+        f"{_WRK} -H 'Connection: close'",
+        served(wrk("Connection: close")),
+        {"socketkit run": http(*_RUN), "ThreadingHTTPServer": http(), "cheroot": cheroot},
+        _times((2, "ThreadingHTTPServer")),
+    ),
+    Row(
+        "prefork",
+        "processes: prefork against a fork for each connection, one-shot handler",
+        f"{_REDIS} -k 0",
+        _ONCE,
+        {
+            "socketkit prefork": program("composed", "tcp", "oneshot", "prefork"),
+            "ForkingTCPServer": stdlib("ForkingTCPServer", "oneshot"),
+        },
+        _times((8, "ForkingTCPServer")),
+    ),
+    Row(
+        "idle-connections",
+        f"{IDLE_CONNECTIONS:,} idle connections kept alive",
+        "own client",
+        served(idle_connections(IDLE_CONNECTIONS)),
+        {
+            "socketkit adaptive": program("composed", "tcp", "conversation", "adaptive"),
+            "asyncio": program("streams", "asyncio", "loop"),
+            "uvloop": program("streams", "uvloop", "loop"),
+            "gevent": program("greenlets", "loop"),
+        },
+        (Goal(BYTES, 8192, at_most=True), Goal(THREADS, 0, at_most=True), Goal(FRESH_P99, 50, at_most=True)),
+        metric=BYTES,
+    ),
+    _same("classic-udp", "datagrams", _DNS, _ASK, "UDPServer", "datagram"),
+    _same("classic-udp-threading", "datagrams", _DNS, _ASK, "ThreadingUDPServer", "datagram"),
+    _same("classic-tcp", "a connection for each request", f"{_REDIS} -k 0", _ONCE, "TCPServer", "oneshot"),
+    _same("classic-tcp-threading", "a connection for each request", f"{_REDIS} -k 0", _ONCE, "ThreadingTCPServer", "oneshot"),
+    _same("classic-keepalive-threading", "connections kept alive", f"{_REDIS} -k 1", _KEEP, "ThreadingTCPServer", "loop"),
+    _same("classic-tcp-forking", "a connection for each request", f"{_REDIS} -k 0", _ONCE, "ForkingTCPServer", "oneshot"),
+    Row(
+        "stop",
+        "stop of an idle server, a hundred times",
+        "own client",
+        stop_times,
+        {"socketkit adaptive": program("stopping", "socketkit"), "ThreadingTCPServer": program("stopping", "socketserver")},
+        (Goal(STOP_P99, 50, at_most=True),),
+        metric=STOP_P99,
+    ),
+    Row(
+        "idle",
+        "an idle server that has answered before",
+        "own client, /proc",
+        served(idle_server),
+        {
+            "socketkit adaptive": program("composed", "tcp", "oneshot", "adaptive"),
+            "ThreadingTCPServer": stdlib("ThreadingTCPServer", "oneshot"),
+            "uvloop": program("streams", "uvloop", "oneshot"),
+        },
+        (Goal(WAKEUPS, 0, at_most=True),),
+        metric=WAKEUPS,
+    ),
+)

@@ -1,0 +1,56 @@
+"""``bare datagram|oneshot|loop``: the least that Python can do, one thread and nothing but the system calls."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import sys
+
+from .handlers import PONG
+
+
+def datagram() -> None:
+    """Send each datagram back."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        print("port", sock.getsockname()[1])
+        while True:
+            data, address = sock.recvfrom(65535)
+            sock.sendto(data, address)
+
+
+def oneshot() -> None:
+    """Take a connection, answer what comes first, close, take the next."""
+    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
+        print("port", listener.getsockname()[1])
+        while True:
+            connection, _ = listener.accept()
+            with connection, contextlib.suppress(ConnectionError):
+                connection.recv(8192)
+                connection.sendall(PONG)
+
+
+def loop() -> None:
+    """Answer each line of each connection, whichever is readable."""
+    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
+        print("port", listener.getsockname()[1])
+        poller = select.epoll()
+        poller.register(listener, select.EPOLLIN)
+        connections = {}
+        while True:
+            for fileno, _ in poller.poll():
+                if fileno == listener.fileno():
+                    connection, _ = listener.accept()
+                    connections[connection.fileno()] = connection
+                    poller.register(connection, select.EPOLLIN)
+                    continue
+                data = b""
+                with contextlib.suppress(ConnectionError):
+                    data = connections[fileno].recv(8192)
+                    connections[fileno].sendall(PONG * data.count(b"\n"))
+                if not data:
+                    connections.pop(fileno).close()
+
+
+{"datagram": datagram, "oneshot": oneshot, "loop": loop}[sys.argv[1]]()

@@ -1,0 +1,25 @@
+"""``wsgi FOLDER``: cheroot, with an application that reads the file it sends, as `http.server` does, and looks at little else."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cheroot.wsgi import Server
+
+FOLDER = Path(sys.argv[1])
+
+
+def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+    """Send a file."""
+    body = (FOLDER / environ["PATH_INFO"].lstrip("/")).read_bytes()
+    start_response("200 OK", [("Content-Type", "text/html"), ("Content-Length", str(len(body)))])
+    return [body]
+
+
+server = Server(("127.0.0.1", 0), application, request_queue_size=1024)
+server.prepare()
+print("port", server.bind_addr[1])
+server.serve()
