@@ -11,7 +11,8 @@ import io
 import socket
 import sys
 import threading
-from functools import partial
+from collections.abc import Callable
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from socketkit import handlers
@@ -92,12 +93,14 @@ class Connection:
         """Go on, in this thread."""
         if self._handler is not None:
             self._converse()
-        elif not _converses(self._server) or (entry := self._ledger.find(self.request)) is None or entry.layers:
+            return
+        entry, opener = self._ledger.find(self.request), _opener(self._server)
+        if opener is None or entry is None or entry.layers:
             self._intake.forget(self)
             self._server._run_request(self.request, self.client_address)  # noqa: SLF001 - as above
         else:
             entry.thread = threading.get_ident()
-            self._open()
+            self._open(opener)
 
     def refuse(self, reason: str, reply: bytes = b"") -> None:
         """Turn the connection away instead of running it."""
@@ -110,26 +113,23 @@ class Connection:
 
     # inside
 
-    def _open(self) -> None:
-        """Verify the request and construct the handler, which stops short of `handle` if it is a conversation."""
+    def _open(self, opener: Callable[..., Any]) -> None:
+        """Verify the request, construct the handler without running it, and begin the conversation."""
         server, request = self._server, self.request
         try:
             if not server.verify_request(request, self.client_address):
                 self._ledger.refuse(request, "verify_request said no")
                 self._close()
                 return
-            with handlers.opening(_is_conversation) as opened:
-                server.RequestHandlerClass(request, self.client_address, server)
+            handler = opener(request, self.client_address, server)
+            handler.__class__ = type(handler).__base__
         except BaseException:  # noqa: BLE001 - a request's error is judged in one place, whatever it is
             self._failed()
             return
-        if opened.handler is None:
-            self._close()  # it was no conversation, and is over
-            return
-        self._handler = opened.handler
-        _watch_buffer(self._handler)
-        if not isinstance(self._handler, handlers.ConversationHandler):
-            self._handler.close_connection = True  # as http.server's `handle()` has it before the first request
+        self._handler = handler
+        _watch_buffer(handler)
+        if not isinstance(handler, handlers.ConversationHandler):
+            handler.close_connection = True  # as http.server's `handle()` has it before the first request
         self._converse()
 
     def _converse(self) -> None:
@@ -229,25 +229,44 @@ def _first_byte_is_there(request: Request) -> bool:
     return True
 
 
-_CONVERSES: dict[type, bool] = {}
+def _opener(server: RequestTemplate) -> Callable[..., Any] | None:
+    """Return what constructs the server's handler without running it; None if it has to run in one piece.
+
+    It has to if it is no conversation, or if the server goes a way of its own between the request and the handler.
+    """
+    if not _follows_template(type(server)):
+        return None
+    factory = server.RequestHandlerClass
+    if isinstance(factory, partial):
+        inner = _unrun(factory.func) if isinstance(factory.func, type) else None
+        return inner and partial(inner, *factory.args, **factory.keywords)
+    return _unrun(factory) if isinstance(factory, type) else None
 
 
-def _converses(server: RequestTemplate) -> bool:
-    """Return whether the server leaves a request's way to its handler as the template has it, so that it may be cut in pieces."""
-    kind = type(server)
-    known = _CONVERSES.get(kind)
-    if known is None:
-        steps = ("process_request", "process_request_thread", "finish_request")
-        known = _CONVERSES[kind] = all(getattr(kind, step).__module__ in _OURS for step in steps)
-    return known
+@cache
+def _follows_template(kind: type) -> bool:
+    steps = ("process_request", "process_request_thread", "finish_request")
+    return all(getattr(kind, step).__module__ in _TEMPLATE for step in steps)
 
 
-_OURS = frozenset({"socketkit.template", "socketkit.server", "socketkit.socketserver", "socketserver"})
+_TEMPLATE = frozenset({"socketkit.template", "socketkit.server", "socketkit.socketserver", "socketserver"})
 
 
-def _is_conversation(handler: Any) -> bool:
-    """Return whether the handler's `handle()` is one of the known loops over `handle_one_request()`."""
-    handle = getattr(type(handler), "handle", None)
+@cache
+def _unrun(kind: type) -> type | None:
+    """Return a subclass whose constructor only sets up; None if the class is no conversation.
+
+    The constructor of every request handler calls setup, handle and finish. Here the last two do nothing; once constructed, the
+    handler is made an instance of `kind` itself.
+    """
+    if not _is_conversation(kind):
+        return None
+    return type(kind.__name__, (kind,), {"__slots__": (), "handle": lambda _: None, "finish": lambda _: None, "__module__": __name__})
+
+
+def _is_conversation(kind: type) -> bool:
+    """Return whether `handle()` is one of the known loops over `handle_one_request()`."""
+    handle = getattr(kind, "handle", None)
     if handle is handlers.ConversationHandler.handle:
         return True
     http_server = sys.modules.get("http.server")

@@ -8,34 +8,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from io import BufferedIOBase, BytesIO
 from typing import Any
 
 from socketkit.seams import Address, Request
-
-
-class Opening:
-    """A handler's construction that stops before `handle`, if `wanted` says so of the handler; which is then in `handler`."""
-
-    def __init__(self, wanted: Callable[[Any], bool]) -> None:
-        self.wanted = wanted
-        self.handler: Any = None
-
-
-_openings: dict[int, Opening] = {}  # by thread; empty, and so without cost, unless conversations are being opened
-
-
-@contextlib.contextmanager
-def opening(wanted: Callable[[Any], bool]) -> Iterator[Opening]:
-    """Let the next handler constructed in this thread stop after `setup`, if `wanted(handler)`; the caller goes on with it."""
-    thread = threading.get_ident()
-    opened = _openings[thread] = Opening(wanted)
-    try:
-        yield opened
-    finally:
-        _openings.pop(thread, None)
 
 
 class BaseRequestHandler:
@@ -53,15 +30,11 @@ class BaseRequestHandler:
         self.request = request
         self.client_address = client_address
         self.server = server
-        opened = _openings.pop(threading.get_ident(), None) if _openings else None
         try:
             self.setup()
         except BaseException:
             _close_files(self)
             raise
-        if opened is not None and opened.wanted(self):
-            opened.handler = self
-            return
         try:
             self.handle()
         finally:

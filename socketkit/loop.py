@@ -177,6 +177,8 @@ class Intake:
         self._poller: Poller = best_poller(self.wake) if selector is None else SelectorPoller(selector, self.wake)
         self._lot = Lot(self._poller)
         self._woken: deque[Any] = deque()  # units whose wait is over
+        self._later: deque[Any] = deque()  # units that have had their share, until the poller was asked again
+        self._turns: deque[Any] = deque()  # the same after that
         self._polling = False
         self._interrupted = False
         self._retiring = False
@@ -240,6 +242,8 @@ class Intake:
                         ready.rotate(-1)
                     if unit is not None:
                         return unit
+            if self._turns:
+                return self._turns.popleft()  # type: ignore[no-any-return]
             if deadline is None:
                 self._wait(None)
                 continue
@@ -256,7 +260,7 @@ class Intake:
 
     def due(self) -> float | None:
         """Return the seconds until `take` has something to do that no descriptor announces; None when there is nothing."""
-        if self._woken or self._ready:
+        if self._woken or self._ready or self._turns or self._later:
             return 0.0
         moment = self._due()
         return None if moment is None else max(moment - time.monotonic(), 0.0)
@@ -270,8 +274,8 @@ class Intake:
             self.wake()  # whoever polls has not heard of this deadline
 
     def again(self, unit: Parked) -> None:
-        """Let `take` return the unit after those that wait already. From any thread."""
-        self._woken.append(unit)
+        """Let `take` return the unit after all else that is ready. From any thread."""
+        self._later.append(unit)
         if self._polling:
             self.wake()
 
@@ -285,9 +289,10 @@ class Intake:
 
     def parked(self) -> list[Any]:
         """Take out and return all that is parked or about to go on; for the end of a run."""
-        woken = list(self._woken)
-        self._woken.clear()
-        return woken + self._lot.empty()
+        waiting = [*self._woken, *self._turns, *self._later]
+        for queue in (self._woken, self._turns, self._later):
+            queue.clear()
+        return waiting + self._lot.empty()
 
     # for the thread that serves
 
@@ -393,7 +398,7 @@ class Intake:
     def _wait(self, timeout: float | None) -> None:
         """Wait for a descriptor or a timer, and note which sources are ready."""
         self._polling = True  # before the deadlines are read: one that comes later wakes the poller
-        if self._woken or self.stopped or self._interrupted:
+        if self._woken or self._later or self.stopped or self._interrupted:
             timeout = 0.0
         moment = self._due() if self._timers or self._lot.parked else None
         if moment is not None:
@@ -410,6 +415,8 @@ class Intake:
                 thing.readable()
             elif self._lot.leave(thing):
                 self._woken.append(thing)
+        while self._later:
+            self._turns.append(self._later.popleft())
         if moment is not None:
             self._keep_time(time.monotonic())
 

@@ -222,7 +222,7 @@ class Server(RequestTemplate):
 
     def process_request(self, request: Request, client_address: Address) -> None:
         """Hand the request to the dispatcher."""
-        self._dispatch(request, client_address)
+        self.__dispatch(request, client_address)
 
     def shutdown_request(self, request: Request) -> None:
         """End a stream request: tell the peer that nothing more comes, then `close_request`."""
@@ -318,10 +318,10 @@ class Server(RequestTemplate):
     def _live_part(self) -> Dispatch | Drive:
         """Return the live dispatcher, started when first needed."""
         if self._live is None:
-            self._live, self._dispatch = put_to_work(self.dispatcher, Work(self, self._ledger, self._forget_parent, self._become_branch))
+            self._live, self.__dispatch = put_to_work(self.dispatcher, Work(self, self._ledger, self._forget_parent, self._become_branch))
         return self._live
 
-    _dispatch: Callable[[Request, Address], object]
+    __dispatch: Callable[[Request, Address], object]
 
     def _crank(self, run: Run, poll_interval: float) -> None:
         """Take requests until the run is stopped, by the dispatcher's own drive or by the plain loop."""

@@ -1,0 +1,125 @@
+"""Both pollers keep the same promises."""
+
+import selectors
+import socket
+import threading
+
+import pytest
+
+from socketkit.loop import Wakeup
+from socketkit.poller import EpollPoller, SelectorPoller
+
+
+class Woken(SelectorPoller):
+    """A selector with the wake-up descriptor that an intake would give it."""
+
+    def __init__(self):
+        self.wakeup = Wakeup()
+        super().__init__(selectors.PollSelector(), self.wakeup.wake)
+        self.watch(self.wakeup.fileno(), self.wakeup)
+
+    def poll(self, timeout):
+        things = super().poll(timeout)
+        if self.wakeup in things:
+            things.remove(self.wakeup)
+            self.wakeup.clear()
+            things += super().poll(0)
+        return things
+
+    def close(self):
+        super().close()
+        self.wakeup.close()
+
+
+@pytest.fixture(params=[EpollPoller, Woken], ids=["epoll", "selector"])
+def poller(request):
+    made = request.param()
+    yield made
+    made.close()
+    made.close()
+
+
+@pytest.fixture
+def pair():
+    ends = socket.socketpair()
+    yield ends
+    for end in ends:
+        end.close()
+
+
+def test_a_watched_descriptor_is_reported_as_long_as_it_is_readable(poller, pair):
+    poller.watch(pair[0].fileno(), "thing")
+    assert poller.poll(0) == []
+    pair[1].send(b"x")
+    assert poller.poll(1) == poller.poll(1) == ["thing"]
+    poller.forget(pair[0].fileno())
+    assert poller.poll(0) == []
+
+
+def test_an_armed_descriptor_is_reported_once_and_again_when_armed_anew(poller, pair):
+    poller.arm(pair[0].fileno(), "first")
+    pair[1].send(b"x")
+    assert poller.poll(1) == ["first"]
+    assert poller.poll(0) == []
+    poller.arm(pair[0].fileno(), "second")
+    assert poller.poll(1) == ["second"]
+
+
+def test_what_is_readable_before_it_is_armed_is_reported_too(poller, pair):
+    pair[1].send(b"x")
+    poller.arm(pair[0].fileno(), "thing")
+    assert poller.poll(1) == ["thing"]
+
+
+def test_a_forgotten_descriptor_is_not_reported(poller, pair):
+    poller.arm(pair[0].fileno(), "thing")
+    pair[1].send(b"x")
+    poller.forget(pair[0].fileno())
+    assert poller.poll(0) == []
+    poller.forget(pair[0].fileno())
+    poller.forget(12345)
+
+
+def test_the_end_of_a_peer_is_readable(poller, pair):
+    poller.arm(pair[0].fileno(), "thing")
+    pair[1].close()
+    assert poller.poll(1) == ["thing"]
+
+
+def test_another_thread_may_arm_while_one_waits(poller, pair):
+    pair[1].send(b"x")
+    arming = threading.Timer(0, poller.arm, (pair[0].fileno(), "thing"))
+    arming.start()
+    while not (things := poller.poll(5)):
+        pass
+    arming.join()
+    assert things == ["thing"]
+
+
+def test_a_number_that_became_another_socket_is_armed_as_that(poller):
+    for round_ in range(3):
+        ends = socket.socketpair()
+        poller.arm(ends[0].fileno(), round_)
+        ends[1].send(b"x")
+        assert poller.poll(1) == [round_]
+        poller.forget(ends[0].fileno())
+        for end in ends:
+            end.close()
+
+
+def test_a_number_closed_without_notice_is_no_obstacle(poller):
+    first = socket.socketpair()
+    number = first[0].fileno()
+    poller.arm(number, "gone")
+    for end in first:
+        end.close()
+    second = socket.socketpair()
+    try:
+        assert second[0].fileno() == number
+        poller.arm(number, "new")
+        second[1].send(b"x")
+        assert poller.poll(1) == ["new"]
+        poller.forget(number)
+    finally:
+        for end in second:
+            end.close()
