@@ -130,7 +130,10 @@ class Connection:
         _watch_buffer(handler)
         if not isinstance(handler, handlers.ConversationHandler):
             handler.close_connection = True  # as http.server's `handle()` has it before the first request
-        self._converse()
+        if self.expired:  # no first byte in time: the handler is set up, and has said what it says unasked
+            self._wait_for_request()
+        else:
+            self._converse()
 
     def _converse(self) -> None:
         """Serve requests until there is none to read; then park, or end."""
@@ -152,8 +155,11 @@ class Connection:
         if _has_more(self._handler):
             self._intake.again(self)  # it has had its share; others first
         else:
-            limit = getattr(self._handler, "timeout", None)
-            self._park(self._parking.idle if limit is None else limit)
+            self._wait_for_request()
+
+    def _wait_for_request(self) -> None:
+        limit = getattr(self._handler, "timeout", None)
+        self._park(self._parking.idle if limit is None else limit)
 
     def _serve_requests(self) -> bool:
         """Serve what can be read without waiting, up to the share of one connection; return whether the conversation is over."""

@@ -80,7 +80,14 @@ def test_a_conversation_is_the_same_under_the_standard_librarys_classes():
 
 
 def test_one_worker_holds_many_silent_and_many_idle_conversations(parking):
-    with served(Reverse, parking) as server, contextlib.ExitStack() as stack:
+    set_up = threading.Semaphore(0)
+
+    class Patient(Reverse):
+        def setup(self):
+            super().setup()
+            set_up.release()
+
+    with served(Patient, parking) as server, contextlib.ExitStack() as stack:
         silent = [stack.enter_context(connected(server)) for _ in range(50)]
         talking = [stack.enter_context(connected(server)) for _ in range(50)]
         for round_ in range(3):
@@ -88,7 +95,8 @@ def test_one_worker_holds_many_silent_and_many_idle_conversations(parking):
                 say(file, f"{number} {round_}\n".encode())
             for number, (_, file) in enumerate(talking):
                 assert file.readline() == f"{number} {round_}".encode()[::-1] + b"\n"
-        assert len(silent) == 50
+        for _ in silent + talking:
+            assert set_up.acquire(timeout=10)
         assert server.stats().active == 100
 
 

@@ -1,0 +1,344 @@
+"""The leader, the monitor and the spare workers, held still at each of the moments that matter."""
+
+import shutil
+import socket
+import threading
+import time
+
+import pytest
+
+from socketkit import TCP, UDP, Adaptive, Graceful, Server
+from socketkit.dispatchers import adaptive
+from support import ask, python, talk
+
+ANYWHERE = TCP("127.0.0.1", 0)
+
+
+class Rooms:
+    """A handler: quick ones answer at once, held ones wait inside until they are let go."""
+
+    def __init__(self):
+        self.inside, self.leave = threading.Semaphore(0), threading.Event()
+        self.most, self._now, self._lock = 0, 0, threading.Lock()
+        self.threads = set()
+
+    def __call__(self, request, client_address, server):
+        with self._lock:
+            self._now += 1
+            self.most = max(self.most, self._now)
+            self.threads.add(threading.get_ident())
+        try:
+            if request.recv(4) == b"hold":
+                self.inside.release()
+                assert self.leave.wait(20)
+            request.sendall(b"done")
+        finally:
+            with self._lock:
+                self._now -= 1
+
+
+@pytest.fixture
+def rooms():
+    made = Rooms()
+    yield made
+    made.leave.set()
+
+
+def held(server, rooms):
+    """Return a client whose handler is inside."""
+    client = socket.create_connection(server.addresses[0], timeout=10)
+    client.sendall(b"hold")
+    assert rooms.inside.acquire(timeout=10)
+    return client
+
+
+def answers(client):
+    with client:
+        return client.recv(4) == b"done"
+
+
+def serve(rooms, recipe=None, drain=10):
+    return Server(ANYWHERE, rooms, dispatcher=recipe or Adaptive(), lifecycle=Graceful(drain=drain)).start()
+
+
+def test_quick_handlers_need_one_thread_and_no_hand_over(rooms):
+    with serve(rooms, Adaptive(handoff=5.0)) as server:
+        for _ in range(50):
+            assert talk(server.addresses[0], b"fast") == b"done"
+        assert len(rooms.threads) == 1
+        assert len(server._live._workers) == 1
+
+
+def test_a_handler_that_blocks_costs_one_thread_and_stops_nobody(rooms):
+    with serve(rooms) as server:
+        clients = [held(server, rooms) for _ in range(20)]
+        assert talk(server.addresses[0], b"fast") == b"done"
+        assert rooms.most == 21
+        rooms.leave.set()
+        assert all(map(answers, clients))
+
+
+def test_the_bound_is_hard_and_the_next_one_waits_in_the_kernel(rooms):
+    with serve(rooms, Adaptive(3)) as server:
+        clients = [held(server, rooms) for _ in range(3)]
+        late = socket.create_connection(server.addresses[0], timeout=10)
+        late.sendall(b"fast")
+        late.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            late.recv(4)
+        late.settimeout(10)
+        rooms.leave.set()
+        assert answers(late)
+        assert all(map(answers, clients))
+        assert rooms.most == 3
+        assert len(server._live._workers) <= 3
+
+
+def test_the_first_to_be_done_leads_on_when_nobody_was_free(rooms):
+    one_done = threading.Event()
+
+    def handler(request, client_address, server):
+        if request.recv(4) == b"wait":
+            rooms.inside.release()
+            assert one_done.wait(20)
+            request.sendall(b"done")
+        else:
+            request.sendall(b"fast")
+
+    with Server(ANYWHERE, handler, dispatcher=Adaptive(2), lifecycle=Graceful(drain=10)).start() as server:
+        clients = []
+        for _ in range(2):
+            clients.append(socket.create_connection(server.addresses[0], timeout=10))
+            clients[-1].sendall(b"wait")
+            rooms.inside.acquire(timeout=10)
+        one_done.set()
+        for _ in range(10):
+            assert talk(server.addresses[0], b"more") == b"fast"
+        assert all(map(answers, clients))
+
+
+def test_a_stop_while_the_leader_is_inside_and_the_monitor_is_held(rooms, monkeypatch):
+    held_still = threading.Event()
+    with serve(rooms, Adaptive(handoff=0.001)) as server:
+        live = server._live
+        monkeypatch.setattr(live, "_pick_up", lambda pick_up=live._pick_up: held_still.is_set() and pick_up())
+        client = held(server, rooms)  # the monitor sees that it blocks, and cannot do anything about it
+        server.stop(wait=False)
+        held_still.set()
+        rooms.leave.set()
+        report = server.stop()
+        assert (report.forced, report.stuck) == (0, ())
+        assert answers(client)
+
+
+def test_a_stop_between_picking_the_baton_up_and_passing_it_on(rooms, monkeypatch):
+    passing, go_on = threading.Event(), threading.Event()
+    with serve(rooms) as server:
+        live = server._live
+        assert talk(server.addresses[0], b"fast") == b"done"
+
+        def slow_pass(pass_baton=live._pass_baton):
+            passing.set()
+            assert go_on.wait(20)
+            pass_baton()
+
+        monkeypatch.setattr(live, "_pass_baton", slow_pass)
+        client = held(server, rooms)
+        assert passing.wait(10)
+        server.stop(wait=False)
+        rooms.leave.set()
+        go_on.set()
+        assert server.stop().stuck == ()
+        assert answers(client)
+        assert live.wait(10)
+
+
+def test_a_leader_that_is_done_just_as_its_baton_was_taken_becomes_a_spare(rooms, monkeypatch):
+    passing, go_on = threading.Event(), threading.Event()
+    with serve(rooms) as server:
+        live = server._live
+        assert talk(server.addresses[0], b"fast") == b"done"
+
+        def slow_pass(pass_baton=live._pass_baton):
+            passing.set()
+            assert go_on.wait(20)
+            pass_baton()
+
+        monkeypatch.setattr(live, "_pass_baton", slow_pass)
+        client = held(server, rooms)
+        assert passing.wait(10)  # the baton is in the monitor's hand, and there is no spare worker yet
+        rooms.leave.set()
+        assert answers(client)
+        while not live._spares:
+            time.sleep(0.001)
+        go_on.set()
+        assert talk(server.addresses[0], b"fast") == b"done"
+        assert len(live._workers) == 1, "the spare one was called, nobody was hired"
+
+
+def test_no_thread_to_be_had_leaves_the_baton_to_whoever_is_done_first(rooms, monkeypatch, caplog):
+    with serve(rooms) as server:
+        assert talk(server.addresses[0], b"fast") == b"done"
+        refused = threading.Event()
+
+        def refuse(thread):
+            refused.set()
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        client = held(server, rooms)
+        assert refused.wait(10)
+        late = socket.create_connection(server.addresses[0], timeout=10)
+        late.sendall(b"fast")
+        rooms.leave.set()
+        assert answers(client)
+        assert answers(late)
+        monkeypatch.undo()
+    assert "can't start new thread" in caplog.text
+
+
+def test_handlers_that_keep_blocking_are_given_a_thread_before_they_run():
+    live = Adaptive(handoff=0.0).start(None)
+    live._score = adaptive.BLOCKING + 1
+    live._spares.append(spare := adaptive._Worker())
+    order, units = [], [lambda: order.append("ran"), None]
+
+    class Intake:
+        stopped = False
+
+        def take(self):
+            return units.pop(0)
+
+    class Alarm:
+        def wake(self):
+            pass
+
+    live._intake, live._alarm = Intake(), Alarm()
+    real = live._pass_baton
+    live._pass_baton = lambda: (order.append("passed"), real())
+    assert live._lead() is True  # it lost the baton, and did not touch the intake again
+    assert order == ["passed", "ran"]
+    assert spare.called.acquire(blocking=False)
+    assert len(units) == 1
+
+
+def test_the_score_forgets():
+    live = Adaptive().start(None)
+    live._score = 100.0
+    for _ in range(200):
+        live._run_timed(lambda: None)
+    assert live._score < adaptive.BLOCKING
+
+
+def test_spare_workers_end_after_a_while(rooms, monkeypatch):
+    monkeypatch.setattr(adaptive, "SPARE_SECONDS", 0.05)
+    with serve(rooms) as server:
+        clients = [held(server, rooms) for _ in range(5)]
+        rooms.leave.set()
+        assert all(map(answers, clients))
+        deadline = time.monotonic() + 10
+        while len(server._live._workers) > 1 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert len(server._live._workers) == 1
+        assert talk(server.addresses[0], b"fast") == b"done"
+
+
+def test_streams_and_datagrams_share_the_workers(rooms):
+    def either(request, client_address, server):
+        if isinstance(request, tuple):
+            request[1].sendto(request[0], client_address)
+        else:
+            rooms(request, client_address, server)
+
+    with Server([ANYWHERE, UDP("127.0.0.1", 0), ANYWHERE], either, dispatcher=Adaptive(), lifecycle=Graceful(drain=10)).start() as server:
+        stream, datagram, other = server.addresses
+        client = held(server, rooms)
+        assert talk(other, b"fast") == b"done"
+        assert ask(datagram, b"hello") == b"hello"
+        rooms.leave.set()
+        assert answers(client)
+        assert stream != other
+
+
+def test_nothing_is_left_after_a_stop_under_load(rooms):
+    before = set(threading.enumerate())
+    with serve(rooms) as server:
+        stop, answered = threading.Event(), []
+
+        def client():
+            while not stop.is_set():
+                try:
+                    answered.append(talk(server.addresses[0], b"fast"))
+                except OSError:
+                    return
+
+        clients = [threading.Thread(target=client) for _ in range(8)]
+        for each in clients:
+            each.start()
+        while len(answered) < 200:
+            time.sleep(0.001)
+        report = server.stop()
+        stop.set()
+        for each in clients:
+            each.join()
+    assert report.stuck == ()
+    assert server.stats().active == 0
+    assert set(threading.enumerate()) == before
+
+
+def test_stress_with_the_smallest_switch_interval():
+    python(
+        """
+import random, sys, threading, time
+from socketkit import Adaptive, Graceful, Server, TCP
+from support import talk
+sys.setswitchinterval(1e-6)
+seed = random.randrange(1 << 30)
+print("seed", seed)
+def handler(request, peer, server):
+    number = request.recv(100)
+    if int(number) % 7 == 0: time.sleep(0.003)
+    request.sendall(number)
+wrong = []
+for round_ in range(5):
+    with Server(TCP("127.0.0.1", 0), handler, dispatcher=Adaptive(6, handoff=0.0005), lifecycle=Graceful(drain=10)).start() as server:
+        def client(first):
+            for number in range(first, first + 60):
+                if talk(server.addresses[0], str(number).encode()) != str(number).encode(): wrong.append(number)
+        threads = [threading.Thread(target=client, args=(index * 1000,)) for index in range(8)]
+        for thread in threads: thread.start()
+        for thread in threads: thread.join()
+        report = server.stop()
+        assert report.stuck == () and report.forced == 0, report
+        assert server.stats().outcomes == {"finished": 480}, server.stats()
+assert not wrong, wrong
+assert threading.active_count() == 1, threading.enumerate()
+""",
+        guard=50,
+    )
+
+
+def test_an_idle_server_makes_no_wake_up(tmp_path):
+    if shutil.which("strace") is None:
+        pytest.skip("strace is not installed")
+    trace = tmp_path / "trace"
+    python(
+        f"""
+import os, subprocess, time
+from socketkit import *
+from support import talk
+class Answer(StreamRequestHandler):
+    def handle(self): self.wfile.write(self.rfile.readline())
+server = Server(TCP("127.0.0.1", 0), Answer).start()
+assert talk(server.addresses[0], b"hello\\n") == b"hello\\n"
+while not server._live._monitor_sleeps: time.sleep(0.001)
+tracer = subprocess.Popen(["strace", "-f", "-q", "-o", {str(trace)!r}, "-p", str(os.getpid())], stderr=subprocess.DEVNULL)
+while any("TracerPid:\\t0" in open(f"/proc/self/task/{{task}}/status").read() for task in os.listdir("/proc/self/task")): pass
+time.sleep(2)  # nothing is ordered by this: it is the time in which nothing happens
+tracer.terminate()
+tracer.wait()
+server.stop()
+"""
+    )
+    waiters = [line.split()[0] for line in trace.read_text().splitlines() if "epoll_wait" in line or "select6(" in line]
+    assert len(waiters) == len(set(waiters)), trace.read_text()  # each thread is in the wait it was in all the time
