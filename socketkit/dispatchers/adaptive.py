@@ -17,6 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextvars import copy_context
 from typing import Any, ClassVar
 
 import attrs
@@ -251,7 +252,7 @@ class _Adaptive:
 
     def _run(self, unit: Callable[[], object]) -> None:
         try:
-            unit()
+            copy_context().run(unit)  # so that no request sees another's context variables
         except BaseException:
             log.exception("a unit of work raised; its thread goes on")
 

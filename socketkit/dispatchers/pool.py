@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextvars import copy_context
 from typing import Any, ClassVar, Literal
 
 import attrs
@@ -119,7 +120,7 @@ class _Pool:
             if unit is None:
                 continue
             try:
-                unit()
+                copy_context().run(unit)  # so that no request sees another's context variables
             except BaseException:
                 log.exception("a unit of work raised; its thread goes on")
             finally:

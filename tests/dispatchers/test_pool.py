@@ -1,0 +1,199 @@
+"""A hard bound of threads, and what happens beyond it."""
+
+import contextvars
+import socket
+import threading
+
+import pytest
+
+from socketkit import TCP, UDP, Graceful, Pool, Server
+from support import ask, talk
+
+ANYWHERE = TCP("127.0.0.1", 0)
+
+
+class Rooms:
+    """A handler: those that say hold wait inside until they are let go."""
+
+    def __init__(self):
+        self.inside, self.leave = threading.Semaphore(0), threading.Event()
+        self.most, self._now, self._lock = 0, 0, threading.Lock()
+
+    def __call__(self, request, client_address, server):
+        with self._lock:
+            self._now += 1
+            self.most = max(self.most, self._now)
+        try:
+            if request.recv(4) == b"hold":
+                self.inside.release()
+                assert self.leave.wait(20)
+            request.sendall(b"done")
+        finally:
+            with self._lock:
+                self._now -= 1
+
+
+@pytest.fixture
+def rooms():
+    made = Rooms()
+    yield made
+    made.leave.set()
+
+
+def held(server, rooms):
+    client = socket.create_connection(server.addresses[0], timeout=10)
+    client.sendall(b"hold")
+    assert rooms.inside.acquire(timeout=10)
+    return client
+
+
+def answers(client):
+    with client:
+        return client.recv(4) == b"done"
+
+
+def serve(rooms, recipe):
+    return Server(ANYWHERE, rooms, dispatcher=recipe, lifecycle=Graceful(drain=10)).start()
+
+
+@pytest.mark.parametrize("workers", [0, -1, True, "32", 1.5])
+def test_a_number_of_workers_that_is_none_is_refused(workers):
+    with pytest.raises(ValueError, match="workers must be a whole number of at least 1"):
+        Pool(workers)
+
+
+@pytest.mark.parametrize("option", [{"defer": None}, {"defer": -1}, {"idle": -1}, {"max_inline": 0}, {"overflow": "drop"}, {"reply": b"x"}])
+def test_an_option_that_cannot_be_is_refused_by_name(option):
+    with pytest.raises((ValueError, TypeError), match=next(iter(option))):
+        Pool(**option)
+
+
+def test_the_bound_is_hard_and_the_rest_waits_in_the_kernel(rooms):
+    with serve(rooms, Pool(3)) as server:
+        clients = [held(server, rooms) for _ in range(3)]
+        late = socket.create_connection(server.addresses[0], timeout=0.2)
+        late.sendall(b"fast")
+        with pytest.raises(TimeoutError):
+            late.recv(4)
+        late.settimeout(10)
+        assert server.stats().accepted == 3, "nothing was accepted that nobody could run"
+        rooms.leave.set()
+        assert answers(late)
+        assert all(map(answers, clients))
+        assert rooms.most == 3
+
+
+def test_threads_start_when_all_others_are_busy(rooms):
+    with serve(rooms, Pool(8)) as server:
+        for _ in range(20):
+            assert talk(server.addresses[0], b"fast") == b"done"
+        quiet = len(server._live._threads)
+        clients = [held(server, rooms) for _ in range(5)]
+        assert len(server._live._threads) >= 6 > quiet
+        rooms.leave.set()
+        assert all(map(answers, clients))
+
+
+def test_beyond_the_bound_clients_are_turned_away_with_a_word_if_so_asked(rooms):
+    with serve(rooms, Pool(2, overflow="reject", reply="busy, come back\n")) as server:
+        clients = [held(server, rooms) for _ in range(2)]
+        for _ in range(3):
+            assert talk(server.addresses[0], b"") == b"busy, come back\n"
+        rooms.leave.set()
+        assert all(map(answers, clients))
+        assert talk(server.addresses[0], b"fast") == b"done"
+        server.stop()
+        assert server.stats().outcomes == {"refused": 3, "finished": 3}
+        assert rooms.most == 2
+
+
+def test_datagrams_are_bounded_and_turned_away_too():
+    inside, leave = threading.Semaphore(0), threading.Event()
+
+    def handler(request, client_address, server):
+        data, sock = request
+        if data == b"hold":
+            inside.release()
+            assert leave.wait(20)
+        sock.sendto(data, client_address)
+
+    pool = Pool(1, overflow="reject", reply="busy")
+    with Server(UDP("127.0.0.1", 0), handler, dispatcher=pool, lifecycle=Graceful(drain=10)).start() as server:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.settimeout(10)
+            client.sendto(b"hold", server.addresses[0])
+            assert inside.acquire(timeout=10)
+            assert ask(server.addresses[0], b"x") == b"busy"
+            leave.set()
+            assert client.recv(10) == b"hold"
+        assert ask(server.addresses[0], b"y") in {b"y", b"busy"}
+
+
+def test_a_conversation_under_way_is_never_turned_away(rooms):
+    from socketkit import ConversationHandler
+
+    class Holding(ConversationHandler):
+        def handle_one_request(self):
+            line = self.rfile.readline()
+            if line == b"hold\n":
+                rooms.inside.release()
+                assert rooms.leave.wait(20)
+            self.wfile.write(line)
+
+    with Server(ANYWHERE, Holding, dispatcher=Pool(1, overflow="reject"), lifecycle=Graceful(drain=10)).start() as server:
+        begun = socket.create_connection(server.addresses[0], timeout=10)
+        begun.sendall(b"one\n")
+        assert begun.recv(10) == b"one\n"
+        while server._live._busy:
+            pass  # the thread is still on its way back from that request
+        holding = socket.create_connection(server.addresses[0], timeout=10)
+        holding.sendall(b"hold\n")
+        assert rooms.inside.acquire(timeout=10)
+        begun.sendall(b"two\n")
+        begun.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            begun.recv(10)
+        begun.settimeout(10)
+        rooms.leave.set()
+        assert begun.recv(10) == b"two\n"
+        for client in (begun, holding):
+            client.close()
+
+
+@pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_whatever_a_handler_raises_costs_one_request_and_no_thread(error, caplog):
+    def handler(request, client_address, server):
+        if request.recv(1) == b"!":
+            raise error("on purpose")
+        request.sendall(b"fine")
+
+    with Server(ANYWHERE, handler, dispatcher=Pool(1), lifecycle=Graceful(drain=10)).start() as server:
+        for _ in range(5):
+            assert talk(server.addresses[0], b"!") == b""
+        assert talk(server.addresses[0], b"?") == b"fine"
+        assert len(server._live._threads) == 1
+
+
+def test_context_variables_do_not_go_from_one_request_to_the_next():
+    seen = []
+    variable = contextvars.ContextVar("variable", default="fresh")
+
+    def handler(request, client_address, server):
+        seen.append(variable.get())
+        variable.set("used")
+        request.sendall(b"ok")
+
+    with Server(ANYWHERE, handler, dispatcher=Pool(1), lifecycle=Graceful(drain=10)).start() as server:
+        for _ in range(3):
+            assert talk(server.addresses[0], b"x") == b"ok"
+    assert seen == ["fresh"] * 3
+
+
+def test_nothing_is_left_after_a_stop(rooms):
+    before = set(threading.enumerate())
+    with serve(rooms, Pool(8)) as server:
+        clients = [held(server, rooms) for _ in range(4)]
+        rooms.leave.set()
+        assert all(map(answers, clients))
+        assert server.stop().stuck == ()
+    assert set(threading.enumerate()) == before
