@@ -82,10 +82,9 @@ class AsyncStreamRequestHandler(AsyncRequestHandler):
         """Open `reader` and `writer` on the connection."""
         import asyncio  # noqa: PLC0415 - see above
 
-        if not isinstance(self.request, socket.socket):
-            raise IncompatibleError(
-                type(self).__name__, f"cannot read from a {type(self.request).__name__}", "serve it on a transport of connections"
-            )
+        if type(self.request) is not socket.socket:
+            kind = type(self.request).__name__
+            raise IncompatibleError(type(self).__name__, f"cannot read from a {kind}", "serve it on a transport of plain connections")
         self.request.setblocking(False)
         loop = asyncio.get_running_loop()
         self.reader = asyncio.StreamReader(self.limit, loop)
@@ -102,14 +101,11 @@ class AsyncStreamRequestHandler(AsyncRequestHandler):
 
         self.writer.close()
         try:
-            async with asyncio.timeout(self.flush_timeout) as limit:
+            async with asyncio.timeout(self.flush_timeout):
                 with contextlib.suppress(OSError):  # such as a reset by the peer, before the last bytes were out
                     await self.writer.wait_closed()
         except TimeoutError:
-            if limit.expired():
-                raise TimeoutError(f"the peer did not take the rest of the reply within {self.flush_timeout} s") from None
-        finally:
-            self.writer.transport.abort()  # the loop forgets the descriptor before the server closes it
+            raise TimeoutError(f"the peer did not take the rest of the reply within {self.flush_timeout} s") from None
 
 
 class AsyncDatagramRequestHandler(AsyncRequestHandler):
@@ -166,7 +162,7 @@ def _lend(request: socket.socket, loop: asyncio.AbstractEventLoop) -> socket.soc
     return request.dup()  # others, uvloop among them, close the descriptor itself, past the socket object
 
 
-_waiting: weakref.WeakKeyDictionary[Any, list[asyncio.Future[None]]] = weakref.WeakKeyDictionary()  # by socket
+_waiting: weakref.WeakKeyDictionary[Any, set[asyncio.Future[None]]] = weakref.WeakKeyDictionary()  # by socket
 
 
 async def _writable(sock: Any, pause: float) -> None:
@@ -176,20 +172,23 @@ async def _writable(sock: Any, pause: float) -> None:
     """
     import asyncio  # noqa: PLC0415 - see above
 
-    loop = asyncio.get_running_loop()
-    waiting = _waiting.setdefault(sock, [])
+    loop, fileno = asyncio.get_running_loop(), sock.fileno()
+    waiting = _waiting.setdefault(sock, set())
     if not waiting:
-        loop.add_writer(sock.fileno(), _wake_all, loop, sock.fileno(), waiting)
+        loop.add_writer(fileno, _wake_all, waiting)
     future = loop.create_future()
-    waiting.append(future)
-    await future
+    waiting.add(future)
+    try:
+        await future
+    finally:
+        waiting.discard(future)
+        if not waiting:
+            loop.remove_writer(fileno)
     await asyncio.sleep(pause)
 
 
-def _wake_all(loop: asyncio.AbstractEventLoop, fileno: int, waiting: list[asyncio.Future[None]]) -> None:
-    loop.remove_writer(fileno)
-    while waiting:
-        future = waiting.pop()
+def _wake_all(waiting: set[asyncio.Future[None]]) -> None:
+    for future in waiting:
         if not future.done():
             future.set_result(None)
 
@@ -214,7 +213,7 @@ async def serve(server: RequestTemplate, request: Request, client_address: Addre
         await _process(server, request, client_address)
     except BaseException as error:
         ledger.fail(request, error)
-        if not _is_cancelled() and not server._confines_error(error):  # noqa: SLF001 - a server and its requests are one thing in two files
+        if not _is_wanted(error) and not server._confines_error(error):  # noqa: SLF001 - a server and its requests are one thing in two files
             raise
     finally:
         ledger.settle(request)
@@ -230,11 +229,7 @@ async def _process(server: RequestTemplate, request: Request, client_address: Ad
         finally:
             _made.reset(token)
         for handler in made:
-            await handler.setup()
-            try:
-                await handler.handle()
-            finally:
-                await handler.finish()
+            await _run(handler)
     except Exception as error:  # noqa: BLE001 - that is what handle_error is for
         books(server).fail(request, error)
         server.handle_error(request, client_address)
@@ -242,12 +237,25 @@ async def _process(server: RequestTemplate, request: Request, client_address: Ad
         server.shutdown_request(request)
 
 
-def _is_cancelled() -> bool:
-    """Return whether this task was asked to end, as a drain does at its deadline: then its end is nobody's fault."""
+async def _run(handler: AsyncRequestHandler) -> None:
+    try:
+        await handler.setup()
+        try:
+            await handler.handle()
+        finally:
+            await handler.finish()
+    finally:
+        writer = getattr(handler, "writer", None)
+        if writer is not None:
+            writer.transport.abort()  # closed or not: the loop forgets the descriptor before the server closes it
+
+
+def _is_wanted(error: BaseException) -> bool:
+    """Return whether the error is that this task was told to end, as by a drain at its deadline: nothing to complain about."""
     import asyncio  # noqa: PLC0415 - see above
 
     task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
 
 
 async def _in_thread(function: Callable[[], Any]) -> Any:

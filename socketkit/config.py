@@ -19,7 +19,7 @@ from typing import Any
 
 import attrs
 
-from socketkit import grammar
+from socketkit import capabilities, grammar
 from socketkit.catalog import Catalog, Offer, PartKind
 from socketkit.errors import ConfigError, HandlerError, did_you_mean
 from socketkit.options import Faults, Text, build, leading, names
@@ -188,6 +188,7 @@ def composition(spec: object, key: str = "") -> Composition:
         if not isinstance(spec, Mapping):
             raise ConfigError.of(f"must be a table with listen and handler, not {brief(spec)}")
         made = build(Composition, "a server", spec, _RESOLVERS)
+        capabilities.check(made.listen, made.dispatcher, made.lifecycle)
     faults.check()
     return made
 

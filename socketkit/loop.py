@@ -250,7 +250,7 @@ class Intake:
             left = deadline - time.monotonic()
             if left <= 0 and waited:
                 return None
-            self._wait(max(left, 0.0))
+            self._wait(max(left, 0.0) if waited else timeout)
             waited = True
         return None
 

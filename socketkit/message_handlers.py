@@ -55,7 +55,7 @@ class MessageHandler(ConversationHandler):
         if cls.framing not in _FRAMINGS:
             raise TypeError(f"{cls.__name__}.framing must be {' or '.join(map(repr, _FRAMINGS))}, not {cls.framing!r}")
 
-    def reply(self, message: bytes, client_address: Address) -> bytes | None:
+    def reply(self, message: bytes, client_address: Address) -> bytes | None:  # noqa: ARG002 - for overriding
         """Return the reply to a message, or None for none. Subclasses define this.
 
         In an executor's process `self` has no other attributes than its class has: neither `request` nor `server` travels.
@@ -115,9 +115,12 @@ class MessageHandler(ConversationHandler):
 
 
 class _Framing(Protocol):
-    """Cuts a stream of bytes into messages. Holds what there is of an incomplete one."""
+    """Cuts a stream of bytes into messages, and keeps what there is of an incomplete one."""
 
-    is_within_message: bool
+    @property
+    def is_within_message(self) -> bool:
+        """Whether there is an incomplete one."""
+        ...
 
     def read(self, rfile: Any) -> bytes | None:
         """Take at most one message from the bytes that are there; None if it is not complete yet. Raises: MessageTooLargeError."""

@@ -10,7 +10,7 @@ Times are float seconds, deadlines are on `time.monotonic()`, and None means wit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Self, TypeAlias
 
 if TYPE_CHECKING:
@@ -124,6 +124,11 @@ class Dispatcher(Protocol):
 class Work(Protocol):
     """What a server gives to its live dispatcher: the request's whole life after it was taken."""
 
+    @property
+    def handler(self) -> Any:
+        """What handles the server's requests just now, without a `functools.partial` around it."""
+        ...
+
     def run(self, request: Request, client_address: Address, /) -> None:
         """Run one request here and now: layers, handler, errors, close, account. Call it in the thread or process that serves it.
 
@@ -135,8 +140,16 @@ class Work(Protocol):
         """As `run`, in a process just forked for it: first closes what is the parent's. Return whether the handler finished."""
         ...
 
+    def run_async(self, request: Request, client_address: Address, /) -> Coroutine[Any, Any, None]:
+        """As `run`, for a handler whose attribute `is_async` is true: a coroutine for the event loop of the thread that serves."""
+        ...
+
     def release(self, request: Request, /) -> None:
         """Close this process's copy of a request that another process serves."""
+        ...
+
+    def forget(self) -> None:
+        """Close this process's copies of the listeners and of the loop's descriptors, in a child that serves no requests itself."""
         ...
 
     def settle(self, request: Request, outcome: str, /) -> None:

@@ -359,7 +359,12 @@ class Server(RequestTemplate):
         self._observers.tell(event, self, *facts)
 
     def _forget_parent(self, request: Request) -> None:
-        """In a forked child: close the listeners, but for the socket a datagram is answered on, and the loop's descriptors."""
+        """In a forked child: close the listeners, but for the socket a datagram is answered on, and the loops' descriptors."""
+        for other in list(_started):
+            if other is not self:
+                other._close_listeners()
+                if other._run is not None:
+                    other._run.forget()
         if not isinstance(request, tuple):
             self._close_listeners()
         if self._run is not None:

@@ -11,15 +11,16 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from socketkit import async_handlers
 from socketkit.connection import begin
 from socketkit.dispatchers.threads import Threads
 from socketkit.loop import Intake
 from socketkit.seams import Address, Dispatch, Dispatcher, Drive, Layer, Listener, Request, Unit
-from socketkit.stats import NOBODY, BranchLedger, DrainReport, Entry, Ledger, Stats
+from socketkit.stats import NOBODY, DrainReport, Entry, Ledger, Stats
 
 if TYPE_CHECKING:
     from socketkit.parking import Parking
@@ -122,6 +123,16 @@ class Work:
         self.run(request, client_address)
         return entry is None or entry.outcome == "finished"
 
+    @property
+    def handler(self) -> Any:
+        """What handles the server's requests."""
+        handler = self._server.RequestHandlerClass
+        return getattr(handler, "func", handler)
+
+    def run_async(self, request: Request, client_address: Address) -> Coroutine[Any, Any, None]:
+        """Run one request in the event loop that awaits this."""
+        return async_handlers.serve(self._server, request, client_address, self._wrap)
+
     def hand_over(self, dispatch: Callable[[Request, Address], None], request: Request, client_address: Address) -> None:
         """Give the request to a dispatcher that will account for it. If that has no thread or process left, refuse the request."""
         entry = self._ledger.find(request)
@@ -138,6 +149,10 @@ class Work:
     def release(self, request: Request) -> None:
         """Close this process's copy of the request."""
         self._server.close_request(request)
+
+    def forget(self) -> None:
+        """Close this process's copies of the listeners and of the loop's descriptors."""
+        self._forget_parent(None)
 
     def settle(self, request: Request, outcome: str) -> None:
         """Account for a request that ran in another process."""
@@ -194,10 +209,11 @@ class Branch:
 def put_to_work(recipe: Dispatcher, work: Work) -> tuple[Dispatch | Drive, Callable[[Request, Address], object]]:
     """Start a dispatcher; return its live part, and what `process_request` calls with each request.
 
-    A driver's own threads take requests and run them where they are; anything else is handed the request and accounts for it.
+    A driver's own threads take requests and run them where they are; anything that has `dispatch` is handed the request and accounts
+    for it.
     """
     live = recipe.start(work)
-    return live, (work.run if hasattr(live, "drive") else partial(work.hand_over, live.dispatch))
+    return live, (partial(work.hand_over, live.dispatch) if hasattr(live, "dispatch") else work.run)
 
 
 class Run:
@@ -360,6 +376,8 @@ def _feed(intake: Intake, turned: Callable[[], object] | None, pace: float | Non
         unit = intake.take(pace)
         if unit is not None:
             unit()
+        elif intake.stopped:
+            return
         turned()
 
 

@@ -16,6 +16,7 @@ FLOORS = """
     grammar recipes parking
     hookspecs loop options stats
     template handlers capabilities explanation
+    async_handlers message_handlers
     transports dispatchers lifecycles connection
     builtin
     catalog

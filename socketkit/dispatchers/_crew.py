@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-import time
 from collections.abc import Callable
 
 from socketkit.seams import Unit
@@ -30,6 +29,11 @@ class Load:
     def is_full(self) -> bool:
         """Whether there are as many as there may be."""
         return self._count >= self.most
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing runs."""
+        return not self._count
 
     def others(self) -> int:
         """Return how many run, not counting one that runs in the calling thread."""
@@ -62,15 +66,8 @@ class Load:
 
     def wait(self, timeout: float | None) -> bool:
         """Wait until nothing runs but what the calling thread itself is in; return whether that is so."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while self.others():
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
-                return False
-            with self._changed:
-                if self._count > (threading.get_ident() in self._inside):
-                    self._changed.wait(left)
-        return True
+        with self._changed:
+            return self._changed.wait_for(lambda: not self.others(), timeout)
 
 
 class Crew(Load):

@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 import attrs
 
 from socketkit.dispatchers._processes import fork, how_it_ended, keep_private, pidfd, reap, send_signal, wait_any
-from socketkit.dispatchers._worker import DUE, FORCE, GOING, HERE, LEAVE, PING, READY, STOP, Worker
+from socketkit.dispatchers._worker import DUE, FORCE, GOING, LEAVE, PING, READY, STOP, Worker
 from socketkit.errors import BootError
 from socketkit.recipes import at_least, seconds, seconds_or_none
 from socketkit.seams import Branch, Dispatcher, Seconds, Work
@@ -39,12 +39,17 @@ LOOKS = 4
 
 
 def _inner(_recipe: Any, field: Any, value: Any) -> None:
-    if value is None:
-        return
-    if isinstance(value, type) or not callable(getattr(value, "start", None)):
+    is_recipe = callable(getattr(value, "start", None)) and not isinstance(value, type)
+    if value is not None and not is_recipe:
         raise ValueError(f"{field.name} must be a dispatcher, such as Sync(), not {value!r}")
     if getattr(value, "forks_workers", False):
         raise ValueError(f"{field.name} must be a dispatcher that forks no workers itself; give prefork more workers instead")
+
+
+def _some_time_or_none(recipe: Any, field: Any, value: Any) -> None:
+    seconds_or_none(recipe, field, value)
+    if value == 0:
+        raise ValueError(f"{field.name} must be more than 0 seconds, or nothing for never")
 
 
 def _part_of_one(_recipe: Any, field: Any, value: Any) -> None:
@@ -64,7 +69,7 @@ class Prefork:
     """After about so many requests a worker is replaced; None: never."""
     max_rss: int | None = attrs.field(default=None, kw_only=True, validator=attrs.validators.optional(at_least(1)))
     """A worker that has more bytes in memory after a request is replaced; None: however many."""
-    max_age: Seconds | None = attrs.field(default=None, kw_only=True, validator=seconds_or_none)
+    max_age: Seconds | None = attrs.field(default=None, kw_only=True, validator=_some_time_or_none)
     """After about so long a worker is replaced; None: never."""
     jitter: float = attrs.field(default=0.1, kw_only=True, validator=_part_of_one)
     """By how much of themselves `max_requests` and `max_age` may be less, at random, so that workers do not all go at once."""
@@ -74,7 +79,7 @@ class Prefork:
     """How long a worker may take until it takes requests."""
     boots: int = attrs.field(default=5, kw_only=True, validator=at_least(1))
     """After so many workers in a row that failed to boot the server ends with a `BootError`."""
-    hang_timeout: Seconds | None = attrs.field(default=None, kw_only=True, validator=seconds_or_none)
+    hang_timeout: Seconds | None = attrs.field(default=None, kw_only=True, validator=_some_time_or_none)
     """A worker in which nobody has looked for a request for so long, and no request has ended, is replaced; None: never."""
 
     forks_workers: ClassVar[bool] = True
@@ -145,6 +150,7 @@ class _Prefork:
         self._failures = 0  # to boot, in a row
         self._pause = SHORTEST_PAUSE
         self._resting = False  # after a failure to boot
+        self._looked = 0.0  # when the workers were last asked whether they are there
         self._error: BaseException | None = None
 
     # --- serving ---------------------------------------------------------------------------------------------------------
@@ -256,9 +262,13 @@ class _Prefork:
             self._intake.stop()
         elif not self._resting:
             log.warning("the next worker is started in %.1f s", self._pause)
-            self._resting = True
-            self._intake.call_later(self._pause, self._rested)
+            self._rest(self._pause)
             self._pause = min(self._pause * 2, LONGEST_PAUSE)
+
+    def _rest(self, pause: float) -> None:
+        if not self._resting:
+            self._resting = True
+            self._intake.call_later(pause, self._rested)
 
     def _rested(self) -> None:
         self._resting = False
@@ -293,6 +303,7 @@ class _Prefork:
             self._retire(process)
         elif word == GOING:
             process.state = _State.LEAVING
+            self._limit_drain(process)
             self._fill()
         elif word == STOP:
             process.state = _State.LEAVING
@@ -309,8 +320,7 @@ class _Prefork:
         due = [process for process in self._processes.values() if process.state is _State.DUE]
         if due and self._count(_State.SERVING, _State.DUE) > self._target:
             self._dismiss(due[0])
-            if self._recipe.drain is not None:
-                self._intake.call_later(self._recipe.drain, partial(self._expel, due[0]))
+            self._limit_drain(due[0])
 
     def _look(self, process: _Process) -> None:
         """Bury the worker if it has ended."""
@@ -325,6 +335,10 @@ class _Prefork:
     def _dismiss(self, process: _Process) -> None:
         process.state = _State.LEAVING
         process.say(LEAVE)
+
+    def _limit_drain(self, process: _Process) -> None:
+        if self._recipe.drain is not None:
+            self._intake.call_later(self._recipe.drain, partial(self._expel, process))
 
     def _hurry(self, process: _Process) -> None:
         process.say(FORCE)
@@ -366,8 +380,8 @@ class _Prefork:
         del self._processes[process.pid]
         process.close()
         cause = f"{process.verdict} ({how_it_ended(code)})" if process.verdict else how_it_ended(code)
-        served = sum(process.branch.stats().outcomes.values())
-        state = process.state
+        stats, state = process.branch.stats(), process.state
+        served = sum(stats.outcomes.values())
         if state is not _State.LEAVING:
             log.error("worker %d died: %s; it had served %d requests", process.pid, cause, served)
         elif code:
@@ -379,6 +393,8 @@ class _Prefork:
             return
         if state is _State.BOOTING:
             self._fail_to_boot(cause)
+        elif state is not _State.LEAVING and not stats.accepted:
+            self._rest(SHORTEST_PAUSE)  # the next one may fare no better
         self._fill()
 
     # --- those that hang -------------------------------------------------------------------------------------------------
@@ -386,11 +402,12 @@ class _Prefork:
     def _look_after(self, limit: float) -> None:
         """Ask every worker whether it is there, and end those from which no sign of life has come for too long."""
         now = time.monotonic()
+        asleep, self._looked = now - self._looked > limit / 2, now  # this process itself, or all of them
         for process in self._processes.values():
             if process.state not in {_State.SERVING, _State.DUE} or process.verdict:
                 continue
             settled = sum(process.branch.stats().outcomes.values())
-            if settled != process.settled:
+            if asleep or settled != process.settled:
                 process.settled, process.heard = settled, now
             if now - process.heard > limit:
                 self._abort(process, f"it has not answered for {now - process.heard:.1f} s")

@@ -33,7 +33,7 @@ class Goal:
 
     def __str__(self) -> str:
         sign = "≤" if self.at_most else "≥"
-        peer = f" × {self.than}" if self.than else ""
+        peer = f" x {self.than}" if self.than else ""
         return f"{self.metric} {sign} {self.bound:g}{peer}"
 
 

@@ -107,12 +107,12 @@ def _section(row: Mapping[str, Any]) -> str:
 def _shown(outcome: Outcome) -> str:
     """Return the measured figure: a ratio with two digits after the point, anything else with as many as it needs."""
     if outcome.measured is None:
-        return "–"
+        return "-"
     if outcome.goal.than:
-        return f"{outcome.measured:.2f} ×"
+        return f"{outcome.measured:.2f} x"
     return f"{outcome.measured:,.{_digits(outcome.measured)}f}"
 
 
 def _digits(value: float) -> int:
     """Return how many digits after the point a reader wants to see."""
-    return 0 if value == 0 or value >= 100 else 1 if value >= 1 else 3  # noqa: PLR2004 - a matter of taste
+    return 0 if value == 0 or value >= 100 else 1 if value >= 1 else 3

@@ -15,6 +15,9 @@ from .tools import compiled, interpreter, web_folder
 Command = Callable[[], list[str]]
 """Makes the command of a side when it is needed: it may have to compile."""
 
+Measure = Callable[[list[str], float], Reading]
+"""Measures the program of a command under a load of so many seconds."""
+
 IDLE_CONNECTIONS = 9_990
 """So many fit into the ten thousand descriptors that many systems allow, beside the few that a server needs itself."""
 
@@ -50,7 +53,7 @@ def http(*under: str) -> Command:
     return lambda: [str(interpreter()), *under, *arguments, str(web_folder()), "0"]
 
 
-def served(client: Callable[[Server, float], Reading]) -> Callable[[list[str], float], Reading]:
+def served(client: Callable[[Server, float], Reading]) -> Measure:
     """Return the measurement that starts the server, lets the client at it, and kills it."""
 
     def measure(command: list[str], seconds: float) -> Reading:
@@ -70,7 +73,7 @@ class Row:
     name: str
     work: str
     client: str
-    measure: Callable[[list[str], float], Reading]
+    measure: Measure
     sides: dict[str, Command]
     goals: tuple[Goal, ...]
     metric: str = RATE
@@ -90,16 +93,16 @@ def _times(*bounds: tuple[float, str]) -> tuple[Goal, ...]:
     return tuple(Goal(RATE, bound, than) for bound, than in bounds)
 
 
-def _same(name: str, work: str, client: str, measure: Any, kind: str, handler: str) -> Row:
+def _same(name: str, work: str, load: tuple[str, Measure], kind: str, handler: str) -> Row:
     """Return a row that holds a classic class against the standard library's, under the same strategy."""
+    client, measure = load
     sides = {f"socketkit {kind}": drop_in(kind, handler), kind: stdlib(kind, handler)}
     return Row(name, f"{kind}: {work}", client, measure, sides, _times((0.95, kind)))
 
 
-_ONCE, _KEEP = served(redis_benchmark(keep=False)), served(redis_benchmark(keep=True))
-_ASK = served(dnsperf)
-_REDIS = "redis-benchmark -c 50 -t ping_inline"
-_DNS = "dnsperf -c 8 -q 100"
+_ONCE = ("redis-benchmark -c 50 -t ping_inline -k 0", served(redis_benchmark(keep=False)))
+_KEEP = ("redis-benchmark -c 50 -t ping_inline -k 1", served(redis_benchmark(keep=True)))
+_ASK = ("dnsperf -c 8 -q 100", served(dnsperf))
 _WRK = "wrk -t1 -c32"
 _RUN = ("-m", "socketkit", "run", "--dispatcher", "adaptive")
 
@@ -107,8 +110,7 @@ ROWS = (
     Row(
         "datagrams",
         "datagrams, unmodified handler",
-        _DNS,
-        _ASK,
+        *_ASK,
         {
             "socketkit adaptive": program("composed", "udp", "datagram", "adaptive"),
             "ThreadingUDPServer": stdlib("ThreadingUDPServer", "datagram"),
@@ -121,8 +123,7 @@ ROWS = (
     Row(
         "datagrams-sleepy",
         "datagrams, one handler in a hundred sleeps 100 ms",
-        _DNS,
-        _ASK,
+        *_ASK,
         {
             "socketkit adaptive": program("composed", "udp", "sleepy", "adaptive"),
             "ThreadingUDPServer": stdlib("ThreadingUDPServer", "sleepy"),
@@ -133,8 +134,7 @@ ROWS = (
     Row(
         "oneshot",
         "a connection for each request, one-shot handler",
-        f"{_REDIS} -k 0",
-        _ONCE,
+        *_ONCE,
         {
             "socketkit adaptive": program("composed", "tcp", "oneshot", "adaptive"),
             "ThreadingTCPServer": stdlib("ThreadingTCPServer", "oneshot"),
@@ -149,8 +149,7 @@ ROWS = (
     Row(
         "connection-loop",
         "a connection for each request, handler that loops until the end",
-        f"{_REDIS} -k 0",
-        _ONCE,
+        *_ONCE,
         {
             "socketkit adaptive": program("composed", "tcp", "loop", "adaptive"),
             "ThreadingTCPServer": stdlib("ThreadingTCPServer", "loop"),
@@ -160,8 +159,7 @@ ROWS = (
     Row(
         "keepalive",
         "connections kept alive, `ConversationHandler`",
-        f"{_REDIS} -k 1",
-        _KEEP,
+        *_KEEP,
         {
             "socketkit adaptive": program("composed", "tcp", "conversation", "adaptive"),
             "ThreadingTCPServer": stdlib("ThreadingTCPServer", "conversation"),
@@ -176,8 +174,7 @@ ROWS = (
     Row(
         "keepalive-threads",
         "connections kept alive, unmodified `handle()` loop: a thread each",
-        f"{_REDIS} -k 1",
-        _KEEP,
+        *_KEEP,
         {
             "socketkit adaptive": program("composed", "tcp", "loop", "adaptive"),
             "ThreadingTCPServer": stdlib("ThreadingTCPServer", "loop"),
@@ -203,8 +200,7 @@ ROWS = (
     Row(
         "prefork",
         "processes: prefork against a fork for each connection, one-shot handler",
-        f"{_REDIS} -k 0",
-        _ONCE,
+        *_ONCE,
         {
             "socketkit prefork": program("composed", "tcp", "oneshot", "prefork"),
             "ForkingTCPServer": stdlib("ForkingTCPServer", "oneshot"),
@@ -225,12 +221,12 @@ ROWS = (
         (Goal(BYTES, 8192, at_most=True), Goal(THREADS, 0, at_most=True), Goal(FRESH_P99, 50, at_most=True)),
         metric=BYTES,
     ),
-    _same("classic-udp", "datagrams", _DNS, _ASK, "UDPServer", "datagram"),
-    _same("classic-udp-threading", "datagrams", _DNS, _ASK, "ThreadingUDPServer", "datagram"),
-    _same("classic-tcp", "a connection for each request", f"{_REDIS} -k 0", _ONCE, "TCPServer", "oneshot"),
-    _same("classic-tcp-threading", "a connection for each request", f"{_REDIS} -k 0", _ONCE, "ThreadingTCPServer", "oneshot"),
-    _same("classic-keepalive-threading", "connections kept alive", f"{_REDIS} -k 1", _KEEP, "ThreadingTCPServer", "loop"),
-    _same("classic-tcp-forking", "a connection for each request", f"{_REDIS} -k 0", _ONCE, "ForkingTCPServer", "oneshot"),
+    _same("classic-udp", "datagrams", _ASK, "UDPServer", "datagram"),
+    _same("classic-udp-threading", "datagrams", _ASK, "ThreadingUDPServer", "datagram"),
+    _same("classic-tcp", "a connection for each request", _ONCE, "TCPServer", "oneshot"),
+    _same("classic-tcp-threading", "a connection for each request", _ONCE, "ThreadingTCPServer", "oneshot"),
+    _same("classic-keepalive-threading", "connections kept alive", _KEEP, "ThreadingTCPServer", "loop"),
+    _same("classic-tcp-forking", "a connection for each request", _ONCE, "ForkingTCPServer", "oneshot"),
     Row(
         "stop",
         "stop of an idle server, a hundred times",

@@ -97,7 +97,7 @@ def machine() -> dict[str, str]:
     versions = subprocess.run([interpreter(), "-c", asked], check=True, capture_output=True, text=True).stdout.split()
     processor = next((line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), "")
     return {
-        "processor": f"{os.cpu_count()} × {processor or platform.machine()}",
+        "processor": f"{os.cpu_count()} x {processor or platform.machine()}",
         "system": f"{platform.system()} {platform.release()}",
         "Python": platform.python_version(),
         **dict(zip(PEERS, versions, strict=True)),

@@ -33,10 +33,9 @@ def test_a_suite_runs_in_full_and_green_with_the_skips_it_has_anyway(suite):
     assert "socketkit.socketserver" in imported.partition("libregrtest")[2]
 
 
-def test_the_process_that_regrtest_goes_on_in_has_the_drop_in_though_it_ignores_the_environment():
-    command = (
-        "-X",
-        "importtime",
+def test_regrtest_goes_on_under_run_when_it_starts_itself_again_ignoring_the_environment():
+    command = [
+        sys.executable,
         "-m",
         "socketkit",
         "run",
@@ -47,10 +46,12 @@ def test_the_process_that_regrtest_goes_on_in_has_the_drop_in_though_it_ignores_
         "--fast-ci",
         "test_socketserver",
         "test_httpservers",
-    )
-    _, output = results(sys.executable, *command)
-    again = output.partition("--dont-add-python-opts")[2] or output
-    assert "socketkit.socketserver" in again.rpartition("| test.libregrtest")[0] + again
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=230, check=False)
+    assert done.returncode == 0, done.stdout
+    again = done.stdout.partition("\n")[0]
+    assert re.match(r"\+ .* -E .*_child run -m test .*--dont-add-python-opts", again), again
+    assert "Result: SUCCESS" in done.stdout
 
 
 def test_the_processes_that_regrtest_hands_its_tests_to_have_the_drop_in():

@@ -6,6 +6,7 @@ import contextlib
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,17 @@ def looping(server: Any, poll_interval: float = 0.02) -> Iterator[threading.Thre
         server.shutdown()
         thread.join(WAIT)
         assert not thread.is_alive()
+
+
+def asleep(thread: threading.Thread) -> bool:
+    """Wait until the thread is in a selector's wait, past all that it looks at before; return whether it got there in time."""
+    end = time.monotonic() + WAIT
+    while time.monotonic() < end:
+        frame = sys._current_frames().get(thread.ident or 0)
+        if frame is not None and frame.f_code.co_name == "select" and frame.f_globals["__name__"] == "selectors":
+            return True
+        time.sleep(0.001)
+    return False
 
 
 @contextlib.contextmanager

@@ -3,17 +3,18 @@
 import pytest
 
 from compat.classic import program
+from socketkit.builtin import socketkit_dispatchers
 
-DISPATCHERS = ["", "Sync", "Threads", "Forks"]
+DISPATCHERS = ["", *socketkit_dispatchers()]
 
 SETUP = """
 import socket, threading
 from compat.classic import WAIT, looping, serving, talk
-from socketkit import Forks, Sync, Threads
+from socketkit import config
 
 drop_in = sys.modules["socketserver"]
 if sys.argv[1]:
-    drop_in._Chosen.dispatcher = {"Sync": Sync, "Threads": Threads, "Forks": Forks}[sys.argv[1]]()
+    drop_in._Chosen.dispatcher = config.dispatcher(sys.argv[1])
 """
 
 
@@ -147,7 +148,7 @@ data = json.dumps(config).encode()
 with socket.create_connection(("localhost", listener.port), 10) as client:
     client.sendall(struct.pack(">L", len(data)) + data)
     client.recv(1)
-if sys.argv[1] != "Forks":  # a child configures itself only, as a forking server's always would
+if sys.argv[1] != "fork":  # a child configures itself only, as a forking server's always would
     assert received.wait(10)
     print(logging.getLogger("configured").level == logging.ERROR)
 else:

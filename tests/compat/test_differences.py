@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import socketkit.socketserver
-from compat.classic import LOCAL, NEW, OLD, WAIT, connection, looping, program, serving, talk
+from compat.classic import LOCAL, NEW, OLD, WAIT, asleep, connection, looping, program, serving, talk
 from socketkit.errors import AlreadyServingError
 from support import ROOT, run, with_path
 
@@ -24,7 +24,7 @@ PAGE = ROOT / "docs" / "reference" / "differences.md"
 old, new = importlib.import_module(OLD), socketkit.socketserver
 
 MOMENT = 0.3
-"""Seconds in which what happens at once has happened."""
+"""Seconds after which we take it that something does not happen."""
 
 
 class OnPurposeError(Exception):
@@ -40,8 +40,12 @@ def upper(library):
 
 
 def both(source, *arguments, **options):
-    """Return what the program prints with the standard library, and with ours."""
-    return tuple(program(source, *arguments, library=library, **options).strip() for library in (OLD, NEW))
+    """Return what the program prints with the standard library, and with ours.
+
+    In it `OURS` is how long to wait for what only ours does, and `THEIRS` the same for the standard library.
+    """
+    patience = {OLD: f"OURS, THEIRS = {MOMENT}, {WAIT}\n", NEW: f"OURS, THEIRS = {WAIT}, {MOMENT}\n"}
+    return tuple(program(patience[library] + source, *arguments, library=library, **options).strip() for library in (OLD, NEW))
 
 
 # --- the page -------------------------------------------------------------------------------------------------------------
@@ -71,12 +75,12 @@ def test_every_test_below_stands_in_the_page():
 
 
 def test_shutdown_before_serving():
-    source = f"""
+    source = """
 import socketserver, threading
 server = socketserver.TCPServer(("127.0.0.1", 0), None)
 stop = threading.Thread(target=server.shutdown, daemon=True)
 stop.start()
-stop.join({MOMENT})
+stop.join(OURS)
 print("waits" if stop.is_alive() else "returns")
 server.serve_forever()
 print("and the loop ends at once")
@@ -87,7 +91,7 @@ print("and the loop ends at once")
 
 @pytest.mark.parametrize("where", ["handler", "service_actions", "signal handler"])
 def test_shutdown_in_the_serving_thread(where):
-    source = f"""
+    source = """
 import os, signal, socketserver, threading
 from compat.classic import talk
 
@@ -109,7 +113,7 @@ class Server(socketserver.TCPServer):
 
 def watch():
     called.wait()
-    print("ends" if ended.wait({MOMENT}) else "waits for itself", flush=True)
+    print("ends" if ended.wait(OURS) else "waits for itself", flush=True)
     os._exit(0)
 
 server = Server(("127.0.0.1", 0), Handler)
@@ -128,9 +132,10 @@ def test_shutdown_and_the_poll_interval(library, at_once):
         loop = threading.Thread(target=server.serve_forever, args=(60,))
         loop.start()
         assert talk(server, b"x\n") == b"X\n"
+        assert asleep(loop)
         stop = threading.Thread(target=server.shutdown)
         stop.start()
-        stop.join(MOMENT)
+        stop.join(WAIT if at_once else MOMENT)
         assert stop.is_alive() is not at_once
         with connection(server):  # which wakes the other
             stop.join(WAIT)
@@ -187,7 +192,7 @@ def test_an_idle_loop(library, wakes):
     server = library.TCPServer(LOCAL, upper(library))
     with serving(server, 0.01) as loop:
         assert talk(server, b"x\n") == b"X\n"
-        threading.Event().wait(0.05)  # it goes back to its wait
+        assert asleep(loop)
         before = switches()
         threading.Event().wait(MOMENT)
         assert (switches() - before > 5) is wakes
@@ -252,8 +257,8 @@ with server, looping(server):
     assert failed_twice.wait(10)
     attempts, used = server.attempts, time.process_time()
     threading.Event().wait({MOMENT})
-    few, idle = server.attempts - attempts <= 5, time.process_time() - used < {MOMENT} / 3
-    print("rests" if few and idle else "spins" if not few and not idle else f"{{server.attempts - attempts}} attempts")
+    more, used = server.attempts - attempts, time.process_time() - used
+    print("rests" if more <= 5 and used < {MOMENT} / 3 else "spins" if more > 100 else f"{{more}} attempts, {{used}} s")
     for descriptor in held:
         os.close(descriptor)
     client.sendall(b"served\\n")
@@ -358,7 +363,7 @@ with socketserver.TCPServer(("127.0.0.1", 0), Fail) as server:
     loop = threading.Thread(target=serve)
     loop.start()
     talk(server, b"")
-    loop.join(0.3)
+    loop.join(THEIRS)
     if loop.is_alive():
         print("goes on")
         server.shutdown()
@@ -422,7 +427,7 @@ def test_server_close_in_a_handlers_thread(library, error):
 # --- processes ------------------------------------------------------------------------------------------------------------
 
 
-FULL = f"""
+FULL = """
 import os, signal, socketserver, threading
 from compat.classic import connection
 
@@ -442,7 +447,7 @@ class Server(socketserver.ForkingTCPServer):
 def ended(run):
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    thread.join({MOMENT})
+    thread.join(OURS)
     return not thread.is_alive()
 
 full = threading.Event()

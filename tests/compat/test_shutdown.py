@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from compat.classic import LOCAL, WAIT, connection, looping, program, serving, talk
+from compat.classic import LOCAL, WAIT, asleep, connection, looping, program, serving, talk
 from socketkit import socketserver
 from support import Program, with_path
 
@@ -150,6 +150,19 @@ def test_no_request_is_taken_after_the_stop():
         assert server.taken == 1
         server.handle_request()  # the other is still in the queue
         assert {first.recv(10), second.recv(10)} == {b"X\n", b"Y\n"}
+
+
+def test_a_stop_is_immediate_although_a_subclass_has_the_flag_for_itself():
+    class Server(socketserver.TCPServer):
+        _BaseServer__shutdown_request = False
+
+    with Server(LOCAL, Upper) as server:
+        loop = threading.Thread(target=server.serve_forever, args=(60,), daemon=True)
+        loop.start()
+        assert talk(server, b"x\n") == b"X\n"
+        assert asleep(loop)
+        assert within(WAIT, server.shutdown)
+        loop.join(WAIT)
 
 
 SIGNALS = """

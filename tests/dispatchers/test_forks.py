@@ -223,3 +223,27 @@ server.server_close()
 assert server.stats().outcomes == {"refused": 1, "finished": 1}, server.stats()
 """
     )
+
+
+def test_the_child_of_one_server_does_not_keep_the_ports_of_another():
+    python(
+        PRELUDE
+        + """
+import errno
+other = serve(print, dispatcher=Forks())
+server = serve(lambda request, peer, server: (request.sendall(b"in"), request.recv(1)))
+with socket.socket() as holding:  # its copy in the child does not matter: the child is ended by the drain
+    holding.connect(server.addresses[0])
+    assert holding.recv(2) == b"in"
+    address = other.addresses[0]
+    other.server_close()
+    try:
+        socket.create_connection(address).close()
+    except ConnectionRefusedError:
+        pass
+    else:
+        raise AssertionError("somebody still listens")
+    server.stop(drain=0)
+server.server_close()
+"""
+    )

@@ -1,0 +1,369 @@
+"""The live part of the asyncio dispatcher: an event loop that watches the intake, and a watchdog that watches the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Coroutine
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from socketkit.dispatchers._crew import Crew
+from socketkit.loop import Wakeup
+from socketkit.parking import Parking
+from socketkit.seams import Address, Request, Work
+
+if TYPE_CHECKING:
+    from socketkit.dispatchers.aio import Asyncio
+
+log = logging.getLogger(__name__)
+
+UNITS_PER_TURN = 64
+"""How many units are taken before the loop goes on with its tasks."""
+
+AFTER_CANCEL = 0.5
+"""Seconds that tasks get to end, once they were cancelled because their loop is closed."""
+
+FRAMES = 8
+"""How many of a stack's innermost frames a warning shows."""
+
+
+class EventLoop:
+    """The live part. The loop is made by the thread that serves, and run by it: in `drive`, then in `wait` for what goes on.
+
+    An asynchronous handler's unit is called in the loop, and comes back through `dispatch` as a task. A blocking handler's unit is
+    called in a thread of the crew, and that is where `dispatch` then runs it.
+    """
+
+    def __init__(self, recipe: Asyncio, work: Work) -> None:
+        self.parking = None if is_async(work.handler) else Parking()
+        self._recipe = recipe
+        self._work = work
+        self._crew = Crew(recipe.workers, self._freed, "socketkit-asyncio")
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._turning = threading.Lock()  # held by whoever runs the loop, or closes it
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._watchdog: Watchdog | None = None
+        self._intake: Any = None  # while driving
+        self._timer: asyncio.TimerHandle | None = None
+        self._paused = False  # full: the intake is not watched
+        self._waiting = False  # `wait` runs the loop, until nothing else runs
+        self._abandoned = False  # closed from inside: whoever drives finishes what runs, then closes
+        self._patience: float | None = None
+        self._error: BaseException | None = None
+
+    # --- driving -----------------------------------------------------------------------------------------------------
+
+    def drive(self, open_intake: Callable[[], Any]) -> None:
+        """Run the loop until the intake is stopped."""
+        alarm = Wakeup()  # rung by a stop, and by signals
+        with self._turning, contextlib.closing(alarm), alarm.woken_by_signals(), open_intake() as intake:
+            loop = self._open_loop()
+            intake.on_stop(alarm.wake)
+            loop.add_reader(alarm.fileno(), self._look_around, alarm)
+            self._intake = intake
+            self._go_on()
+            try:
+                loop.run_forever()
+            finally:
+                self._pause()
+                self._intake, self._paused = None, False
+                loop.remove_reader(alarm.fileno())
+        if self._abandoned:
+            self.wait(self._patience)
+            self.close()
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def _open_loop(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            self._loop = new_loop(self._recipe.loop)
+            if self._recipe.slow is not None:
+                self._watchdog = Watchdog(self._loop, self._recipe.slow)
+        return self._loop
+
+    def _look_around(self, alarm: Wakeup) -> None:
+        alarm.clear()
+        if self._intake.stopped:
+            asyncio.get_running_loop().stop()
+
+    def _take(self) -> None:
+        """Take what there is, but let the loop have its turn in between."""
+        intake, loop = self._intake, asyncio.get_running_loop()
+        try:
+            for _ in range(UNITS_PER_TURN):
+                if self._is_full():
+                    self._pause()
+                    return
+                unit = intake.take(0)
+                if unit is None:
+                    break
+                if is_async(self._work.handler):
+                    unit()
+                else:
+                    self._give(unit)
+        except BaseException as error:  # noqa: BLE001 - it belongs to whoever called `drive`
+            self._error = error
+            loop.stop()
+            return
+        self._set_timer(intake.due())
+
+    def _give(self, unit: Any) -> None:
+        try:
+            self._crew.give(unit)
+        except RuntimeError as error:
+            log.warning("refused a request: nobody to run it: %s", error)
+            unit.refuse(str(error))
+
+    def _is_full(self) -> bool:
+        return self._crew.is_full or len(self._tasks) >= self._recipe.limit
+
+    def _pause(self) -> None:
+        """Watch the intake no more."""
+        if self._loop is not None and not self._paused:
+            self._loop.remove_reader(self._intake.fileno())
+        self._set_timer(None)
+        self._paused = True
+
+    def _go_on(self) -> None:
+        """Watch the intake, and look what it has."""
+        if self._loop is not None:
+            self._paused = False
+            self._loop.add_reader(self._intake.fileno(), self._take)
+            self._set_timer(self._intake.due())
+
+    def _set_timer(self, seconds: float | None) -> None:
+        """Look at the intake after so many seconds even if its descriptor says nothing; None: rely on the descriptor."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None if seconds is None or self._loop is None else self._loop.call_later(seconds, self._take)
+
+    # --- requests ----------------------------------------------------------------------------------------------------
+
+    def dispatch(self, request: Request, client_address: Address) -> None:
+        """Run the request: as a task of the loop, or here if its handler blocks."""
+        handler = self._work.handler
+        if not is_async(handler):
+            self._work.run(request, client_address)
+        elif self._is_inside():
+            self._start(self._work.run_async(request, client_address), f"{getattr(handler, '__qualname__', handler)} for {client_address}")
+        else:  # a single request, and nobody drives
+            with self._turning:
+                self._open_loop().run_until_complete(self._work.run_async(request, client_address))
+
+    def _start(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
+        if self._watchdog is not None:
+            coroutine = Steps(coroutine, self._watchdog.note)
+        task = asyncio.get_running_loop().create_task(coroutine, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """In the loop, after a task."""
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:  # a request confines its errors: this one is meant for the process
+            self._error = error
+            task.get_loop().stop()
+        self._make_use()
+
+    def _freed(self) -> None:
+        """In a thread of the crew, after a unit."""
+        loop = self._loop
+        if loop is not None:
+            with contextlib.suppress(RuntimeError):  # closed meanwhile
+                loop.call_soon_threadsafe(self._make_use, True)
+
+    def _make_use(self, may_be_due: bool = False) -> None:
+        """In the loop, after the end of a unit or task: take the next one, or see that it was the last."""
+        if self._waiting and self._is_idle():
+            asyncio.get_running_loop().stop()
+        elif self._intake is not None and self._paused and not self._is_full():
+            self._go_on()
+        elif self._intake is not None and may_be_due and not self._paused:
+            self._set_timer(self._intake.due())  # the unit may have parked its connection
+
+    def _is_idle(self) -> bool:
+        return not self._tasks and not self._crew.others()
+
+    def _is_inside(self) -> bool:
+        """Return whether this thread is running the loop right now."""
+        try:
+            return asyncio.get_running_loop() is self._loop
+        except RuntimeError:
+            return False
+
+    # --- the end -----------------------------------------------------------------------------------------------------
+
+    def wait(self, timeout: float | None) -> bool:
+        """Run the loop until no task and no unit is left. Called by one of them it only notes the time, and waits for nobody."""
+        if self._is_inside():
+            self._patience = timeout
+            return True
+        if not self._turning.acquire(timeout=-1 if timeout is None else timeout):
+            return False
+        try:
+            loop = self._loop
+            if loop is None or self._is_idle():
+                return self._crew.wait(timeout)
+            self._waiting = True
+            timer = None if timeout is None else loop.call_later(timeout, loop.stop)
+            try:
+                loop.run_forever()
+            finally:
+                self._waiting = False
+                if timer is not None:
+                    timer.cancel()
+            return self._is_idle()
+        finally:
+            self._turning.release()
+
+    def force(self) -> None:
+        """Cancel every task."""
+        for task in list(self._tasks):
+            task.cancel()
+
+    def close(self) -> None:
+        """Close the loop, after cancelling whatever is left in it."""
+        if self._is_inside():
+            self._abandoned = True
+            return
+        self._crew.close()
+        with self._turning:
+            loop, self._loop = self._loop, None
+            if loop is None:
+                return
+            if self._watchdog is not None:
+                self._watchdog.close()
+            left = asyncio.all_tasks(loop)
+            for task in left:
+                task.cancel()
+            if left:
+                loop.run_until_complete(asyncio.wait(left, timeout=AFTER_CANCEL))
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.close()
+
+
+def is_async(handler: Any) -> bool:
+    """Return whether a handler's `handle` is to be awaited."""
+    return bool(getattr(handler, "is_async", False))
+
+
+def new_loop(name: str) -> asyncio.AbstractEventLoop:
+    """Return a new event loop of that kind."""
+    if name == "uvloop":
+        loop: asyncio.AbstractEventLoop = import_module("uvloop").new_event_loop()
+        return loop
+    return asyncio.SelectorEventLoop()
+
+
+# --- the watchdog ----------------------------------------------------------------------------------------------------
+
+
+class Steps(Coroutine[Any, Any, None]):
+    """A coroutine that calls `note` each time it goes on."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, None], note: Callable[[], None]) -> None:
+        self._coroutine = coroutine
+        self._note = note
+
+    def send(self, value: Any) -> Any:
+        """Go on."""
+        self._note()
+        return self._coroutine.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        """Go on with an error."""
+        self._note()
+        return self._coroutine.throw(*error)
+
+    def close(self) -> None:
+        """End it."""
+        self._coroutine.close()
+
+    def __await__(self) -> Any:
+        return self._coroutine.__await__()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._coroutine, name)  # cr_frame and the like, for those who look into a task
+
+
+class Watchdog:
+    """Warns when the loop stands still: it asks for a sign of life again and again, as long as requests take steps.
+
+    When none does it sleeps, until the next step wakes it; so a server without work makes no wake-ups.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, slow: float) -> None:
+        self._loop = loop
+        self._slow = slow
+        self._steps = 0
+        self._sleeps = False
+        self._closed = False
+        self._woken = threading.Semaphore(0)
+        self._answer = threading.Semaphore(0)
+        self._watched = 0  # the thread that runs the loop
+        self._thread: threading.Thread | None = None
+
+    def note(self) -> None:
+        """In the loop, before a request goes on."""
+        self._steps += 1
+        self._watched = threading.get_ident()
+        if self._sleeps:
+            self._sleeps = False
+            self._woken.release()
+        elif self._thread is None:
+            self._thread = threading.Thread(target=self._watch, name="socketkit-watchdog", daemon=True)
+            self._thread.start()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._closed = True
+        self._woken.release()
+        self._answer.release()  # which may not come any more
+        if self._thread is not None:
+            self._thread.join()
+
+    def _watch(self) -> None:
+        seen = 0
+        while not self._closed:
+            if seen == self._steps:
+                self._sleeps = True  # before the last look: `note` counts before it looks here
+                if seen == self._steps:
+                    self._woken.acquire()
+                self._sleeps = False
+                continue
+            seen = self._steps
+            if not self._ask():
+                return
+            self._woken.acquire(timeout=self._slow / 4)
+
+    def _ask(self) -> bool:
+        """Wait for a sign of life, and warn if it takes too long; False when the loop is closed."""
+        try:
+            self._loop.call_soon_threadsafe(self._answer.release)
+        except RuntimeError:
+            return False
+        if not self._answer.acquire(timeout=self._slow):
+            if self._loop.is_running():
+                self._warn()
+            self._answer.acquire()
+        return True
+
+    def _warn(self) -> None:
+        task = asyncio.current_task(self._loop)
+        frame = sys._current_frames().get(self._watched)  # noqa: SLF001 - the interpreter's own way to see other threads
+        stack = "".join(traceback.format_stack(frame, FRAMES)) if frame is not None else ""
+        log.warning("%s has kept the event loop from running for more than %g s; it stands here:\n%s", _who(task), self._slow, stack)
+
+
+def _who(task: asyncio.Task[Any] | None) -> str:
+    if task is None:
+        return "a callback"
+    coroutine = task.get_coro()
+    return task.get_name() if isinstance(coroutine, Steps) else f"a task of {getattr(coroutine, '__qualname__', task.get_name())}"

@@ -1,0 +1,159 @@
+"""The benchmark's own sums, its table and its page. Nothing here takes a time or starts a server."""
+
+import math
+import re
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from benchmarks import __main__, figures, report, rows, tools
+from benchmarks.figures import Goal, Outcome
+
+PROMISED = {
+    "datagrams": {"≥ 25 x ThreadingUDPServer", "≥ 1.2 x UDPServer", "≥ 0.85 x bare loop"},
+    "datagrams-sleepy": {"≥ 10 x UDPServer", "≥ 10 x ThreadingUDPServer"},
+    "oneshot": {"≥ 5 x ThreadingTCPServer", "≥ 1.5 x uvloop", "≥ 0.8 x C epoll"},
+    "connection-loop": {"≥ 3 x ThreadingTCPServer"},
+    "keepalive": {"≥ 2 x ThreadingTCPServer", "≥ 1 x uvloop", "≥ 0.9 x C epoll", "≤ 1 x uvloop"},
+    "keepalive-threads": {"≥ 1.2 x ThreadingTCPServer"},
+    "http-keepalive": {"≥ 4 x ThreadingHTTPServer", "≥ 2 x cheroot"},
+    "http-close": {"≥ 2 x ThreadingHTTPServer"},
+    "prefork": {"≥ 8 x ForkingTCPServer"},
+    "idle-connections": {"≤ 8192", "≤ 0", "≤ 50"},
+    "classic-udp": {"≥ 0.95 x UDPServer"},
+    "classic-udp-threading": {"≥ 0.95 x ThreadingUDPServer"},
+    "classic-tcp": {"≥ 0.95 x TCPServer"},
+    "classic-tcp-threading": {"≥ 0.95 x ThreadingTCPServer"},
+    "classic-keepalive-threading": {"≥ 0.95 x ThreadingTCPServer"},
+    "classic-tcp-forking": {"≥ 0.95 x ForkingTCPServer"},
+    "stop": {"≤ 50"},
+    "idle": {"≤ 0"},
+}
+"""What the project has promised to reach, row by row: a goal that is given up or softened has to be given up here too."""
+
+
+def test_the_table_has_every_promise_and_no_other():
+    table = {row.name: {str(goal).removeprefix(f"{goal.metric} ") for goal in row.goals} for row in rows.ROWS}
+    assert table == PROMISED
+
+
+@pytest.mark.parametrize("row", rows.ROWS, ids=lambda row: row.name)
+def test_a_goal_is_about_sides_that_the_row_has(row):
+    assert row.subject.startswith("socketkit")
+    assert {goal.than for goal in row.goals} - {None} <= set(row.sides) - {row.subject}
+
+
+def test_every_side_has_a_program(monkeypatch, tmp_path):
+    monkeypatch.setattr(rows, "interpreter", lambda: "python")
+    monkeypatch.setattr(rows, "compiled", lambda name: f"-m tests.benchmarks.servers.{name}")
+    monkeypatch.setattr(rows, "web_folder", lambda: tmp_path)
+    commands = [" ".join(side()) for row in rows.ROWS for side in row.sides.values()]
+    modules = [re.search(r"-m (\S+)", command)[1] for command in commands]
+    programs = {module.removeprefix("tests.benchmarks.servers.") for module in modules} - {"socketkit", "http.server"}
+    assert programs == {path.stem for path in (tools.HERE / "servers").iterdir() if path.is_file()} - {"__init__", "handlers"}
+
+
+def test_a_percentile_is_a_value_that_was_there():
+    assert figures.percentile(range(1, 101), 0.99) == 99
+    assert figures.percentile([5.0], 0.99) == 5.0
+    assert figures.percentile([3, 1, 2], 0.5) == 2
+
+
+def test_the_ratio_is_that_of_the_medians():
+    assert figures.ratio([1, 30, 20], [10, 500, 1]) == 2.0
+    assert figures.ratio([0, 0], [0]) == 1.0
+    assert figures.ratio([1], [0]) == math.inf
+
+
+def test_the_spread_is_a_share_of_the_median():
+    assert figures.spread([90, 100, 120]) == pytest.approx(0.3)
+    assert figures.spread([0, 0]) == 0.0
+
+
+def test_readings_are_collected_by_metric():
+    assert figures.collect([{"a": 1, "b": 2}, {"a": 3, "b": 4}]) == {"a": [1, 3], "b": [2, 4]}
+    assert figures.collect([]) == {}
+
+
+def test_a_goal_is_met_from_its_bound_on():
+    assert Outcome(Goal("x", 2, "peer"), 2.0).met is True
+    assert Outcome(Goal("x", 2, "peer"), 1.99).met is False
+    assert Outcome(Goal("x", 2, at_most=True), 2.0).met is True
+    assert Outcome(Goal("x", 2, at_most=True), 2.01).met is False
+    assert Outcome(Goal("x", 2), None).met is None
+
+
+def result(**changes):
+    return {
+        "name": "row",
+        "work": "some work",
+        "client": "some client -x",
+        "metric": "replies/s",
+        "subject": "ours",
+        "goals": [
+            {"metric": "replies/s", "bound": 2, "than": "<theirs>", "at_most": False},
+            {"metric": "replies/s", "bound": 1, "than": "gone", "at_most": False},
+            {"metric": "lag", "bound": 5, "than": None, "at_most": True},
+        ],
+        "when": "2001-02-03",
+        "rounds": 3,
+        "seconds": 1.0,
+        "sides": {"ours": {"replies/s": [300, 500, 400], "lag": [7, 8, 9]}, "<theirs>": {"replies/s": [100, 110, 90]}},
+        "skipped": {"gone": "it did not start"},
+        **changes,
+    }
+
+
+def test_outcomes_are_of_the_medians_and_unknown_without_a_peer():
+    assert [(outcome.measured, outcome.met) for outcome in figures.outcomes(result())] == [(4.0, True), (None, None), (8, False)]
+
+
+def test_the_page_tells_what_was_met_missed_and_skipped():
+    page = report.page({"machine": {"processor": "1 x test", "Python": "3"}, "rows": [result()]})
+    assert "| [some work](#row) | replies/s ≥ 2 x <theirs> | 4.00 x | yes |" in page
+    assert "| [some work](#row) | replies/s ≥ 1 x gone | - | not measured |" in page
+    assert "| [some work](#row) | lag ≤ 5 | 8.0 | **no** |" in page
+    assert "gone skipped (it did not start)" in page
+    assert "noise 50%" in page
+    assert "Measured on: 1 x test; Python 3." in page
+
+
+def test_a_figure_has_a_bar_for_each_side_as_long_as_its_median():
+    drawing = ET.fromstring(report.figure(result()))
+    bars = {each.get("class"): int(each.get("width")) for each in drawing.iterfind("{*}rect[@class]")}
+    assert bars == {"ours": 320, "theirs": 80}  # of 400, which are 500 replies/s
+    assert [each.text for each in drawing.iterfind("{*}text")] == ["replies/s", "ours", "400", "<theirs>", "100"]
+
+
+def test_a_report_is_a_page_and_the_figures_of_its_rows_only(tmp_path):
+    (tmp_path / "measurements").mkdir()
+    (tmp_path / "measurements" / "old.svg").touch()
+    nobody = result(name="nobody", sides={})
+    report.write({"machine": {}, "rows": [result(), nobody]}, tmp_path)
+    assert {path.name for path in (tmp_path / "measurements").iterdir()} == {"row.svg", "nobody.svg"}
+    page = (tmp_path / "measurements.md").read_text()
+    assert re.findall(r"\]\(measurements/(.*?)\)", page) == ["row.svg", "nobody.svg"]
+
+
+def test_the_whole_page_is_short_enough_to_be_a_page():
+    every = [result(name=row.name, goals=row.facts()["goals"]) for row in rows.ROWS]
+    assert len(report.page({"machine": {}, "rows": every}).splitlines()) <= 150
+
+
+def test_the_command_runs_all_rows_unless_told_otherwise():
+    assert __main__.arguments([]).only is None
+    assert __main__.arguments(["--only", "idle", "--only", "stop"]).only == ["idle", "stop"]
+    with pytest.raises(SystemExit, match="2"):
+        __main__.arguments(["--only", "nothing"])
+    with pytest.raises(SystemExit, match="2"):
+        __main__.arguments(["report", "--json", "x"])
+
+
+def test_without_its_environment_it_says_what_to_do(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(tools, "missing", list)
+    assert __main__.main(["--quick"]) == 1
+    assert "python -m tests.benchmarks setup" in capsys.readouterr().err
+    monkeypatch.setattr(tools, "missing", lambda: ["wrk"])
+    assert __main__.main([]) == 1
+    assert "wrk" in capsys.readouterr().err
