@@ -4,6 +4,7 @@ from socketkit import socketserver
 from socketkit.dispatchers.adaptive import Adaptive
 from socketkit.dispatchers.forks import Forks
 from socketkit.dispatchers.pool import Pool
+from socketkit.dispatchers.prefork import Prefork
 from socketkit.dispatchers.sync import Sync
 from socketkit.dispatchers.threads import Threads
 from socketkit.handlers import ConversationHandler
@@ -28,6 +29,7 @@ __all__ = [  # noqa: RUF022 - classes, then functions and modules, then the clas
     "Graceful",
     "Layered",
     "Pool",
+    "Prefork",
     "Server",
     "Stats",
     "Sync",

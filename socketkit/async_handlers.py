@@ -245,17 +245,16 @@ async def _run(handler: AsyncRequestHandler) -> None:
         finally:
             await handler.finish()
     finally:
-        writer = getattr(handler, "writer", None)
-        if writer is not None:
-            writer.transport.abort()  # closed or not: the loop forgets the descriptor before the server closes it
+        if hasattr(handler, "writer"):
+            with contextlib.suppress(AttributeError):  # asyncio's way to say that it is closed
+                handler.writer.transport.abort()  # the loop forgets the descriptor before the server closes it
 
 
 def _is_wanted(error: BaseException) -> bool:
     """Return whether the error is that this task was told to end, as by a drain at its deadline: nothing to complain about."""
     import asyncio  # noqa: PLC0415 - see above
 
-    task = asyncio.current_task()
-    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+    return isinstance(error, asyncio.CancelledError) and (task := asyncio.current_task()) is not None and task.cancelling() > 0
 
 
 async def _in_thread(function: Callable[[], Any]) -> Any:

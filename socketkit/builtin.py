@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from socketkit.dispatchers.adaptive import Adaptive
 from socketkit.dispatchers.forks import Forks
 from socketkit.dispatchers.pool import Pool
+from socketkit.dispatchers.prefork import Prefork
 from socketkit.dispatchers.sync import Sync
 from socketkit.dispatchers.threads import Threads
 from socketkit.hookspecs import hookimpl
@@ -27,7 +28,7 @@ def socketkit_transports() -> Mapping[str, type[Transport]]:
 @hookimpl
 def socketkit_dispatchers() -> Mapping[str, type[Dispatcher]]:
     """Return the dispatchers that come with socketkit."""
-    return {"sync": Sync, "thread": Threads, "fork": Forks, "pool": Pool, "adaptive": Adaptive}
+    return {"sync": Sync, "thread": Threads, "fork": Forks, "pool": Pool, "adaptive": Adaptive, "prefork": Prefork}
 
 
 @hookimpl

@@ -360,19 +360,24 @@ class Server(RequestTemplate):
 
     def _forget_parent(self, request: Request) -> None:
         """In a forked child: close the listeners, but for the socket a datagram is answered on, and the loops' descriptors."""
-        for other in list(_started):
-            if other is not self:
-                other._close_listeners()
-                if other._run is not None:
-                    other._run.forget()
+        self._forget_others()
         if not isinstance(request, tuple):
             self._close_listeners()
         if self._run is not None:
             self._run.forget()
 
+    def _forget_others(self) -> None:
+        """In a forked child: close what is other servers'."""
+        for other in list(_started):
+            if other is not self:
+                other._close_listeners()
+                if other._run is not None:
+                    other._run.forget()
+
     def _become_branch(self, dispatcher: Dispatcher, ledger: Ledger, opened: Callable[[Intake], None]) -> Run:
         """In a forked child that is to serve: be a server under another dispatcher, with books and a run of its own."""
         assert self._run is not None  # noqa: S101 - it is forked by the dispatcher that drives this run
+        self._forget_others()
         self._gate = threading.Lock()
         self._ledger = vars(self)[LEDGER] = ledger
         self._run = self._run.branch(ledger, opened)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from socketkit import async_handlers
 from socketkit.connection import begin
-from socketkit.dispatchers.threads import Threads
+from socketkit.dispatchers.adaptive import Adaptive
 from socketkit.loop import Intake
 from socketkit.seams import Address, Dispatch, Dispatcher, Drive, Layer, Listener, Request, Unit
 from socketkit.stats import NOBODY, DrainReport, Entry, Ledger, Stats
@@ -189,7 +189,7 @@ class Branch:
     def enter(self, dispatcher: Dispatcher | None, opened: Callable[[Intake], None], settled: Callable[[int], None] | None = None) -> Run:
         """Make the server of this process, the child, one of its own."""
         ledger = self._ledger.in_branch(self._tally, settled)
-        return self._become(Threads() if dispatcher is None else dispatcher, ledger, opened)
+        return self._become(Adaptive() if dispatcher is None else dispatcher, ledger, opened)
 
     def begun(self, worker: object) -> None:
         """Tell the observers."""

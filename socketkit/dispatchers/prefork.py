@@ -94,6 +94,11 @@ class Prefork:
         """What kinds of request the inner dispatcher runs."""
         return tuple(getattr(self.inner, "kinds", ("stream", "datagram")))
 
+    @property
+    def runs_async(self) -> bool:
+        """Whether the inner dispatcher runs asynchronous handlers."""
+        return getattr(self.inner, "runs_async", False)
+
     def start(self, work: Work) -> _Prefork:
         """Return the live part."""
         return _Prefork(self, work)
@@ -421,6 +426,6 @@ def _warn_of_threads() -> None:
     if others:
         log.warning(
             "workers are forked while other threads run (%s): a lock that one of them holds stays locked in a worker; "
-            "serve in the main thread, by serve_forever(), and start threads in the handlers' process",
+            "serve in the main thread, by serve_forever(), before there are others",
             ", ".join(others),
         )

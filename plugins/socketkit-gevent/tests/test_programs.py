@@ -129,14 +129,13 @@ def test_an_unhandled_control_c_ends_the_program(busy):
         assert "KeyboardInterrupt" in running.output
 
 
-def test_the_programs_own_wake_up_descriptor_is_told_too_and_comes_back():
+def test_the_programs_own_wake_up_descriptor_comes_back():
     source = """
 import signal, socket
 reader, writer = socket.socketpair()
 writer.setblocking(False)
 signal.set_wakeup_fd(writer.fileno())
 serve(dispatcher=Gevent())
-assert reader.recv(1) == bytes([signal.SIGTERM])
 assert signal.set_wakeup_fd(-1) == writer.fileno()
 """
     with program(source) as running:
@@ -220,6 +219,37 @@ print("ended with", threading.active_count(), flush=True)
         assert running.output.splitlines()[1:] == ["ended with 1"]  # nothing was printed about those that were still connected
         for client in everyone:
             client.close()
+
+
+def test_closing_a_classic_server_that_does_not_wait_kills_what_nobody_will_run_again():
+    source = """
+import gevent.event
+
+class Waits(Pages):
+    def do_GET(self):
+        super().do_GET()
+        if self.path == "/wait":
+            try:
+                gevent.event.Event().wait()
+            finally:
+                print("cleaned up", flush=True)
+
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Waits)
+print("serving tcp://127.0.0.1:%d" % server.server_port, flush=True)
+server.serve_forever()
+server.server_close()
+print("closed", flush=True)
+"""
+    with Program.python("-c", CLASSIC + source, env=PATH) as running:
+        with socket.create_connection(place(running), timeout=10) as waits, socket.create_connection(place(running), timeout=10) as stops:
+            waits.sendall(GET % b"wait")
+            _answer(waits)
+            stops.sendall(GET % b"stop")
+            _answer(stops)
+            assert running.process.wait(10) == 0
+        running.line("^cleaned up")
+        running.line("^closed")
+        assert running.output.index("cleaned up") < running.output.index("closed")
 
 
 def test_a_classic_server_in_a_thread_can_be_closed_from_another_one():

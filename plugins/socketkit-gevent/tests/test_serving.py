@@ -126,7 +126,13 @@ class Endless:
     def due(self):
         return None
 
-    def close(self):
+    def woken_by_signals(self):
+        return contextlib.nullcontext()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
         for end in self.ends:
             end.close()
 
@@ -270,7 +276,7 @@ def test_a_request_that_has_not_begun_is_not_killed_because_nobody_would_account
     live = Gevent().start(None)
 
     def take(timeout):
-        live._spawn(lambda: ran.append(True), intake)
+        live._spawn(lambda: ran.append(True))
         live._kill()
         intake.stopped = True
 

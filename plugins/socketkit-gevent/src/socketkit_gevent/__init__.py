@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import signal
 import socket
 import threading
 import weakref
@@ -25,11 +23,12 @@ from socketkit.errors import IncompatibleError
 from socketkit.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
+    from contextlib import AbstractContextManager
 
     from gevent.hub import Hub
 
-    from socketkit.seams import Adapts, Dispatcher, Drive, Forces, Intake, Request, Unit, Work
+    from socketkit.seams import Adapts, Dispatcher, Drive, Forces, Intake, OpenIntake, Request, Unit, Work
 
     _Greenlet: TypeAlias = gevent.Greenlet[..., object]
 
@@ -131,11 +130,16 @@ class _AnsweringSocket(_GreenSocket):
 
 
 class _Reins(Protocol):
-    """What an intake can do besides what its Protocol says: be held back, and be closed."""
+    """What an intake can do besides what `socketkit.seams.Intake` says."""
 
-    def hold(self) -> None: ...
-    def release(self) -> None: ...
-    def close(self) -> None: ...
+    def hold(self) -> None:
+        """Take no further request; timers and a stop still come through."""
+
+    def release(self) -> None:
+        """Take requests again."""
+
+    def woken_by_signals(self) -> AbstractContextManager[None]:
+        """Make every signal announce itself on the descriptor, inside the block and if it is entered in the main thread."""
 
 
 @attrs.define(eq=False)
@@ -159,28 +163,22 @@ class _Greenlets:
 
     # the seams
 
-    def drive(self, open_intake: Callable[[], Intake]) -> None:
+    def drive(self, open_intake: OpenIntake) -> None:
         """Take units and spawn them until stopped; wait in the hub, so that what was spawned runs meanwhile."""
         self.thread = threading.current_thread()
         self._enter_hub()
         hub = gevent.get_hub()
-        intake = open_intake()
-        readable = hub.loop.io(intake.fileno(), READ)
         try:
-            with _signals_reach(hub):
-                while not intake.stopped:
-                    for _ in range(UNITS_PER_TURN):
-                        unit = intake.take(0)
-                        if unit is None:
-                            break
-                        self._spawn(unit, cast("_Reins", intake))
-                    if not intake.stopped:  # take() may have swallowed the wake-up that came with the stop
-                        with gevent.Timeout(intake.due(), exception=False):  # type: ignore[arg-type] # False: just go on; its stubs lack it
-                            hub.wait(readable)
+            with open_intake() as intake, contextlib.closing(hub.loop.io(intake.fileno(), READ)) as readable:
+                reins = cast("_Reins", intake)
+                with reins.woken_by_signals():  # or one that comes just before the hub goes to sleep waits for the next event
+                    while not intake.stopped:
+                        self._take(intake, reins)
+                        if not intake.stopped:  # taking may have swallowed the wake-up that came with the stop
+                            with gevent.Timeout(intake.due(), exception=False):  # type: ignore[arg-type] # False: go on; its stubs lack it
+                                hub.wait(readable)
         finally:
-            readable.close()
             self.held = None
-            cast("_Reins", intake).close()
             gevent.sleep(0)  # whoever is ready to end, ends here: without a drain nobody may turn this hub again
             if not self.greenlets:
                 self._leave_hub()
@@ -224,11 +222,19 @@ class _Greenlets:
 
     # inside
 
-    def _spawn(self, unit: Unit, intake: _Reins) -> None:
+    def _take(self, intake: Intake, reins: _Reins) -> None:
+        """Spawn what the intake has right now, some of it: the rest is announced again."""
+        for _ in range(UNITS_PER_TURN):
+            unit = intake.take(0)
+            if unit is None:
+                return
+            self._spawn(unit)
+            if len(self.greenlets) == self.bound:
+                self.held = reins
+                reins.hold()
+
+    def _spawn(self, unit: Unit) -> None:
         self.greenlets.add(gevent.spawn(self._run, unit))
-        if len(self.greenlets) == self.bound:
-            self.held = intake
-            intake.hold()
 
     def _run(self, unit: Unit) -> None:
         try:
@@ -280,39 +286,6 @@ class _Greenlets:
         hub, self.hub = self.hub, None
         if hub is not None and (get_hub_if_exists() is hub or not (self.thread and self.thread.is_alive())):
             hub.destroy(destroy_loop=True)
-
-
-@contextlib.contextmanager
-def _signals_reach(hub: Hub) -> Iterator[None]:
-    """Make a signal wake the main thread's hub, whichever thread the system gave it to; Python then runs its handler there.
-
-    Without this a signal that comes just before the hub goes to sleep, or to another thread, waits for the next event.
-    A wake-up descriptor that the program has set itself is told too.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    reader, writer = socket.socketpair()
-    with reader, writer:
-        reader.setblocking(False)
-        writer.setblocking(False)
-        previous = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-        arrived = hub.loop.io(reader.fileno(), READ)
-        arrived.start(_pass_on, reader, previous)
-        try:
-            yield
-        finally:
-            arrived.close()
-            signal.set_wakeup_fd(previous)
-            _pass_on(reader, previous)
-
-
-def _pass_on(reader: socket.socket, previous: int) -> None:
-    """Read which signals have come, and write it where it would have gone."""
-    with contextlib.suppress(OSError):  # there is nothing to read, or that one is full
-        numbers = reader.recv(4096)
-        if previous != -1:
-            os.write(previous, numbers)
 
 
 if TYPE_CHECKING:
