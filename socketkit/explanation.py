@@ -65,7 +65,7 @@ def _supplier(thing: Any) -> str:
 
     module = getattr(thing, "__module__", None) or type(thing).__module__
     package = module.partition(".")[0]
-    for distribution in (package, package.replace("_", "-")):
+    for distribution in (package.replace("_", "-"), package):
         try:
             return f"{distribution} {metadata.version(distribution)}"
         except metadata.PackageNotFoundError:

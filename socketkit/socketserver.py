@@ -323,6 +323,10 @@ class BaseServer(RequestTemplate):
             self.shutdown_request(request)
             raise
 
+    def _confines_error(self, error: BaseException) -> bool:
+        """As the template has it while a chosen dispatcher serves; otherwise the error goes to whoever called, as ever."""
+        return self.__run is not None and super()._confines_error(error)
+
     def _forget_parent(self, _request: Request) -> None:
         """In a forked child: close the loop's descriptors. The listener stays, for handlers that look at it."""
         if self.__run is not None:

@@ -632,3 +632,18 @@ def test_a_start_that_fails_leaves_a_failed_server():
             with pytest.raises(ListenError):
                 begin()
             assert server.state is State.FAILED
+
+
+@pytest.mark.parametrize("lifecycle", [Graceful(drain=10), Classic()], ids=["graceful", "classic"])
+def test_a_handler_may_close_its_own_server(dispatcher, lifecycle):
+    def last_words(request, client_address, server):
+        server.server_close()
+        request.sendall(b"closing")
+
+    server = Server(ANYWHERE, last_words, dispatcher=dispatcher, lifecycle=lifecycle).start()
+    address = server.addresses[0]
+    assert ask(address, b"x")[:7] in {b"closing", b""}
+    server.server_close()
+    assert server.stats().outcomes == {"finished": 1}
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address)

@@ -6,6 +6,7 @@ import logging
 import queue
 import threading
 from collections.abc import Callable
+from contextvars import copy_context
 
 from socketkit.seams import Unit
 
@@ -50,7 +51,7 @@ class Load:
         thread = threading.get_ident()
         self._inside.add(thread)
         try:
-            unit()
+            copy_context().run(unit)  # so that no request sees another's context variables
         except BaseException:
             log.exception("a unit of work raised; its thread goes on")
         finally:

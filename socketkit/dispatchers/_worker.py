@@ -90,7 +90,7 @@ class Worker:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, self._on_sigterm)
         signal.signal(signal.SIGIO, lambda _number, _frame: self._listen())
-        os.register_at_fork(after_in_child=_default_signals)
+        os.register_at_fork(before=_block_sigterm, after_in_parent=_unblock_sigterm, after_in_child=_default_signals)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
     def _on_sigterm(self, _number: int, _frame: Any) -> None:
@@ -186,10 +186,20 @@ def _raise_sigio(channel: socket.socket) -> None:
         fcntl.fcntl(channel, fcntl.F_SETFL, fcntl.fcntl(channel, fcntl.F_GETFL) | os.O_ASYNC)
 
 
+def _block_sigterm() -> None:
+    """Before a fork in a worker: what comes too early for the child to have its own signals shall wait."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+
+def _unblock_sigterm() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
 def _default_signals() -> None:
     """In a child of a worker: signals are not for its parent's ears."""
     for number in (signal.SIGTERM, signal.SIGIO):
         signal.signal(number, signal.SIG_DFL)
+    _unblock_sigterm()
 
 
 def _dump_stacks_when_aborted() -> None:

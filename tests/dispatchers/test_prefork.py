@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from socketkit import TCP, UDP, Adaptive, Forks, Pool, Prefork, Server, Sync, Threads, config
+from socketkit import UDP, Prefork, Server, Sync, config
 from socketkit.dispatchers import prefork
 from socketkit.dispatchers._worker import memory_in_use
 from socketkit.errors import ConfigError, IncompatibleError
@@ -90,6 +90,12 @@ def gone(*pids, within=2.0):
         finally:
             os.close(descriptor)
     return True
+
+
+def hear(address):
+    """Connect, say nothing, and return all that comes."""
+    with socket.create_connection(address, timeout=10) as client, client.makefile("rb") as file:
+        return file.read()
 
 
 class Held:
@@ -217,27 +223,30 @@ def test_the_workers_are_told_of_in_the_parent_once_each_takes_requests():
 
 
 def test_the_counts_of_living_workers_are_part_of_the_servers():
-    python(
-        SERVER
-        + """
-from support import talk
-server = Server(TCP("127.0.0.1", 0), held, dispatcher=Prefork(2, Sync())).start()
-clients = [socket.create_connection(server.addresses[0]) for _ in range(2)]
-pids = {client.makefile("rb").readline() for client in clients}
-assert len(pids) == 2
-stats = server.stats()
-assert (stats.active, stats.accepted, stats.outcomes) == (2, 2, {}), stats
-clients[0].sendall(b"go")
-while clients[0].recv(100): pass
-while server.stats().active > 1: time.sleep(0.001)
-stats = server.stats()
-assert (stats.accepted, stats.outcomes) == (2, {"finished": 1}), stats
-clients[1].close()
-report = server.stop()
-assert server.stats().outcomes == {"finished": 1, "aborted": 1} or server.stats().outcomes == {"finished": 2}, server.stats()
-assert (report.forced, report.stuck) == (0, ()), report
+    body = """
+def tell(*_):
+    stats = server.stats()
+    print("now", stats.active, stats.accepted, stats.outcomes)
+signal.signal(signal.SIGUSR1, tell)
+server = Server(TCP("127.0.0.1", 0), held, dispatcher=Prefork(2, Sync()))
+Server = lambda *args, **parts: server
+serve(None)
 """
-    )
+    with serving(body) as (program, address):
+        one, other = Held(address), Held(address)
+
+        def now(count):
+            program.process.send_signal(signal.SIGUSR1)
+            return program.line(r"^now (.*)", count)[-1][1]
+
+        assert now(1) == "2 2 {}"
+        one.go()
+        count = 2
+        while (told := now(count)) == "2 2 {}":  # its worker has sent the reply, and is about to account for it
+            count += 1
+        assert told == "1 2 {'finished': 1}"
+        other.go()
+        assert ended(program) == {"finished": 2}
 
 
 def test_every_outcome_is_counted_across_processes():
@@ -346,7 +355,7 @@ def handler(request, peer, server):
         newcomer = started(program, 4)[3]
         seen = {}
         while newcomer not in seen:
-            pid, *links = talk(address, b"x").decode().split()
+            pid, *links = hear(address).decode().split()
             seen[int(pid)] = links
         # the listener, the request, its end of the channel to the parent, the two ends of its wake-up; and its own selector
         assert all(links == ["anon_inode:[eventpoll]", *["socket"] * 5] for links in seen.values()), seen
@@ -366,7 +375,7 @@ signal.set_wakeup_fd(pair[1].fileno())
 wakeups = {pair[1].fileno()}
 """
     with serving(handler + "serve(Prefork(1, Sync()), handler)") as (program, address):
-        assert talk(address, b"x") == b"(True, True, False, set())"
+        assert hear(address) == b"(True, True, False, set())"
         ended(program)
 
 
@@ -399,7 +408,7 @@ def handler(request, peer, server):
     request.sendall(b"%d" % child.exitcode)
 """
     with serving(handler + "serve(Prefork(1, Sync()), handler)") as (program, address):
-        assert talk(address, b"x") == b"-15"
+        assert hear(address) == b"-15"
         assert ended(program) == {"finished": 1}
 
 
@@ -476,7 +485,7 @@ def test_workers_that_are_killed_under_load_are_replaced_within_a_second_and_cos
         assert len(crowd.answers) > 3
         outcomes = ended(program)
         assert outcomes.get("died", 0) <= kills
-        assert outcomes["finished"] >= crowd.answers.total()
+        assert outcomes["finished"] + outcomes.get("died", 0) >= crowd.answers.total()
         dead = program.line(r"^log: ERROR worker (\d+) died: SIGKILL.*; it had served (\d+) requests", kills)
         assert [int(match[1]) for match in dead] == pids[:kills]
         assert len(program.line(r"^died (\d+) SIGKILL", kills)) == kills
@@ -656,7 +665,9 @@ def test_a_worker_that_is_told_to_end_finishes_and_is_replaced():
         assert started(program, 2)[0] == request.pid
         assert request.go() == b"got go"
         assert gone(request.pid)
-        assert Held(address).pid == started(program, 2)[1]
+        successor = Held(address)
+        assert successor.pid == started(program, 2)[1]
+        assert successor.go() == b"got go"
         ended(program)
         assert "died" not in program.output
 
@@ -666,8 +677,8 @@ def test_a_worker_that_does_not_finish_within_its_drain_is_ended():
         request = Held(address)
         os.kill(request.pid, signal.SIGTERM)
         assert gone(request.pid)
-        assert request.read() == b"got "  # its socket was shut down, so that the handler woke up and could end
-        assert ended(program) == {"finished": 1}
+        assert request.read() == b""
+        assert ended(program) == {"aborted": 1}  # its socket was shut down, so that the handler woke up and could end
 
 
 def test_a_worker_that_does_not_even_then_is_killed():
@@ -708,31 +719,30 @@ def test_a_worker_that_hangs_shows_where_it_stands_and_is_replaced_while_the_oth
         if how != b"stop":
             program.line(r'File "<string>", line \d+ in handler')
         started(program, 3)
-        assert ended(program).get("died", 0) == (how != b"stop")
+        outcomes = ended(program)
+        assert how == b"stop" or outcomes["died"] == 1
 
 
 def test_a_worker_that_is_idle_or_busy_with_many_requests_does_not_hang():
     with serving("serve(Prefork(2, Sync(), hang_timeout=0.3), lambda r, *_: (who(r, *_), time.sleep(0.02)))") as (program, address):
         pids = set(started(program, 2))
-        deadline = time.monotonic() + 0.7
         with Crowd(address, 6) as crowd:
-            while time.monotonic() < deadline:
-                time.sleep(0.05)
+            time.sleep(0.7)  # busy for longer than a worker may hang
         assert set(crowd.answers) <= pids
         assert crowd.failures == []
-        select.select([], [], [], 0.7)  # idle
+        time.sleep(0.7)  # and idle
         ended(program)
         assert "died" not in program.output
 
 
 def test_one_thread_that_hangs_does_not_make_its_worker_hang():
-    with serving(HANGING + "serve(Prefork(1, Threads(), hang_timeout=0.3, drain=0), handler, lifecycle=Graceful(0))") as (program, address):
-        with socket.create_connection(address, timeout=10) as client:
-            client.sendall(b"sleep")
-            pid = int(client.makefile("rb").readline())
-            assert not select.select([client], [], [], 0.8)[0]
-            assert int(talk(address, b"x")) == pid
-            assert program.stop() == 0
+    body = HANGING + "serve(Prefork(1, Threads(), hang_timeout=0.3), handler, lifecycle=Graceful(0))"
+    with serving(body) as (program, address), socket.create_connection(address, timeout=10) as client:
+        client.sendall(b"sleep")
+        pid = int(client.makefile("rb").readline())
+        assert not select.select([client], [], [], 0.8)[0]
+        assert int(talk(address, b"x")) == pid
+        assert program.stop() == 0
 
 
 # --- the end ----------------------------------------------------------------------------------------------------------
@@ -763,9 +773,9 @@ def test_at_the_deadline_sockets_are_shut_down(inner):
     with serving(f"serve(Prefork(2, {inner}), held, lifecycle=Graceful(0.2))") as (program, address):
         request = Held(address)
         assert program.stop() == 0
-        assert request.read() == b"got "
+        assert request.read() == b""
         program.line(r"^report 0 finished, 1 forced, 0 stuck")
-        program.line(r"^stats 0 1 finished=1")
+        program.line(r"^stats 0 1 aborted=1")
         program.line("^no children")
 
 
@@ -783,7 +793,7 @@ def test_a_worker_that_does_not_heed_the_deadline_is_killed():
 def test_a_handler_may_stop_the_whole_server():
     with serving("serve(Prefork(3, Sync()), lambda request, peer, server: (server.stop(), request.sendall(b'bye')))") as (program, address):
         started(program, 3)
-        assert talk(address, b"x") == b"bye"
+        assert hear(address) == b"bye"
         assert program.process.wait(10) == 0
         program.line(r"^stats 0 1 finished=1")
         program.line("^no children")
@@ -803,10 +813,10 @@ def test_idle_workers_notice_at_once_that_their_parent_is_dead_and_the_port_is_f
 
 def test_a_busy_worker_finishes_when_its_parent_is_dead():
     with serving("serve(Prefork(2, Sync()), held)") as (program, address):
+        pids = set(started(program, 2))
         request = Held(address)
         program.process.kill()
-        program.process.wait()
-        assert gone(*(set(started(program, 2)) - {request.pid}), within=1)
+        assert gone(*(pids - {request.pid}), within=1)
         assert not gone(request.pid, within=0)
         assert request.go() == b"got go"
         assert gone(request.pid, within=1)

@@ -1,0 +1,488 @@
+"""Units of work, or only their messages, in any executor."""
+
+import contextlib
+import functools
+import logging
+import os
+import pathlib
+import queue
+import socket
+import sys
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+
+import attrs
+import pytest
+
+from socketkit import TCP, UDP, Server, StreamRequestHandler
+from socketkit.dispatchers.executor import Executor
+from socketkit.errors import ConfigError, IncompatibleError
+from socketkit.handlers import ConversationHandler
+from support import HERE, Program, ask, python, talk, with_path
+
+FOLDER = pathlib.Path(__file__).parent
+ANYWHERE = TCP("127.0.0.1", 0)
+PATH = with_path(HERE, FOLDER)
+
+
+@pytest.fixture(scope="module")
+def executors():
+    """Return the module with executors and handlers, which the processes of executors can import too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(FOLDER))
+        patch.setenv("PYTHONPATH", PATH["PYTHONPATH"])
+        import executors
+
+        yield executors
+    del sys.modules["executors"]
+
+
+class Errors(Server):
+    """A server that keeps what handlers raise."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.errors = queue.SimpleQueue()
+
+    def handle_error(self, request, client_address):
+        self.errors.put(sys.exc_info()[1])
+
+
+class Upper(StreamRequestHandler):
+    def handle(self):
+        for line in self.rfile:
+            self.wfile.write(line.upper())
+
+
+# --- whole units in threads -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("factory", ["two_threads", "Inline"])
+def test_units_run_in_the_executor_that_the_factory_returns(executors, factory):
+    with Server(ANYWHERE, Upper, dispatcher=Executor(f"executors:{factory}")).start() as server:
+        for _ in range(5):
+            assert talk(server.addresses[0], b"hello\n") == b"HELLO\n"
+    assert server.stats().outcomes == {"finished": 5}
+
+
+def test_the_factory_may_be_a_callable():
+    threads = set()
+
+    def handle(request, client_address, server):
+        threads.add(threading.current_thread().name.partition("_")[0])
+
+    factory = functools.partial(ThreadPoolExecutor, 2, thread_name_prefix="mine")
+    with Server(ANYWHERE, handle, dispatcher=Executor(factory)).start() as server:
+        assert talk(server.addresses[0], b"") == b""
+    assert threads == {"mine"}
+
+
+@pytest.mark.parametrize(("limit", "most"), [(None, 2), (1, 1), (5, 2)])
+def test_no_more_is_taken_than_the_limit(executors, limit, most):
+    inside, leave, running = threading.Semaphore(0), threading.Event(), []
+
+    def handle(request, client_address, server):
+        request.recv(1)
+        running.append(server.stats().active)
+        inside.release()
+        leave.wait(10)
+
+    dispatcher = Executor("executors:two_threads", limit=limit)
+    with Server(ANYWHERE, handle, dispatcher=dispatcher).start() as server, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(socket.create_connection(server.addresses[0], timeout=10)) for _ in range(8)]
+        for client in clients:
+            client.sendall(b"x")
+        for _ in range(most):
+            assert inside.acquire(timeout=10)
+        assert not inside.acquire(timeout=0.1)
+        leave.set()
+        assert [client.recv(1) for client in clients] == [b""] * 8
+        server.stop()
+    assert server.stats().outcomes == {"finished": 8}
+
+
+def test_an_executor_that_does_not_say_how_much_it_runs_gets_32_units(executors):
+    leave, inside = threading.Event(), threading.Semaphore(0)
+
+    class Eager(executors.Executor):
+        def submit(self, function, /, *arguments):
+            future = executors.Future()
+            threading.Thread(target=lambda: future.set_result(function(*arguments))).start()
+            return future
+
+    def handle(request, client_address, server):
+        inside.release()
+        leave.wait(10)
+
+    with Server(ANYWHERE, handle, dispatcher=Executor(Eager, defer=0)).start() as server, contextlib.ExitStack() as stack:
+        for _ in range(40):
+            stack.enter_context(socket.create_connection(server.addresses[0], timeout=10))
+        for _ in range(32):
+            assert inside.acquire(timeout=10)
+        assert not inside.acquire(timeout=0.1)
+        leave.set()
+        for _ in range(8):
+            assert inside.acquire(timeout=10)
+        server.stop()
+    assert server.stats().outcomes == {"finished": 40}
+
+
+def test_conversations_hold_no_thread_between_requests(executors):
+    class Lines(ConversationHandler):
+        def handle_one_request(self):
+            self.wfile.write(self.rfile.readline().upper())
+
+    with Server(ANYWHERE, Lines, dispatcher=Executor("executors:two_threads")).start() as server, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(socket.create_connection(server.addresses[0], timeout=10)) for _ in range(6)]
+        for text in (b"a\n", b"b\n"):
+            for client in clients:
+                client.sendall(text)
+                assert client.recv(10) == text.upper()
+    assert server.stats().outcomes == {"finished": 6}
+
+
+@pytest.mark.parametrize("speaks_first", [True, False])
+def test_a_unit_that_the_executor_does_not_run_is_refused(executors, caplog, speaks_first):
+    handler = type("Handler", (Upper,), {"speaks_first": speaks_first})
+    with Server(ANYWHERE, handler, dispatcher=Executor(executors.Refusing)).start() as server:
+        for _ in range(3):
+            with socket.create_connection(server.addresses[0], timeout=10) as client:
+                assert client.recv(10) == b""
+    assert server.stats().outcomes == {"refused": 3}
+    assert "nobody to run it: cannot pickle that" in caplog.text
+
+
+def test_threads_that_cannot_start_are_replaced_with_the_next_request(caplog):
+    made = []
+
+    def factory():
+        made.append(ThreadPoolExecutor(1, initializer=None if made else lambda: 1 / 0))
+        return made[-1]
+
+    logging.getLogger("concurrent.futures").disabled = True
+    try:
+        with Server(ANYWHERE, Upper, dispatcher=Executor(factory)).start() as server:
+            assert talk(server.addresses[0], b"") == b""
+            assert talk(server.addresses[0], b"hello\n") == b"HELLO\n"
+    finally:
+        logging.getLogger("concurrent.futures").disabled = False
+    assert server.stats().outcomes == {"refused": 1, "finished": 1}
+    assert "ThreadPoolExecutor is broken; another one takes its place" in caplog.text
+
+
+def test_a_handler_may_close_its_server(executors):
+    def handle(request, client_address, server):
+        server.server_close()
+        request.sendall(b"good bye")
+
+    server = Server(ANYWHERE, handle, dispatcher=Executor("executors:two_threads")).start()
+    assert talk(server.addresses[0], b"") == b"good bye"
+    server.stop()
+
+
+def test_it_can_be_stopped_while_it_is_full(executors):
+    inside = threading.Semaphore(0)
+
+    def handle(request, client_address, server):
+        inside.release()
+        request.recv(1)
+
+    dispatcher = Executor("executors:two_threads", limit=1, defer=0)
+    with Server(ANYWHERE, handle, dispatcher=dispatcher).start() as server:
+        with socket.create_connection(server.addresses[0], timeout=10) as client:
+            assert inside.acquire(timeout=10)
+            report = server.stop(drain=0.1)
+            assert (report.finished, report.forced, report.stuck) == (0, 1, ())
+            assert client.recv(1) == b""
+
+
+def test_it_serves_again_after_it_was_stopped(executors):
+    server = Server(ANYWHERE, Upper, dispatcher=Executor("executors:two_threads"))
+    for _ in range(3):
+        with server.start():
+            assert talk(server.addresses[0], b"a\n") == b"A\n"
+    assert server.stats().outcomes == {"finished": 3}
+
+
+# --- messages in processes --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def processes(executors):
+    """Return a server with processes, for tests that leave it as it is."""
+    with Errors(ANYWHERE, executors.Worker, dispatcher=Executor("executors:two_processes")).start() as server:
+        with contextlib.ExitStack() as stack:  # all its threads and processes are there before a test's account is taken
+            clients = [stack.enter_context(socket.create_connection(server.addresses[0], timeout=20)) for _ in range(2)]
+            for client in clients:
+                client.sendall(b"hold 0.2\n")
+            assert [client.recv(10) for client in clients] == [b"held\n"] * 2
+        yield server
+
+
+def conversation(server):
+    client = socket.create_connection(server.addresses[0], timeout=20)
+    return client, client.makefile("rwb", buffering=0)
+
+
+def tell(server, *lines):
+    return talk(server.addresses[0], b"".join(line + b"\n" for line in lines), timeout=20)
+
+
+def test_replies_come_from_other_processes(processes):
+    pid = int(tell(processes, b"pid"))
+    assert pid != os.getpid()
+    assert tell(processes, b"upper a", b"quiet", b"upper b") == b"A\nB\n"
+
+
+def test_only_messages_travel(processes):
+    assert tell(processes, b"attributes") == b"[]\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "text"),
+    [
+        (b"fail no good", ValueError, "no good"),
+        (b"fail_oddly too", RuntimeError, "UnpicklableError: too"),
+        (b"number", TypeError, "Worker.reply must return bytes or None, not int"),
+        (b"function", TypeError, "Worker.reply must return bytes or None, not function"),
+    ],
+)
+def test_what_goes_wrong_there_is_that_requests_failure_here(processes, line, kind, text):
+    before = processes.stats().outcomes.get("failed", 0)
+    assert tell(processes, b"upper a", line, b"upper b") == b"A\n"
+    error = processes.errors.get(timeout=10)
+    assert type(error) is kind
+    assert str(error) == text
+    assert tell(processes, b"upper next") == b"NEXT\n"
+    assert processes.stats().outcomes["failed"] == before + 1
+
+
+def test_an_exit_there_ends_only_its_request(processes, caplog):
+    assert tell(processes, b"exit") == b""
+    assert tell(processes, b"upper next") == b"NEXT\n"
+    assert "a handler raised SystemExit; only its request ended" in caplog.text
+
+
+@pytest.mark.leaves("children", "descriptors", "threads", reason="one pool in place of another")
+def test_a_process_that_dies_fails_the_requests_in_it_and_no_later_one(processes, caplog):
+    with contextlib.ExitStack() as stack:
+        client, file = conversation(processes)
+        stack.enter_context(client)
+        stack.enter_context(file)
+        file.write(b"upper first\n")
+        assert file.readline() == b"FIRST\n"
+        assert tell(processes, b"die") == b""
+        assert "terminated abruptly" in str(processes.errors.get(timeout=10))
+        file.write(b"upper second\n")  # a connection that had nothing in it goes on
+        assert file.readline() == b"SECOND\n"
+        assert tell(processes, b"die") == b""
+    assert tell(processes, b"upper third") == b"THIRD\n"
+    assert "ProcessPoolExecutor is broken; another one takes its place" in caplog.text
+
+
+PROGRAM = """
+import socket, sys, threading, time
+from concurrent.futures import ProcessPoolExecutor
+import executors
+from socketkit import Graceful, Server, TCP, UDP
+from socketkit.dispatchers.executor import Executor
+from support import ask, talk
+"""
+
+
+def program(source, **options):
+    return python(PROGRAM + source, env=PATH, **options)
+
+
+@pytest.mark.parametrize("factory", ["two_processes", "two_forks"])
+def test_lengths_and_datagrams_work_in_processes_too(factory):
+    program(
+        """
+with Server(TCP("127.0.0.1", 0), executors.Lengths, dispatcher=Executor("executors:%s")).start() as server:
+    assert talk(server.addresses[0], b"\\0\\0\\0\\7upper a", 20) == b"\\0\\0\\0\\1A"
+with Server(UDP("127.0.0.1", 0), executors.Worker, dispatcher=Executor("executors:%s")).start() as server:
+    assert ask(server.addresses[0], b"upper a", 20) == b"A"
+assert server.stats().outcomes == {"finished": 1}, server.stats()
+"""
+        % (factory, factory)
+    )
+
+
+def test_no_more_messages_are_there_than_the_limit():
+    program(
+        """
+with Server(TCP("127.0.0.1", 0), executors.Worker, dispatcher=Executor("executors:two_processes", limit=1)).start() as server:
+    assert talk(server.addresses[0], b"upper a\\n", 20) == b"A\\n"  # a process is there
+    clients = [socket.create_connection(server.addresses[0], timeout=20) for _ in range(3)]
+    began = time.monotonic()
+    for client in clients:
+        client.sendall(b"hold 0.2\\n")
+    for client in clients:
+        assert client.recv(100) == b"held\\n"
+        client.close()
+    assert time.monotonic() - began >= 0.6
+    names = [thread.name for thread in threading.enumerate() if thread.name.startswith("socketkit-executor")]
+    assert names == ["socketkit-executor-1"], names
+"""
+    )
+
+
+@pytest.mark.parametrize("factory", ["two_processes", "two_forks"])
+def test_a_drain_kills_what_does_not_end(factory):
+    program(
+        """
+server = Server(TCP("127.0.0.1", 0), executors.Worker, dispatcher=Executor("executors:%s")).start()
+assert talk(server.addresses[0], b"upper a\\n", 20) == b"A\\n"
+with socket.create_connection(server.addresses[0]) as client:
+    client.sendall(b"hold 60\\n")
+    while not server.stats().active:
+        pass
+    time.sleep(0.2)
+    began = time.monotonic()
+    report = server.stop(drain=0.1)
+    assert time.monotonic() - began < 5
+assert (report.finished, report.forced, report.stuck) == (0, 1, ()), report
+assert server.stats().outcomes == {"finished": 1, "failed": 1}, server.stats()
+"""
+        % factory
+    )
+
+
+def test_forked_processes_leave_the_listener_alone():
+    program(
+        """
+import glob, os
+server = Server(TCP("127.0.0.1", 0), executors.Worker, dispatcher=Executor("executors:two_forks")).start()
+where = server.addresses[0]
+listener = f"socket:[{os.fstat(server.fileno()).st_ino}]"
+pids = set()
+while len(pids) < 2:
+    pids.add(talk(where, b"pid\\n").decode().strip())
+def has_listener(pid):
+    return listener in [os.path.basename(os.path.realpath(path)) for path in glob.glob(f"/proc/{pid}/fd/*")]
+assert has_listener(os.getpid())
+assert not any(map(has_listener, pids))
+assert talk(where, b"die\\n") == b""
+pids = set()
+while len(pids) < 2:
+    pids.add(talk(where, b"pid\\n").decode().strip())
+assert not any(map(has_listener, pids)), "those that replace them"
+assert not server.stop().stuck
+with socket.socket() as again:
+    again.bind(where)
+"""
+    )
+
+
+def test_a_handler_of_the_program_itself_runs_in_forked_processes_only():
+    ran = program(
+        """
+import multiprocessing
+from functools import partial
+from socketkit.errors import IncompatibleError
+from socketkit.message_handlers import MessageHandler
+
+class Own(MessageHandler):
+    def reply(self, message, client_address):
+        return message.upper()
+
+with Server(TCP("127.0.0.1", 0), Own, dispatcher=Executor("executors:two_forks")).start() as server:
+    assert talk(server.addresses[0], b"a\\n") == b"A\\n"
+try:
+    Server(TCP("127.0.0.1", 0), Own, dispatcher=Executor("executors:two_processes")).start()
+except IncompatibleError as error:
+    print(error)
+try:
+    Executor(partial(ProcessPoolExecutor, mp_context=multiprocessing.get_context("spawn"))).check(Own)
+except IncompatibleError as error:
+    print(error)
+print(multiprocessing.get_start_method(allow_none=True))
+"""
+    )
+    sentence = "Executor has processes made by {}, which do not have Own of the program's own file; define it in a module that can be imported"
+    assert ran.stdout.splitlines() == [sentence.format("forkserver"), sentence.format("spawn"), "None"]
+
+
+def test_a_signal_stops_it_at_once_full_or_not():
+    import signal
+
+    source = PROGRAM + (
+        """
+server = Server(TCP("127.0.0.1", 0), executors.Worker, dispatcher=Executor("executors:two_processes", limit=1), lifecycle=Graceful(0.1))
+with server:
+    print("serving", server.addresses[0][1], flush=True)
+    server.serve_forever()
+print("outcomes", server.stats().outcomes, flush=True)
+"""
+    )
+    for hold in (b"", b"hold 60\n"):
+        with Program.python("-c", source, env=PATH) as running:
+            where = ("127.0.0.1", int(running.line(r"serving (\d+)")[0][1]))
+            assert talk(where, b"upper a\n") == b"A\n"
+            with socket.create_connection(where) as client:
+                client.sendall(hold)
+                time.sleep(0.2)
+                began = time.monotonic()
+                assert running.stop(signal.SIGTERM) == 0
+                assert time.monotonic() - began < 5
+            running.line("outcomes")
+
+
+# --- composing --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("factory", ["", "module", ":name", "module:", 5, None], ids=repr)
+def test_a_factory_that_cannot_be_one_is_refused(factory):
+    with pytest.raises(ValueError, match="factory must be module:name, or a callable that returns an executor"):
+        Executor(factory)
+
+
+def test_a_limit_below_one_is_refused():
+    with pytest.raises(ValueError, match="limit must be a whole number of at least 1"):
+        Executor("a:b", limit=0)
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        ("nowhere:there", r"'nowhere:there' cannot be imported \(ModuleNotFoundError"),
+        ("executors:nothing", r"'executors:nothing' cannot be imported \(AttributeError"),
+        ("executors:answer", r"'executors:answer' cannot be made \(TypeError"),
+        ("executors:broken", r"'executors:broken' cannot be made \(ZeroDivisionError: no executor today\)"),
+        ("builtins:dict", "'builtins:dict' returned a dict; it must return a concurrent.futures.Executor"),
+    ],
+)
+def test_a_factory_that_returns_no_executor_is_refused_at_the_start(executors, factory, message):
+    server = Server(ANYWHERE, Upper, dispatcher=Executor(factory))
+    with pytest.raises(ConfigError, match=message):
+        server.start()
+    server.server_close()
+
+
+@pytest.mark.parametrize("factory", [ProcessPoolExecutor, functools.partial(ProcessPoolExecutor, 2)], ids=["class", "partial"])
+def test_processes_are_refused_for_other_handlers_at_composition(factory):
+    sentence = "Executor has processes, which cannot run Upper; derive it from MessageHandler, or use threads"
+    with pytest.raises(IncompatibleError, match=sentence):
+        Executor(factory).check(Upper)
+
+
+def test_processes_that_only_the_factory_knows_are_refused_at_the_start(executors):
+    server = Server(ANYWHERE, Upper, dispatcher=Executor("executors:two_processes"))
+    with pytest.raises(IncompatibleError, match="has processes, which cannot run Upper"):
+        server.start()
+    server.server_close()
+
+
+def test_a_handler_that_processes_cannot_import_is_refused(executors):
+    class Inner(executors.Worker):
+        pass
+
+    with pytest.raises(IncompatibleError, match=r"cannot send .*Inner to a process .*; define it at the top of a module"):
+        Executor(ProcessPoolExecutor).check(Inner)
+    Executor(ProcessPoolExecutor).check(executors.Worker)
+    Executor(executors.two_threads).check(Inner)
+
+
+def test_importing_it_does_not_import_multiprocessing_pools():
+    python("import sys, socketkit.dispatchers.executor\nassert 'concurrent.futures.process' not in sys.modules")
