@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
-from functools import cache, partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from socketkit import handlers
@@ -240,7 +240,8 @@ def _opener(server: RequestTemplate) -> Callable[..., Any] | None:
 
     It has to if it is no conversation, or if the server goes a way of its own between the request and the handler.
     """
-    if not _follows_template(type(server)):
+    kind: Any = type(server)
+    if not _follows_template(kind):
         return None
     factory = server.RequestHandlerClass
     if isinstance(factory, partial):
@@ -249,7 +250,7 @@ def _opener(server: RequestTemplate) -> Callable[..., Any] | None:
     return _unrun(factory) if isinstance(factory, type) else None
 
 
-@cache
+@lru_cache(maxsize=256)  # bounded, for programs that make classes as they go
 def _follows_template(kind: type) -> bool:
     steps = ("process_request", "process_request_thread", "finish_request")
     return all(getattr(kind, step).__module__ in _TEMPLATE for step in steps)
@@ -258,7 +259,7 @@ def _follows_template(kind: type) -> bool:
 _TEMPLATE = frozenset({"socketkit.template", "socketkit.server", "socketkit.socketserver", "socketserver"})
 
 
-@cache
+@lru_cache(maxsize=256)  # bounded, for programs that make classes as they go
 def _unrun(kind: type) -> type | None:
     """Return a subclass whose constructor only sets up; None if the class is no conversation.
 

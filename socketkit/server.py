@@ -375,9 +375,9 @@ class Server(RequestTemplate):
         """In a forked child: close what is other servers'."""
         for other in list(_started):
             if other is not self:
-                other._close_listeners()
-                if other._run is not None:
-                    other._run.forget()
+                other._close_listeners()  # noqa: SLF001 - another instance of this very class
+                if other._run is not None:  # noqa: SLF001
+                    other._run.forget()  # noqa: SLF001
 
     def _become_branch(self, dispatcher: Dispatcher, ledger: Ledger, opened: Callable[[Intake], None]) -> Run:
         """In a forked child that is to serve: be a server under another dispatcher, with books and a run of its own."""

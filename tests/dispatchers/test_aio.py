@@ -657,7 +657,8 @@ def test_a_first_signal_drains_and_a_second_forces(loop):
 @pytest.mark.parametrize("loop", LOOPS)
 def test_ctrl_c_that_nobody_handles_comes_out_of_serve_forever(loop):
     source = SIGNALLED.replace("lifecycle=Graceful(20)", "lifecycle=Graceful(0.1, signals=False)").replace(
-        "    server.serve_forever()", "    try:\n        server.serve_forever()\n    except KeyboardInterrupt:\n        print('interrupted')"
+        "    server.serve_forever()",
+        "    try:\n        server.serve_forever()\n    except KeyboardInterrupt:\n        print('interrupted')",
     )
     with Program.python("-c", source, loop, env=with_path(HERE)) as program:
         with greeted(program):

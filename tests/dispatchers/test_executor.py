@@ -400,7 +400,9 @@ except IncompatibleError as error:
 print(multiprocessing.get_start_method(allow_none=True))
 """
     )
-    sentence = "Executor has processes made by {}, which do not have Own of the program's own file; define it in a module that can be imported"
+    sentence = (
+        "Executor has processes made by {}, which do not have Own of the program's own file; define it in a module that can be imported"
+    )
     assert ran.stdout.splitlines() == [sentence.format("forkserver"), sentence.format("spawn"), "None"]
 
 

@@ -1,5 +1,6 @@
 """Unix sockets: a path is never taken from a live server, never shown with wider permissions, never removed for somebody else."""
 
+import contextlib
 import errno
 import os
 import socket
@@ -102,10 +103,8 @@ def test_the_mode_is_exact_from_the_first_moment(recipe, path):
 
     def look():
         while not done.is_set():
-            try:
+            with contextlib.suppress(FileNotFoundError):
                 seen.add(stat.S_IMODE(os.stat(path).st_mode))
-            except FileNotFoundError:
-                pass
 
     watcher = threading.Thread(target=look)
     previous = os.umask(0)
