@@ -292,7 +292,7 @@ class Server(RequestTemplate):
     def _finish(self, run: Run) -> None:
         self._last_state = State.FAILED if run.state is State.FAILED else State.STOPPED
         self._report = run.report
-        if self._live is not None and not self._listeners:  # drained; a classic lifecycle leaves both for the next run
+        if run.drained:  # a classic lifecycle leaves its live dispatcher, and the listeners, for the next run
             self._live = None
         with self._gate:
             self._run = None

@@ -243,6 +243,7 @@ class Run:
         self._intake: Intake | None = None
         self._deadline: float | None = None  # set by stop(drain): the moment at which a drain ends, whatever it was given
         self.stopping = False
+        self.drained = False  # whether its live dispatcher was waited for and closed
         self._settled = 0  # requests that had ended when stop was asked for
         self.state = State.RUNNING
         self.thread = threading.get_ident()
@@ -313,6 +314,7 @@ class Run:
                 self._force(live, self._ledger.active())
             stuck = self._ledger.stuck() if late else ()
         finally:
+            self.drained = True
             if live is not None:
                 live.close()
         self.report = DrainReport(finished, late - len(stuck), stuck)

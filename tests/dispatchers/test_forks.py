@@ -94,7 +94,7 @@ def waiting():
     return subprocess.Popen([sys.executable, "-c", program, str(address[1])], stdout=subprocess.PIPE, text=True)
 first, second = waiting(), waiting()
 assert first.stdout.readline() == second.stdout.readline() == "in\\n"
-assert len(server._live.children) == 2
+while len(server._live.children) < 2: pass  # the children may be faster than their parent
 third = waiting()
 import select
 assert not select.select([third.stdout], [], [], 0.3)[0], "a third child ran"

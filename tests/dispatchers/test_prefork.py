@@ -755,12 +755,12 @@ def test_a_signal_drains_and_what_runs_may_finish(inner, group, number):
     if group and number == signal.SIGTERM and inner == "Forks()":
         pytest.skip("SIGTERM ends a child that serves one request, whoever sends it")
     with serving(f"serve(Prefork(2, {inner}), held)") as (program, address):
+        started(program, 2)
         request = Held(address)
         (os.killpg if group else os.kill)(program.process.pid, number)
         program.line("worker .* has left")  # the idle one
-        answer = request.go()
-        assert answer == b"got go", program.output
-        assert program.process.wait(10) == 0
+        assert request.go() == b"got go"
+        assert program.process.wait(10) == 0, program.output
         program.line("^no children")
         program.line(r"^stats 0 1 finished=1")
         program.line(r"^report 1 finished, 0 forced, 0 stuck")
