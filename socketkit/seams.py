@@ -11,6 +11,7 @@ Times are float seconds, deadlines are on `time.monotonic()`, and None means wit
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Self, TypeAlias
 
 if TYPE_CHECKING:
@@ -237,12 +238,32 @@ class OpenIntake(Protocol):
         ...
 
 
-class Intake(Protocol):
+class Watcher(Protocol):
+    """The loop's side for descriptors that are no requests. Only for the thread that serves, or that holds the baton."""
+
+    def watch(self, fileno: int, readable: Callable[[], None], /) -> None:
+        """Call `readable` whenever the descriptor is readable."""
+        ...
+
+    def unwatch(self, fileno: int, /) -> None:
+        """Forget the descriptor; do this before closing it."""
+        ...
+
+    def hold(self) -> None:
+        """Take no further request: no listener is polled, and clients wait in the kernel's queue."""
+        ...
+
+    def release(self) -> None:
+        """Take requests again."""
+        ...
+
+
+class Intake(Watcher, Protocol):
     """What a driving dispatcher is given: wait for something to do, take it, run it; be told when to stop.
 
     The dispatcher that opened it closes it, with `with`, when no thread is inside `take` any more. One thread at a time takes, the
-    one that holds the baton; `stop` and `on_stop` are for every thread. An event loop watches `fileno()`, which is readable whenever `take(0)` might
-    return a unit, and also calls `take(0)` after `due()` seconds of silence.
+    one that holds the baton; `stop` and `on_stop` are for every thread. An event loop watches `fileno()`, which is readable
+    whenever `take(0)` might return a unit, and also calls `take(0)` after `due()` seconds of silence.
     """
 
     stopped: bool
@@ -265,6 +286,13 @@ class Intake(Protocol):
 
     def due(self) -> float | None:
         """Return the seconds until `take` has something to do that no descriptor announces."""
+        ...
+
+    def woken_by_signals(self) -> AbstractContextManager[None]:
+        """Return a block in which a signal makes the descriptor readable, if it is entered in the main thread.
+
+        Python runs a signal's handler only between two instructions: a wait that began just too early would not end.
+        """
         ...
 
     def stop(self) -> None:
@@ -299,26 +327,6 @@ class Watches(Protocol):
 
     def attach(self, loop: Watcher | None, /) -> None:
         """Take the loop, in the serving thread before the first request; None when it has ended and watches nothing any more."""
-        ...
-
-
-class Watcher(Protocol):
-    """What a `Watches` dispatcher is given. Only for the serving thread."""
-
-    def watch(self, fileno: int, readable: Callable[[], None], /) -> None:
-        """Call `readable` whenever the descriptor is readable."""
-        ...
-
-    def unwatch(self, fileno: int, /) -> None:
-        """Forget the descriptor; do this before closing it."""
-        ...
-
-    def hold(self) -> None:
-        """Take no further request: no listener is polled, and clients wait in the kernel's queue."""
-        ...
-
-    def release(self) -> None:
-        """Take requests again."""
         ...
 
 
@@ -370,7 +378,7 @@ EVENTS: Mapping[str, str] = {
     "request_refused": "(server, client_address, reason): turned away before a handler saw it",
     "accept_paused": "(server, url, error, seconds): the system refused a descriptor or memory; that listener rests",
     "accept_resumed": "(server, url, failures): a listener that rested takes requests again",
-    "worker_started": "(server, worker): a dispatcher started a thread or process that serves more than one request",
+    "worker_started": "(server, worker): a dispatcher started a process that serves more than one request",
     "worker_died": "(server, worker, reason): one of those ended without being asked to",
 }
 """What an observer may implement: any object with any of these methods. Each is called by the thread in which the event happens,

@@ -4,7 +4,6 @@ import contextlib
 import errno
 import logging
 import pickle
-import select
 import socket
 import socketserver
 import struct
@@ -142,7 +141,7 @@ def test_none_is_no_reply_and_nothing_is_an_empty_one():
 
 
 def test_a_framing_that_is_not_known_is_refused_where_it_is_written():
-    with pytest.raises(TypeError, match="Odd.framing must be 'line' or 'length', not 'netstring'"):
+    with pytest.raises(TypeError, match=r"Odd\.framing must be 'line' or 'length', not 'netstring'"):
         type("Odd", (MessageHandler,), {"framing": "netstring"})
 
 

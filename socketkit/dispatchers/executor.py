@@ -53,7 +53,7 @@ class Executor:
     Connections wait without a thread until their first byte arrives, and between the requests of a conversation.
     """
 
-    factory: Any = attrs.field(validator=_factory)
+    factory: Any = attrs.field(default="concurrent.futures:ThreadPoolExecutor", validator=_factory)
     """What is called without arguments for the executor: a callable, or ``module:name``, which is imported when the server starts.
     The executor then belongs to the server, which shuts it down; when it breaks, the factory is called again."""
     limit: int | None = attrs.field(default=None, kw_only=True, validator=attrs.validators.optional(at_least(1)))

@@ -137,6 +137,15 @@ class _Process:
         with contextlib.suppress(OSError):  # it is gone, which will be heard of
             self.channel.send(word.encode())
 
+    def hear(self) -> str | None:
+        """Return the words that have come, "" if there are none, and None if there will be none any more."""
+        try:
+            return self.channel.recv(64).decode() or None
+        except BlockingIOError:
+            return ""
+        except OSError:
+            return None
+
     def close(self) -> None:
         self.channel.close()
         if self.exit_descriptor is not None:
@@ -210,6 +219,10 @@ class _Prefork:
         while not self._resting and not self._intake.stopped and self._count(_State.BOOTING, _State.SERVING) < self._target:
             self._hire()
 
+    def _has(self, process: _Process) -> bool:
+        """Return whether the worker has not been buried: its pid is still its own."""
+        return self._processes.get(process.pid) is process
+
     def _count(self, *states: _State) -> int:
         return sum(process.state in states for process in self._processes.values())
 
@@ -256,7 +269,7 @@ class _Prefork:
             self._intake.watch(process.exit_descriptor, partial(self._look, process))
 
     def _check_boot(self, process: _Process) -> None:
-        if process.state is _State.BOOTING:
+        if process.state is _State.BOOTING and self._has(process):
             self._abort(process, f"it was not ready within {self._recipe.boot_timeout:g} s")
 
     def _fail_to_boot(self, cause: str, *, hopeless: bool = True) -> None:
@@ -282,19 +295,14 @@ class _Prefork:
     # --- hearing ---------------------------------------------------------------------------------------------------------
 
     def _listen(self, process: _Process) -> None:
-        """Hear what the worker says; its silence for ever is its end, where no other descriptor tells of it."""
-        try:
-            words = process.channel.recv(64)
-        except BlockingIOError:
-            return
-        except OSError:
-            words = b""
-        if not words:
+        """Hear what the worker says. Its silence for ever is its end, where no other descriptor tells of that."""
+        words = process.hear()
+        for word in words or "":
+            self._hear(process, word)
+        if words is None and self._has(process):
             self._intake.unwatch(process.channel.fileno())
             if process.exit_descriptor is None:
                 self._look(process)
-        for word in words.decode():
-            self._hear(process, word)
 
     def _hear(self, process: _Process, word: str) -> None:
         process.heard = time.monotonic()
@@ -316,7 +324,7 @@ class _Prefork:
 
     def _retire(self, process: _Process) -> None:
         """Start a successor; the worker serves until there is one."""
-        if process.state is _State.SERVING:
+        if process.state is _State.SERVING and self._has(process):
             process.state = _State.DUE
             self._fill()
 
@@ -329,6 +337,8 @@ class _Prefork:
 
     def _look(self, process: _Process) -> None:
         """Bury the worker if it has ended."""
+        if not self._has(process):
+            return
         code = reap(process.pid)
         if code is not None:
             self._bury(process, code)
@@ -351,7 +361,7 @@ class _Prefork:
 
     def _expel(self, process: _Process) -> None:
         """Its drain is over."""
-        if process.pid in self._processes:
+        if self._has(process):
             self._hurry(process)
             self._intake.call_later(GRACE, partial(self._kill, process))
 
@@ -363,7 +373,7 @@ class _Prefork:
         self._intake.call_later(GRACE, partial(self._kill, process))
 
     def _kill(self, process: _Process) -> None:
-        if process.pid in self._processes:  # its pid is still its own: nobody has waited for it
+        if self._has(process):
             send_signal(process.pid, signal.SIGKILL)
 
     def _collect(self) -> bool:
@@ -377,8 +387,8 @@ class _Prefork:
     def _bury(self, process: _Process, code: int) -> None:
         """Take leave of a worker that has ended, and see to a replacement."""
         if self._intake is not None:
-            with contextlib.suppress(OSError, ValueError):  # its last words, if there are any
-                self._listen(process)
+            for word in process.hear() or "":  # its last words
+                self._hear(process, word)
             self._intake.unwatch(process.channel.fileno())
             if process.exit_descriptor is not None:
                 self._intake.unwatch(process.exit_descriptor)

@@ -36,7 +36,7 @@ class Inline(Executor):
         future = Future()
         try:
             future.set_result(function(*args, **kwargs))
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - as every executor does
             future.set_exception(error)
         return future
 

@@ -12,14 +12,13 @@ import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
-import attrs
 import pytest
 
-from socketkit import TCP, UDP, Server, StreamRequestHandler
+from socketkit import TCP, Server, StreamRequestHandler
 from socketkit.dispatchers.executor import Executor
 from socketkit.errors import ConfigError, IncompatibleError
 from socketkit.handlers import ConversationHandler
-from support import HERE, Program, ask, python, talk, with_path
+from support import HERE, python, talk, with_path
 
 FOLDER = pathlib.Path(__file__).parent
 ANYWHERE = TCP("127.0.0.1", 0)
@@ -186,15 +185,19 @@ def test_it_can_be_stopped_while_it_is_full(executors):
 
     def handle(request, client_address, server):
         inside.release()
-        request.recv(1)
+        request.sendall(request.recv(1))
 
     dispatcher = Executor("executors:two_threads", limit=1, defer=0)
     with Server(ANYWHERE, handle, dispatcher=dispatcher).start() as server:
         with socket.create_connection(server.addresses[0], timeout=10) as client:
             assert inside.acquire(timeout=10)
-            report = server.stop(drain=0.1)
-            assert (report.finished, report.forced, report.stuck) == (0, 1, ())
-            assert client.recv(1) == b""
+            server.stop(wait=False)
+            deadline = time.monotonic() + 10
+            while server.state.value == "running":
+                assert time.monotonic() < deadline
+            client.sendall(b"x")
+            assert client.recv(1) == b"x"
+    assert server.stats().outcomes == {"finished": 1}
 
 
 def test_it_serves_again_after_it_was_stopped(executors):
@@ -299,13 +302,12 @@ def program(source, **options):
 def test_lengths_and_datagrams_work_in_processes_too(factory):
     program(
         """
-with Server(TCP("127.0.0.1", 0), executors.Lengths, dispatcher=Executor("executors:%s")).start() as server:
+with Server(TCP("127.0.0.1", 0), executors.Lengths, dispatcher=Executor("executors:FACTORY")).start() as server:
     assert talk(server.addresses[0], b"\\0\\0\\0\\7upper a", 20) == b"\\0\\0\\0\\1A"
-with Server(UDP("127.0.0.1", 0), executors.Worker, dispatcher=Executor("executors:%s")).start() as server:
+with Server(UDP("127.0.0.1", 0), executors.Worker, dispatcher=Executor("executors:FACTORY")).start() as server:
     assert ask(server.addresses[0], b"upper a", 20) == b"A"
 assert server.stats().outcomes == {"finished": 1}, server.stats()
-"""
-        % (factory, factory)
+""".replace("FACTORY", factory)
     )
 
 
@@ -332,7 +334,7 @@ with Server(TCP("127.0.0.1", 0), executors.Worker, dispatcher=Executor("executor
 def test_a_drain_kills_what_does_not_end(factory):
     program(
         """
-server = Server(TCP("127.0.0.1", 0), executors.Worker, dispatcher=Executor("executors:%s")).start()
+server = Server(TCP("127.0.0.1", 0), executors.Worker, dispatcher=Executor("executors:FACTORY")).start()
 assert talk(server.addresses[0], b"upper a\\n", 20) == b"A\\n"
 with socket.create_connection(server.addresses[0]) as client:
     client.sendall(b"hold 60\\n")
@@ -344,25 +346,32 @@ with socket.create_connection(server.addresses[0]) as client:
     assert time.monotonic() - began < 5
 assert (report.finished, report.forced, report.stuck) == (0, 1, ()), report
 assert server.stats().outcomes == {"finished": 1, "failed": 1}, server.stats()
-"""
-        % factory
+""".replace("FACTORY", factory)
     )
 
 
-def test_forked_processes_leave_the_listener_alone():
+def test_forked_processes_hold_neither_listener_nor_connection():
     program(
         """
 import glob, os
 server = Server(TCP("127.0.0.1", 0), executors.Worker, dispatcher=Executor("executors:two_forks")).start()
 where = server.addresses[0]
 listener = f"socket:[{os.fstat(server.fileno()).st_ino}]"
-pids = set()
-while len(pids) < 2:
-    pids.add(talk(where, b"pid\\n").decode().strip())
+def has(held, pid):
+    return held in [os.path.basename(os.path.realpath(path)) for path in glob.glob(f"/proc/{pid}/fd/*")]
 def has_listener(pid):
-    return listener in [os.path.basename(os.path.realpath(path)) for path in glob.glob(f"/proc/{pid}/fd/*")]
-assert has_listener(os.getpid())
-assert not any(map(has_listener, pids))
+    return has(listener, pid)
+with socket.create_connection(where) as client:
+    client.sendall(b"upper a\\n")
+    assert client.recv(10) == b"A\\n"
+    [entry] = server._ledger.active()
+    connection = f"socket:[{os.fstat(entry.request.fileno()).st_ino}]"
+    pids = set()
+    while len(pids) < 2:
+        pids.add(talk(where, b"pid\\n").decode().strip())
+    for each in (listener, connection):
+        assert has(each, os.getpid())
+        assert not [pid for pid in pids if has(each, pid)], each
 assert talk(where, b"die\\n") == b""
 pids = set()
 while len(pids) < 2:
@@ -406,29 +415,30 @@ print(multiprocessing.get_start_method(allow_none=True))
     assert ran.stdout.splitlines() == [sentence.format("forkserver"), sentence.format("spawn"), "None"]
 
 
-def test_a_signal_stops_it_at_once_full_or_not():
-    import signal
-
-    source = PROGRAM + (
+@pytest.mark.parametrize("hold", ["", "hold 60\\n"], ids=["idle", "full"])
+def test_a_signal_that_another_thread_gets_stops_it_at_once(hold):
+    program(
         """
+import signal
 server = Server(TCP("127.0.0.1", 0), executors.Worker, dispatcher=Executor("executors:two_processes", limit=1), lifecycle=Graceful(0.1))
+
+def signal_this_thread():
+    with socket.create_connection(server.addresses[0]) as client:
+        client.sendall(b"upper a\\n")
+        assert client.recv(10) == b"A\\n"
+        client.sendall(b"HOLD")
+        time.sleep(0.2)  # the main thread is in a system call, and will not be interrupted
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+        client.recv(10)
+
 with server:
-    print("serving", server.addresses[0][1], flush=True)
+    thread = threading.Thread(target=signal_this_thread)
+    thread.start()
     server.serve_forever()
-print("outcomes", server.stats().outcomes, flush=True)
-"""
+    thread.join()
+""".replace("HOLD", hold),
+        guard=10,
     )
-    for hold in (b"", b"hold 60\n"):
-        with Program.python("-c", source, env=PATH) as running:
-            where = ("127.0.0.1", int(running.line(r"serving (\d+)")[0][1]))
-            assert talk(where, b"upper a\n") == b"A\n"
-            with socket.create_connection(where) as client:
-                client.sendall(hold)
-                time.sleep(0.2)
-                began = time.monotonic()
-                assert running.stop(signal.SIGTERM) == 0
-                assert time.monotonic() - began < 5
-            running.line("outcomes")
 
 
 # --- composing --------------------------------------------------------------------------------------------------------

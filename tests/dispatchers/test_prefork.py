@@ -579,6 +579,19 @@ serve(Prefork(2, Sync(), boots=2))
         ended(program)
 
 
+def test_without_a_pidfd_an_end_is_noticed_all_the_same():
+    body = "import socketkit.dispatchers.prefork as prefork\nprefork.pidfd = lambda pid: None\nserve(Prefork(2, Forks(), max_age=0.5))"
+    with serving(body) as (program, address):
+        with Crowd(address, 2) as crowd:
+            os.kill(started(program, 2)[0], signal.SIGKILL)
+            program.line(r"^died \d+ SIGKILL")
+            started(program, 6)
+        assert (crowd.wrong, crowd.refused) == ([], [])
+        assert len(crowd.failures) <= 2
+        assert program.output.count("\ndied") == 1
+        ended(program)
+
+
 def test_other_peoples_children_keep_their_exit_codes():
     body = """
 import subprocess

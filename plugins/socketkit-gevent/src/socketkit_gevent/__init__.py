@@ -11,7 +11,7 @@ import logging
 import socket
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, cast
 
 import attrs
 import gevent
@@ -24,7 +24,6 @@ from socketkit.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from contextlib import AbstractContextManager
 
     from gevent.hub import Hub
 
@@ -129,19 +128,6 @@ class _AnsweringSocket(_GreenSocket):
 # --- the live part ---------------------------------------------------------------------------------------------------
 
 
-class _Reins(Protocol):
-    """What an intake can do besides what `socketkit.seams.Intake` says."""
-
-    def hold(self) -> None:
-        """Take no further request; timers and a stop still come through."""
-
-    def release(self) -> None:
-        """Take requests again."""
-
-    def woken_by_signals(self) -> AbstractContextManager[None]:
-        """Make every signal announce itself on the descriptor, inside the block and if it is entered in the main thread."""
-
-
 @attrs.define(eq=False)
 class _Greenlets:
     """Takes units in the thread that serves and runs each on a greenlet. Everything here belongs to that thread."""
@@ -149,7 +135,7 @@ class _Greenlets:
     bound: int | None
     greenlets: set[_Greenlet] = attrs.field(factory=set)
     """Of the units that were taken and have not ended."""
-    held: _Reins | None = None
+    held: Intake | None = None
     """The intake, while the bound keeps it from taking more."""
     connections: weakref.WeakSet[_GreenSocket] = attrs.field(factory=weakref.WeakSet)
     """Those that were made green and that somebody still has."""
@@ -170,10 +156,9 @@ class _Greenlets:
         hub = gevent.get_hub()
         try:
             with open_intake() as intake, contextlib.closing(hub.loop.io(intake.fileno(), READ)) as readable:
-                reins = cast("_Reins", intake)
-                with reins.woken_by_signals():  # or one that comes just before the hub goes to sleep waits for the next event
+                with intake.woken_by_signals():  # or one that comes just before the hub goes to sleep waits for the next event
                     while not intake.stopped:
-                        self._take(intake, reins)
+                        self._take(intake)
                         if not intake.stopped:  # taking may have swallowed the wake-up that came with the stop
                             with gevent.Timeout(intake.due(), exception=False):  # type: ignore[arg-type] # False: go on; its stubs lack it
                                 hub.wait(readable)
@@ -222,7 +207,7 @@ class _Greenlets:
 
     # inside
 
-    def _take(self, intake: Intake, reins: _Reins) -> None:
+    def _take(self, intake: Intake) -> None:
         """Spawn what the intake has right now, some of it: the rest is announced again."""
         for _ in range(UNITS_PER_TURN):
             unit = intake.take(0)
@@ -230,8 +215,8 @@ class _Greenlets:
                 return
             self._spawn(unit)
             if len(self.greenlets) == self.bound:
-                self.held = reins
-                reins.hold()
+                self.held = intake
+                intake.hold()
 
     def _spawn(self, unit: Unit) -> None:
         self.greenlets.add(gevent.spawn(self._run, unit))
