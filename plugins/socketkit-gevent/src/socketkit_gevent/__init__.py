@@ -155,13 +155,16 @@ class _Greenlets:
         self._enter_hub()
         hub = gevent.get_hub()
         try:
-            with open_intake() as intake, contextlib.closing(hub.loop.io(intake.fileno(), READ)) as readable:
-                with intake.woken_by_signals():  # or one that comes just before the hub goes to sleep waits for the next event
-                    while not intake.stopped:
-                        self._take(intake)
-                        if not intake.stopped:  # taking may have swallowed the wake-up that came with the stop
-                            with gevent.Timeout(intake.due(), exception=False):  # type: ignore[arg-type] # False: go on; its stubs lack it
-                                hub.wait(readable)
+            with (
+                open_intake() as intake,
+                contextlib.closing(hub.loop.io(intake.fileno(), READ)) as readable,
+                intake.woken_by_signals(),  # or one that comes just before the hub goes to sleep waits for the next event
+            ):
+                while not intake.stopped:
+                    self._take(intake)
+                    if not intake.stopped:  # taking may have swallowed the wake-up that came with the stop
+                        with gevent.Timeout(intake.due(), exception=False):  # type: ignore[arg-type] # False: go on; its stubs lack it
+                            hub.wait(readable)
         finally:
             self.held = None
             gevent.sleep(0)  # whoever is ready to end, ends here: without a drain nobody may turn this hub again
