@@ -1,7 +1,10 @@
 """Socket servers composed from injected parts: ordinary blocking handlers, and one word to change the concurrency under them."""
 
 from socketkit import socketserver
+from socketkit.async_handlers import AsyncDatagramRequestHandler, AsyncStreamRequestHandler
 from socketkit.dispatchers.adaptive import Adaptive
+from socketkit.dispatchers.aio import Asyncio
+from socketkit.dispatchers.executor import Executor
 from socketkit.dispatchers.forks import Forks
 from socketkit.dispatchers.pool import Pool
 from socketkit.dispatchers.prefork import Prefork
@@ -10,6 +13,7 @@ from socketkit.dispatchers.threads import Threads
 from socketkit.handlers import ConversationHandler
 from socketkit.lifecycles.classic import Classic
 from socketkit.lifecycles.graceful import Graceful
+from socketkit.message_handlers import MessageHandler
 from socketkit.server import Server, compose
 from socketkit.socketserver import *  # noqa: F403 - the classic names, as many as this platform has
 from socketkit.stats import DrainReport, Stats
@@ -22,12 +26,17 @@ __version__ = "0.1.0"
 
 __all__ = [  # noqa: RUF022 - classes, then functions and modules, then the classic names
     "Adaptive",
+    "AsyncDatagramRequestHandler",
+    "AsyncStreamRequestHandler",
+    "Asyncio",
     "Classic",
     "ConversationHandler",
     "DrainReport",
+    "Executor",
     "Forks",
     "Graceful",
     "Layered",
+    "MessageHandler",
     "Pool",
     "Prefork",
     "Server",

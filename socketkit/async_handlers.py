@@ -72,6 +72,7 @@ class AsyncStreamRequestHandler(AsyncRequestHandler):
         flush_timeout: seconds that the peer has to take the rest of the reply, once `handle` has ended; None: for ever.
     """
 
+    request_kinds: ClassVar[frozenset[str]] = frozenset({"stream"})
     limit: int = 65536
     flush_timeout: float | None = 10.0
 
@@ -115,6 +116,8 @@ class AsyncDatagramRequestHandler(AsyncRequestHandler):
         packet: the datagram.
         socket: the socket it came from, shared by all requests of the listener.
     """
+
+    request_kinds: ClassVar[frozenset[str]] = frozenset({"datagram"})
 
     packet: bytes
     socket: Any

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from socketkit.dispatchers.adaptive import Adaptive
+from socketkit.dispatchers.aio import Asyncio
+from socketkit.dispatchers.executor import Executor
 from socketkit.dispatchers.forks import Forks
 from socketkit.dispatchers.pool import Pool
 from socketkit.dispatchers.prefork import Prefork
@@ -28,7 +30,16 @@ def socketkit_transports() -> Mapping[str, type[Transport]]:
 @hookimpl
 def socketkit_dispatchers() -> Mapping[str, type[Dispatcher]]:
     """Return the dispatchers that come with socketkit."""
-    return {"sync": Sync, "thread": Threads, "fork": Forks, "pool": Pool, "adaptive": Adaptive, "prefork": Prefork}
+    return {
+        "sync": Sync,
+        "thread": Threads,
+        "fork": Forks,
+        "pool": Pool,
+        "adaptive": Adaptive,
+        "prefork": Prefork,
+        "asyncio": Asyncio,
+        "executor": Executor,
+    }
 
 
 @hookimpl

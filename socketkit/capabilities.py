@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from socketkit.errors import ConfigError, IncompatibleError
@@ -21,11 +21,16 @@ FEATURES: dict[str, bool] = {
 """What a recipe may name in `requires`, and whether this platform has it."""
 
 
-def check(transports: Sequence[Any], dispatcher: Any, lifecycle: Any) -> None:
+BOTH = frozenset({"stream", "datagram"})
+
+
+def check(transports: Sequence[Any], dispatcher: Any, lifecycle: Any, handler: Any = None) -> None:
     """Refuse a composition that cannot work. Nothing is bound by then.
 
-    Recipes declare: `requires`, features of the platform (all parts); `kinds`, the kinds of request it runs (dispatchers; default
-    both). Raises: ConfigError, IncompatibleError.
+    Recipes declare, all of it optional: `requires`, features of the platform (any part); `kinds`, the kinds of request it runs,
+    `runs_async`, whether it awaits handlers, and `check(handler)`, which raises IncompatibleError (dispatchers). Handlers declare
+    `request_kinds` and `is_async`.
+    Raises: ConfigError, IncompatibleError.
     """
     if not transports:
         raise ConfigError.of("a server needs at least one transport; give one, such as tcp://127.0.0.1:9999")
@@ -34,11 +39,28 @@ def check(transports: Sequence[Any], dispatcher: Any, lifecycle: Any) -> None:
             if not FEATURES.get(feature, False):
                 name = type(part).__name__
                 raise IncompatibleError(name, f"needs {feature}, which this platform ({sys.platform}) lacks", "choose another part")
-    kinds = getattr(dispatcher, "kinds", ("stream", "datagram"))
+    handler = getattr(handler, "func", handler)  # functools.partial has it in func
     for transport in transports:
-        if transport.kind not in kinds:
-            raise IncompatibleError(
-                f"{type(dispatcher).__name__}",
-                f"runs {' and '.join(sorted(kinds))} requests, and {transport.url} brings {transport.kind}s",
-                "choose another dispatcher or transport",
-            )
+        _check_kind(type(dispatcher).__name__, getattr(dispatcher, "kinds", BOTH), transport, "dispatcher")
+        _check_kind(getattr(handler, "__name__", repr(handler)), _request_kinds(handler), transport, "handler")
+    if getattr(handler, "is_async", False) and not getattr(dispatcher, "runs_async", False):
+        raise IncompatibleError(handler.__name__, f"is to be awaited, which {type(dispatcher).__name__} does not do", "use asyncio")
+    if hasattr(dispatcher, "check"):
+        dispatcher.check(handler)
+
+
+def _check_kind(name: str, kinds: Collection[str], transport: Any, role: str) -> None:
+    if transport.kind not in kinds:
+        reason = f"takes {' and '.join(sorted(kinds))} requests, and {transport.url} brings {transport.kind}s"
+        raise IncompatibleError(name, reason, f"choose another {role} or transport")
+
+
+def _request_kinds(handler: Any) -> Collection[str]:
+    """Return the kinds that a handler takes, by its own word or by its base class in the standard library."""
+    standard = sys.modules.get("socketserver")
+    declared = getattr(handler, "request_kinds", None)
+    if declared is not None or standard is None or not isinstance(handler, type):
+        return BOTH if declared is None else declared
+    if issubclass(handler, standard.StreamRequestHandler):
+        return frozenset({"stream"})
+    return frozenset({"datagram"}) if issubclass(handler, standard.DatagramRequestHandler) else BOTH

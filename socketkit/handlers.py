@@ -10,7 +10,7 @@ import errno
 import socket
 from collections.abc import Callable
 from io import BufferedIOBase, BytesIO
-from typing import Any
+from typing import Any, ClassVar
 
 from socketkit.seams import Address, Request
 
@@ -95,6 +95,9 @@ class StreamRequestHandler(BaseRequestHandler):
         disable_nagle_algorithm: set TCP_NODELAY on the connection.
     """
 
+    request_kinds: ClassVar[frozenset[str]] = frozenset({"stream"})
+    """What a composed server may bring it; a handler that also takes datagrams says so here."""
+
     rbufsize: int = -1
     wbufsize: int = 0
     timeout: float | None = None
@@ -163,6 +166,8 @@ class DatagramRequestHandler(BaseRequestHandler):
         packet: the datagram.
         socket: the socket it came from, and on which the reply goes out.
     """
+
+    request_kinds: ClassVar[frozenset[str]] = frozenset({"datagram"})
 
     packet: bytes
     socket: Any

@@ -375,13 +375,17 @@ class Intake:
     # inside
 
     def _retire(self) -> None:
+        """Go through all that was accepted, until none of it is left to hand out."""
         self._retiring = True
         self.hold()
         for unit in list(self._lot.parked):
             if not unit.begun and self.unpark(unit):  # it waits for its first byte, and was promised a handler
                 self._poller.forget(unit.fileno())
                 self._woken.append(unit)
-        self._soon.append(self.stop)  # which comes after all that is woken
+        for queue in (self._turns, self._later):
+            while queue:
+                self._woken.append(queue.popleft())
+        self._soon.append(self._retire if self._woken else self.stop)  # whose turn is when nothing is woken
 
     def _listen(self, slot: _Slot) -> None:
         if slot.registered == -1 and not self._held and not slot.resting:

@@ -47,6 +47,7 @@ class MessageHandler(ConversationHandler):
         max_message: bytes of the largest message; a larger one raises `MessageTooLargeError` and ends the connection.
     """
 
+    request_kinds: ClassVar[frozenset[str]] = frozenset({"stream", "datagram"})
     framing: ClassVar[Literal["line", "length"]] = "line"
     max_message: int = 65536
 

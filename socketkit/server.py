@@ -73,7 +73,7 @@ class Server(RequestTemplate):
         self.RequestHandlerClass: Any = config.handler(handler)
         self.dispatcher = Adaptive() if dispatcher is None else config.dispatcher(dispatcher)
         self.lifecycle = Graceful() if lifecycle is None else config.lifecycle(lifecycle)
-        capabilities.check(self.transports, self.dispatcher, self.lifecycle)
+        capabilities.check(self.transports, self.dispatcher, self.lifecycle, self.RequestHandlerClass)
         named = any(isinstance(part, str) for part in (*given, dispatcher, lifecycle))
         self._observe((*observers, *(Catalog.load().observers(self) if named else ())))
         self._listeners: list[Listener] = []
@@ -108,7 +108,7 @@ class Server(RequestTemplate):
         run = self._claim(0.5)
         try:
             if not run.stopping:
-                self._open(run)
+                self._prepare()
         except BaseException:
             run.state = State.FAILED
             self._finish(run)
@@ -123,7 +123,7 @@ class Server(RequestTemplate):
 
     def handle_request(self) -> None:
         """Serve one request, or none if `timeout` seconds pass without; then `handle_timeout` is called."""
-        self._open(None)
+        self._open()
         self._live_part()
         sources = self._sources(parking=False)
         with Intake(sources) as intake:
@@ -178,7 +178,7 @@ class Server(RequestTemplate):
             live.close()
 
     def __enter__(self) -> Self:
-        self._open(None)
+        self._open()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -274,8 +274,7 @@ class Server(RequestTemplate):
         try:
             if run.stopping:
                 return
-            self._open(run)
-            self._live_part()
+            self._prepare()
             run.report = self.lifecycle.serve(run)
         except BaseException as error:
             run.error, run.state = error, State.FAILED
@@ -300,7 +299,18 @@ class Server(RequestTemplate):
         run.started.set()
         run.done.set()
 
-    def _open(self, run: Run | None) -> None:
+    def _prepare(self) -> None:
+        """Start the dispatcher, which may still refuse, and then open the listeners. If one of them fails nothing is left of either."""
+        self._live_part()
+        try:
+            self._open()
+        except BaseException:
+            live, self._live = self._live, None
+            if live is not None:
+                live.close()
+            raise
+
+    def _open(self) -> None:
         """Open every listener, or none. Raises: ListenError."""
         if self._listeners:
             return
@@ -313,8 +323,6 @@ class Server(RequestTemplate):
             opened.pop_all()
         self._listeners = listeners
         self.socket, self.server_address = listeners[0].socket, listeners[0].address
-        if run is not None:
-            run.state = State.RUNNING
 
     def _close_listeners(self) -> None:
         listeners, self._listeners = self._listeners, []

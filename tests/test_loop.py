@@ -265,3 +265,50 @@ def test_the_table_has_a_verdict_for_each_error_that_accept_documents():
     documented = "ECONNABORTED EINTR EMFILE ENFILE ENOBUFS ENOMEM EBADF EINVAL ENOTSOCK EOPNOTSUPP EPERM EPROTO".split()
     assert {getattr(errno, name) for name in documented} <= set(ACCEPT_ERRORS)
     assert verdict(OSError(errno.EIO, "unheard of")) == "pause"
+
+
+class Guest:
+    """What is parked: before its first byte, or between two requests of a conversation."""
+
+    expired = False
+    deadline = 0.0
+
+    def __init__(self, sock, *, begun):
+        self.fileno = sock.fileno
+        self.begun = begun
+
+
+def test_an_intake_that_retires_hands_out_who_waits_for_a_first_byte_and_then_stops(script):
+    source, (ours, theirs) = script("taken", "left"), socket.socketpair()
+    with ours, theirs, Intake([source]) as intake:
+        early, idle, woken = Guest(ours, begun=False), Guest(theirs, begun=True), Guest(ours, begun=True)
+        assert intake.take(0) == "taken"
+        intake.park(early, 60)
+        intake.park(idle, 60)
+        intake.again(woken)
+        intake.retire()
+        assert [intake.take(), intake.take(), intake.take()] == [early, woken, None]
+        assert intake.stopped
+        assert source.script == ["left"]
+        assert intake.parked() == [idle]
+
+
+def test_a_dispatcher_that_has_room_again_does_not_undo_a_retirement(script):
+    source = script("left")
+    with Intake([source]) as intake:
+        intake.hold()
+        intake.retire()
+        intake.call_soon(intake.release)
+        assert intake.take() is None
+        assert source.script == ["left"]
+
+
+def test_what_is_to_be_called_soon_is_called_by_whoever_takes_and_before_anything_is_taken(script):
+    order = []
+    with Intake([script()]) as intake:
+        taker = threading.Thread(target=lambda: order.append(intake.take()))
+        taker.start()
+        intake.call_soon(lambda: order.append(threading.current_thread() is taker))
+        intake.call_soon(intake.stop)
+        taker.join(5)
+    assert order == [True, None]

@@ -4,6 +4,7 @@ import logging
 import threading
 
 from socketkit.stats import DrainReport, Ledger, Observers, Stats, books
+from support import python
 
 
 def test_each_request_has_one_outcome_however_often_it_is_settled():
@@ -127,3 +128,42 @@ def test_without_observers_nobody_is_called():
 
 def test_a_report_reads_well():
     assert str(DrainReport(3, 1)) == "3 finished, 1 forced, 0 stuck"
+
+
+def test_the_counts_of_a_process_that_serves_are_part_of_its_parents():
+    ledger, settled = Ledger(), []
+    tally = ledger.open_branch()
+    branch = ledger.in_branch(tally, settled.append)
+    for outcome in ("finished", "finished", "failed", "of its own kind"):
+        request = object()
+        branch.admit(request, "peer")
+        branch.settle(request, outcome)
+        branch.settle(request, outcome)
+    running = object()
+    branch.admit(running, "peer")
+    assert branch.stats().active == 1
+    assert ledger.stats() == Stats(1, {"finished": 2, "failed": 2})
+    assert (ledger.settled, ledger.active()) == (4, [])
+    assert settled[-1] == 4
+    ledger.close_branch(tally)
+    assert ledger.stats() == Stats(0, {"finished": 2, "failed": 2, "died": 1})
+    assert ledger.settled == 5
+
+
+def test_what_a_child_of_that_process_does_is_not_counted_twice():
+    python(
+        """
+import os
+from socketkit.stats import Ledger, Stats
+ledger, request = Ledger(), object()
+branch = ledger.in_branch(ledger.open_branch(), None)
+branch.admit(request, "peer")
+if not (pid := os.fork()):
+    branch.settle(request)
+    os._exit(0)
+os.waitpid(pid, 0)
+assert ledger.stats() == Stats(1, {}), ledger.stats()
+branch.settle(request)
+assert ledger.stats() == Stats(0, {"finished": 1}), ledger.stats()
+"""
+    )

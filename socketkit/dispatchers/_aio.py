@@ -20,7 +20,7 @@ from socketkit.seams import Address, Request, Work
 if TYPE_CHECKING:
     from socketkit.dispatchers.aio import Asyncio
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("socketkit.dispatchers.aio")
 
 UNITS_PER_TURN = 64
 """How many units are taken before the loop goes on with its tasks."""

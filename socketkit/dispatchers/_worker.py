@@ -1,8 +1,9 @@
-"""A worker process of `prefork`, from inside: what it hears from its parent, what it says, and when it leaves."""
+"""A worker process of `prefork`, from outside and from inside: what it hears from its parent, what it says, and when it leaves."""
 
 from __future__ import annotations
 
 import contextlib
+import enum
 import faulthandler
 import logging
 import mmap
@@ -14,6 +15,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import attrs
+
 from socketkit.dispatchers._processes import keep_private
 
 if TYPE_CHECKING:
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
     from socketkit.loop import Intake
     from socketkit.seams import Branch, Serving
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("socketkit.dispatchers.prefork")
 
 LEAVE, FORCE, PING = "LFP"
 """What a parent says: finish and go; go at once; are you there?"""
@@ -34,6 +37,57 @@ LOOK_EVERY = 1.0
 
 BACKSTOP = 1.0
 """Seconds after the end of its drain at which the system ends a worker without a parent, whatever it is doing."""
+
+
+# --- from outside ----------------------------------------------------------------------------------------------------
+
+
+class State(enum.Enum):
+    """What a worker is doing, as far as its parent knows."""
+
+    BOOTING = enum.auto()
+    SERVING = enum.auto()
+    DUE = enum.auto()  # serving until a successor is
+    LEAVING = enum.auto()
+
+
+@attrs.define(eq=False)
+class Process:
+    """A worker as its parent sees it."""
+
+    pid: int
+    channel: socket.socket
+    exit_descriptor: int | None
+    """Its pidfd; None where there is none, and the end of the channel says it."""
+    branch: Branch
+    state: State = State.BOOTING
+    verdict: str = ""
+    """Why its parent ended it."""
+    heard: float = attrs.field(factory=time.monotonic)
+    settled: int = -1
+
+    def say(self, word: str) -> None:
+        """Say a word of `LEAVE`, `FORCE` and `PING`."""
+        with contextlib.suppress(OSError):  # it is gone, which will be heard of
+            self.channel.send(word.encode())
+
+    def hear(self) -> str | None:
+        """Return the words that have come, "" if there are none, and None if there will be none any more."""
+        try:
+            return self.channel.recv(64).decode() or None
+        except BlockingIOError:
+            return ""
+        except OSError:
+            return None
+
+    def close(self) -> None:
+        """Release this side's descriptors. The process goes on."""
+        self.channel.close()
+        if self.exit_descriptor is not None:
+            os.close(self.exit_descriptor)
+
+
+# --- from inside -----------------------------------------------------------------------------------------------------
 
 
 class Worker:
@@ -70,8 +124,6 @@ class Worker:
             log.exception("worker %d failed", os.getpid())
             return 1
         return 0
-
-    # --- hearing ---------------------------------------------------------------------------------------------------------
 
     def _opened(self, intake: Intake) -> None:
         """Begin: from here on requests are taken."""
@@ -143,8 +195,6 @@ class Worker:
         if self._serving is None:
             os._exit(1)
         self._serving.stop(0)
-
-    # --- saying ----------------------------------------------------------------------------------------------------------
 
     def _say(self, word: str) -> None:
         with contextlib.suppress(OSError):  # nobody there any more

@@ -37,7 +37,8 @@ _NOTES = """\
 - *Busy* is how much of one processor the server (ours) used; more than 100 % is more than one. Far below it, the client was measured.
 - The standard library's classes get a queue of 1024 connections, as ours have, instead of five: five would measure lost packets.
 - gevent and asyncio have no `socketserver` handlers: theirs do the same work in their own style. cheroot has an application that
-  reads the same file. The bare loops and the server in C do nothing but the system calls that there must be.
+  reads the same file. The bare loops and the server in C do nothing but the system calls that there must be;
+  *bare loop + handler* also constructs the handler for each datagram, as every server has to.
 """
 
 

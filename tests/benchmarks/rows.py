@@ -117,6 +117,7 @@ ROWS = (
             "UDPServer": stdlib("UDPServer", "datagram"),
             "gevent": program("greenlets", "datagram"),
             "bare loop": program("bare", "datagram"),
+            "bare loop + handler": program("bare", "handler"),
         },
         _times((25, "ThreadingUDPServer"), (1.2, "UDPServer"), (0.85, "bare loop")),
     ),

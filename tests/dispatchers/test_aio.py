@@ -851,7 +851,7 @@ class Sleeper(AsyncStreamRequestHandler):
 
 
 def warnings(caplog):
-    return [record.getMessage() for record in caplog.records if record.name == "socketkit.dispatchers._aio"]
+    return [record.getMessage() for record in caplog.records if record.name == "socketkit.dispatchers.aio"]
 
 
 def test_a_handler_that_keeps_the_loop_waiting_is_named_with_where_it_stands(dispatcher, caplog):
@@ -958,16 +958,50 @@ def test_an_asynchronous_handler_under_a_dispatcher_that_cannot_run_it_says_so(m
 
 
 def test_a_request_that_is_no_plain_connection_fails_with_a_clear_error():
-    with Recording(UDP("127.0.0.1", 0), Upper, dispatcher=Asyncio()).start() as server:
+    wrong = type("Wrong", (Upper,), {"request_kinds": {"stream", "datagram"}})
+    with Recording(UDP("127.0.0.1", 0), wrong, dispatcher=Asyncio()).start() as server:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
             client.sendto(b"x", server.addresses[0])
-            assert "Upper cannot read from a tuple" in str(server.errors.get(timeout=10))
+            assert "Wrong cannot read from a tuple" in str(server.errors.get(timeout=10))
 
 
 def test_a_bare_asynchronous_handler_does_nothing_and_is_served():
     with Server(ANYWHERE, AsyncRequestHandler, dispatcher=Asyncio()).start() as server:
         assert talk(server.addresses[0], b"") == b""
     assert server.stats().outcomes == {"finished": 1}
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_each_process_of_prefork_can_have_a_loop(loop):
+    served = python(
+        """
+import os, sys
+from socketkit import Graceful, Server, TCP
+from socketkit.async_handlers import AsyncStreamRequestHandler
+from socketkit.dispatchers.aio import Asyncio
+from socketkit.dispatchers.prefork import Prefork
+from support import talk
+
+class Pid(AsyncStreamRequestHandler):
+    async def handle(self):
+        self.writer.write(str(os.getpid()).encode())
+
+server = Server(TCP("127.0.0.1", 0), Pid, dispatcher=Prefork(2, Asyncio(sys.argv[1])), lifecycle=Graceful(10))
+with server:
+    client = os.fork()
+    if not client:
+        pids = set()
+        while len(pids) < 2:
+            pids.add(talk(server.addresses[0], b""))
+        os.kill(os.getppid(), 15)
+        os._exit(len(pids))
+    server.serve_forever()
+    assert os.waitstatus_to_exitcode(os.waitpid(client, 0)[1]) == 2
+print(*server.stats().outcomes)
+""",
+        loop,
+    )
+    assert served.stdout == "finished\n"
 
 
 # --- the crew ---------------------------------------------------------------------------------------------------------

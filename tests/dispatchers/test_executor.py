@@ -228,8 +228,13 @@ def conversation(server):
     return client, client.makefile("rwb", buffering=0)
 
 
-def tell(server, *lines):
-    return talk(server.addresses[0], b"".join(line + b"\n" for line in lines), timeout=20)
+def tell(server, *lines, kept=()):
+    """Send the lines, return what comes back, and wait until the server holds only the connections kept."""
+    answers = talk(server.addresses[0], b"".join(line + b"\n" for line in lines), timeout=20)
+    deadline = time.monotonic() + 10
+    while server.stats().active > len(kept):  # its end of the connection is closed shortly after ours
+        assert time.monotonic() < deadline
+    return answers
 
 
 def test_replies_come_from_other_processes(processes):
@@ -275,11 +280,11 @@ def test_a_process_that_dies_fails_the_requests_in_it_and_no_later_one(processes
         stack.enter_context(file)
         file.write(b"upper first\n")
         assert file.readline() == b"FIRST\n"
-        assert tell(processes, b"die") == b""
+        assert tell(processes, b"die", kept=[client]) == b""
         assert "terminated abruptly" in str(processes.errors.get(timeout=10))
         file.write(b"upper second\n")  # a connection that had nothing in it goes on
         assert file.readline() == b"SECOND\n"
-        assert tell(processes, b"die") == b""
+        assert tell(processes, b"die", kept=[client]) == b""
     assert tell(processes, b"upper third") == b"THIRD\n"
     assert "ProcessPoolExecutor is broken; another one takes its place" in caplog.text
 
@@ -378,8 +383,8 @@ while len(pids) < 2:
     pids.add(talk(where, b"pid\\n").decode().strip())
 assert not any(map(has_listener, pids)), "those that replace them"
 assert not server.stop().stuck
-with socket.socket() as again:
-    again.bind(where)
+with socket.create_server(where) as again:  # nobody else has it
+    pass
 """
     )
 

@@ -13,7 +13,9 @@ import time
 import pytest
 
 from socketkit import UDP, Prefork, Server, Sync, config
+from socketkit.async_handlers import AsyncStreamRequestHandler
 from socketkit.dispatchers import prefork
+from socketkit.dispatchers._supervisor import SHORTEST_PAUSE
 from socketkit.dispatchers._worker import memory_in_use
 from socketkit.errors import ConfigError, IncompatibleError
 from support import ROOT, Program, ask, python, talk, with_path
@@ -21,7 +23,7 @@ from support import ROOT, Program, ask, python, talk, with_path
 SERVER = """
 import logging, os, signal, socket, sys, threading, time
 from socketkit import *
-from socketkit.dispatchers.prefork import Prefork
+from socketkit.dispatchers.aio import Asyncio
 logging.basicConfig(level=logging.INFO, format="log: %(levelname)s %(message)s", stream=sys.stdout)
 print("parent", os.getpid())
 
@@ -157,8 +159,24 @@ def test_it_needs_what_its_inner_dispatcher_needs_and_runs_what_that_runs():
     assert Prefork().requires == {"fork", "threads"}
     assert Prefork(inner=Streams()).requires == {"fork", "wings"}
     Streams.requires = frozenset()
-    with pytest.raises(IncompatibleError, match="Prefork runs stream requests, and udp://"):
+    with pytest.raises(IncompatibleError, match="Prefork takes stream requests, and udp://"):
         Server(UDP("127.0.0.1", 0), print, dispatcher=Prefork(inner=Streams()))
+
+
+def test_it_takes_the_handlers_that_its_inner_dispatcher_takes():
+    class Choosy(Sync):
+        runs_async = True
+
+        def check(self, handler):
+            raise IncompatibleError("Choosy", f"does not like {handler.__name__}", "choose another")
+
+    class Awaited(AsyncStreamRequestHandler):
+        pass
+
+    with pytest.raises(IncompatibleError, match="to be awaited, which Prefork does not do"):
+        Server("tcp://127.0.0.1:0", Awaited, dispatcher=Prefork(inner=Sync()))
+    with pytest.raises(IncompatibleError, match="Choosy does not like Awaited"):
+        Server("tcp://127.0.0.1:0", Awaited, dispatcher=Prefork(inner=Choosy()))
 
 
 def test_there_are_as_many_workers_as_cores_unless_somebody_says_otherwise():
@@ -178,7 +196,7 @@ def test_no_two_workers_have_the_same_limit_and_none_has_more():
 
 # --- serving ----------------------------------------------------------------------------------------------------------
 
-INNER = ["Sync()", "Threads()", "Forks()", "Pool()", "Adaptive()", "None"]
+INNER = ["Sync()", "Threads()", "Forks()", "Pool()", "Adaptive()", "Asyncio()", "None"]
 
 
 @pytest.mark.parametrize("inner", INNER)
@@ -208,6 +226,21 @@ def test_datagrams_too(inner):
     body = "echo = lambda request, peer, server: request[1].sendto(request[0] + b' %d' % os.getpid(), peer)\n"
     with serving(body + f"serve(Prefork(2, {inner}), echo, UDP('127.0.0.1', 0))") as (program, address):
         answers = [ask(address, b"%d" % number).split() for number in range(20)]
+        assert [int(number) for number, _ in answers] == list(range(20))
+        assert {int(pid) for _, pid in answers} <= set(started(program, 2))
+        assert ended(program) == {"finished": 20}
+
+
+def test_handlers_that_are_awaited_too():
+    body = """
+from socketkit.async_handlers import AsyncStreamRequestHandler
+class Who(AsyncStreamRequestHandler):
+    async def handle(self):
+        self.writer.write(await self.reader.read(100) + b" %d" % os.getpid())
+serve(Prefork(2, Asyncio()), Who)
+"""
+    with serving(body) as (program, address):
+        answers = [talk(address, b"%d" % number).split() for number in range(20)]
         assert [int(number) for number, _ in answers] == list(range(20))
         assert {int(pid) for _, pid in answers} <= set(started(program, 2))
         assert ended(program) == {"finished": 20}
@@ -497,7 +530,7 @@ def test_a_worker_that_dies_idle_again_and_again_is_replaced_no_faster_than_make
         for number in range(5):
             os.kill(started(program, number + 1)[number], signal.SIGKILL)
         started(program, 6)
-        assert time.monotonic() - began >= 5 * prefork.SHORTEST_PAUSE
+        assert time.monotonic() - began >= 5 * SHORTEST_PAUSE
         ended(program)
 
 
@@ -516,7 +549,7 @@ def test_workers_that_cannot_boot_are_started_ever_more_slowly_and_end_the_serve
     with serving(BROKEN.format(failure) + "serve(Prefork(1, Broken(), boots=4))") as (program, address):
         assert program.process.wait(20) == 1
         program.line(rf"BootError: 4 workers in a row ended before they were ready, the last by {cause}; the log says what they met")
-        assert [match[1] for match in program.line(r"log: WARNING the next worker is started in (\S+) s", 3)] == ["0.1", "0.2", "0.4"]
+        assert [match[1] for match in program.line(r"log: WARNING a worker could not be started .* in (\S+) s", 3)] == ["0.1", "0.2", "0.4"]
         assert program.output.count(f"died: {cause}") == 4
         if "OSError" in failure:
             assert program.output.count("OSError: no disk") == 4
@@ -572,7 +605,9 @@ serve(Prefork(2, Sync(), boots=2))
 """
     with serving(body) as (program, address):
         os.kill(started(program, 2)[0], signal.SIGKILL)
-        program.line("the next worker is started in 0.4 s")  # a third failure: more than would end the server
+        program.line(
+            "a worker could not be started .*no more.*; the next attempt is in 0.4 s"
+        )  # a third failure: more than would end the server
         assert int(talk(address, b"x").split()[1]) == started(program, 2)[1]
         program.process.send_signal(signal.SIGUSR1)
         started(program, 3)
@@ -580,7 +615,7 @@ serve(Prefork(2, Sync(), boots=2))
 
 
 def test_without_a_pidfd_an_end_is_noticed_all_the_same():
-    body = "import socketkit.dispatchers.prefork as prefork\nprefork.pidfd = lambda pid: None\nserve(Prefork(2, Forks(), max_age=0.5))"
+    body = "import socketkit.dispatchers._supervisor as supervisor\nsupervisor.pidfd = lambda pid: None\nserve(Prefork(2, Forks(), max_age=0.5))"
     with serving(body) as (program, address):
         with Crowd(address, 2) as crowd:
             os.kill(started(program, 2)[0], signal.SIGKILL)
@@ -611,7 +646,7 @@ print("codes", [other.wait() for other in others])
 # --- workers that are replaced ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("inner", ["Sync()", "Threads()", "Adaptive()", "Pool()"])
+@pytest.mark.parametrize("inner", ["Sync()", "Threads()", "Pool()", "Adaptive()", "Asyncio()"])
 def test_a_worker_that_has_done_its_share_is_replaced_and_no_request_is_lost(inner):
     with serving(f"serve(Prefork(2, {inner}, max_requests=30, jitter=0.2))") as (program, address):
         with Crowd(address) as crowd:
@@ -761,7 +796,7 @@ def test_one_thread_that_hangs_does_not_make_its_worker_hang():
 # --- the end ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("inner", ["Sync()", "Threads()", "Forks()", "Pool()", "Adaptive()"])
+@pytest.mark.parametrize("inner", INNER[:-1])
 @pytest.mark.parametrize("group", [False, True], ids=["to the parent", "to the group"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_drains_and_what_runs_may_finish(inner, group, number):
@@ -782,7 +817,7 @@ def test_a_signal_drains_and_what_runs_may_finish(inner, group, number):
             talk(address, b"x")
 
 
-@pytest.mark.parametrize("inner", ["Sync()", "Threads()", "Adaptive()"])
+@pytest.mark.parametrize("inner", ["Sync()", "Threads()", "Adaptive()", "Asyncio()"])
 def test_at_the_deadline_sockets_are_shut_down(inner):
     with serving(f"serve(Prefork(2, {inner}), held, lifecycle=Graceful(0.2))") as (program, address):
         request = Held(address)
@@ -814,7 +849,7 @@ def test_a_handler_may_stop_the_whole_server():
         assert "died" not in program.output
 
 
-@pytest.mark.parametrize("inner", ["Sync()", "Threads()", "Forks()", "Pool()", "Adaptive()"])
+@pytest.mark.parametrize("inner", INNER[:-1])
 def test_idle_workers_notice_at_once_that_their_parent_is_dead_and_the_port_is_free(inner):
     with serving(f"serve(Prefork(2, {inner}))") as (program, address):
         pids = started(program, 2)

@@ -1,13 +1,14 @@
-"""``bare datagram|oneshot|loop``: the least that Python can do, one thread and nothing but the system calls."""
+"""``bare datagram|handler|oneshot|loop``: the least that Python can do, one thread and nothing but the system calls."""
 
 from __future__ import annotations
 
 import contextlib
 import select
 import socket
+import socketserver
 import sys
 
-from .handlers import PONG
+from .handlers import PONG, handlers
 
 
 def datagram() -> None:
@@ -18,6 +19,17 @@ def datagram() -> None:
         while True:
             data, address = sock.recvfrom(65535)
             sock.sendto(data, address)
+
+
+def handler() -> None:
+    """Construct the same handler for each datagram that the servers construct: what is above this, no server can reach."""
+    kind = handlers(socketserver)["datagram"]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        print("port", sock.getsockname()[1])
+        while True:
+            data, address = sock.recvfrom(65535)
+            kind((data, sock), address, None)
 
 
 def oneshot() -> None:
@@ -53,4 +65,4 @@ def loop() -> None:
                     connections.pop(fileno).close()
 
 
-{"datagram": datagram, "oneshot": oneshot, "loop": loop}[sys.argv[1]]()
+{"datagram": datagram, "handler": handler, "oneshot": oneshot, "loop": loop}[sys.argv[1]]()
