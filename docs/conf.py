@@ -49,7 +49,7 @@ default_role = "py:obj"  # what stands in `single backticks` in a docstring; see
 
 nitpick_ignore_regex = [
     # The standard library's pages are not fetched, because a build needs no network.
-    (r"py:.*", r"(?:collections|concurrent|enum|io|os|selectors|socket|threading|types|typing|_thread)\..*"),
+    (r"py:.*", r"(?:collections|concurrent|contextlib|enum|io|os|selectors|socket|threading|types|typing|_thread)\..*"),
     (r"py:.*", r"(?:Any|Callable|Iterable|Literal|Mapping|Path|PathLike|Self|Sequence|TracebackType|Enum|optional)"),
     # attrs says this in the signature of a class whose field has a factory.
     (r"py:.*", r"NOTHING"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import sys
 from collections.abc import Collection, Sequence
@@ -15,6 +16,7 @@ _SOCKETS = sys.platform not in {"emscripten", "wasi"}
 FEATURES: dict[str, bool] = {
     "sockets": _SOCKETS,
     "threads": _SOCKETS,
+    "epoll or kqueue": hasattr(select, "epoll") or hasattr(select, "kqueue"),
     "fork": _SOCKETS and hasattr(os, "fork"),
     "Unix sockets": _SOCKETS and hasattr(socket, "AF_UNIX"),
 }

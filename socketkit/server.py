@@ -324,9 +324,13 @@ class Server(RequestTemplate):
         self._listeners = listeners
         self.socket, self.server_address = listeners[0].socket, listeners[0].address
 
-    def _close_listeners(self) -> None:
-        listeners, self._listeners = self._listeners, []
-        close_all(listeners)
+    def _close_listeners(self, *, streams_only: bool = False) -> None:
+        """Close the listeners; with `streams_only` keep those whose sockets running requests still answer on."""
+        pairs = list(zip(self._listeners, self.transports, strict=False))
+        kept = [listener for listener, transport in pairs if streams_only and transport.kind == "datagram"]
+        closing = [listener for listener in self._listeners if listener not in kept]
+        self._listeners = kept
+        close_all(closing)
 
     def _live_part(self) -> Dispatch | Drive:
         """Return the live dispatcher, started when first needed."""

@@ -230,7 +230,7 @@ class Run:
         *,
         live: Callable[[], Dispatch | Drive | None],
         crank: Callable[[Run], None],
-        close_listeners: Callable[[], None],
+        close_listeners: Callable[..., None],
         opened: Callable[[Intake], None] = lambda _intake: None,
     ) -> None:
         self._ledger = ledger
@@ -300,7 +300,7 @@ class Run:
         self.state = State.DRAINING
         self._mark_end()
         self._observers.tell("server_stopping", self._server)
-        self._close_listeners()
+        self._close_listeners(streams_only=True)
         if self._intake is not None:
             for connection in self._intake.parked():
                 connection.abandon()
@@ -315,6 +315,7 @@ class Run:
             stuck = self._ledger.stuck() if late else ()
         finally:
             self.drained = True
+            self._close_listeners()
             if live is not None:
                 live.close()
         self.report = DrainReport(finished, late - len(stuck), stuck)

@@ -261,8 +261,9 @@ class BaseServer(RequestTemplate):
         except AttributeError:
             return vars(self).setdefault("_BaseServer__is_shut_down", _Over())
 
-    def __close_listener(self) -> None:
-        self.socket.close()
+    def __close_listener(self, *, streams_only: bool = False) -> None:
+        if not (streams_only and self.socket.type == socket.SOCK_DGRAM):
+            self.socket.close()
 
     def __crank(self, run: Run, poll_interval: float) -> None:
         """Take requests until stopped: in the plain loop, unless a dispatcher that drives was chosen."""

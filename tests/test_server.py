@@ -647,3 +647,29 @@ def test_a_handler_may_close_its_own_server(dispatcher, lifecycle):
     assert server.stats().outcomes == {"finished": 1}
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(address)
+
+
+def test_a_datagram_in_work_is_answered_although_its_server_drains(dispatcher):
+    inside, leave = threading.Event(), threading.Event()
+
+    def late(request, client_address, server):
+        inside.set()
+        leave.wait(10)
+        request[1].sendto(b"late", client_address)
+
+    if isinstance(dispatcher, Sync):
+        leave.set()  # it drains only after its handler anyway
+    with Server(UDP("127.0.0.1", 0), late, dispatcher=dispatcher, lifecycle=Graceful(drain=10)) as server:
+        server.start()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.settimeout(10)
+            client.sendto(b"x", server.addresses[0])
+            inside.wait(10)
+            server.stop(wait=False)
+            while not isinstance(dispatcher, Sync) and server.state is not State.DRAINING:
+                pass
+            leave.set()
+            server.stop()
+            assert client.recv(10) == b"late"
+    assert server.stats().outcomes == {"finished": 1}
+    assert server.addresses == []

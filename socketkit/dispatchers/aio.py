@@ -38,7 +38,7 @@ class Asyncio:
     slow: Seconds | None = attrs.field(default=0.1, kw_only=True, validator=seconds_or_none)
     """Warn when a handler keeps the loop from running for longer than this, and say where it stands; None: do not look."""
 
-    requires: ClassVar[frozenset[str]] = frozenset({"threads"})
+    requires: ClassVar[frozenset[str]] = frozenset({"epoll or kqueue", "threads"})
     runs_async: ClassVar[bool] = True
 
     def start(self, work: Work) -> EventLoop:

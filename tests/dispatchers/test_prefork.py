@@ -507,6 +507,7 @@ def test_workers_that_are_killed_under_load_are_replaced_within_a_second_and_cos
     kills = 10
     with serving("serve(Prefork(3, Sync()))") as (program, address):
         pids = started(program, 3)
+        held = len(os.listdir(f"/proc/{program.process.pid}/fd"))
         with Crowd(address) as crowd:
             for number in range(kills):
                 killed = time.monotonic()
@@ -516,6 +517,7 @@ def test_workers_that_are_killed_under_load_are_replaced_within_a_second_and_cos
         assert (crowd.wrong, crowd.refused) == ([], [])
         assert len(crowd.failures) <= kills
         assert len(crowd.answers) > 3
+        assert len(os.listdir(f"/proc/{program.process.pid}/fd")) == held
         outcomes = ended(program)
         assert outcomes.get("died", 0) <= kills
         assert outcomes["finished"] + outcomes.get("died", 0) >= crowd.answers.total()
