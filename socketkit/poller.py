@@ -76,7 +76,8 @@ class EpollPoller:
         """As `Poller.poll`."""
         things = self._things
         # -1 events is "some"; a descriptor may be forgotten between the kernel's report and this line
-        return [things[fileno] for fileno, _ in self._epoll.poll(-1 if timeout is None else timeout) if fileno in things]
+        reported = (things.get(fileno) for fileno, _ in self._epoll.poll(-1 if timeout is None else timeout))
+        return [thing for thing in reported if thing is not None]
 
     def fileno(self) -> int:
         """As `Poller.fileno`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import sys
 import time
@@ -99,6 +100,7 @@ def _try(offer: Offer, transport: Any, handler: Any, client: Callable[[Any, floa
         capabilities.check([transport], dispatcher, lifecycle)
     except (TypeError, ValueError) as error:  # a TypeError is also what an IncompatibleError is
         raise _Unfit(str(error)) from error
+    logging.getLogger("socketkit.dispatchers.prefork").setLevel(logging.ERROR)  # it warns of other threads: here there is but ours
     with Server(transport, handler, dispatcher=dispatcher, lifecycle=lifecycle) as server:
         server.start()
         replies: list[bytes] = []

@@ -222,7 +222,7 @@ def test_parts_that_do_not_go_together(here, install):
     install("socketkit-green", "green", STREAMS_ONLY)
     code, errors = serve("handlers:UpperDatagram", "udp://127.0.0.1:0", "--dispatcher", "green")
     assert code == 2
-    assert "Green runs stream requests, and udp://127.0.0.1:0 brings datagrams; choose another dispatcher or transport" in errors
+    assert "Green takes stream requests, and udp://127.0.0.1:0 brings datagrams; choose another dispatcher or transport" in errors
 
 
 def test_a_part_that_this_platform_cannot_carry(here, install):
