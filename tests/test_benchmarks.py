@@ -83,6 +83,19 @@ def test_a_goal_is_met_from_its_bound_on():
     assert Outcome(Goal("x", 2), None).met is None
 
 
+def test_a_goal_is_not_met_by_what_the_client_could_not_measure():
+    assert Outcome(Goal("x", 2, "peer"), 3.0, limited=True).met is None
+    assert Outcome(Goal("x", 2, "peer"), 1.0, limited=True).met is False
+    fast = {"ours": {"replies/s": [300], "client busy": [0.99]}, "peer": {"replies/s": [100], "client busy": [0.5, 0.95, 0.96]}}
+    goals = [{"metric": "replies/s", "bound": 2, "than": "peer", "at_most": False}]
+    [outcome] = figures.outcomes(result(goals=goals, sides=fast))
+    assert (outcome.measured, outcome.limited) == (3.0, True)
+    assert report.verdict(outcome) == "replies/s ≥ 2 x peer: at most 3.00 x, not known"
+    fast["peer"]["client busy"] = [0.5, 0.6, 0.95]
+    [outcome] = figures.outcomes(result(goals=goals, sides=fast))
+    assert outcome.met is True  # that the client was at its limit with ours only makes us seem slower
+
+
 def result(**changes):
     return {
         "name": "row",
@@ -111,11 +124,13 @@ def test_outcomes_are_of_the_medians_and_unknown_without_a_peer():
 def test_the_page_tells_what_was_met_missed_and_skipped():
     page = report.page({"machine": {"processor": "1 x test", "Python": "3"}, "rows": [result()]})
     assert "| [some work](#row) | replies/s ≥ 2 x <theirs> | 4.00 x | yes |" in page
-    assert "| [some work](#row) | replies/s ≥ 1 x gone | - | not measured |" in page
+    assert "| [some work](#row) | replies/s ≥ 1 x gone | - | not known |" in page
     assert "| [some work](#row) | lag ≤ 5 | 8.0 | **no** |" in page
     assert "gone skipped (it did not start)" in page
     assert "noise 50%" in page
-    assert "Measured on: 1 x test; Python 3." in page
+    assert "Measured on: 1 x test; Python 3.\n\n## Goals" in page
+    noted = report.page({"machine": {}, "note": "It was noisy.", "rows": []})
+    assert ".\n\nIt was noisy.\n\n## Goals" in noted
 
 
 def test_a_figure_has_a_bar_for_each_side_as_long_as_its_median():

@@ -32,6 +32,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="one round of a second: to see that it works, not for figures")
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep the figures here; rows that are there and not run again stay")
     parser.add_argument("--report", type=Path, metavar="FOLDER", help="write measurements.md and its figures here, as in docs/explanation")
+    parser.add_argument("--note", metavar="TEXT", help="what disturbed the run; it is kept with the figures, and shown on the page")
     asked = parser.parse_args(words)
     if asked.command == "report" and not (asked.json and asked.report):
         parser.error("report needs --json FILE and --report FOLDER")
@@ -57,19 +58,32 @@ def _do(asked: argparse.Namespace) -> int:
             print(f"{row.name:28}{row.work} ({row.client})")
         return 0
     results = json.loads(asked.json.read_text()) if asked.json and asked.json.exists() else {"rows": []}
+    if asked.note is not None:
+        results["note"] = asked.note
+        if asked.json:
+            _keep(results, asked.json)
     if asked.command == "run":
-        if tools.missing():
-            raise tools.NotSetUpError(f"install these Debian packages: {' '.join(tools.missing())}")
-        raise_limits()
-        rounds, seconds = (1, 1.0) if asked.quick else (asked.rounds, asked.seconds)
-        results["machine"] = tools.machine()
-        for row in (row for row in ROWS if not asked.only or row.name in asked.only):
-            _run(row, rounds, seconds, results)
-            if asked.json:
-                asked.json.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+        _measure(asked, results)
     if asked.report:
         report.write(results, asked.report)
     return 0
+
+
+def _measure(asked: argparse.Namespace, results: dict[str, Any]) -> None:
+    """Run the rows that are asked for; what is done is kept, whatever becomes of the rest. Raises: NotSetUpError."""
+    if tools.missing():
+        raise tools.NotSetUpError(f"install these Debian packages: {' '.join(tools.missing())}")
+    raise_limits()
+    rounds, seconds = (1, 1.0) if asked.quick else (asked.rounds, asked.seconds)
+    results["machine"] = tools.machine()
+    for row in (row for row in ROWS if not asked.only or row.name in asked.only):
+        _run(row, rounds, seconds, results)
+        if asked.json:
+            _keep(results, asked.json)
+
+
+def _keep(results: dict[str, Any], file: Path) -> None:
+    file.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
 
 
 def _run(row: Row, rounds: int, seconds: float, results: dict[str, Any]) -> None:

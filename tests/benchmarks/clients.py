@@ -14,14 +14,13 @@ import subprocess
 import time
 from collections.abc import Callable
 
-from .figures import Reading
+from .figures import CLIENT_BUSY, Reading
 from .processes import Server
 from .tools import queries
 
 RATE = "replies/s"
 CPU = "CPU µs/reply"
 SERVER_BUSY = "server busy"
-CLIENT_BUSY = "client busy"
 
 CONNECTIONS = 50
 """How many connections redis-benchmark keeps in the air; wrk: 32. More of them only add to the queues."""

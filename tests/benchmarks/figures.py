@@ -37,19 +37,32 @@ class Goal:
         return f"{self.metric} {sign} {self.bound:g}{peer}"
 
 
+CLIENT_BUSY = "client busy"
+"""The metric that says which share of one processor the client used."""
+
+CLIENT_LIMIT = 0.9
+"""From this share on the client may be what limits the rate, and not the server."""
+
+
 @dataclass(frozen=True)
 class Outcome:
-    """How a goal came out. measured: the ratio, or the figure itself; None: one of the two sides did not run."""
+    """How a goal came out.
+
+    measured: the ratio, or the figure itself; None: one of the two sides did not run. limited: the client could not go faster than
+    the peer it was measured with, so the peer may be faster than it seems, and the true ratio lower.
+    """
 
     goal: Goal
     measured: float | None
+    limited: bool = False
 
     @property
     def met(self) -> bool | None:
         """Whether the goal was reached; None: nobody knows."""
         if self.measured is None:
             return None
-        return self.measured <= self.goal.bound if self.goal.at_most else self.measured >= self.goal.bound
+        met = self.measured <= self.goal.bound if self.goal.at_most else self.measured >= self.goal.bound
+        return None if met and self.limited else met
 
 
 def median(values: Sequence[float]) -> float:
@@ -94,5 +107,7 @@ def _outcome(goal: Goal, sides: Mapping[str, Rounds], subject: str) -> Outcome:
         return Outcome(goal, None)
     if goal.than is None:
         return Outcome(goal, median(ours))
-    theirs = sides.get(goal.than, {}).get(goal.metric)
-    return Outcome(goal, ratio(ours, theirs) if theirs else None)
+    peer = sides.get(goal.than, {})
+    theirs = peer.get(goal.metric)
+    limited = not goal.at_most and median(peer.get(CLIENT_BUSY, (0.0,))) >= CLIENT_LIMIT
+    return Outcome(goal, ratio(ours, theirs) if theirs else None, limited)

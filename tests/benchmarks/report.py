@@ -13,7 +13,7 @@ PAGE = "measurements.md"
 FIGURES = "measurements"
 
 _LEFT, _WIDTH, _RIGHT, _BAR, _STEP = 190, 400, 130, 18, 26
-_MET = {True: "yes", False: "**no**", None: "not measured"}
+_MET = {True: "yes", False: "**no**", None: "not known"}
 
 _HEAD = """\
 # Measurements
@@ -34,11 +34,11 @@ _NOTES = """\
 - Servers run in processes of their own, on the loopback interface, with a warm-up before each round. Client and server share the
   machine. In the figures a bar is the median, the thin line the lowest and highest round.
 - *Noise* is the distance of the highest round from the lowest, as a share of the median, for the noisiest side of the row.
-- *Busy* is how much of one processor the server (ours) used; more than 100 % is more than one. Far below it, the client was measured.
+- *At most*: the client was at its limit with that peer, which may be faster than it seems; such a goal can be missed, but not met.
+- *Busy* is how much of one processor our server used. Far below 100 %, something else was measured.
 - The standard library's classes get a queue of 1024 connections, as ours have, instead of five: five would measure lost packets.
-- gevent and asyncio have no `socketserver` handlers: theirs do the same work in their own style. cheroot has an application that
-  reads the same file. The bare loops and the server in C do nothing but the system calls that there must be;
-  *bare loop + handler* also constructs the handler for each datagram, as every server has to.
+- gevent, asyncio and cheroot do the same work in their own style. The bare loops and the server in C do nothing but the system calls
+  that there must be; *bare loop + handler* also constructs the handler for each datagram, as every server has to.
 """
 
 
@@ -61,13 +61,14 @@ def page(results: Mapping[str, Any]) -> str:
     for row in rows:
         work = f"[{row['work']}](#{row['name']})"
         table += [f"| {work} | {outcome.goal} | {_shown(outcome)} | {_MET[outcome.met]} |" for outcome in outcomes(row)]
-    parts = [_HEAD, f"Measured on: {about}.\n", "## Goals\n", "\n".join(table) + "\n", _NOTES, *map(_section, rows)]
+    note = [f"{results['note']}\n"] if results.get("note") else []
+    parts = [_HEAD, f"Measured on: {about}.\n", *note, "## Goals\n", "\n".join(table) + "\n", _NOTES, *map(_section, rows)]
     return "\n".join(parts)
 
 
 def verdict(outcome: Outcome) -> str:
     """Return how a goal came out, as a line."""
-    return f"{outcome.goal}: {_shown(outcome)}, {'met' if outcome.met else 'not measured' if outcome.met is None else 'MISSED'}"
+    return f"{outcome.goal}: {_shown(outcome)}, {'met' if outcome.met else 'not known' if outcome.met is None else 'MISSED'}"
 
 
 def figure(row: Mapping[str, Any]) -> str:
@@ -110,7 +111,7 @@ def _shown(outcome: Outcome) -> str:
     if outcome.measured is None:
         return "-"
     if outcome.goal.than:
-        return f"{outcome.measured:.2f} x"
+        return f"{'at most ' if outcome.limited else ''}{outcome.measured:.2f} x"
     return f"{outcome.measured:,.{_digits(outcome.measured)}f}"
 
 

@@ -8,7 +8,7 @@ import socket
 import socketserver
 import sys
 
-from .handlers import PONG, handlers
+from .handlers import PONG, handler
 
 
 def datagram() -> None:
@@ -21,9 +21,9 @@ def datagram() -> None:
             sock.sendto(data, address)
 
 
-def handler() -> None:
+def handled() -> None:
     """Construct the same handler for each datagram that the servers construct: what is above this, no server can reach."""
-    kind = handlers(socketserver)["datagram"]
+    kind = handler(socketserver, "datagram")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
         print("port", sock.getsockname()[1])
@@ -65,4 +65,4 @@ def loop() -> None:
                     connections.pop(fileno).close()
 
 
-{"datagram": datagram, "handler": handler, "oneshot": oneshot, "loop": loop}[sys.argv[1]]()
+{"datagram": datagram, "handler": handled, "oneshot": oneshot, "loop": loop}[sys.argv[1]]()

@@ -10,7 +10,7 @@ import socketkit
 from socketkit import TCP, UDP, Server
 from socketkit.dispatchers.adaptive import Adaptive
 
-from .handlers import handlers
+from .handlers import handler
 
 
 def dispatcher(name: str) -> Any:
@@ -22,8 +22,8 @@ def dispatcher(name: str) -> Any:
     return {"adaptive": Adaptive}[name]()
 
 
-transport, handler, chosen = sys.argv[1:]
+transport, wanted, chosen = sys.argv[1:]
 kind = {"tcp": TCP, "udp": UDP}[transport]
-with Server(kind("127.0.0.1", 0), handlers(socketkit)[handler], dispatcher=dispatcher(chosen)) as server:
+with Server(kind("127.0.0.1", 0), handler(socketkit, wanted), dispatcher=dispatcher(chosen)) as server:
     print("port", server.addresses[0][1])
     server.serve_forever()

@@ -13,8 +13,12 @@ SLEEP_EVERY, SLEEP = 100, 0.1
 """One datagram in so many keeps its handler for so many seconds."""
 
 
-def handlers(base: ModuleType) -> dict[str, Any]:
-    """Return the handler classes by name; base: `socketserver`, or what takes its place."""
+def handler(base: ModuleType, name: str) -> Any:
+    """Return the handler class of that name; base: `socketserver`, or what takes its place."""
+    return _conversation() if name == "conversation" else _handlers(base)[name]
+
+
+def _handlers(base: ModuleType) -> dict[str, Any]:
 
     class OneShot(base.StreamRequestHandler):  # type: ignore[misc, name-defined]
         """Answers one line."""
@@ -46,11 +50,14 @@ def handlers(base: ModuleType) -> dict[str, Any]:
                 time.sleep(SLEEP)
             super().handle()
 
-    return {"oneshot": OneShot, "loop": Loop, "datagram": Datagram, "sleepy": Sleepy, "conversation": _conversation()}
+    return {"oneshot": OneShot, "loop": Loop, "datagram": Datagram, "sleepy": Sleepy}
 
 
 def _conversation() -> Any:
-    """Return the handler that answers a line at a time and can be left alone in between; it runs under any server class."""
+    """Return the handler that answers a line at a time and can be left alone in between; it runs under any server class.
+
+    It is asked for by name, because a standard library's server that forks would pay for all that socketkit imports.
+    """
     from socketkit.handlers import ConversationHandler
 
     class Conversation(ConversationHandler):

@@ -16,7 +16,7 @@ from typing import Any
 import socketkit
 from socketkit.dispatchers.adaptive import Adaptive
 
-from .handlers import handlers
+from .handlers import handler
 
 TIMES = 100
 
@@ -30,7 +30,7 @@ def ask(address: Any) -> None:
 
 def classic() -> float:
     """Stop a `ThreadingTCPServer`."""
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), handlers(socketserver)["oneshot"]) as server:
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler(socketserver, "oneshot")) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         ask(server.server_address)
@@ -42,7 +42,7 @@ def classic() -> float:
 
 def composed() -> float:
     """Stop a composed server."""
-    with socketkit.Server(socketkit.TCP("127.0.0.1", 0), handlers(socketkit)["oneshot"], dispatcher=Adaptive()).start() as server:
+    with socketkit.Server(socketkit.TCP("127.0.0.1", 0), handler(socketkit, "oneshot"), dispatcher=Adaptive()).start() as server:
         ask(server.addresses[0])
         began = time.monotonic()
         server.stop()
