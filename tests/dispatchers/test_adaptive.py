@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from rooms import Rooms, answers, held
 from socketkit import TCP, UDP, Adaptive, Graceful, Server
 from socketkit.dispatchers import adaptive
 from support import ask, python, talk
@@ -14,47 +15,11 @@ from support import ask, python, talk
 ANYWHERE = TCP("127.0.0.1", 0)
 
 
-class Rooms:
-    """A handler: quick ones answer at once, held ones wait inside until they are let go."""
-
-    def __init__(self):
-        self.inside, self.leave = threading.Semaphore(0), threading.Event()
-        self.most, self._now, self._lock = 0, 0, threading.Lock()
-        self.threads = set()
-
-    def __call__(self, request, client_address, server):
-        with self._lock:
-            self._now += 1
-            self.most = max(self.most, self._now)
-            self.threads.add(threading.get_ident())
-        try:
-            if request.recv(4) == b"hold":
-                self.inside.release()
-                assert self.leave.wait(20)
-            request.sendall(b"done")
-        finally:
-            with self._lock:
-                self._now -= 1
-
-
 @pytest.fixture
 def rooms():
     made = Rooms()
     yield made
     made.leave.set()
-
-
-def held(server, rooms):
-    """Return a client whose handler is inside."""
-    client = socket.create_connection(server.addresses[0], timeout=10)
-    client.sendall(b"hold")
-    assert rooms.inside.acquire(timeout=10)
-    return client
-
-
-def answers(client):
-    with client:
-        return client.recv(4) == b"done"
 
 
 def serve(rooms, recipe=None, drain=10):

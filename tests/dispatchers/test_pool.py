@@ -6,31 +6,11 @@ import threading
 
 import pytest
 
+from rooms import Rooms, answers, held
 from socketkit import TCP, UDP, Graceful, Pool, Server
 from support import ask, talk
 
 ANYWHERE = TCP("127.0.0.1", 0)
-
-
-class Rooms:
-    """A handler: those that say hold wait inside until they are let go."""
-
-    def __init__(self):
-        self.inside, self.leave = threading.Semaphore(0), threading.Event()
-        self.most, self._now, self._lock = 0, 0, threading.Lock()
-
-    def __call__(self, request, client_address, server):
-        with self._lock:
-            self._now += 1
-            self.most = max(self.most, self._now)
-        try:
-            if request.recv(4) == b"hold":
-                self.inside.release()
-                assert self.leave.wait(20)
-            request.sendall(b"done")
-        finally:
-            with self._lock:
-                self._now -= 1
 
 
 @pytest.fixture
@@ -38,18 +18,6 @@ def rooms():
     made = Rooms()
     yield made
     made.leave.set()
-
-
-def held(server, rooms):
-    client = socket.create_connection(server.addresses[0], timeout=10)
-    client.sendall(b"hold")
-    assert rooms.inside.acquire(timeout=10)
-    return client
-
-
-def answers(client):
-    with client:
-        return client.recv(4) == b"done"
 
 
 def serve(rooms, recipe):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import signal
 import socket
@@ -452,8 +451,6 @@ except ValueError as error:
 
 
 def test_the_command_line_lists_the_plugin(installed):
-    if importlib.util.find_spec("socketkit.__main__") is None:
-        pytest.skip("this socketkit has no command line yet")
     listed = run(sys.executable, "-m", "socketkit", "plugins", env=installed).stdout
     assert "gevent" in listed
     assert "socketkit-gevent" in listed
