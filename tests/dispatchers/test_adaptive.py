@@ -228,12 +228,12 @@ def test_streams_and_datagrams_share_the_workers(rooms):
 def test_nothing_is_left_after_a_stop_under_load(rooms):
     before = set(threading.enumerate())
     with serve(rooms) as server:
-        stop, answered = threading.Event(), []
+        stop, answered, address = threading.Event(), [], server.addresses[0]
 
         def client():
             while not stop.is_set():
                 try:
-                    answered.append(talk(server.addresses[0], b"fast"))
+                    answered.append(talk(address, b"fast"))
                 except OSError:
                     return
 
