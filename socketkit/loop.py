@@ -285,7 +285,7 @@ class Intake:
 
     def forget(self, unit: Parked) -> None:
         """Take notice that the unit's descriptor is about to be closed. From any thread."""
-        self._poller.forget(unit.fileno())
+        self._poller.forget(unit.fileno(), unit)
 
     def parked(self) -> list[Any]:
         """Take out and return all that is parked or about to go on; for the end of a run."""
@@ -380,7 +380,7 @@ class Intake:
         self.hold()
         for unit in list(self._lot.parked):
             if not unit.begun and self.unpark(unit):  # it waits for its first byte, and was promised a handler
-                self._poller.forget(unit.fileno())
+                self._poller.forget(unit.fileno(), unit)
                 self._woken.append(unit)
         for queue in (self._turns, self._later):
             while queue:

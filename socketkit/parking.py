@@ -103,14 +103,14 @@ class Lot:
             over += [parked for parked in self._later.pop(heapq.heappop(self._order), ()) if self.leave(parked)]
         for parked in over:
             parked.expired = True
-            self._poller.forget(parked.fileno())
+            self._poller.forget(parked.fileno(), parked)
         return over
 
     def empty(self) -> list[Any]:
         """Take out and return all."""
         everyone = [parked for parked in list(self.parked) if self.leave(parked)]
         for parked in everyone:
-            self._poller.forget(parked.fileno())
+            self._poller.forget(parked.fileno(), parked)
         self._soon.clear()
         self._later.clear()
         self._order.clear()

@@ -25,8 +25,11 @@ class Poller(Protocol):
         """Report `thing` once, when the descriptor is or becomes readable."""
         ...
 
-    def forget(self, fileno: int) -> None:
-        """Report nothing more for the descriptor; call this before it is closed. Legal for one that is not known."""
+    def forget(self, fileno: int, thing: Any = None) -> None:
+        """Report nothing more for the descriptor; call this before it is closed. Legal for one that is not known.
+
+        thing: do so only if the descriptor is still this one's, and not that of something that came after it.
+        """
         ...
 
     def poll(self, timeout: float | None) -> list[Any]:
@@ -43,41 +46,78 @@ class Poller(Protocol):
 
 
 class EpollPoller:
-    """Linux: arming is one system call, from any thread, also while another waits. Source: epoll(7), epoll_ctl(2)."""
+    """Linux: arming is at most one system call, from any thread, also while another waits. Source: epoll(7), epoll_ctl(2).
+
+    A descriptor that was reported is usually armed again before anybody polls, because whoever polls is who serves it. So the
+    kernel is left to report it, and told not to only when it does so while nobody wants to hear it.
+    """
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._things: dict[int, Any] = {}
-        self._armed: set[int] = set()  # descriptors that the kernel knows as one-shot, armed or not
+        self._known: set[int] = set()  # descriptors that were ever armed
+        self._armed: set[int] = set()  # those of them that somebody wants to hear of
+        self._silent: set[int] = set()  # those that the kernel was told not to report
 
     def watch(self, fileno: int, thing: Any) -> None:
         """As `Poller.watch`."""
+        self._known.discard(fileno)  # should it be the number of an armed one that was closed behind our back
         self._epoll.register(fileno, select.EPOLLIN)
         self._things[fileno] = thing
 
     def arm(self, fileno: int, thing: Any) -> None:
         """As `Poller.arm`."""
+        same = self._things.get(fileno) is thing
         self._things[fileno] = thing
-        if fileno in self._armed:
+        self._armed.add(fileno)  # before the look at the silent ones: `_silence` does these two the other way round
+        if same and fileno not in self._silent:
+            return
+        self._silent.discard(fileno)
+        if fileno in self._known:
             with contextlib.suppress(FileNotFoundError):  # closed meanwhile, and the number is another's now
-                self._epoll.modify(fileno, select.EPOLLIN | select.EPOLLONESHOT)
+                self._epoll.modify(fileno, select.EPOLLIN)
                 return
-        self._armed.add(fileno)
-        self._epoll.register(fileno, select.EPOLLIN | select.EPOLLONESHOT)
+        self._known.add(fileno)
+        self._epoll.register(fileno, select.EPOLLIN)
 
-    def forget(self, fileno: int) -> None:
+    def forget(self, fileno: int, thing: Any = None) -> None:
         """As `Poller.forget`."""
+        if thing is not None and self._things.get(fileno) is not thing:
+            return
+        self._known.discard(fileno)
         self._armed.discard(fileno)
+        self._silent.discard(fileno)
         if self._things.pop(fileno, None) is not None:
             with contextlib.suppress(OSError, ValueError):  # the descriptor, or the poller, may be closed by now
                 self._epoll.unregister(fileno)
 
     def poll(self, timeout: float | None) -> list[Any]:
         """As `Poller.poll`."""
-        things = self._things
-        # -1 events is "some"; a descriptor may be forgotten between the kernel's report and this line
-        reported = (things.get(fileno) for fileno, _ in self._epoll.poll(-1 if timeout is None else timeout))
-        return [thing for thing in reported if thing is not None]
+        things, known, armed = self._things, self._known, self._armed
+        reported = []
+        for fileno, _ in self._epoll.poll(-1 if timeout is None else timeout):  # -1 events is "some"
+            if fileno in known:
+                if fileno not in armed:
+                    if fileno not in self._silent:  # else this was its one shot
+                        self._silence(fileno)
+                    continue
+                armed.discard(fileno)
+            thing = things.get(fileno)
+            if thing is not None:  # it may have been forgotten since the kernel's report
+                reported.append(thing)
+        return reported
+
+    def _silence(self, fileno: int) -> None:
+        """Have the kernel not report a descriptor until it is armed.
+
+        Without EPOLLONESHOT it would go on to report a peer that hung up, whatever events it is asked for.
+        """
+        self._silent.add(fileno)
+        with contextlib.suppress(OSError, ValueError):  # closed meanwhile
+            self._epoll.modify(fileno, select.EPOLLONESHOT)
+            if fileno in self._armed:  # just now
+                self._silent.discard(fileno)
+                self._epoll.modify(fileno, select.EPOLLIN)
 
     def fileno(self) -> int:
         """As `Poller.fileno`."""
@@ -107,8 +147,10 @@ class SelectorPoller:
         self._asked.append((fileno, thing))
         self._wake()
 
-    def forget(self, fileno: int) -> None:
+    def forget(self, fileno: int, thing: Any = None) -> None:
         """As `Poller.forget`."""
+        if thing is not None and self._armed.get(fileno) is not thing:
+            return
         if self._armed.pop(fileno, None) is None:
             with contextlib.suppress(KeyError, ValueError, OSError):  # unknown, or closed by now
                 self._selector.unregister(fileno)

@@ -25,7 +25,7 @@ class Nothing:
     def arm(self, fileno, thing):
         self.armed[fileno] = thing
 
-    def forget(self, fileno):
+    def forget(self, fileno, thing=None):
         self.armed.pop(fileno, None)
 
 

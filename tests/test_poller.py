@@ -1,8 +1,10 @@
 """Both pollers keep the same promises."""
 
+import select
 import selectors
 import socket
 import threading
+import time
 
 import pytest
 
@@ -123,3 +125,57 @@ def test_a_number_closed_without_notice_is_no_obstacle(poller):
     finally:
         for end in second:
             end.close()
+
+
+def test_what_nobody_armed_again_is_silent_while_it_stays_readable_or_its_peer_has_gone(poller, pair):
+    poller.arm(pair[0].fileno(), "thing")
+    pair[1].send(b"x")
+    assert poller.poll(1) == ["thing"]
+    pair[1].close()
+    for _ in range(3):
+        assert poller.poll(0.01) == []
+    begin = time.monotonic()
+    assert poller.poll(0.1) == []
+    assert time.monotonic() - begin > 0.09, "it polls without rest"
+    poller.arm(pair[0].fileno(), "thing")
+    assert poller.poll(1) == ["thing"]
+
+
+@pytest.mark.skipif(not hasattr(select, "epoll"), reason="epoll is Linux's")
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_arming_while_another_thread_silences_is_never_lost(pair, moment):
+    class Interrupting:
+        """Arms the descriptor within `_silence`, just before or just after the kernel is told."""
+
+        def __init__(self, poller):
+            self.poller, self.epoll = poller, poller._epoll
+
+        def __getattr__(self, name):
+            return getattr(self.epoll, name)
+
+        def modify(self, fileno, events):
+            self.poller._epoll = self.epoll
+            if moment == "before":
+                self.poller.arm(fileno, "thing")
+            self.epoll.modify(fileno, events)
+            if moment == "after":
+                self.poller.arm(fileno, "thing")
+
+    poller = EpollPoller()
+    poller.arm(pair[0].fileno(), "thing")
+    pair[1].send(b"x")
+    assert poller.poll(1) == ["thing"]
+    poller._epoll = Interrupting(poller)
+    assert poller.poll(0) == []
+    assert type(poller._epoll) is not Interrupting, "it was not silenced"
+    assert poller.poll(1) == ["thing"]
+    poller.close()
+
+
+def test_a_number_that_is_another_ones_by_now_is_not_forgotten_for_the_first(poller, pair):
+    poller.arm(pair[0].fileno(), "first")
+    poller.forget(pair[0].fileno(), "first")
+    poller.arm(pair[0].fileno(), "second")
+    poller.forget(pair[0].fileno(), "first")
+    pair[1].send(b"x")
+    assert poller.poll(1) == ["second"]
