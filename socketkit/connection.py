@@ -7,6 +7,7 @@ handler of `http.server`, and every `ConversationHandler`. Only such a handler c
 from __future__ import annotations
 
 import contextlib
+import enum
 import io
 import socket
 import sys
@@ -16,74 +17,47 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from socketkit import handlers
-from socketkit.seams import Address, Layer, Request
-from socketkit.stats import Ledger, books
+from socketkit.template import replaced_steps
+from socketkit.units import Whole
 
 if TYPE_CHECKING:
-    from socketkit.loop import Intake
     from socketkit.parking import Parking
+    from socketkit.seams import Address, Request
     from socketkit.template import RequestTemplate
+    from socketkit.units import Reception
 
 _PEEK = getattr(socket, "MSG_PEEK", 0) | getattr(socket, "MSG_DONTWAIT", 0)
 
 
-class Whole(partial[None]):
-    """A request that runs from verification to close in one piece: `server._begin_request` with all it needs."""
-
-    begun = False
-
-    def refuse(self, reason: str, reply: bytes = b"") -> None:
-        """Turn the request away instead of running it."""
-        request, client_address, _layers = self.args
-        self.func.__self__._refuse_request(request, client_address, reason, reply)  # type: ignore[attr-defined]  # noqa: SLF001 - a bound method
-
-
-def begin(  # noqa: PLR0913, PLR0917 - what an accepted request needs to become a unit
-    server: RequestTemplate,
-    intake: Intake,
-    parking: Parking | None,
-    request: Request,
-    client_address: Address,
-    layers: tuple[Layer, ...] = (),
-) -> Whole | Connection | None:
-    """Return the unit of work of a request that was just accepted; None if it was parked for its first byte."""
-    if parking is not None and _can_wait(server, request):
-        return Connection(server, intake, parking, request, client_address).arrive(layers)
-    return Whole(server._begin_request, request, client_address, layers)  # noqa: SLF001 - a server and its units are one thing in two files
-
-
-class Connection:
+class Connection(Whole):
     """One accepted connection, from its acceptance to its outcome; calling it runs it as far as it goes without waiting.
 
     It is in one place at a time: parked, waiting to be taken, or with the one thread that called it.
     """
 
-    __slots__ = ("_fileno", "_handler", "_intake", "_ledger", "_parking", "_server", "client_address", "deadline", "expired", "request")
+    __slots__ = ("_fileno", "_handler", "_parking", "_was_parked", "deadline", "expired")
 
-    def __init__(self, server: RequestTemplate, intake: Intake, parking: Parking, request: Request, client_address: Address) -> None:
-        self._server = server
-        self._intake = intake
+    def __init__(self, reception: Reception, parking: Parking, request: Request, client_address: Address) -> None:
+        super().__init__(reception, request, client_address)
         self._parking = parking
-        self._ledger: Ledger = books(server)
         self._handler: Any = None  # once a conversation has begun
         self._fileno: int = request.fileno()
-        self.request = request
-        self.client_address = client_address
+        self._was_parked = False  # and so the intake knows its descriptor
         self.deadline = 0.0
         self.expired = False
 
     @property
     def begun(self) -> bool:
-        """Whether its handler has seen it already: too late to turn it away."""
+        """Whether its conversation has begun."""
         return self._handler is not None
 
     def fileno(self) -> int:
         """Return the connection's descriptor."""
         return self._fileno
 
-    def arrive(self, layers: tuple[Layer, ...]) -> Connection | None:
+    def arrive(self) -> Connection | None:
         """Open its entry in the books; return itself if it can run at once, or None after parking it for its first byte."""
-        self._ledger.admit(self.request, self.client_address).layers = layers
+        self._reception.ledger.open(self)
         if _first_byte_is_there(self.request):
             return self
         self._park(self._parking.defer)
@@ -94,18 +68,22 @@ class Connection:
         if self._handler is not None:
             self._converse()
             return
-        entry, opener = self._ledger.find(self.request), _opener(self._server)
-        if opener is None or entry is None or entry.layers:
-            self._intake.forget(self)
-            self._server._run_request(self.request, self.client_address)  # noqa: SLF001 - as above
+        opener = None if self.layers else _opener(self._reception.server)
+        if opener is None:
+            self._forget()  # first, because the handler may close the descriptor and its number be another's
+            self._run()
         else:
-            entry.thread = threading.get_ident()
+            self.thread = threading.get_ident()
             self._open(opener)
 
     def refuse(self, reason: str, reply: bytes = b"") -> None:
-        """Turn the connection away instead of running it."""
-        self._intake.forget(self)
-        self._server._refuse_request(self.request, self.client_address, reason, reply)  # noqa: SLF001 - as above
+        """Turn the connection away instead of running it, or instead of letting its conversation go on."""
+        if self._handler is not None:
+            self._reception.ledger.refuse(self.request, reason)
+            self._end()
+            return
+        self._forget()
+        super().refuse(reason, reply)
 
     def abandon(self) -> None:
         """End it where it is parked, because its server stops."""
@@ -115,16 +93,16 @@ class Connection:
 
     def _open(self, opener: Callable[..., Any]) -> None:
         """Verify the request, construct the handler without running it, and begin the conversation."""
-        server, request = self._server, self.request
+        server, request = self._reception.server, self.request
         try:
             if not server.verify_request(request, self.client_address):
-                self._ledger.refuse(request, "verify_request said no")
+                self._reception.ledger.refuse(request, "verify_request said no")
                 self._close()
                 return
             handler = opener(request, self.client_address, server)
             handler.__class__ = type(handler).__base__
-        except BaseException:  # noqa: BLE001 - a request's error is judged in one place, whatever it is
-            self._failed()
+        except BaseException as error:  # noqa: BLE001 - a request's error is judged in one place, whatever it is
+            self._fail(error)
             return
         self._handler = handler
         _watch_buffer(handler)
@@ -137,49 +115,50 @@ class Connection:
 
     def _converse(self) -> None:
         """Serve requests until there is none to read; then park, or end."""
-        entry = self._ledger.find(self.request)
-        if entry is not None:
-            entry.thread = threading.get_ident()
+        self.thread = threading.get_ident()
         try:
-            over = self.expired or self._serve_requests()
-        except BaseException:  # noqa: BLE001 - as above
+            then = _Then.END if self.expired else self._serve_requests()
+        except BaseException as error:  # noqa: BLE001 - as above
             with contextlib.suppress(BaseException):  # the first error is the one to report
                 self._handler.finish()
-            self._failed()
+            self._fail(error)
             return
-        if over:
+        if then is _Then.END:
             self._end()
             return
-        if entry is not None:
-            entry.thread = None
-        if _has_more(self._handler):
-            self._intake.again(self)  # it has had its share; others first
+        self.thread = None
+        if then is _Then.GO_ON:
+            self._reception.intake.again(self)  # it has had its share; others first
         else:
             self._wait_for_request()
+
+    def _serve_requests(self) -> _Then:
+        """Serve what can be read without waiting, up to the share of one connection."""
+        handler, intake = self._handler, self._reception.intake
+        if isinstance(handler, handlers.ConversationHandler) and not handler.another_request():
+            return _Then.END
+        for _ in range(self._parking.max_inline):
+            handler.handle_one_request()
+            if handler.close_connection or intake.stopped:
+                return _Then.END
+            if not _has_more(handler):
+                return _Then.WAIT
+        return _Then.GO_ON
 
     def _wait_for_request(self) -> None:
         limit = getattr(self._handler, "timeout", None)
         self._park(self._parking.idle if limit is None else limit)
 
-    def _serve_requests(self) -> bool:
-        """Serve what can be read without waiting, up to the share of one connection; return whether the conversation is over."""
-        handler, intake = self._handler, self._intake
-        if isinstance(handler, handlers.ConversationHandler) and not handler.another_request():
-            return True
-        for _ in range(self._parking.max_inline):
-            handler.handle_one_request()
-            if handler.close_connection or intake.stopped:
-                return True
-            if not _has_more(handler):
-                break
-        return False
-
     def _park(self, seconds: float | None) -> None:
-        intake = self._intake
+        intake = self._reception.intake
+        if self.request.fileno() != self._fileno:  # a handler has closed it
+            self._end()
+            return
+        self._was_parked = True
         try:
             intake.park(self, seconds)
-        except (OSError, ValueError):  # closed: the intake because its run is over, or the descriptor by a handler
-            if not intake.stopped and self._fileno == self.request.fileno():
+        except (OSError, ValueError):  # the intake is closed, because its run is over
+            if not intake.stopped:
                 raise
         else:
             if not intake.stopped:
@@ -192,37 +171,35 @@ class Connection:
         try:
             if self._handler is not None:
                 self._handler.finish()
-        except BaseException:  # noqa: BLE001 - as above
-            self._failed()
+        except BaseException as error:  # noqa: BLE001 - as above
+            self._fail(error)
         else:
             self._close()
 
-    def _failed(self) -> None:
-        """Do with the exception being handled what the template does with it, and close."""
-        server, error = self._server, sys.exc_info()[1]
-        try:
-            if error is not None:
-                self._ledger.fail(self.request, error)
-            if isinstance(error, Exception):
-                server.handle_error(self.request, self.client_address)
-            elif error is not None and not server._confines_error(error):  # noqa: SLF001 - as above
-                raise error
-        finally:
-            del error  # or its traceback keeps this frame, and with it the request, until the garbage collector comes
-            self._close()
+    def _forget(self) -> None:
+        if self._was_parked:
+            self._was_parked = False
+            self._reception.intake.forget(self)
 
     def _close(self) -> None:
-        self._intake.forget(self)
-        try:
-            self._server.shutdown_request(self.request)
-        finally:
-            self._ledger.settle(self.request)
+        self._forget()
+        super()._close()
 
 
-def _can_wait(server: RequestTemplate, request: Request) -> bool:
+class _Then(enum.Enum):
+    """What a conversation does next."""
+
+    END = enum.auto()
+    WAIT = enum.auto()
+    GO_ON = enum.auto()
+
+
+def can_wait(server: RequestTemplate, request: Request) -> bool:
     """Return whether the request may be parked before its first byte: a plain socket, and a client that speaks first."""
+    if type(request) is not socket.socket:
+        return False
     handler = getattr(server.RequestHandlerClass, "func", server.RequestHandlerClass)  # functools.partial has it in func
-    return type(request) is socket.socket and not getattr(handler, "speaks_first", False)
+    return not getattr(handler, "speaks_first", False)
 
 
 def _first_byte_is_there(request: Request) -> bool:
@@ -240,23 +217,13 @@ def _opener(server: RequestTemplate) -> Callable[..., Any] | None:
 
     It has to if it is no conversation, or if the server goes a way of its own between the request and the handler.
     """
-    kind: Any = type(server)
-    if not _follows_template(kind):
+    if not replaced_steps(server) <= {"verify_request"}:
         return None
     factory = server.RequestHandlerClass
     if isinstance(factory, partial):
         inner = _unrun(factory.func) if isinstance(factory.func, type) else None
         return inner and partial(inner, *factory.args, **factory.keywords)
     return _unrun(factory) if isinstance(factory, type) else None
-
-
-@lru_cache(maxsize=256)  # bounded, for programs that make classes as they go
-def _follows_template(kind: type) -> bool:
-    steps = ("process_request", "process_request_thread", "finish_request")
-    return all(getattr(kind, step).__module__ in _TEMPLATE for step in steps)
-
-
-_TEMPLATE = frozenset({"socketkit.template", "socketkit.server", "socketkit.socketserver", "socketserver"})
 
 
 @lru_cache(maxsize=256)  # bounded, for programs that make classes as they go
@@ -306,5 +273,7 @@ def _has_more(handler: Any) -> bool:
                 return True
         finally:
             raw.looking = False
+    if type(handler.connection) is socket.socket:
+        return False
     pending = getattr(handler.connection, "pending", None)  # TLS keeps decrypted bytes of its own
     return pending is not None and pending() > 0

@@ -165,13 +165,13 @@ class Server(RequestTemplate):
     def server_close(self) -> None:
         """Stop, close the listeners, and wait for running requests as long as the lifecycle's drain says. Legal twice.
 
-        From a handler it returns at once, and the thread that serves does the rest.
+        From a handler it returns at once, and the thread that serves, or whoever closes it next, does the rest.
         """
         if self._run is not None:
             Server.stop(self)  # by name: a subclass may call this from its own stop
         self._close_listeners()
-        if self._run is not None:
-            return  # called from within the run, whose end needs the live dispatcher
+        if self._run is not None or self._ledger.runs_in(threading.get_ident()):
+            return  # called from within the run, whose end needs the live dispatcher, or by what others shall wait for
         live, self._live = self._live, None
         if live is not None:
             live.wait(getattr(self.lifecycle, "drain", None))

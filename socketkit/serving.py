@@ -16,11 +16,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from socketkit import async_handlers
-from socketkit.connection import begin
+from socketkit.connection import Connection, can_wait
 from socketkit.dispatchers.adaptive import Adaptive
 from socketkit.loop import Intake
 from socketkit.seams import Address, Dispatch, Dispatcher, Drive, Layer, Listener, Request, Unit
 from socketkit.stats import NOBODY, DrainReport, Entry, Ledger, Stats
+from socketkit.units import Reception, Whole
 
 if TYPE_CHECKING:
     from socketkit.parking import Parking
@@ -46,10 +47,8 @@ class State(enum.Enum):
     FAILED = "failed"
 
 
-class ListenerSource:
+class ListenerSource(Reception):
     """A listener as the intake sees it: readiness in, units of work out."""
-
-    intake: Intake  # set when there is one
 
     def __init__(  # noqa: PLR0913 - it ties a listener to a server, each end by name
         self,
@@ -62,19 +61,16 @@ class ListenerSource:
         once: bool,
         tell: Callable[..., None],
     ) -> None:
+        super().__init__(server, parking, layers)
         self.url = listener.url
         self.once = once
         self.fileno = listener.fileno
-        self._server = server
         self._accept = accept
-        self._layers = layers
-        self._parking = parking
         self._tell = tell
 
     def take(self) -> Unit | None:
         """Accept one request and return what runs it; None if it was parked."""
-        request, client_address = self._accept()
-        return begin(self._server, self.intake, self._parking, request, client_address, self._layers)
+        return receive(self, *self._accept())
 
     def paused(self, error: OSError, seconds: float) -> None:
         """Tell the observers."""
@@ -83,6 +79,14 @@ class ListenerSource:
     def resumed(self, failures: int) -> None:
         """Tell the observers."""
         self._tell("accept_resumed", self.url, failures)
+
+
+def receive(reception: Reception, request: Request, client_address: Address) -> Unit | None:
+    """Return the unit of work of a request that was just accepted; None if it was parked for its first byte."""
+    parking = reception.parking
+    if parking is not None and can_wait(reception.server, request):
+        return Connection(reception, parking, request, client_address).arrive()
+    return Whole(reception, request, client_address)
 
 
 class Work:

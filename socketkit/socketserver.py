@@ -25,7 +25,6 @@ from time import monotonic as time
 from typing import Any
 
 from socketkit import handlers
-from socketkit.connection import begin
 from socketkit.dispatchers._processes import fork, reap, wait_any
 from socketkit.dispatchers.forks import Forks
 from socketkit.dispatchers.sync import Sync
@@ -37,9 +36,10 @@ from socketkit.handlers import SocketWriter as _SocketWriter
 from socketkit.lifecycles.classic import Classic
 from socketkit.loop import Intake
 from socketkit.seams import Address, Dispatcher, Lifecycle, Request, Unit
-from socketkit.serving import Run, Work, feed, keep_calling, put_to_work
+from socketkit.serving import Run, Work, feed, keep_calling, put_to_work, receive
 from socketkit.stats import LEDGER, NOBODY, Ledger, books
 from socketkit.template import RequestTemplate
+from socketkit.units import Reception
 
 __version__ = "0.4"
 
@@ -305,10 +305,10 @@ class BaseServer(RequestTemplate):
             and sys.platform != "win32"  # where Ctrl-C does not interrupt a wait
         )
 
-    def _begin_request(self, request: Request, client_address: Address, layers: tuple[Any, ...] = ()) -> None:
+    def _begin_request(self, request: Request, client_address: Address) -> None:
         """Take the request through the hooks. Nothing is booked unless a dispatcher or lifecycle was chosen, which need the books."""
         if _Chosen.dispatcher is not None or _Chosen.lifecycle is not None:
-            super()._begin_request(request, client_address, layers)
+            super()._begin_request(request, client_address)
             return
         try:
             if self.verify_request(request, client_address):
@@ -354,17 +354,17 @@ class BaseServer(RequestTemplate):
             source.failed(errors.pop())
 
 
-class _OwnSource:
+class _OwnSource(Reception):
     """A classic server as the loop sees it: through the hooks of the moment, one request for each report of the selector.
 
     Under a dispatcher that drives, and unless a program has its own `get_request`, as many as there are, without ever blocking.
     """
 
     def __init__(self, server: BaseServer, live: Any) -> None:
+        super().__init__(server, getattr(live, "parking", None))
         self._server = server
         self._adapt = getattr(live, "adapt", None)
-        self._parking = getattr(live, "parking", None)
-        self.intake: Intake | None = None
+        self._booked = live is not None
         self.url = str(getattr(server, "server_address", ""))
         self._whole = type(server)._handle_request_noblock is not BaseServer._handle_request_noblock
         self._accept = _accept_now(server) if hasattr(live, "drive") else None
@@ -375,19 +375,19 @@ class _OwnSource:
         return number
 
     def take(self) -> Unit | None:
-        server, intake = self._server, self.intake
+        server = self._server
         if self._whole:
             return partial(server._take_turn, self)
         request, client_address = self._accept() if self._accept is not None else server.get_request()
         if self._adapt is not None:
             request = self._adapt(request)
-        if intake is None:
-            return partial(server._begin_request, request, client_address)
-        return begin(server, intake, self._parking, request, client_address)
+        if self._booked:
+            return receive(self, request, client_address)
+        return partial(server._begin_request, request, client_address)
 
     def failed(self, error: OSError) -> None:
         """Apply the table of accept errors. Raises: the error, if the server is closed."""
-        if self.intake is not None and not isinstance(error, BlockingIOError):
+        if not isinstance(error, BlockingIOError):
             self.intake.failed(self, error)
 
     def paused(self, error: OSError, seconds: float) -> None:

@@ -132,12 +132,16 @@ class Ledger:
         self._observers.tell(event, self._server, *facts)
 
     def admit(self, request: Request, client_address: Address) -> Entry:
-        """Open the entry of a request that was just accepted."""
+        """Make the entry of a request that was just accepted."""
         entry = Entry(request, client_address)
-        self._active[id(request)] = entry  # one store, hence no lock; the entry keeps the request, and with it the key, alive
-        if self._observed:
-            self._observers.tell("request_accepted", self._server, request, client_address)
+        self.open(entry)
         return entry
+
+    def open(self, entry: Entry) -> None:
+        """Take in the entry of a request that was just accepted."""
+        self._active[id(entry.request)] = entry  # one store, hence no lock; the entry keeps the request, and with it the key, alive
+        if self._observed:
+            self._observers.tell("request_accepted", self._server, entry.request, entry.client_address)
 
     def find(self, request: Request) -> Entry | None:
         """Return the open entry of the request, if it has one."""
@@ -265,11 +269,11 @@ class BranchLedger(Ledger):
         self._when_settled = settled
         os.register_at_fork(after_in_child=tally.detach)
 
-    def admit(self, request: Request, client_address: Address) -> Entry:
-        """As `Ledger.admit`."""
+    def open(self, entry: Entry) -> None:
+        """As `Ledger.open`."""
         with self._lock:
             self._tally.accept()
-        return super().admit(request, client_address)
+        super().open(entry)
 
     def settle(self, request: Request, outcome: str | None = None) -> None:
         """As `Ledger.settle`."""

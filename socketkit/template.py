@@ -7,6 +7,7 @@ import logging
 import signal
 import socket
 import threading
+from functools import lru_cache
 from typing import Any
 
 from socketkit.seams import Address, Request
@@ -15,6 +16,22 @@ from socketkit.stats import books
 log = logging.getLogger(__name__)
 
 _DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
+
+STEPS = frozenset({"verify_request", "process_request", "process_request_thread", "finish_request"})
+"""What a request goes through on its way to its handler."""
+
+_OURS = frozenset({"socketkit.template", "socketkit.server", "socketkit.socketserver", "socketserver"})
+
+
+def replaced_steps(server: RequestTemplate) -> frozenset[str]:
+    """Return the steps that the server's class takes in a way of its own."""
+    kind: Any = type(server)
+    return _replaced_steps(kind)
+
+
+@lru_cache(maxsize=256)  # bounded, for programs that make classes as they go
+def _replaced_steps(kind: type) -> frozenset[str]:
+    return frozenset(step for step in STEPS if getattr(kind, step).__module__ not in _OURS)
 
 
 class RequestTemplate:
@@ -53,9 +70,9 @@ class RequestTemplate:
     def service_actions(self) -> None:
         """Do nothing; the serving loop calls this after every turn, and at least every `poll_interval` seconds."""
 
-    def _begin_request(self, request: Request, client_address: Address, layers: tuple[Any, ...] = ()) -> None:
-        """The unit of work: one request from acceptance to its outcome, or to the dispatcher that will see to that."""
-        books(self).admit(request, client_address).layers = layers
+    def _begin_request(self, request: Request, client_address: Address) -> None:
+        """Take a request from acceptance to its outcome, or to the dispatcher that will see to that."""
+        books(self).admit(request, client_address)
         self._run_request(request, client_address)
 
     def _run_request(self, request: Request, client_address: Address) -> None:

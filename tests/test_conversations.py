@@ -369,3 +369,53 @@ for client in clients:
 """,
         guard=45,
     )
+
+
+def test_a_conversation_whose_handler_closed_its_socket_is_over(parking):
+    class Detaches(ConversationHandler):
+        def handle_one_request(self):
+            self.wfile.write(self.rfile.readline())
+            socket.socket(fileno=self.request.detach()).close()
+
+        def finish(self):
+            finished.set()
+
+    finished = threading.Event()
+    with served(Detaches, parking) as server, connected(server) as (_client, file):
+        say(file, b"hello\n")
+        assert file.readline() == b"hello\n"
+        assert file.readline() == b""
+        assert finished.wait(10)
+    assert server.stats().active == 0
+
+
+def test_a_conversation_that_is_turned_away_is_finished():
+    class Finishes(Reverse):
+        def finish(self):
+            finished.append(self.client_address)
+            super().finish()
+
+    finished = []
+    reasons = []
+
+    class Observer:
+        def request_refused(self, _server, _address, reason):
+            reasons.append(reason)
+
+    with served(Finishes, Adaptive(), observers=[Observer()]) as server, connected(server) as (client, file):
+        say(file, b"hello\n")
+        assert file.readline() == b"olleh\n"
+        intake = server._run._intake
+        turned_away = threading.Event()
+
+        def turn_away():
+            for unit in intake.parked():
+                unit.refuse("no room")
+            turned_away.set()
+
+        intake.call_soon(turn_away)
+        assert turned_away.wait(10)
+        assert file.readline() == b""
+        assert finished == [client.getsockname()]
+    assert reasons == ["no room"]
+    assert server.stats().outcomes == {"refused": 1}

@@ -16,7 +16,7 @@ FLOORS = """
     grammar recipes parking
     hookspecs loop options stats
     template handlers capabilities explanation
-    async_handlers message_handlers
+    async_handlers message_handlers units
     transports dispatchers lifecycles connection
     builtin
     catalog

@@ -29,6 +29,7 @@ from socketkit import (
 )
 from socketkit.errors import AlreadyServingError, ConfigError, IncompatibleError, ListenError, UnknownPartError
 from socketkit.serving import State
+from support import talk
 
 ANYWHERE = TCP("127.0.0.1", 0)
 
@@ -673,3 +674,22 @@ def test_a_datagram_in_work_is_answered_although_its_server_drains(dispatcher):
             assert client.recv(10) == b"late"
     assert server.stats().outcomes == {"finished": 1}
     assert server.addresses == []
+
+
+@pytest.mark.parametrize("step", ["verify_request", "finish_request", "process_request", "process_request_thread"])
+@pytest.mark.parametrize("where", ["class", "instance"])
+@pytest.mark.parametrize("dispatcher", [Sync(), Threads(), Pool(2), Adaptive()], ids=lambda each: type(each).__name__)
+def test_a_step_of_the_template_that_is_replaced_is_taken(step, where, dispatcher):
+    taken = []
+
+    def replacement(request, client_address):
+        taken.append(step)
+        return getattr(Server, step)(server, request, client_address)
+
+    kind = type("Own", (Server,), {step: lambda _self, *facts: replacement(*facts)} if where == "class" else {})
+    with kind(ANYWHERE, Upper, dispatcher=dispatcher) as server:
+        server.start()
+        if where == "instance":
+            setattr(server, step, replacement)
+        assert talk(server.addresses[0], b"hello\n") == b"HELLO\n"
+    assert taken == [step]
