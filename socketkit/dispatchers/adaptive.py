@@ -6,6 +6,8 @@ other thread. If the leader stays inside one unit for longer than `handoff`, the
 the baton up and gives it to a *spare* worker, started if there is none. A worker that finds the table empty when its unit is done
 has lost the baton and becomes a spare. See docs/explanation/adaptive.md.
 
+The monitor does not look every now and then: it sleeps until an *alarm*, which a leader that gets on postpones all the time.
+
 The table is a deque, whose `append` and `pop` are atomic; so there is always exactly one baton, and no lock on the quick path.
 """
 
@@ -22,7 +24,7 @@ from typing import Any, ClassVar
 
 import attrs
 
-from socketkit.loop import Wakeup
+from socketkit.dispatchers._alarm import best_alarm
 from socketkit.parking import Parking
 from socketkit.recipes import at_least, seconds, seconds_or_none
 from socketkit.seams import Seconds, Work
@@ -38,8 +40,14 @@ DECAY = 0.99
 BLOCKING = 25.0
 """Above this score the leader passes the baton before it runs a unit, not after."""
 
-QUIET_TICKS = 20
-"""After so many looks without a unit running the monitor goes to sleep until a leader wakes it."""
+
+TRY_AGAIN = 0.1
+"""Seconds until the monitor looks again after the system had no thread to give."""
+
+NEVER = float("-inf")
+
+BATON = "baton"
+"""The right to be at the intake. There is one."""
 
 
 @attrs.frozen
@@ -70,10 +78,11 @@ class Adaptive:
 class _Worker:
     """A thread that leads, runs a unit, or is spare."""
 
-    __slots__ = ("called", "thread")
+    __slots__ = ("called", "goes_home", "thread")
 
     def __init__(self) -> None:
         self.called = threading.Semaphore(0)  # released by whoever gives it the baton, or sends it home
+        self.goes_home = False
         self.thread: threading.Thread
 
 
@@ -84,13 +93,12 @@ class _Adaptive:
         self.parking = Parking(recipe.defer, recipe.idle, recipe.max_inline)
         self._most = recipe.workers
         self._handoff = recipe.handoff
-        self._table: deque[int] = deque()  # the baton, as the number of the unit during which it lies here
+        self._table: deque[str] = deque()  # the baton, while a unit runs
         self._spares: deque[_Worker] = deque()  # the last to come is the first to go
         self._workers: set[_Worker] = set()
         self._hiring = threading.Lock()  # guards the set
-        self._number = 0  # of the unit that a leader took last
         self._score = 0.0  # how many of the last hundred units blocked, about
-        self._monitor_sleeps = False
+        self._alarm_set = NEVER  # or when a leader did
         self._retired = False  # spare workers are to go home
         self._error: BaseException | None = None
 
@@ -98,13 +106,17 @@ class _Adaptive:
 
     def drive(self, open_intake: Callable[[], Any]) -> None:
         """Watch the leader until the intake is stopped."""
-        alarm = Wakeup()  # rung by a stop, and by a leader that starts to work while the monitor sleeps
+        alarm = best_alarm()  # also rung by a stop
         with contextlib.closing(alarm), alarm.woken_by_signals(), open_intake() as intake:
             self._intake, self._alarm = intake, alarm
+            self._table, self._spares, self._retired = deque(), deque(), False  # those who still work for a run before keep theirs
+            self._alarm_set = NEVER
             intake.on_stop(alarm.wake)
             try:
                 self._pass_baton()
-                self._watch()
+                while not intake.stopped:
+                    alarm.watch()
+                    self._look()
             finally:  # Ctrl-C may have come anywhere, as an exception
                 intake.stop()
                 self._send_home()
@@ -117,38 +129,26 @@ class _Adaptive:
         while not self._pick_up() and time.monotonic() < give_up:
             self._alarm.wait(0.01)
         self._retired = True
-        for worker in list(self._spares):
+        while self._spares:
+            worker = self._spares.pop()
+            worker.goes_home = True
             worker.called.release()
 
-    def _watch(self) -> None:
-        """Look at the table every `handoff` seconds, and give the baton to another worker if it lies there too long."""
-        seen, quiet = 0, 0
-        while not self._intake.stopped:
-            number = self._on_table()
-            quiet = 0 if number else quiet + 1
-            if quiet > QUIET_TICKS:
-                self._sleep()
-                quiet = 0
-            elif number and number == seen and self._is_somebody_free() and self._pick_up():
-                self._score = self._score * DECAY + 1.0
-                self._pass_baton()
-            seen = number
-            if not self._intake.stopped:
-                time.sleep(self._handoff)
+    def _look(self) -> None:
+        """If the leader has been inside one unit for longer than `handoff`, give the baton to another worker."""
+        if time.monotonic() < self._alarm_set + 2 * self._handoff:
+            return  # it has begun another one since
+        if self._is_somebody_free() and self._pick_up():
+            self._score = self._score * DECAY + 1.0
+            self._pass_baton()
 
-    def _on_table(self) -> int:
-        """Return the number of the unit during which the baton lies on the table; 0 if it does not."""
-        try:
-            return self._table[0]
-        except IndexError:
-            return 0
+    def _set_alarm(self, now: float) -> None:
+        """Have the monitor look in `2 * handoff`, unless a leader comes by here again in the meantime.
 
-    def _sleep(self) -> None:
-        """Wait for a leader to run a unit, or for a stop."""
-        self._monitor_sleeps = True  # before the last look at the table: a leader lays the baton down before it looks here
-        if not self._table and not self._intake.stopped:
-            self._alarm.wait()
-        self._monitor_sleeps = False
+        It does with the first unit it begins after one `handoff`, so a unit that is still running then has run for one to two.
+        """
+        self._alarm_set = now
+        self._alarm.set(2 * self._handoff)
 
     # --- the baton ---------------------------------------------------------------------------------------------------
 
@@ -166,7 +166,9 @@ class _Adaptive:
             self._spares.pop().called.release()
         except IndexError:
             if not self._hire():
-                self._table.append(self._number)  # whoever is done first picks it up
+                self._alarm_set = NEVER  # so that the next unit that is begun does
+                self._alarm.set(TRY_AGAIN)
+                self._table.append(BATON)  # whoever is done first picks it up
 
     def _is_somebody_free(self) -> bool:
         return bool(self._spares) or len(self._workers) < self._most
@@ -214,17 +216,17 @@ class _Adaptive:
                 intake.stop()
                 unit = None
             if unit is None:
-                table.append(self._number)
+                table.append(BATON)
                 self._alarm.wake()
                 return False
-            self._number += 1
             if self._score > BLOCKING and self._is_somebody_free():
                 self._pass_baton()
                 self._run_timed(unit)
             else:
-                table.append(self._number)
-                if self._monitor_sleeps:
-                    self._alarm.wake()
+                now = time.monotonic()
+                if now >= self._alarm_set + self._handoff:
+                    self._set_alarm(now)
+                table.append(BATON)
                 self._run(unit)
                 if self._score > 1.0:
                     self._score *= DECAY
@@ -242,7 +244,7 @@ class _Adaptive:
             return True
         while not self._retired:
             if worker.called.acquire(timeout=SPARE_SECONDS):
-                return not self._retired
+                return not worker.goes_home
             try:
                 spares.remove(worker)
             except ValueError:

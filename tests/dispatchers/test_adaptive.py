@@ -8,7 +8,7 @@ import time
 import pytest
 
 from rooms import Rooms, answers, held
-from socketkit import TCP, UDP, Adaptive, Graceful, Server
+from socketkit import TCP, UDP, Adaptive, Classic, Graceful, Server
 from socketkit.dispatchers import adaptive
 from support import ask, python, talk
 
@@ -296,7 +296,7 @@ class Answer(StreamRequestHandler):
     def handle(self): self.wfile.write(self.rfile.readline())
 server = Server(TCP("127.0.0.1", 0), Answer).start()
 assert talk(server.addresses[0], b"hello\\n") == b"hello\\n"
-while not server._live._monitor_sleeps: time.sleep(0.001)
+time.sleep(0.1)  # the alarm that the request has set goes off
 tracer = subprocess.Popen(["strace", "-f", "-q", "-o", {str(trace)!r}, "-p", str(os.getpid())], stderr=subprocess.DEVNULL)
 while any("TracerPid:\\t0" in open(f"/proc/self/task/{{task}}/status").read() for task in os.listdir("/proc/self/task")): pass
 time.sleep(2)  # nothing is ordered by this: it is the time in which nothing happens
@@ -307,3 +307,19 @@ server.stop()
     )
     waiters = [line.split()[0] for line in trace.read_text().splitlines() if "epoll_wait" in line or "select6(" in line]
     assert len(waiters) == len(set(waiters)), trace.read_text()  # each thread is in the wait it was in all the time
+
+
+def test_a_second_run_has_a_baton_of_its_own_while_handlers_of_the_first_go_on(rooms):
+    with Server(ANYWHERE, rooms, dispatcher=Adaptive(), lifecycle=Classic()) as server:
+        server.start()
+        held_still = [held(server, rooms) for _ in range(3)]
+        assert talk(server.addresses[0], b"fast") == b"done"
+        server.stop()
+        server.start()
+        held_still += [held(server, rooms) for _ in range(3)]
+        assert talk(server.addresses[0], b"fast") == b"done"
+        rooms.leave.set()
+        assert all(map(answers, held_still))
+        for _ in range(20):
+            assert talk(server.addresses[0], b"fast") == b"done"
+    assert server.stats().outcomes == {"finished": 28}
