@@ -17,6 +17,7 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from socketkit import handlers
+from socketkit.parking import NEVER
 from socketkit.template import replaced_steps
 from socketkit.units import Whole
 
@@ -35,7 +36,7 @@ class Connection(Whole):
     It is in one place at a time: parked, waiting to be taken, or with the one thread that called it.
     """
 
-    __slots__ = ("_fileno", "_handler", "_parking", "_was_parked", "deadline", "expired")
+    __slots__ = ("_fileno", "_handler", "_parking", "_was_parked", "deadline", "expired", "noted")
 
     def __init__(self, reception: Reception, parking: Parking, request: Request, client_address: Address) -> None:
         super().__init__(reception, request, client_address)
@@ -43,7 +44,7 @@ class Connection(Whole):
         self._handler: Any = None  # once a conversation has begun
         self._fileno: int = request.fileno()
         self._was_parked = False  # and so the intake knows its descriptor
-        self.deadline = 0.0
+        self.deadline = self.noted = NEVER
         self.expired = False
 
     @property

@@ -286,6 +286,7 @@ class Intake:
     def forget(self, unit: Parked) -> None:
         """Take notice that the unit's descriptor is about to be closed. From any thread."""
         self._poller.forget(unit.fileno(), unit)
+        self._lot.drop(unit)
 
     def parked(self) -> list[Any]:
         """Take out and return all that is parked or about to go on; for the end of a run."""
@@ -404,7 +405,7 @@ class Intake:
         self._polling = True  # before the deadlines are read: one that comes later wakes the poller
         if self._woken or self._later or self.stopped or self._interrupted:
             timeout = 0.0
-        moment = self._due() if self._timers or self._lot.parked else None
+        moment = self._due()
         if moment is not None:
             due = max(moment - time.monotonic(), 0.0)
             timeout = due if timeout is None else min(due, timeout)
@@ -422,7 +423,9 @@ class Intake:
         while self._later:
             self._turns.append(self._later.popleft())
         if moment is not None:
-            self._keep_time(time.monotonic())
+            now = time.monotonic()
+            if now >= moment:
+                self._keep_time(now)
 
     def _due(self) -> float | None:
         """Return the moment of the next timer or deadline."""

@@ -14,11 +14,13 @@ import attrs
 
 from socketkit.poller import Poller
 
-GRAIN = 0.1
-"""Seconds within which deadlines of more than `FINE` seconds count as the same moment."""
+GRAIN, FINE_GRAIN = 0.1, 0.001
+"""Seconds within which deadlines count as the same moment: far ones, and those no more than `FINE` seconds away."""
 
 FINE = 1.0
-"""Deadlines up to so many seconds away are kept exactly, in the order in which they were made."""
+
+NEVER = float("inf")
+"""The deadline of one that may wait for ever."""
 
 
 @attrs.frozen
@@ -36,10 +38,19 @@ class Parking:
 
 
 class Parked(Protocol):
-    """What can be parked: a unit of work with a descriptor. `expired` is set when its time is up, before it is handed out."""
+    """What can be parked: a unit of work with a descriptor.
+
+    deadline, noted: the lot's, which alone writes them; NEVER at first. expired: set when its time is up, before it is handed out.
+    """
 
     deadline: float
+    noted: float
     expired: bool
+
+    @property
+    def begun(self) -> bool:
+        """Whether a handler has seen it. Else it waits for its first byte: an intake that retires hands it out all the same."""
+        ...
 
     def fileno(self) -> int:
         """Return the descriptor whose readability ends the wait."""
@@ -51,56 +62,94 @@ class Parked(Protocol):
 
 
 class Lot:
-    """The parked connections of one intake. `park` may be called from any thread, the rest by the one that polls."""
+    """The parked connections of one intake. `park` and `drop` may be called from any thread, the rest by the one that polls.
+
+    A connection that comes and goes is noted once, for the moment of its first deadline; in that moment it is seen that the deadline
+    is a later one by now. So to park costs next to nothing, and nearly every deadline is cancelled by the next request.
+
+    There is no lock. Whoever parks only adds to `parked` and to `_news`, each in one step of the interpreter; moments are noted, found
+    and dropped by the one that polls. No deadline is slept through, because
+
+    - `due` forgets `_next` *before* it looks at the news, and `park` reads `_next` *after* it has added to them. If `due` misses an
+      entry, that was added after the look, hence `park` reads after the forgetting: it finds no moment, or the very one for which the
+      poller is about to sleep, and tells its caller to wake the poller if its own is earlier.
+    - `expire` forgets that a connection is noted *before* it looks whether it is parked, and `park` looks whether it is noted *after*
+      it has parked it. So one of them notes it again. If both do, the first is found not to count any more.
+    """
 
     def __init__(self, poller: Poller) -> None:
         self._poller = poller
-        self.parked: set[Any] = set()
-        self._soon: dict[float, deque[tuple[float, Any]]] = {}  # one queue for each duration: each is in order by itself
-        self._later: dict[int, set[Any]] = {}  # buckets of `GRAIN` seconds
-        self._order: list[int] = []  # a heap of the buckets
+        self.parked: dict[Any, None] = {}  # who has waited longest comes first
+        self._news: deque[Any] = deque()  # who is to be noted
+        self._noted: dict[float, set[Any]] = {}  # by the moment at which to look at them
+        self._order: list[float] = []  # a heap of the moments
+        self._next = NEVER  # the first of them, when somebody last asked for it
 
     def park(self, parked: Parked, seconds: float | None) -> bool:
-        """Wait for the descriptor, at most so many seconds (None: for ever); return whether that deadline is now the next."""
-        first = False
-        parked.expired = False
-        self.parked.add(parked)
-        if seconds is None:
-            parked.deadline = float("inf")
-        else:
-            parked.deadline = time.monotonic() + seconds
-            first = self._enter(parked, seconds)
-        self._poller.arm(parked.fileno(), parked)
-        return first
+        """Wait for the descriptor, at most so many seconds (None: for ever); return whether that deadline is now the next.
+
+        Raises: OSError, ValueError when the descriptor is closed.
+        """
+        now = time.monotonic()
+        deadline = NEVER if seconds is None else now + seconds
+        parked.deadline, parked.expired = deadline, False  # before anybody can take it out
+        self.parked[parked] = None
+        self._poller.arm(parked.fileno(), parked)  # before its time can be up: who is handed out is not armed any more
+        if parked.noted <= deadline:
+            return False
+        self._news.append(parked)
+        return _moment(deadline, now) < self._next
 
     def leave(self, parked: Parked) -> bool:
         """Take it out, because its descriptor is readable; False if somebody else took it out before."""
         try:
-            self.parked.remove(parked)
+            del self.parked[parked]
         except KeyError:
             return False
-        bucket = self._later.get(int(parked.deadline / GRAIN)) if parked.deadline != float("inf") else None
-        if bucket is not None:
-            bucket.discard(parked)
         return True
+
+    def drop(self, parked: Parked) -> None:
+        """Forget that it is noted: it never comes again."""
+        noted = self._noted.get(parked.noted)
+        if noted is not None:
+            noted.discard(parked)
+
+    def longest(self) -> Any | None:
+        """Take out and return who has waited longest of those that have begun; None when none of them has."""
+        for parked in list(self.parked):  # a copy, made in one step: others park meanwhile
+            if parked.begun and self.leave(parked):
+                self._poller.forget(parked.fileno(), parked)
+                return parked
+        return None
 
     def due(self) -> float | None:
         """Return the moment of the next deadline, by `time.monotonic`; None when there is none."""
-        moments = [queue[0][0] for queue in list(self._soon.values()) if queue]
-        if self._order:
-            moments.append((self._order[0] + 1) * GRAIN)
-        return min(moments, default=None)
+        self._next = NEVER
+        self._read_news()
+        order, noted = self._order, self._noted
+        while order and not noted[order[0]]:
+            del noted[heapq.heappop(order)]
+        if not order:
+            return None
+        self._next = order[0]
+        return order[0]
 
     def expire(self, now: float) -> list[Any]:
         """Take out and return those whose time is up."""
+        self._read_news()
         over = []
-        for queue in list(self._soon.values()):
-            while queue and queue[0][0] <= now:
-                deadline, parked = queue.popleft()
-                if parked.deadline == deadline and self.leave(parked):  # else it left, and may have come again
+        while self._order and self._order[0] <= now:
+            moment = heapq.heappop(self._order)
+            for parked in tuple(self._noted.pop(moment)):
+                if parked.noted != moment:
+                    continue
+                parked.noted = NEVER
+                if parked not in self.parked:
+                    continue
+                if parked.deadline > now:
+                    self._note(parked, now)
+                elif self.leave(parked):
                     over.append(parked)
-        while self._order and (self._order[0] + 1) * GRAIN <= now:
-            over += [parked for parked in self._later.pop(heapq.heappop(self._order), ()) if self.leave(parked)]
         for parked in over:
             parked.expired = True
             self._poller.forget(parked.fileno(), parked)
@@ -111,20 +160,32 @@ class Lot:
         everyone = [parked for parked in list(self.parked) if self.leave(parked)]
         for parked in everyone:
             self._poller.forget(parked.fileno(), parked)
-        self._soon.clear()
-        self._later.clear()
+        self._news.clear()
+        self._noted.clear()
         self._order.clear()
         return everyone
 
-    def _enter(self, parked: Parked, seconds: float) -> bool:
-        if seconds <= FINE:
-            queue = self._soon.setdefault(seconds, deque())
-            queue.append((parked.deadline, parked))
-            return len(queue) == 1
-        number = int(parked.deadline / GRAIN)
-        bucket = self._later.get(number)
-        if bucket is None:
-            bucket = self._later.setdefault(number, set())
-            heapq.heappush(self._order, number)
-        bucket.add(parked)
-        return self._order[0] == number
+    def _read_news(self) -> None:
+        if not self._news:
+            return
+        now = time.monotonic()
+        while self._news:
+            parked = self._news.popleft()
+            if parked in self.parked and parked.deadline < parked.noted:
+                self.drop(parked)
+                self._note(parked, now)
+
+    def _note(self, parked: Parked, now: float) -> None:
+        """Look at it when its deadline is over."""
+        moment = parked.noted = _moment(parked.deadline, now)
+        noted = self._noted.get(moment)
+        if noted is None:
+            noted = self._noted[moment] = set()
+            heapq.heappush(self._order, moment)
+        noted.add(parked)
+
+
+def _moment(deadline: float, now: float) -> float:
+    """Return when to look whether a deadline is over: not before it is."""
+    grain = FINE_GRAIN if deadline - now <= FINE else GRAIN
+    return (int(deadline / grain) + 1) * grain

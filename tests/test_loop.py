@@ -11,6 +11,7 @@ import pytest
 
 from socketkit import loop
 from socketkit.loop import ACCEPT_ERRORS, Intake, Wakeup, verdict
+from socketkit.parking import NEVER
 
 
 class Script:
@@ -271,7 +272,7 @@ class Guest:
     """What is parked: before its first byte, or between two requests of a conversation."""
 
     expired = False
-    deadline = 0.0
+    deadline = noted = NEVER
 
     def __init__(self, sock, *, begun):
         self.fileno = sock.fileno

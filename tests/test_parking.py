@@ -1,16 +1,23 @@
 """The parking lot: everyone leaves exactly once, in time, at a cost that does not grow."""
 
+import socket
+import sys
+import threading
 import time
+import weakref
 
 import pytest
 
-from socketkit.parking import FINE, GRAIN, Lot
+from socketkit import parking
+from socketkit.loop import Intake
+from socketkit.parking import FINE, FINE_GRAIN, GRAIN, Lot
 
 
 class Car:
     def __init__(self, number=0):
         self.number = number
-        self.deadline, self.expired = 0.0, False
+        self.deadline = self.noted = parking.NEVER
+        self.begun = self.expired = False
 
     def fileno(self):
         return self.number
@@ -55,26 +62,25 @@ def test_who_leaves_has_left_once(lot):
     assert lot.due() is None
 
 
-def test_short_waits_expire_exactly_and_in_order(lot, clock):
+def test_waits_expire_in_order(lot, clock):
     first, second = Car(1), Car(2)
     lot.park(first, 0.01)
     clock.now += 0.005
     lot.park(second, 0.01)
-    assert lot.due() == 1000.01
     assert lot.expire(1000.0099) == []
-    assert lot.expire(1000.01) == [first]
-    assert lot.expire(1000.015) == [second]
+    assert lot.expire(1000.0115) == [first]
+    assert lot.expire(1000.0165) == [second]
     assert first.expired
     assert second.expired
 
 
-@pytest.mark.parametrize("seconds", [FINE + 0.01, 5.0, 75.0])
-def test_long_waits_expire_not_early_and_hardly_late(lot, clock, seconds):
+@pytest.mark.parametrize(("seconds", "grain"), [(0.01, FINE_GRAIN), (FINE, FINE_GRAIN), (FINE + 0.01, GRAIN), (5.0, GRAIN), (75.0, GRAIN)])
+def test_waits_expire_not_early_and_hardly_late(lot, clock, seconds, grain):
     car = Car()
     lot.park(car, seconds)
     assert lot.expire(clock.now + seconds - 1e-6) == []
     due = lot.due()
-    assert clock.now + seconds <= due <= clock.now + seconds + GRAIN + 1e-6
+    assert clock.now + seconds <= due <= clock.now + seconds + grain + 1e-6
     assert lot.expire(due) == [car]
 
 
@@ -98,12 +104,44 @@ def test_who_left_does_not_expire(lot, clock):
         assert not car.expired
 
 
-def test_only_the_next_deadline_wakes_the_poller(lot, clock):
-    assert lot.park(Car(1), 5.0) is True
-    assert lot.park(Car(2), 50.0) is False
-    assert lot.park(Car(3), 0.01) is True
-    assert lot.park(Car(4), 0.01) is False
-    assert lot.park(Car(5), None) is False
+def test_only_a_deadline_before_the_one_that_was_asked_for_wakes_the_poller(lot, clock):
+    for number, (seconds, wakes) in enumerate(((5.0, True), (50.0, False), (5.0, False), (0.01, True), (0.01, False), (None, False))):
+        assert lot.park(Car(number), seconds) is wakes
+        lot.due()
+
+
+def test_deadlines_of_those_who_never_come_again_wake_nobody(lot, clock):
+    stays, cars = Car(), [Car(number) for number in range(1, 100)]
+    lot.park(stays, 500.0)
+    for number, car in enumerate(cars):
+        lot.park(car, (0.01, 75.0, 5.0)[number % 3])
+        clock.now += GRAIN
+        lot.due()
+    for car in cars:
+        lot.leave(car)
+        lot.drop(car)
+    due = lot.due()
+    assert 1500.0 <= due <= 1500.0 + GRAIN + 1e-6
+    assert lot.expire(due) == [stays]
+    assert lot.due() is None
+
+
+def test_a_deadline_is_noticed_by_a_poller_that_waits_although_earlier_ones_have_gone(monkeypatch):
+    taken = []
+    with Intake([]) as intake, socket.socket(type=socket.SOCK_DGRAM) as one:
+        gone, late = Car(one.fileno()), Car(one.fileno())
+        intake.park(gone, 0.05)
+        assert intake.due() > 0
+        assert intake.unpark(gone)
+        intake.forget(gone)
+        thread = threading.Thread(target=lambda: taken.append(intake.take(10)))
+        thread.start()
+        while not intake._polling:
+            pass
+        intake.park(late, 0.1)
+        thread.join()
+    assert taken == [late]
+    assert late.expired
 
 
 def test_emptying_takes_out_everyone_and_forgets_their_descriptors(lot):
@@ -116,11 +154,170 @@ def test_emptying_takes_out_everyone_and_forgets_their_descriptors(lot):
     assert lot.empty() == []
 
 
-def test_a_busy_conversation_leaves_nothing_behind_for_its_idle_time(lot, clock):
+def test_a_busy_conversation_is_noted_once_in_its_idle_time(lot, clock):
     car = Car()
     for _ in range(10_000):
         lot.park(car, 75.0)
+        lot.due()
         lot.leave(car)
         clock.now += 0.001
-    assert len(lot._order) <= 10_000 * 0.001 / GRAIN + 2
-    assert sum(map(len, lot._later.values())) == 0
+    assert len(lot._order) == sum(map(len, lot._noted.values())) == 1
+    lot.park(car, 75.0)
+    assert lot.expire(lot.due()) == []
+    assert clock.now + 75.0 <= lot.due() <= clock.now + 75.0 + GRAIN + 1e-6
+
+
+def test_who_left_for_good_is_not_kept(lot):
+    car = Car()
+    lot.park(car, 75.0)
+    lot.due()
+    lot.leave(car)
+    lot.drop(car)
+    lot._poller.forget(car.fileno(), car)
+    gone = weakref.ref(car)
+    del car
+    assert gone() is None
+
+
+def test_a_shorter_time_counts_although_a_longer_one_is_noted(lot, clock):
+    car = Car()
+    lot.park(car, 75.0)
+    lot.due()
+    lot.leave(car)
+    lot.park(car, 5.0)
+    assert clock.now + 5.0 <= lot.due() <= clock.now + 5.0 + GRAIN + 1e-6
+    assert lot.expire(lot.due()) == [car]
+    assert lot.due() is None
+
+
+class Stepped:
+    """A call in a thread of its own, which stands still before each of its lines in the module under test."""
+
+    def __init__(self, function, *arguments):
+        self._may, self._stands, self._over, self._free = threading.Semaphore(0), threading.Semaphore(0), False, False
+        self._thread = threading.Thread(target=self._run, args=(function, *arguments))
+        self._thread.start()
+        self._stands.acquire()
+
+    def go(self, lines):
+        """Let it run so many lines; return whether it has that many."""
+        for _ in range(lines):
+            if self._over:
+                return False
+            self._may.release()
+            self._stands.acquire()
+        return True
+
+    def finish(self):
+        self._free = True
+        self._may.release()
+        self._thread.join()
+        return self.result
+
+    def _run(self, function, *arguments):
+        sys.settrace(self._trace)
+        try:
+            self.result = function(*arguments)
+        finally:
+            sys.settrace(None)
+            self._over = True
+            self._stands.release()
+
+    def _trace(self, frame, event, _argument):
+        if frame.f_code.co_filename != parking.__file__:
+            return None
+        if event == "line" and not self._free:
+            self._stands.release()
+            self._may.acquire()
+        return self._trace
+
+
+def emptied(lot, *, seconds):
+    """Leave a moment behind for which nobody is noted any more."""
+    car = Car(99)
+    lot.park(car, seconds)
+    lot.due()
+    lot.leave(car)
+    lot.drop(car)
+
+
+BEFORE = {
+    "nobody": lambda lot: None,
+    "an emptied moment": lambda lot: emptied(lot, seconds=5.0),
+    "the same moment, emptied": lambda lot: emptied(lot, seconds=75.0),
+    "an earlier one": lambda lot: lot.park(Car(98), 10.0),
+    "a later one": lambda lot: lot.park(Car(97), 100.0),
+}
+
+
+def schedules(make, one, other):
+    """Yield what each interleaving of two calls was made of and returned: the first is held, then the second, and both go on."""
+    for lines in range(1, 100):
+        for others in range(1, 100):
+            made = make()
+            calls = [Stepped(*each(*made)) for each in (one, other)]
+            enough = [call.go(steps) for call, steps in zip(calls, (lines, others), strict=True)]
+            yield (*made, *(call.finish() for call in calls))
+            if not enough[1]:
+                break
+        if not enough[0]:
+            return
+
+
+@pytest.mark.parametrize("seconds", [0.5, 75.0], ids=["soon", "late"])
+@pytest.mark.parametrize("before", BEFORE)
+@pytest.mark.parametrize("first", ["park", "due"])
+def test_no_deadline_is_slept_through_however_parking_and_polling_interleave(before, seconds, first, clock):
+    def make():
+        lot = Lot(Nothing())
+        BEFORE[before](lot)
+        lot.due()
+        BEFORE[before](lot)
+        return lot, Car(1)
+
+    def park(lot, car):
+        return lot.park, car, seconds
+
+    def due(lot, _car):
+        return (lot.due,)
+
+    count = 0
+    for lot, car, *results in schedules(make, *((park, due) if first == "park" else (due, park))):
+        told, moment = results if first == "park" else results[::-1]
+        latest = clock.now + seconds + GRAIN + 1e-6
+        assert told or (moment is not None and moment <= latest)
+        assert lot.due() <= latest
+        while not lot.expire(lot.due()).count(car):
+            pass
+        count += 1
+    assert count > 50
+
+
+@pytest.mark.parametrize("first", ["park", "expire"])
+def test_no_deadline_is_lost_when_a_connection_comes_back_just_as_its_first_one_is_over(first, clock):
+    begin = clock.now
+
+    def make():
+        clock.now = begin
+        lot, car = Lot(Nothing()), Car(1)
+        lot.park(car, 5.0)
+        lot.due()
+        lot.leave(car)
+        clock.now = lot.due()
+        return lot, car
+
+    def park(lot, car):
+        return lot.park, car, 75.0
+
+    def expire(lot, _car):
+        return lot.expire, clock.now
+
+    count = 0
+    for lot, car, *_results in schedules(make, *((park, expire) if first == "park" else (expire, park))):
+        assert not car.expired
+        due = lot.due()
+        assert clock.now + 75.0 <= due <= clock.now + 75.0 + GRAIN + 1e-6
+        assert lot.expire(due) == [car]
+        assert lot.due() is None
+        count += 1
+    assert count > 50

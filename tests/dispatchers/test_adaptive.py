@@ -8,7 +8,7 @@ import time
 import pytest
 
 from rooms import Rooms, answers, held
-from socketkit import TCP, UDP, Adaptive, Classic, Graceful, Server
+from socketkit import TCP, UDP, Adaptive, Graceful, Server
 from socketkit.dispatchers import adaptive
 from support import ask, python, talk
 
@@ -283,43 +283,69 @@ assert threading.active_count() == 1, threading.enumerate()
     )
 
 
-def test_an_idle_server_makes_no_wake_up(tmp_path):
-    if shutil.which("strace") is None:
-        pytest.skip("strace is not installed")
-    trace = tmp_path / "trace"
-    python(
-        f"""
-import os, subprocess, time
+IDLE = """
+import os, subprocess, sys, time
 from socketkit import *
 from support import talk
+def watch(server, trace):
+    time.sleep(0.1)  # the alarm that the last request has set goes off
+    tracer = subprocess.Popen(["strace", "-f", "-q", "-o", trace, "-p", str(os.getpid())], stderr=subprocess.DEVNULL)
+    while any("TracerPid:\\t0" in open(f"/proc/self/task/{task}/status").read() for task in os.listdir("/proc/self/task")): pass
+    time.sleep(2)  # nothing is ordered by this: it is the time in which nothing happens
+    tracer.terminate()
+    tracer.wait()
+"""
+
+
+def wake_ups(program, trace):
+    """Return what a program's threads did while it watched: nothing, if each is still in the wait it was in."""
+    if shutil.which("strace") is None:
+        pytest.skip("strace is not installed")
+    python(IDLE + program, str(trace))
+    calls = trace.read_text()
+    waiters = [line.split()[0] for line in calls.splitlines() if "epoll_wait" in line or "select6(" in line]
+    assert waiters
+    return calls if len(waiters) != len(set(waiters)) else ""
+
+
+def test_an_idle_server_makes_no_wake_up(tmp_path):
+    assert not wake_ups(
+        """
 class Answer(StreamRequestHandler):
     def handle(self): self.wfile.write(self.rfile.readline())
 server = Server(TCP("127.0.0.1", 0), Answer).start()
 assert talk(server.addresses[0], b"hello\\n") == b"hello\\n"
-time.sleep(0.1)  # the alarm that the request has set goes off
-tracer = subprocess.Popen(["strace", "-f", "-q", "-o", {str(trace)!r}, "-p", str(os.getpid())], stderr=subprocess.DEVNULL)
-while any("TracerPid:\\t0" in open(f"/proc/self/task/{{task}}/status").read() for task in os.listdir("/proc/self/task")): pass
-time.sleep(2)  # nothing is ordered by this: it is the time in which nothing happens
-tracer.terminate()
-tracer.wait()
+watch(server, sys.argv[1])
 server.stop()
-"""
+""",
+        tmp_path / "trace",
     )
-    waiters = [line.split()[0] for line in trace.read_text().splitlines() if "epoll_wait" in line or "select6(" in line]
-    assert len(waiters) == len(set(waiters)), trace.read_text()  # each thread is in the wait it was in all the time
 
 
-def test_a_second_run_has_a_baton_of_its_own_while_handlers_of_the_first_go_on(rooms):
-    with Server(ANYWHERE, rooms, dispatcher=Adaptive(), lifecycle=Classic()) as server:
-        server.start()
-        held_still = [held(server, rooms) for _ in range(3)]
-        assert talk(server.addresses[0], b"fast") == b"done"
-        server.stop()
-        server.start()
-        held_still += [held(server, rooms) for _ in range(3)]
-        assert talk(server.addresses[0], b"fast") == b"done"
-        rooms.leave.set()
-        assert all(map(answers, held_still))
-        for _ in range(20):
-            assert talk(server.addresses[0], b"fast") == b"done"
-    assert server.stats().outcomes == {"finished": 28}
+def test_a_server_is_idle_again_when_conversations_have_come_and_gone(tmp_path):
+    assert not wake_ups(
+        """
+import socket
+from socketkit import parking
+parking.GRAIN = 0.002  # so that not many conversations make many deadlines
+class Answer(ConversationHandler):
+    def handle_one_request(self):
+        line = self.rfile.readline()
+        if line == b"stay\\n": self.timeout = 60
+        self.wfile.write(line)
+server = Server(TCP("127.0.0.1", 0), Answer, dispatcher=Adaptive(idle=1.5)).start()
+staying = socket.create_connection(server.addresses[0])
+staying.sendall(b"stay\\n")
+assert staying.recv(10) == b"stay\\n"
+for _ in range(100):
+    with socket.create_connection(server.addresses[0]) as client:
+        for _ in range(2):
+            client.sendall(b"hello\\n")
+            assert client.recv(10) == b"hello\\n"
+while server.stats().active > 1: pass
+watch(server, sys.argv[1])
+staying.close()
+server.stop()
+""",
+        tmp_path / "trace",
+    )
