@@ -24,7 +24,7 @@ from socketkit.parking import Lot, Parked
 from socketkit.poller import Poller, SelectorPoller, best_poller
 
 if TYPE_CHECKING:
-    from socketkit.seams import Unit
+    from socketkit.seams import Clock, Unit
 
 log = logging.getLogger(__name__)
 
@@ -171,11 +171,12 @@ class Intake:
     Owner: whoever made it; `close()` closes the selector and the wake-up descriptor, never a source.
     """
 
-    def __init__(self, sources: Iterable[Source], selector: selectors.BaseSelector | None = None) -> None:
+    def __init__(self, sources: Iterable[Source], selector: selectors.BaseSelector | None = None, clock: Clock = time.monotonic) -> None:
         self.stopped = False
+        self._clock = clock
         self._wakeup = Wakeup()
         self._poller: Poller = best_poller(self.wake) if selector is None else SelectorPoller(selector, self.wake)
-        self._lot = Lot(self._poller)
+        self._lot = Lot(self._poller, clock)
         self._woken: deque[Any] = deque()  # units whose wait is over
         self._later: deque[Any] = deque()  # units that have had their share, until the poller was asked again
         self._turns: deque[Any] = deque()  # the same after that
@@ -194,6 +195,8 @@ class Intake:
             self.watch(self._wakeup.fileno(), self._wakeup.clear)
             for slot in self._slots:
                 self._listen(slot)
+            if hasattr(clock, "follow"):
+                clock.follow(self.wake)
         except BaseException:
             self.close()
             raise
@@ -211,7 +214,7 @@ class Intake:
 
         Raises: OSError when a source's descriptor is no listener any more.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout is None else self._clock() + timeout
         waited = False
         ready, woken = self._ready, self._woken
         while not self.stopped:
@@ -247,7 +250,7 @@ class Intake:
             if deadline is None:
                 self._wait(None)
                 continue
-            left = deadline - time.monotonic()
+            left = deadline - self._clock()
             if left <= 0 and waited:
                 return None
             self._wait(max(left, 0.0) if waited else timeout)
@@ -263,7 +266,7 @@ class Intake:
         if self._woken or self._ready or self._turns or self._later:
             return 0.0
         moment = self._due()
-        return None if moment is None else max(moment - time.monotonic(), 0.0)
+        return None if moment is None else max(moment - self._clock(), 0.0)
 
     def park(self, unit: Parked, seconds: float | None) -> None:
         """Let `take` return the unit when its descriptor is readable, or after `seconds` (None: never). From any thread.
@@ -325,7 +328,7 @@ class Intake:
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
         """Call `callback` once from within `take`, after so many seconds."""
-        heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._order), callback))
+        heapq.heappush(self._timers, (self._clock() + seconds, next(self._order), callback))
 
     def failed(self, source: Source, error: OSError) -> None:
         """Apply the table to an error met while taking from `source`.
@@ -407,7 +410,7 @@ class Intake:
             timeout = 0.0
         moment = self._due()
         if moment is not None:
-            due = max(moment - time.monotonic(), 0.0)
+            due = max(moment - self._clock(), 0.0)
             timeout = due if timeout is None else min(due, timeout)
         self._units = 0
         self._ready.clear()  # the poller reports them again, if they are
@@ -423,7 +426,7 @@ class Intake:
         while self._later:
             self._turns.append(self._later.popleft())
         if moment is not None:
-            now = time.monotonic()
+            now = self._clock()
             if now >= moment:
                 self._keep_time(now)
 
@@ -458,7 +461,7 @@ class Intake:
         seconds, slot.pause = slot.pause, min(slot.pause * 2, LONGEST_PAUSE)
         slot.failures += 1
         slot.retries = 0
-        now = time.monotonic()
+        now = self._clock()
         if now - slot.logged >= LOG_EVERY:
             slot.logged = now
             log.warning("%s: cannot accept: %s; resting %.1f s (failure %d in a row)", slot.source.url, error, seconds, slot.failures)

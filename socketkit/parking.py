@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import attrs
 
 from socketkit.poller import Poller
+from socketkit.seams import Clock
 
 GRAIN, FINE_GRAIN = 0.1, 0.001
 """Seconds within which deadlines count as the same moment: far ones, and those no more than `FINE` seconds away."""
@@ -77,8 +78,9 @@ class Lot:
       it has parked it. So one of them notes it again. If both do, the first is found not to count any more.
     """
 
-    def __init__(self, poller: Poller) -> None:
+    def __init__(self, poller: Poller, clock: Clock = time.monotonic) -> None:
         self._poller = poller
+        self._clock = clock
         self.parked: dict[Any, None] = {}  # who has waited longest comes first
         self._news: deque[Any] = deque()  # who is to be noted
         self._noted: dict[float, set[Any]] = {}  # by the moment at which to look at them
@@ -90,7 +92,7 @@ class Lot:
 
         Raises: OSError, ValueError when the descriptor is closed.
         """
-        now = time.monotonic()
+        now = self._clock()
         deadline = NEVER if seconds is None else now + seconds
         parked.deadline, parked.expired = deadline, False  # before anybody can take it out
         self.parked[parked] = None
@@ -123,7 +125,7 @@ class Lot:
         return None
 
     def due(self) -> float | None:
-        """Return the moment of the next deadline, by `time.monotonic`; None when there is none."""
+        """Return the moment of the next deadline, by its clock; None when there is none."""
         self._next = NEVER
         self._read_news()
         order, noted = self._order, self._noted
@@ -168,7 +170,7 @@ class Lot:
     def _read_news(self) -> None:
         if not self._news:
             return
-        now = time.monotonic()
+        now = self._clock()
         while self._news:
             parked = self._news.popleft()
             if parked in self.parked and parked.deadline < parked.noted:

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 Request: TypeAlias = Any
 """A connected socket (stream), or `(data, socket)` (datagram), as in the standard library's `socketserver`."""
 
+Clock: TypeAlias = Callable[[], float]
+"""Returns seconds that only ever grow, as `time.monotonic` does. One that can be put forward, for tests, also has `follow(callback)`, and
+calls back whenever that is done: see `socketkit.testing.FakeClock`."""
+
 Address: TypeAlias = Any
 """What `accept` or `recvfrom` calls the peer: (host, port), four fields for IPv6, a path or "" or None for Unix sockets."""
 

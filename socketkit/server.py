@@ -7,6 +7,7 @@ import contextlib
 import logging
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -19,7 +20,7 @@ from socketkit.errors import AlreadyServingError
 from socketkit.explanation import Explanation, explain
 from socketkit.lifecycles.graceful import Graceful
 from socketkit.loop import Intake
-from socketkit.seams import Address, Dispatch, Dispatcher, Drive, Lifecycle, Listener, Request, Transport
+from socketkit.seams import Address, Clock, Dispatch, Dispatcher, Drive, Lifecycle, Listener, Request, Transport
 from socketkit.serving import ListenerSource, Run, State, Work, close_all, feed, keep_calling, put_to_work
 from socketkit.stats import LEDGER, DrainReport, Ledger, Observers, Stats
 from socketkit.template import RequestTemplate
@@ -43,6 +44,7 @@ class Server(RequestTemplate):
         lifecycle: how serving starts, stops and drains: a recipe, or text such as ``graceful:drain=10``. None: `Graceful()`.
         observers: objects with any of the methods of `socketkit.seams.EVENTS`. Where a part was given as text, those of the
             installed plugins are added.
+        clock: what deadlines are measured by; for tests, a `socketkit.testing.FakeClock`.
 
     Raises: ConfigError, UnknownPartError, PluginError, IncompatibleError. Nothing is bound yet: that is done by `start`,
     `serve_forever` or entering ``with``, which raise ListenError; leaving ``with`` stops and closes.
@@ -59,7 +61,7 @@ class Server(RequestTemplate):
 
     # --- composing ---------------------------------------------------------------------------------------------------
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is one part of the composition
         self,
         transport: Transport | str | Sequence[Transport | str],
         handler: Callable[..., object] | str,
@@ -67,6 +69,7 @@ class Server(RequestTemplate):
         dispatcher: Dispatcher | str | None = None,
         lifecycle: Lifecycle | str | None = None,
         observers: Iterable[object] = (),
+        clock: Clock = time.monotonic,
     ) -> None:
         given = list(transport) if isinstance(transport, list | tuple) else [transport]
         self.transports: tuple[Transport, ...] = tuple(config.transport(each) for each in given)
@@ -75,6 +78,7 @@ class Server(RequestTemplate):
         self.lifecycle = Graceful() if lifecycle is None else config.lifecycle(lifecycle)
         capabilities.check(self.transports, self.dispatcher, self.lifecycle, self.RequestHandlerClass)
         named = any(isinstance(part, str) for part in (*given, dispatcher, lifecycle))
+        self._clock = clock
         self._observe((*observers, *(Catalog.load().observers(self) if named else ())))
         self._listeners: list[Listener] = []
         self._live: Dispatch | Drive | None = None
@@ -126,7 +130,7 @@ class Server(RequestTemplate):
         self._open()
         self._live_part()
         sources = self._sources(parking=False)
-        with Intake(sources) as intake:
+        with Intake(sources, clock=self._clock) as intake:
             for source in sources:
                 source.intake = intake
             unit = intake.take(self.timeout)
@@ -250,7 +254,7 @@ class Server(RequestTemplate):
 
     def _observe(self, observers: Iterable[object]) -> None:
         self._observers = Observers(observers)
-        self._ledger = vars(self)[LEDGER] = Ledger(self, self._observers)
+        self._ledger = vars(self)[LEDGER] = Ledger(self, self._observers, self._clock)
 
     def _claim(self, poll_interval: float) -> Run:
         """Become the one who serves. Raises: AlreadyServingError."""

@@ -10,7 +10,6 @@ import enum
 import logging
 import socket
 import threading
-import time
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -238,6 +237,7 @@ class Run:
         opened: Callable[[Intake], None] = lambda _intake: None,
     ) -> None:
         self._ledger = ledger
+        self._clock = ledger.clock
         self._observers = observers
         self._server = server
         self._live = live
@@ -266,7 +266,7 @@ class Run:
 
     def open_intake(self, sources: Sequence[Any], selector: Any = None) -> Intake:
         """Return a new intake that `stop` reaches. Owner: the caller."""
-        intake = self._intake = Intake(sources, selector)
+        intake = self._intake = Intake(sources, selector, self._clock)
         for source in sources:
             source.intake = intake
         if self.stopping:  # it may have been asked for before there was anybody to tell
@@ -285,7 +285,7 @@ class Run:
         That last is for handlers that hold the serving thread itself: nobody else could wake them.
         """
         if drain is not None:
-            deadline = time.monotonic() + drain
+            deadline = self._clock() + drain
             self._deadline = deadline if self._deadline is None else min(self._deadline, deadline)
         self._mark_end()
         if drain == 0:
@@ -309,7 +309,7 @@ class Run:
             for connection in self._intake.parked():
                 connection.abandon()
         live = self._live()
-        end = None if seconds is None else time.monotonic() + seconds
+        end = None if seconds is None else self._clock() + seconds
         try:
             ended = self._wait(live, end)
             finished = self._ledger.settled - self._settled
@@ -336,7 +336,7 @@ class Run:
         """Wait for the dispatcher until `end`, or an earlier moment that `stop` names meanwhile."""
         while live is not None:
             ends = [moment for moment in (end, self._deadline) if moment is not None]
-            left = min(ends) - time.monotonic() if ends else None
+            left = min(ends) - self._clock() if ends else None
             if live.wait(WAIT_SLICE if left is None else max(0.0, min(left, WAIT_SLICE))):
                 break
             if left is not None and left <= 0:

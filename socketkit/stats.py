@@ -17,7 +17,7 @@ from typing import Any
 
 import attrs
 
-from socketkit.seams import EVENTS, Address, Layer, Request
+from socketkit.seams import EVENTS, Address, Clock, Layer, Request
 
 log = logging.getLogger(__name__)
 
@@ -69,10 +69,10 @@ class Entry:
 
     __slots__ = ("client_address", "elsewhere", "layers", "outcome", "request", "since", "thread")
 
-    def __init__(self, request: Request, client_address: Address) -> None:
+    def __init__(self, request: Request, client_address: Address, since: float) -> None:
         self.request = request
         self.client_address = client_address
-        self.since = time.monotonic()
+        self.since = since  # when it was accepted
         self.thread: int | None = None  # the identifier of the thread its handler runs in
         self.outcome = "finished"
         self.elsewhere = False  # handed to a dispatcher, which will account for it
@@ -112,7 +112,8 @@ NOBODY = Observers()
 class Ledger:
     """The requests of one server. Safe from every thread."""
 
-    def __init__(self, server: object = None, observers: Observers = NOBODY) -> None:
+    def __init__(self, server: object = None, observers: Observers = NOBODY, clock: Clock = time.monotonic) -> None:
+        self.clock = clock
         self._server = server
         self._observers = observers
         self._observed = any(map(observers.wants, ("request_accepted", "request_finished", "request_failed", "request_refused")))
@@ -133,7 +134,7 @@ class Ledger:
 
     def admit(self, request: Request, client_address: Address) -> Entry:
         """Make the entry of a request that was just accepted."""
-        entry = Entry(request, client_address)
+        entry = Entry(request, client_address, self.clock())
         self.open(entry)
         return entry
 
@@ -185,7 +186,7 @@ class Ledger:
             outcome = outcome or entry.outcome
             self._outcomes[outcome] = self._outcomes.get(outcome, 0) + 1
         if self._observed and outcome == "finished":
-            self._observers.tell("request_finished", self._server, entry.client_address, time.monotonic() - entry.since)
+            self._observers.tell("request_finished", self._server, entry.client_address, self.clock() - entry.since)
 
     def stats(self) -> Stats:
         """Return a consistent reading, the branches' counts included."""
@@ -204,7 +205,7 @@ class Ledger:
 
     def in_branch(self, tally: Tally, settled: Callable[[int], None] | None) -> BranchLedger:
         """Return new books for the process that was forked, which nobody's lock or request of its parent's is in."""
-        return BranchLedger(self._server, self._observers, tally, settled)
+        return BranchLedger(self._server, self._observers, tally, settled, self.clock)
 
     def close_branch(self, tally: Tally) -> None:
         """Take over the counts of a process that has ended. What it still had in work has died with it."""
@@ -225,7 +226,7 @@ class Ledger:
 
     def stuck(self) -> tuple[Stuck, ...]:
         """Return what still runs, for how long, and where each thread stands."""
-        now, frames = time.monotonic(), sys._current_frames()  # noqa: SLF001 - the interpreter's own way to see other threads
+        now, frames = self.clock(), sys._current_frames()  # noqa: SLF001 - the interpreter's own way to see other threads
         return tuple(Stuck(entry.client_address, now - entry.since, _stack(frames.get(entry.thread or 0))) for entry in self.active())
 
 
@@ -262,8 +263,15 @@ class BranchLedger(Ledger):
     settled: called after each outcome with the number of all so far, in the thread that ran the request.
     """
 
-    def __init__(self, server: object, observers: Observers, tally: Tally, settled: Callable[[int], None] | None = None) -> None:
-        super().__init__(server, observers)
+    def __init__(
+        self,
+        server: object,
+        observers: Observers,
+        tally: Tally,
+        settled: Callable[[int], None] | None = None,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        super().__init__(server, observers, clock)
         self._tally = tally
         self._outcomes = _Counted(tally)
         self._when_settled = settled

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 from socketkit.stats import Entry, books
@@ -49,7 +48,7 @@ class Whole(Entry):
         self._reception = reception
         self.request = request
         self.client_address = client_address
-        self.since = time.monotonic()
+        self.since = reception.ledger.clock()
         self.thread = None
         self.outcome = "finished"
         self.elsewhere = False

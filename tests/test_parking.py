@@ -3,7 +3,6 @@
 import socket
 import sys
 import threading
-import time
 import weakref
 
 import pytest
@@ -37,21 +36,19 @@ class Nothing:
 
 
 @pytest.fixture
-def lot():
-    return Lot(Nothing())
+def lot(clock):
+    return Lot(Nothing(), clock)
 
 
 @pytest.fixture
-def clock(monkeypatch):
+def clock():
     class Clock:
         now = 1000.0
 
         def __call__(self):
             return self.now
 
-    clock = Clock()
-    monkeypatch.setattr(time, "monotonic", clock)
-    return clock
+    return Clock()
 
 
 def test_who_leaves_has_left_once(lot):
@@ -126,7 +123,7 @@ def test_deadlines_of_those_who_never_come_again_wake_nobody(lot, clock):
     assert lot.due() is None
 
 
-def test_a_deadline_is_noticed_by_a_poller_that_waits_although_earlier_ones_have_gone(monkeypatch):
+def test_a_deadline_is_noticed_by_a_poller_that_waits_although_earlier_ones_have_gone():
     taken = []
     with Intake([]) as intake, socket.socket(type=socket.SOCK_DGRAM) as one:
         gone, late = Car(one.fileno()), Car(one.fileno())
@@ -269,7 +266,7 @@ def schedules(make, one, other):
 @pytest.mark.parametrize("first", ["park", "due"])
 def test_no_deadline_is_slept_through_however_parking_and_polling_interleave(before, seconds, first, clock):
     def make():
-        lot = Lot(Nothing())
+        lot = Lot(Nothing(), clock)
         BEFORE[before](lot)
         lot.due()
         BEFORE[before](lot)
@@ -299,7 +296,7 @@ def test_no_deadline_is_lost_when_a_connection_comes_back_just_as_its_first_one_
 
     def make():
         clock.now = begin
-        lot, car = Lot(Nothing()), Car(1)
+        lot, car = Lot(Nothing(), clock), Car(1)
         lot.park(car, 5.0)
         lot.due()
         lot.leave(car)
