@@ -25,7 +25,7 @@ FLOORS = """
     server socketserver
     dropin
     socketkit
-    cli
+    cli testing
     _child __main__
 """
 """From the ground up. A module imports only from floors below its own; a package stands for the modules in it."""
@@ -35,6 +35,7 @@ OWNERS = {
     "cattrs": {"options"},
     "tomllib": {"config"},
     "click": {"cli"},
+    "pytest": {"testing.pytest_plugin"},
 }
 """What only these modules (or the modules of these packages) may import."""
 
@@ -94,8 +95,10 @@ def misplaced(module: str, source: str) -> list[str]:
         other = own(imported)
         if other is None or other == module:
             continue
-        if top(other) == top(module) and ("." not in module or module.startswith("cli.") or other.rpartition(".")[2].startswith("_")):
-            continue  # a package's own __init__, the parts of the command line, what siblings share
+        if top(other) == top(module) and (
+            "." not in module or module.startswith(("cli.", "testing.")) or other.rpartition(".")[2].startswith("_")
+        ):
+            continue  # a package's own __init__, the parts of the command line and of the test kit, what siblings share
         if _FLOOR[top(other)] >= _FLOOR[top(module)]:
             found.append(f"{module} imports {other}, which is not below it")
     return found

@@ -1,107 +1,10 @@
-import os
-import shutil
 import signal
 import socket
-import subprocess
-import sys
 import threading
 
 import pytest
 
-from leaks import Account
-from support import HERE, Program, address, ask, python, run, talk, with_path
-
-
-def left_by(leave, undo):
-    before = Account.take()
-    try:
-        leave()
-        return before.left_since()
-    finally:
-        undo()
-
-
-def test_an_open_descriptor_is_seen():
-    reader, writer = socket.socketpair()
-    reader.close()
-    made = []
-    left = left_by(lambda: made.append(os.dup(writer.fileno())), lambda: os.close(made[0]))
-    writer.close()
-    assert [sentence for sentence in left if sentence.startswith("descriptors: ") and "socket:" in sentence]
-
-
-def test_a_running_thread_is_seen_and_one_that_ends_in_time_is_not(monkeypatch):
-    monkeypatch.setattr("leaks.GRACE", 0.05)
-    release = threading.Event()
-    thread = threading.Thread(target=release.wait, name="stays")
-    left = left_by(thread.start, release.set)
-    thread.join()
-    assert ["stays" in sentence for sentence in left] == [True]
-    quick = threading.Thread(target=int)
-    assert left_by(quick.start, quick.join) == []
-
-
-def test_a_child_that_nobody_waited_for_is_seen():
-    children = []
-
-    def leave():
-        children.append(subprocess.Popen([sys.executable, "-c", ""]))
-        os.waitid(os.P_PID, children[0].pid, os.WEXITED | os.WNOWAIT)
-
-    left = left_by(leave, lambda: [child.wait() for child in children])
-    assert [sentence for sentence in left if sentence.startswith("children: ") and "state Z" in sentence]
-
-
-def test_a_signal_handler_a_umask_and_a_working_directory_are_seen(tmp_path):
-    handler = signal.getsignal(signal.SIGUSR2)
-    assert left_by(lambda: signal.signal(signal.SIGUSR2, signal.SIG_IGN), lambda: signal.signal(signal.SIGUSR2, handler)) == [
-        f"signals: signal {int(signal.SIGUSR2)} is handled by {signal.SIG_IGN!r}"
-    ]
-    before = Account.take()
-    os.umask(0o123)
-    os.chdir(tmp_path)
-    left = before.left_since()
-    before.restore()
-    assert left == [f"umask: 123, was {before.umask}", f"cwd: {tmp_path}, was {before.cwd}"]
-    assert before.left_since() == []
-
-
-def test_a_test_that_leaves_something_behind_fails_unless_it_says_why_it_may(tmp_path):
-    shutil.copy(HERE / "conftest.py", tmp_path)
-    (tmp_path / "test_it.py").write_text("""
-import os, pytest
-
-def test_clean():
-    pass
-
-def test_leaves():
-    os.umask(0o111)
-
-@pytest.mark.leaves("umask", reason="to see that it may")
-def test_forgiven():
-    os.umask(0o112)
-
-@pytest.mark.leaves("umask")
-def test_gives_no_reason():
-    pass
-
-@pytest.mark.leaves("cwd", reason="another one")
-def test_not_forgiven():
-    os.umask(0o113)
-""")
-    report = run(
-        sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rA", cwd=tmp_path, env={**with_path(HERE), "COLUMNS": "200"}, code=1
-    ).stdout
-    for line in (
-        "PASSED test_it.py::test_clean",
-        "ERROR test_it.py::test_leaves - Failed: the test left behind:",
-        "PASSED test_it.py::test_forgiven",
-        "ERROR test_it.py::test_gives_no_reason - Failed: the mark `leaves` needs",
-        "ERROR test_it.py::test_not_forgiven - Failed: the test left behind:",
-    ):
-        assert f"\n{line}" in report, report
-    assert "ERROR test_it.py::test_forgiven" not in report
-    assert "ERROR test_it.py::test_clean" not in report
+from support import Program, address, ask, python, talk
 
 
 def test_a_program_that_hangs_shows_where():

@@ -15,7 +15,6 @@ import time
 import attrs
 import pytest
 
-from leaks import Account
 from socketkit import TCP, UDP, Classic, Graceful, Layered, Server, UnixDatagram, socketserver
 from socketkit.async_handlers import AsyncDatagramRequestHandler, AsyncRequestHandler, AsyncStreamRequestHandler
 from socketkit.dispatchers import aio
@@ -24,6 +23,7 @@ from socketkit.dispatchers._crew import Crew, Load
 from socketkit.dispatchers.aio import Asyncio
 from socketkit.errors import ConfigError, IncompatibleError
 from socketkit.handlers import ConversationHandler, StreamRequestHandler
+from socketkit.testing import Account
 from support import HERE, Program, ask, python, talk, with_path
 
 ANYWHERE = TCP("127.0.0.1", 0)

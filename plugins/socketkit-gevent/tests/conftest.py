@@ -3,19 +3,7 @@
 import sys
 from pathlib import Path
 
-import pytest
-
-from leaks import Account
+from socketkit.testing.pytest_plugin import nothing_left_behind  # noqa: F401 - a fixture is used by being here
 
 SOURCES = Path(__file__).parents[1] / "src"
 sys.path.insert(0, str(SOURCES))
-
-
-@pytest.fixture(autouse=True)
-def nothing_left_behind():
-    before = Account.take()
-    yield
-    left = before.left_since(frozenset())
-    before.restore()
-    if left:
-        pytest.fail("the test left behind:\n    " + "\n    ".join(left), pytrace=False)

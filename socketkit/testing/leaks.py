@@ -1,6 +1,7 @@
 """The account of what a process holds, taken before and after a test: what is there only afterwards was left behind.
 
-Covered: descriptors, threads, child processes, signal handlers, the umask and the working directory.
+Covered: descriptors, threads, child processes, signal handlers and the signals' wake-up descriptor, the umask and the working
+directory. Descriptors and children are read from /proc: where there is none, they are not covered.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ GRACE = 2.0
 
 @attrs.frozen
 class Account:
-    """What this process holds at one moment, in words that a failing test can show."""
+    """What this process holds at one moment, in words that a failing test can show. Two of them are compared; see `left_since`."""
 
     descriptors: dict[str, str]
     threads: dict[threading.Thread, str]
@@ -32,6 +33,7 @@ class Account:
 
     @classmethod
     def take(cls) -> Account:
+        """Return the account of this moment."""
         return cls(_descriptors(), _threads(), _children(), _signals(), _umask(), str(Path.cwd()))
 
     def left_since(self, forgiven: frozenset[str] = frozenset()) -> list[str]:
@@ -73,7 +75,7 @@ def _descriptors() -> dict[str, str]:
 
 def _threads() -> dict[threading.Thread, str]:
     every = threading.enumerate()
-    return {thread: repr(thread) for thread in every if not isinstance(thread, threading._DummyThread)}
+    return {thread: repr(thread) for thread in every if not isinstance(thread, threading._DummyThread)}  # noqa: SLF001 - not started here
 
 
 def _children() -> dict[int, str]:

@@ -1,0 +1,345 @@
+"""A proxy that spoils connections on order: between a client and a server, in one thread, on loopback.
+
+Each way of spoiling is a small frozen recipe for one direction. Several can be given at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import selectors
+import socket
+import struct
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, Literal, Self, TypeAlias
+
+import attrs
+
+from socketkit.seams import Address, Seconds
+
+Side: TypeAlias = Literal["server", "client"]
+
+CHUNK = 65536
+"""Bytes the proxy reads at once, and about as many as it holds for one direction."""
+
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger; source: socket(7), SO_LINGER
+
+
+def _at_least(least: float) -> Any:
+    def check(_recipe: object, field: Any, value: Any) -> None:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
+            raise ValueError(f"{field.name} must be a number from {least} on, not {value!r}")
+
+    return check
+
+
+@attrs.frozen
+class _Directed:
+    to: Side = attrs.field(default="client", kw_only=True, validator=attrs.validators.in_(("server", "client")))
+    """Whose end of the connection is spoiled: what goes to the client, or what goes to the server."""
+
+
+@attrs.frozen
+class _Ending(_Directed):
+    at: int = attrs.field(default=0, validator=_at_least(0))
+    """After how many bytes in that direction; those still arrive."""
+
+
+@attrs.frozen
+class Delay(_Directed):
+    """What goes there arrives so much later."""
+
+    seconds: Seconds = attrs.field(validator=_at_least(0))
+
+
+@attrs.frozen
+class Drip(_Directed):
+    """What goes there arrives a few bytes at a time."""
+
+    size: int = attrs.field(default=1, validator=_at_least(1))
+    interval: Seconds = attrs.field(default=0.01, validator=_at_least(0))
+
+
+@attrs.frozen
+class Cut(_Ending):
+    """After so many bytes the connection is closed, and both sides read its end."""
+
+
+@attrs.frozen
+class Reset(_Ending):
+    """After so many bytes the connection is reset: both sides meet ECONNRESET, or on a Unix socket an early end."""
+
+
+@attrs.frozen
+class HalfClose(_Ending):
+    """After so many bytes their receiver reads the end; the other direction goes on."""
+
+
+@attrs.frozen
+class Blackhole(_Directed):
+    """Nothing that goes there is ever read: it arrives nowhere, and its sender fills the buffers and waits."""
+
+
+Spoiler: TypeAlias = Delay | Drip | Cut | Reset | HalfClose | Blackhole
+_End: TypeAlias = Literal["end", "cut", "reset"]
+
+
+class ChaosProxy:
+    r"""Accepts connections, makes one to `target` for each, and passes bytes on in both directions, spoiled as the recipes say.
+
+    Args:
+        target: what a client of the server would connect to: (host, port), or a path (``"\0name"``: an abstract one).
+        spoilers: `Delay`, `Drip`, `Cut`, `Reset`, `HalfClose`, `Blackhole`; by default they spoil what goes to the client.
+        listen: where clients connect; any free port of 127.0.0.1 unless said otherwise. A path for Unix sockets; it is not removed.
+
+    It serves from construction until `close`, or for as long as a ``with`` block lasts; then nothing of it is left.
+    """
+
+    def __init__(self, target: Address, *spoilers: Spoiler, listen: Address = ("127.0.0.1", 0)) -> None:
+        self._target = target
+        self._spoilers = spoilers
+        self._listener = socket.socket(_family(listen))
+        try:
+            self._listener.bind(listen)
+            self._listener.listen(1024)
+            self._listener.setblocking(False)
+        except BaseException:
+            self._listener.close()
+            raise
+        self.address: Address = self._listener.getsockname()
+        self.accepted = 0
+        self._closing = False
+        self._ends: dict[int, tuple[_Pair, socket.socket]] = {}  # by descriptor
+        self._timed: set[_Pair] = set()
+        self._alarm, self._wakeup = socket.socketpair()
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._listener, selectors.EVENT_READ)
+        self._selector.register(self._wakeup, selectors.EVENT_READ)
+        self._thread = threading.Thread(target=self._serve, name="socketkit-chaos", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the listener and every connection, and wait for the thread. Legal twice."""
+        self._closing = True
+        with contextlib.suppress(OSError):
+            self._alarm.send(b"\0")
+        self._thread.join()
+        self._alarm.close()
+
+    # --- in the thread -----------------------------------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        try:
+            while not self._closing:
+                for key, _ in self._selector.select(self._patience()):
+                    if key.fileobj is self._listener:
+                        self._accept()
+                    elif key.fileobj is not self._wakeup:
+                        self._go_on(self._ends.get(key.fd, (None,))[0], key.fileobj)
+                for pair in list(self._timed):
+                    self._go_on(pair)
+        finally:
+            for pair in {pair for pair, _ in self._ends.values()}:
+                self._forget(pair)
+            self._selector.close()
+            self._listener.close()
+            self._wakeup.close()
+
+    def _patience(self) -> float | None:
+        moments = [moment for pair in self._timed for flow in pair.flows if (moment := flow.due()) is not None]
+        return max(0.0, min(moments) - time.monotonic()) if moments else None
+
+    def _accept(self) -> None:
+        try:
+            client, _ = self._listener.accept()
+        except OSError:
+            return
+        self.accepted += 1
+        server = socket.socket(_family(self._target))
+        for end in (client, server):
+            end.setblocking(False)
+        pair = _Pair(client, server, self._spoilers)
+        server.connect_ex(self._target)  # an error shows when it is first used
+        for end in pair.ends:
+            self._ends[end.fileno()] = (pair, end)
+        self._go_on(pair)
+
+    def _go_on(self, pair: _Pair | None, readable: Any = None) -> None:
+        if pair is None:
+            return  # it ended just now
+        if pair.step(readable):
+            self._watch(pair)
+        else:
+            self._forget(pair)
+
+    def _watch(self, pair: _Pair) -> None:
+        """Have the selector report what this pair waits for."""
+        for end in pair.ends:
+            events = pair.events(end)
+            known = self._selector.get_map().get(end.fileno())
+            if known is None and events:
+                self._selector.register(end, events)
+            elif known is not None and not events:
+                self._selector.unregister(end)
+            elif known is not None and known.events != events:
+                self._selector.modify(end, events)
+        (self._timed.add if any(flow.due() is not None for flow in pair.flows) else self._timed.discard)(pair)
+
+    def _forget(self, pair: _Pair) -> None:
+        self._timed.discard(pair)
+        for end in pair.ends:
+            del self._ends[end.fileno()]
+            if end.fileno() in self._selector.get_map():
+                self._selector.unregister(end)
+            end.close()
+
+
+class _Pair:
+    """A client's connection and the one made for it, with a flow in each direction."""
+
+    def __init__(self, client: socket.socket, server: socket.socket, spoilers: tuple[Spoiler, ...]) -> None:
+        self.ends = (client, server)
+        self.flows = (_Flow(server, client, "client", spoilers), _Flow(client, server, "server", spoilers))
+
+    def events(self, end: socket.socket) -> int:
+        reads = any(flow.source is end and flow.wants_more() for flow in self.flows)
+        writes = any(flow.sink is end and flow.stuck for flow in self.flows)
+        return (selectors.EVENT_READ if reads else 0) | (selectors.EVENT_WRITE if writes else 0)
+
+    def step(self, readable: Any) -> bool:
+        """Pass on what can be passed on; return whether the connection goes on."""
+        try:
+            for flow in self.flows:
+                if flow.source is readable and flow.wants_more():
+                    flow.read()
+                how = flow.write()
+                if how == "reset":
+                    self._reset()
+                elif how == "cut":
+                    self._read_away()
+                if how in {"cut", "reset"}:
+                    return False
+        except OSError:  # one end is gone without a goodbye: so is the other, then
+            self._reset()
+            return False
+        return not all(flow.over for flow in self.flows)
+
+    def _reset(self) -> None:
+        for end in self.ends:
+            with contextlib.suppress(OSError):
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+
+    def _read_away(self) -> None:
+        """Empty both ends: one that is closed with bytes unread resets its connection. Source: RFC 2525, 2.17."""
+        for end in self.ends:
+            with contextlib.suppress(OSError):
+                while end.recv(CHUNK):
+                    pass
+
+
+class _Flow:
+    """One direction: what was read and not yet written, each piece with the moment at which it is due."""
+
+    def __init__(self, source: socket.socket, sink: socket.socket, to: Side, spoilers: tuple[Spoiler, ...]) -> None:
+        self.source, self.sink = source, sink
+        self.over = False  # the sink was told that nothing more comes
+        self.stuck = False  # the sink's buffer is full
+        self._queue: deque[tuple[float, bytes | _End]] = deque()
+        self._held = 0
+        self._last = 0.0  # when the last piece in the queue is due
+        self._done = False  # nothing more goes into the queue
+        self._delay, self._size, self._interval = 0.0, CHUNK, 0.0
+        self._left: float = float("inf")
+        self._end: _End = "end"
+        self._hole = False
+        for spoiler in spoilers:
+            if spoiler.to == to:
+                self._spoil(spoiler)
+        if self._left == 0:
+            self._put(self._end)
+
+    def _spoil(self, spoiler: Spoiler) -> None:
+        match spoiler:
+            case Delay(seconds=seconds):
+                self._delay = seconds
+            case Drip(size=size, interval=interval):
+                self._size, self._interval = size, interval
+            case Blackhole():
+                self._hole = True
+            case Cut(at=at):
+                self._left, self._end = at, "cut"
+            case Reset(at=at):
+                self._left, self._end = at, "reset"
+            case HalfClose(at=at):
+                self._left = at
+
+    def wants_more(self) -> bool:
+        return not self._done and not self._hole and self._held < CHUNK
+
+    def read(self) -> None:
+        try:
+            data = self.source.recv(CHUNK)
+        except BlockingIOError:
+            return
+        if not data:
+            self._put("end")
+            return
+        data = data[: int(min(self._left, len(data)))]
+        self._left -= len(data)
+        for piece in _pieces(data, self._size):
+            self._put(piece)
+        if self._left == 0:
+            self._put(self._end)
+
+    def _put(self, piece: bytes | _End) -> None:
+        moment = max(time.monotonic() + self._delay, self._last + self._interval)
+        self._last = moment
+        self._queue.append((moment, piece))
+        if isinstance(piece, bytes):
+            self._held += len(piece)
+        else:
+            self._done = True
+
+    def due(self) -> float | None:
+        return self._queue[0][0] if self._queue and not self.stuck else None
+
+    def write(self) -> _End | None:
+        """Write what is due; return how the flow ended, if it did."""
+        self.stuck = False
+        while self._queue and self._queue[0][0] <= time.monotonic():
+            moment, piece = self._queue[0]
+            if not isinstance(piece, bytes):
+                self._queue.popleft()
+                self.over = True
+                if piece == "end":
+                    self.sink.shutdown(socket.SHUT_WR)
+                return piece
+            try:
+                sent = self.sink.send(piece)
+            except BlockingIOError:
+                self.stuck = True
+                return None
+            self._held -= sent
+            if sent == len(piece):
+                self._queue.popleft()
+            else:
+                self._queue[0] = (moment, piece[sent:])
+        return None
+
+
+def _pieces(data: bytes, size: int) -> Iterator[bytes]:
+    return (data[start : start + size] for start in range(0, len(data), size))
+
+
+def _family(address: Address) -> int:
+    if isinstance(address, str | bytes):
+        return socket.AF_UNIX
+    return socket.AF_INET6 if ":" in address[0] else socket.AF_INET
