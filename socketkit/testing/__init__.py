@@ -1,6 +1,7 @@
 """What tests of servers need: faults on order, and an account of what a test leaves behind. Nothing here is for production."""
 
 from socketkit.testing.chaos import Blackhole, ChaosProxy, Cut, Delay, Drip, HalfClose, Reset
+from socketkit.testing.clock import FakeClock
 from socketkit.testing.faulty import Delegate, Faults, FaultyTransport
 from socketkit.testing.leaks import Account
 
@@ -12,6 +13,7 @@ __all__ = [
     "Delay",
     "Delegate",
     "Drip",
+    "FakeClock",
     "Faults",
     "FaultyTransport",
     "HalfClose",
