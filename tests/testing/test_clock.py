@@ -36,7 +36,7 @@ def test_a_conversation_is_closed_in_the_moment_in_which_its_idle_time_is_over(d
                 while not server._run._intake._lot.parked:
                     pass
                 clock.advance(74.0)
-            clock.advance(1.1)
+            clock.advance(1.2)
             assert client.recv(10) == b""
     assert server.stats().outcomes == {"finished": 1}
 
