@@ -59,7 +59,7 @@ class Connection(Whole):
     def arrive(self) -> Connection | None:
         """Open its entry in the books; return itself if it can run at once, or None after parking it for its first byte."""
         self._reception.ledger.open(self)
-        if _first_byte_is_there(self.request):
+        if _something_is_there(self.request):
             return self
         self._park(self._parking.defer)
         return None
@@ -76,6 +76,10 @@ class Connection(Whole):
         else:
             self.thread = threading.get_ident()
             self._open(opener)
+
+    def is_readable(self) -> bool:
+        """Return whether there is something to read, if only that the peer has gone."""
+        return _something_is_there(self.request)
 
     def refuse(self, reason: str, reply: bytes = b"") -> None:
         """Turn the connection away instead of running it, or instead of letting its conversation go on."""
@@ -140,13 +144,16 @@ class Connection(Whole):
             return _Then.END
         for _ in range(self._parking.max_inline):
             handler.handle_one_request()
-            if handler.close_connection or intake.stopped:
+            if handler.close_connection or intake.ending:
                 return _Then.END
             if not _has_more(handler):
                 return _Then.WAIT
         return _Then.GO_ON
 
     def _wait_for_request(self) -> None:
+        if self._reception.intake.ending:
+            self._end()
+            return
         limit = getattr(self._handler, "timeout", None)
         self._park(self._parking.idle if limit is None else limit)
 
@@ -203,7 +210,7 @@ def can_wait(server: RequestTemplate, request: Request) -> bool:
     return not getattr(handler, "speaks_first", False)
 
 
-def _first_byte_is_there(request: Request) -> bool:
+def _something_is_there(request: Request) -> bool:
     try:
         request.recv(1, _PEEK)
     except BlockingIOError:

@@ -18,6 +18,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 from socketkit.parking import Lot, Parked
@@ -173,6 +174,7 @@ class Intake:
 
     def __init__(self, sources: Iterable[Source], selector: selectors.BaseSelector | None = None, clock: Clock = time.monotonic) -> None:
         self.stopped = False
+        self.ending = False  # it hands out what was accepted, and will be stopped then: nothing shall wait for more
         self._clock = clock
         self._wakeup = Wakeup()
         self._poller: Poller = best_poller(self.wake) if selector is None else SelectorPoller(selector, self.wake)
@@ -292,11 +294,19 @@ class Intake:
         self._lot.drop(unit)
 
     def parked(self) -> list[Any]:
-        """Take out and return all that is parked or about to go on; for the end of a run."""
+        """Take out and return all that is parked; for the end of a run."""
+        return self._lot.empty()
+
+    def waiting(self) -> list[Any]:
+        """Take out and return all that is about to go on; for the end of a run."""
         waiting = [*self._woken, *self._turns, *self._later]
         for queue in (self._woken, self._turns, self._later):
             queue.clear()
-        return waiting + self._lot.empty()
+        return waiting
+
+    def hand_out(self, units: Iterable[Any]) -> None:
+        """Let `take` return these before anything else."""
+        self._woken.extend(units)
 
     # for the thread that serves
 
@@ -347,7 +357,7 @@ class Intake:
 
     def stop(self) -> None:
         """Make every `take`, now and later, return None."""
-        self.stopped = True
+        self.stopped = self.ending = True
         self._wakeup.wake()
         for callback in self._on_stop:
             callback()
@@ -357,9 +367,13 @@ class Intake:
         self._soon.append(callback)
         self._wakeup.wake()
 
-    def retire(self) -> None:
-        """Take nothing new, hand out what was accepted before, then stop."""
-        self.call_soon(self._retire)
+    def retire(self, grace: float = 0.0) -> None:
+        """Take nothing new, hand out what was accepted before, then stop.
+
+        grace: seconds that connections may still wait for their first byte. Those for which it does not come are handed out too.
+        """
+        self.ending = True
+        self.call_soon(partial(self.call_later, grace, self._retire) if grace else self._retire)
 
     def on_stop(self, callback: Callable[[], None]) -> None:
         """Have `stop` call this too, in whatever thread or signal handler it is called: `Wakeup.wake` is fit for that."""

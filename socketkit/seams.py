@@ -326,6 +326,12 @@ class Forces(Protocol):
         ...
 
 
+class Inline(Protocol):
+    """Power of a simple live dispatcher: `dispatch` runs the handler in the calling thread, which is deaf meanwhile."""
+
+    inline: bool
+
+
 class Watches(Protocol):
     """Power of a simple live dispatcher: it wants to be told of descriptors by the loop that feeds it."""
 
@@ -358,8 +364,12 @@ class Serving(Protocol):
         """Take requests until stopped; return then. Raises what ended serving early."""
         ...
 
-    def drain(self, seconds: float | None, /) -> DrainReport:
-        """Stop taking, close the listeners, let running requests finish for `seconds`, then force them; release everything."""
+    def drain(self, seconds: float | None, /, *, queue: bool = True) -> DrainReport:
+        """End it well: serve what has come by now, close the listeners and who is idle, let running requests finish for `seconds`,
+        then force them; release everything.
+
+        queue: what has come includes what the kernel has queued. False where somebody else goes on to serve the same listeners.
+        """
         ...
 
     def stop(self, drain: float | None = None, /) -> None:

@@ -349,12 +349,12 @@ class Server(RequestTemplate):
         live = self._live_part()
         turned = self.service_actions if type(self).service_actions is not RequestTemplate.service_actions else None
         if not hasattr(live, "drive"):
-            with run.open_intake(self._sources()) as intake:
+            with run.open_intake(self._sources) as intake:
                 feed(intake, live, turned, poll_interval)
             return
 
         def open_intake(*, listening: bool = True) -> Intake:
-            intake = run.open_intake(self._sources() if listening else ())
+            intake = run.open_intake(self._sources if listening else tuple)
             if turned is not None and listening:
                 keep_calling(intake, turned, poll_interval)
             return intake

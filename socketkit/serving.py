@@ -8,16 +8,18 @@ from __future__ import annotations
 import contextlib
 import enum
 import logging
+import select
 import socket
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from socketkit import async_handlers
 from socketkit.connection import Connection, can_wait
 from socketkit.dispatchers.adaptive import Adaptive
-from socketkit.loop import Intake
+from socketkit.loop import Intake, verdict
+from socketkit.parking import FINE_GRAIN
 from socketkit.seams import Address, Dispatch, Dispatcher, Drive, Layer, Listener, Request, Unit
 from socketkit.stats import NOBODY, DrainReport, Entry, Ledger, Stats
 from socketkit.units import Reception, Whole
@@ -31,6 +33,12 @@ log = logging.getLogger(__name__)
 
 WAIT_SLICE = 0.1
 """Seconds after which a drain looks whether it was told to hurry."""
+
+LONGEST_GRACE = 1.0
+"""Seconds that connections which were accepted last may wait for their first byte, if the dispatcher grants them more."""
+
+MOST_QUEUED = 4096
+"""How many requests are taken from one listener's queue in the end: no system's queue is longer unless it is told to."""
 
 AFTER_FORCE = 0.5
 """Seconds that handlers get to fall out of their system calls once their sockets are shut down."""
@@ -48,6 +56,8 @@ class State(enum.Enum):
 
 class ListenerSource(Reception):
     """A listener as the intake sees it: readiness in, units of work out."""
+
+    accepts = True  # `take` does, and not the unit it returns
 
     def __init__(  # noqa: PLR0913 - it ties a listener to a server, each end by name
         self,
@@ -86,6 +96,21 @@ def receive(reception: Reception, request: Request, client_address: Address) -> 
     if parking is not None and can_wait(reception.server, request):
         return Connection(reception, parking, request, client_address).arrive()
     return Whole(reception, request, client_address)
+
+
+def queued(source: Any) -> Iterator[Unit]:
+    """Take what the kernel has queued for a source, and yield the units; what was parked is none."""
+    for _ in range(MOST_QUEUED if source.accepts else 0):
+        if source.once and not select.select([source], [], [], 0)[0]:
+            return
+        try:
+            unit = source.take()
+        except OSError as error:  # BlockingIOError: nobody waits
+            if isinstance(error, BlockingIOError) or verdict(error) != "retry":
+                return
+        else:
+            if unit is not None:
+                yield unit
 
 
 class Work:
@@ -245,9 +270,12 @@ class Run:
         self._close_listeners = close_listeners
         self._opened = opened
         self._intake: Intake | None = None
+        self._sources: Sequence[Any] = ()
+        self._last: Intake | None = None  # of the last round, while that is served
         self._deadline: float | None = None  # set by stop(drain): the moment at which a drain ends, whatever it was given
         self.stopping = False
         self.drained = False  # whether its live dispatcher was waited for and closed
+        self._cut = 0  # requests that the last round had to end
         self._settled = 0  # requests that had ended when stop was asked for
         self.state = State.RUNNING
         self.thread = threading.get_ident()
@@ -264,10 +292,16 @@ class Run:
         if not self.stopping:
             self._crank(self)
 
-    def open_intake(self, sources: Sequence[Any], selector: Any = None) -> Intake:
-        """Return a new intake that `stop` reaches. Owner: the caller."""
-        intake = self._intake = Intake(sources, selector, self._clock)
-        for source in sources:
+    def open_intake(self, sources: Callable[[], Sequence[Any]], selector: Callable[[], Any] | None = None) -> Intake:
+        """Return a new intake of these sources that `stop` reaches; in the last round, that one's. Owner: the caller.
+
+        selector: makes the one to use, if not the best.
+        """
+        if self._last is not None:
+            return self._last
+        self._sources = sources()
+        intake = self._intake = Intake(self._sources, selector and selector(), self._clock)
+        for source in self._sources:
             source.intake = intake
         if self.stopping:  # it may have been asked for before there was anybody to tell
             intake.stop()
@@ -299,20 +333,17 @@ class Run:
         if self._intake is not None:
             self._intake.close()
 
-    def drain(self, seconds: float | None) -> DrainReport:
-        """Close the listeners, let running requests finish, force the rest, release everything."""
+    def drain(self, seconds: float | None, *, queue: bool = True) -> DrainReport:
+        """Serve what waits, close the listeners, let running requests finish, force the rest, release everything."""
         self.state = State.DRAINING
         self._mark_end()
         self._observers.tell("server_stopping", self._server)
-        self._close_listeners(streams_only=True)
-        if self._intake is not None:
-            for connection in self._intake.parked():
-                connection.abandon()
         live = self._live()
         end = None if seconds is None else self._clock() + seconds
         try:
+            self._serve_last_round(end, queue=queue)
             ended = self._wait(live, end)
-            finished = self._ledger.settled - self._settled
+            finished = self._ledger.settled - self._settled - self._cut
             late = 0 if ended else self._ledger.stats().active
             if not ended:
                 self._force(live, self._ledger.active())
@@ -322,10 +353,95 @@ class Run:
             self._close_listeners()
             if live is not None:
                 live.close()
-        self.report = DrainReport(finished, late - len(stuck), stuck)
-        if late:
+        self.report = DrainReport(finished, self._cut + late - len(stuck), stuck)
+        if self._cut or late:
             log.warning("stopped at the deadline: %s", self.report)
         return self.report
+
+    def _serve_last_round(self, end: float | None, *, queue: bool) -> None:
+        """Serve what had come when stop was asked for, be it accepted or in the kernel's queue; close the listeners, and who is idle."""
+        if self._intake is None or (self._deadline is not None and self._deadline <= self._clock()):
+            queue = False
+        units = [] if self._intake is None else self._intake.waiting()
+        parked = [] if self._intake is None else self._intake.parked()
+        grace = min(max((source.parking.defer for source in self._sources if source.parking), default=0.0), LONGEST_GRACE)
+        with self._open_last() as last:
+            for source in self._sources:
+                source.intake = last
+                if queue:
+                    units.extend(queued(source))
+            self._close_listeners(streams_only=True)
+            for connection in parked:
+                if connection.is_readable():
+                    units.append(connection)
+                elif connection.begun:
+                    connection.abandon()
+                else:
+                    last.park(connection, grace)
+            last.hand_out(units)
+            if last.due() is not None:
+                last.retire(grace + 2 * FINE_GRAIN)
+                self._hand_out(last, end)
+            for connection in last.parked():
+                connection.abandon()
+            for unit in last.waiting():
+                self._cut += 1
+                unit.refuse("the server stopped before it was run")
+
+    def _open_last(self) -> Intake:
+        """Return an intake without sources. Where no descriptor is left for one, the listeners have to make room."""
+        try:
+            last = Intake((), clock=self._clock)
+        except OSError as error:
+            log.warning("what the kernel has queued is lost: %s", error)
+            self._close_listeners()
+            last = Intake((), clock=self._clock)
+        last.ending = True
+        return last
+
+    def _hand_out(self, last: Intake, end: float | None) -> None:
+        """Have the dispatcher run what the last intake has, until `end` at most."""
+        self._intake = self._last = last
+        live = self._live()
+        try:
+            if hasattr(live, "drive") or getattr(live, "inline", False):
+                with self._watched(end, last):
+                    self._crank(self)
+            else:  # this thread is at the intake all the time, and none shall be started in a process that forks
+                left = self._left(end)
+                if left is not None:
+                    last.call_later(max(left, 0.0), last.stop)
+                self._crank(self)
+        finally:
+            self._last = None
+
+    @contextlib.contextmanager
+    def _watched(self, end: float | None, last: Intake) -> Iterator[None]:
+        """Stop the intake at `end`, or an earlier moment that `stop` names meanwhile: those who would take may all be busy."""
+        over = threading.Event()
+
+        def watch() -> None:
+            while not over.wait(WAIT_SLICE):
+                left = self._left(end)
+                if left is not None and left <= 0:
+                    last.stop()
+                    here = [entry for entry in self._ledger.active() if entry.thread == self.thread]
+                    self._cut += len(here)
+                    shut_down(here)
+                    return
+
+        watcher = threading.Thread(target=watch, name="socketkit-drain", daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            over.set()
+            watcher.join()
+
+    def _left(self, end: float | None) -> float | None:
+        """Return the seconds until `end`, or an earlier moment that `stop` has named; None if there is neither."""
+        ends = [moment for moment in (end, self._deadline) if moment is not None]
+        return min(ends) - self._clock() if ends else None
 
     def _mark_end(self) -> None:
         if not self.stopping:
@@ -335,8 +451,7 @@ class Run:
     def _wait(self, live: Dispatch | Drive | None, end: float | None) -> bool:
         """Wait for the dispatcher until `end`, or an earlier moment that `stop` names meanwhile."""
         while live is not None:
-            ends = [moment for moment in (end, self._deadline) if moment is not None]
-            left = min(ends) - self._clock() if ends else None
+            left = self._left(end)
             if live.wait(WAIT_SLICE if left is None else max(0.0, min(left, WAIT_SLICE))):
                 break
             if left is not None and left <= 0:

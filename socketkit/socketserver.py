@@ -274,8 +274,7 @@ class BaseServer(RequestTemplate):
             if hasattr(live, "drive"):
                 live.drive(partial(self.__open_intake, run, source, None if quiet else poll_interval))
                 return
-            with run.open_intake([source], _ServerSelector()) as intake:
-                source.intake = intake
+            with run.open_intake(lambda: [source], _ServerSelector) as intake:
                 feed(intake, live, None if quiet else self.__turn, poll_interval)
         except (OSError, ValueError):  # ValueError: a selector was shown the descriptor -1
             if self.fileno() != -1:
@@ -283,8 +282,8 @@ class BaseServer(RequestTemplate):
 
     def __open_intake(self, run: Run, source: _OwnSource, pace: float | None, *, listening: bool = True) -> Intake:
         if not listening:
-            return run.open_intake(())
-        intake = source.intake = run.open_intake([source])
+            return run.open_intake(tuple)
+        intake = run.open_intake(lambda: [source])
         if pace is not None:
             keep_calling(intake, self.__turn, pace)
         return intake
@@ -369,6 +368,7 @@ class _OwnSource(Reception):
         self._whole = type(server)._handle_request_noblock is not BaseServer._handle_request_noblock
         self._accept = _accept_now(server) if hasattr(live, "drive") else None
         self.once = self._accept is None
+        self.accepts = not self._whole
 
     def fileno(self) -> int:
         number: int = self._server.fileno()

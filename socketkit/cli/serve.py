@@ -106,7 +106,7 @@ class _Together:
             server.stop(drain, wait=False)
         self._end()
 
-    def drain(self, _seconds: float | None) -> DrainReport:
+    def drain(self, _seconds: float | None, *, queue: bool = True) -> DrainReport:  # noqa: ARG002 - as the lifecycle of each says
         """Drain each for as long as its own lifecycle says."""
         self.stop()
         reports: list[DrainReport] = []

@@ -17,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from socketkit.dispatchers._processes import fork, how_it_ended, keep_private, pidfd, reap, send_signal, wait_any
-from socketkit.dispatchers._worker import DUE, FORCE, GOING, LEAVE, PING, READY, STOP, Process, State, Worker
+from socketkit.dispatchers._worker import CLOSE, DUE, FORCE, GOING, LEAVE, PING, READY, STOP, Process, State, Worker
 from socketkit.errors import BootError
 from socketkit.seams import Branch, Work
 
@@ -70,7 +70,7 @@ class Supervisor:
             finally:
                 self._intake = None
                 for process in self._processes.values():
-                    self._dismiss(process)
+                    self._dismiss(process, CLOSE)
         if self._error is not None:
             raise self._error
 
@@ -239,9 +239,9 @@ class Supervisor:
 
     # --- ending ----------------------------------------------------------------------------------------------------------
 
-    def _dismiss(self, process: Process) -> None:
+    def _dismiss(self, process: Process, word: str = LEAVE) -> None:
         process.state = State.LEAVING
-        process.say(LEAVE)
+        process.say(word)
 
     def _limit_drain(self, process: Process) -> None:
         if self._recipe.drain is not None:

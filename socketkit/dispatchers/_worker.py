@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("socketkit.dispatchers.prefork")
 
-LEAVE, FORCE, PING = "LFP"
-"""What a parent says: finish and go; go at once; are you there?"""
+LEAVE, CLOSE, FORCE, PING = "LCFP"
+"""What a parent says: finish and go; the same, and the whole server does; go at once; are you there?"""
 
 READY, HERE, DUE, GOING, STOP = "RHDGS"
 """What a worker says: I take requests; yes; send another in my place; I leave; the whole server shall stop."""
@@ -67,7 +67,7 @@ class Process:
     settled: int = -1
 
     def say(self, word: str) -> None:
-        """Say a word of `LEAVE`, `FORCE` and `PING`."""
+        """Say a word of `LEAVE`, `CLOSE`, `FORCE` and `PING`."""
         with contextlib.suppress(OSError):  # it is gone, which will be heard of
             self.channel.send(word.encode())
 
@@ -103,6 +103,7 @@ class Worker:
         self._serving: Serving | None = None
         self._intake: Intake | None = None
         self._leaving = False
+        self._closing = False  # and nobody else goes on to serve the listeners
         self._orphaned = False
         self._due = False
         self._next_look = 0.0
@@ -117,9 +118,9 @@ class Worker:
             self._serving = branch.enter(self._recipe.inner, self._opened, self._settled if limited else None)
             self._serving.run()
             if not self._leaving:  # the server was stopped from within, by a handler
-                self._leaving = True
+                self._leaving = self._closing = True
                 self._say(STOP)
-            self._serving.drain(self._recipe.drain if self._orphaned else None)  # else the parent looks at the time
+            self._serving.drain(self._recipe.drain if self._orphaned else None, queue=self._closing)  # else the parent looks at the time
         except BaseException:
             log.exception("worker %d failed", os.getpid())
             return 1
@@ -164,7 +165,8 @@ class Worker:
         for word in words.decode():
             if word == FORCE:
                 self._force()
-            elif word == LEAVE:
+            elif word in {LEAVE, CLOSE}:
+                self._closing = word == CLOSE
                 self._leave()
             elif self._intake is not None:
                 self._intake.call_soon(lambda: self._say(HERE))  # said by whoever takes requests: that is the proof
@@ -172,7 +174,7 @@ class Worker:
     def _lose_parent(self) -> None:
         if self._orphaned:
             return
-        self._orphaned = True
+        self._orphaned = self._closing = True
         if self._intake is not None:
             self._intake.call_soon(self._stop_listening)
         if self._recipe.drain is not None:

@@ -23,6 +23,7 @@ class Sync:
 @attrs.define(eq=False)
 class _Here:
     work: Work
+    inline: ClassVar[bool] = True
 
     def dispatch(self, request: Request, client_address: Address) -> None:
         self.work.run(request, client_address)

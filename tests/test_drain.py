@@ -1,0 +1,224 @@
+"""The end of a run: who had come is served, who comes later is refused, and nobody is waited for longer than was said."""
+
+import socket
+import threading
+import time
+
+import pytest
+
+from rooms import Rooms, answers, held
+from socketkit import TCP, Adaptive, Asyncio, ConversationHandler, Executor, Graceful, Pool, Server, StreamRequestHandler, Sync, Threads
+from support import python
+
+ANYWHERE = TCP("127.0.0.1", 0)
+
+
+class Upper(StreamRequestHandler):
+    def handle(self):
+        self.wfile.write(self.rfile.readline().upper())
+
+
+@pytest.fixture
+def rooms():
+    made = Rooms()
+    yield made
+    made.leave.set()
+
+
+def hold_back(server):
+    """Have the server accept nobody from now on."""
+    while server._run._intake is None:
+        pass
+    intake, held_back = server._run._intake, threading.Event()
+    intake.call_soon(lambda: (intake.hold(), held_back.set()))
+    assert held_back.wait(10)
+
+
+def waiting_clients(server, count, say=b"hello\n"):
+    clients = [socket.create_connection(server.addresses[0], timeout=10) for _ in range(count)]
+    for client in clients:
+        client.sendall(say)
+    return clients
+
+
+def read_all(client):
+    with client:
+        return client.makefile("rb").read()
+
+
+IN_PROCESS = [Sync(), Threads(), Pool(2), Adaptive(), Asyncio(), Executor("concurrent.futures:ThreadPoolExecutor")]
+
+
+@pytest.mark.parametrize("dispatcher", IN_PROCESS, ids=lambda each: type(each).__name__)
+def test_who_is_in_the_kernels_queue_at_the_stop_is_answered(dispatcher):
+    with Server(ANYWHERE, Upper, dispatcher=dispatcher, lifecycle=Graceful(drain=10)).start() as server:
+        hold_back(server)
+        clients = waiting_clients(server, 20)
+        assert server.stats().accepted == 0
+        report = server.stop()
+        assert [read_all(client) for client in clients] == [b"HELLO\n"] * 20
+    assert (report.finished, report.forced, report.stuck) == (20, 0, ())
+    assert server.stats().outcomes == {"finished": 20}
+
+
+def test_who_is_in_the_queue_of_a_server_that_forks_is_answered():
+    python(
+        """
+import socket, threading
+from socketkit import *
+from support import talk
+class Upper(StreamRequestHandler):
+    def handle(self): self.wfile.write(self.rfile.readline().upper())
+def serve():
+    with server: server.serve_forever()
+server = Server(TCP("127.0.0.1", 0), Upper, dispatcher=Forks(), lifecycle=Graceful(drain=10))
+ready = threading.Event()
+class Ready:
+    def server_started(self, server): ready.set()
+server._observe([Ready()])
+def use():
+    assert ready.wait(10)
+    assert talk(server.addresses[0], b"hello\\n") == b"HELLO\\n"
+    intake, held_back = server._run._intake, threading.Event()
+    intake.call_soon(lambda: (intake.hold(), held_back.set()))
+    held_back.wait()
+    clients = [socket.create_connection(server.addresses[0], timeout=10) for _ in range(20)]
+    for client in clients: client.sendall(b"hello\\n")
+    server.stop(wait=False)
+    for client in clients:
+        with client: got.append(client.makefile("rb").read())
+got = []
+user = threading.Thread(target=use)
+user.start()
+serve()
+user.join()
+assert got == [b"HELLO\\n"] * 20, got
+assert server.stats().outcomes == {"finished": 21}, server.stats()
+"""
+    )
+
+
+def test_who_is_in_the_queue_of_prefork_workers_is_answered():
+    python(
+        """
+import os, signal, socket, threading
+from socketkit import *
+pids = []
+class Hold(StreamRequestHandler):
+    def handle(self):
+        line = self.rfile.readline()
+        self.wfile.write(b"%d\\n" % os.getpid())
+        if line == b"hold\\n": self.rfile.readline()
+server = Server(TCP("127.0.0.1", 0), Hold, dispatcher="prefork:2/sync", lifecycle=Graceful(drain=10))
+class Ready:
+    def worker_started(self, server, pid):
+        pids.append(pid)
+        if len(pids) == 2: ready.set()
+ready = threading.Event()
+server._observe([Ready()])
+def use():
+    assert ready.wait(10)
+    busy = {}
+    while len(busy) < 2:
+        client = socket.create_connection(server.addresses[0], timeout=10)
+        client.sendall(b"hold\\n")
+        busy[int(client.makefile().readline())] = client
+    clients = [socket.create_connection(server.addresses[0], timeout=10) for _ in range(20)]
+    for client in clients: client.sendall(b"hello\\n")
+    os.kill(os.getpid(), signal.SIGTERM)
+    for client in busy.values(): client.sendall(b"go on\\n")
+    for client in clients:
+        with client: got.append(int(client.makefile().readline()))
+got = []
+user = threading.Thread(target=use, daemon=True)
+user.start()
+with server: server.serve_forever()
+user.join()
+assert len(got) == 20 and set(got) <= set(pids), got
+assert server.stats().outcomes == {"finished": 22}, server.stats()
+"""
+    )
+
+
+def test_the_listener_is_closed_although_every_worker_is_busy(rooms):
+    with Server(ANYWHERE, rooms, dispatcher=Pool(1), lifecycle=Graceful(drain=10)).start() as server:
+        address = server.addresses[0]
+        busy = held(server, rooms)
+        queued = waiting_clients(server, 3, b"fast")
+        server.stop(wait=False)
+        while True:  # until it is closed
+            try:
+                socket.create_connection(address, timeout=10).close()
+            except ConnectionError:
+                break
+        rooms.leave.set()
+        assert answers(busy)
+        assert all(map(answers, queued))
+        assert server.stop() is None or server.stats().active == 0
+
+
+@pytest.mark.parametrize("dispatcher", [Sync(), Pool(1), Adaptive(1)], ids=lambda each: type(each).__name__)
+def test_at_the_deadline_those_in_the_queue_are_cut_too(dispatcher):
+    reads = threading.Semaphore(0)
+
+    def blocks(request, client_address, server):
+        reads.release()
+        request.recv(1)  # more than the client sends
+        request.recv(1)
+
+    with Server(ANYWHERE, blocks, dispatcher=dispatcher, lifecycle=Graceful(drain=10)).start() as server:
+        hold_back(server)
+        clients = waiting_clients(server, 5, b"x")
+        begin = time.monotonic()
+        report = server.stop(drain=0.5)
+        assert time.monotonic() - begin < 5
+        assert report.forced == 5
+        assert report.stuck == ()
+        assert [read_all(client) for client in clients] == [b""] * 5
+    assert sum(server.stats().outcomes.values()) == server.stats().accepted == 5
+    assert server.stats().outcomes["refused"] == 4
+
+
+@pytest.mark.parametrize("dispatcher", [Pool(1), Adaptive(1)], ids=lambda each: type(each).__name__)
+def test_a_request_that_came_just_before_the_stop_is_answered_on_an_idle_conversation(dispatcher):
+    class Echo(ConversationHandler):
+        def handle_one_request(self):
+            line = self.rfile.readline()
+            if line == b"hold\n":
+                inside.set()
+                assert leave.wait(20)
+            self.wfile.write(line)
+
+    inside, leave = threading.Event(), threading.Event()
+    with Server(ANYWHERE, Echo, dispatcher=dispatcher, lifecycle=Graceful(drain=10)).start() as server:
+        idle, late, busy = (socket.create_connection(server.addresses[0], timeout=10) for _ in range(3))
+        for client in (idle, late):
+            client.sendall(b"hello\n")
+            assert client.recv(10) == b"hello\n"
+        busy.sendall(b"hold\n")
+        assert inside.wait(10)
+        late.sendall(b"late\n")
+        server.stop(wait=False)
+        assert idle.recv(10) == b""  # at once, and not only when the busy one is done
+        leave.set()
+        assert read_all(late) == b"late\n"
+        assert read_all(busy) == b"hold\n"
+        idle.close()
+        server.stop()
+    assert server.stats().outcomes == {"finished": 3}
+
+
+def test_a_connection_without_a_first_byte_holds_up_no_stop_of_conversations():
+    class Echo(ConversationHandler):
+        def handle_one_request(self):
+            self.wfile.write(self.rfile.readline())
+
+    with Server(ANYWHERE, Echo, dispatcher=Adaptive(defer=0.2), lifecycle=Graceful(drain=30)).start() as server:
+        silent = socket.create_connection(server.addresses[0], timeout=10)
+        while not server.stats().active:
+            pass
+        begin = time.monotonic()
+        report = server.stop()
+        assert time.monotonic() - begin < 5
+        assert report.forced == 0
+        assert read_all(silent) == b""
