@@ -57,7 +57,9 @@ class Account:
         now, found = Account.take(), []
         for noun in ("descriptors", "threads", "children", "signals"):
             before, after = getattr(self, noun), getattr(now, noun)
-            found += [f"{noun}: {after[key]}" for key in after if noun not in forgiven and after[key] != before.get(key)]
+            by_name = noun in {"threads", "children"}  # what is said of them changes while they live
+            new = [key for key in after if key not in before or (not by_name and after[key] != before[key])]
+            found += [f"{noun}: {after[key]}" for key in new if noun not in forgiven]
         for noun in ("umask", "cwd"):
             before, after = getattr(self, noun), getattr(now, noun)
             if before != after and noun not in forgiven:
