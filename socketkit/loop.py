@@ -131,13 +131,22 @@ class Wakeup:
 
     def wait(self, timeout: float | None = None) -> None:
         """Block the calling thread until somebody wakes it, for `timeout` seconds at most; then clear."""
-        if select.select([self._reader], [], [], timeout)[0]:
+        if _readable(self._reader, timeout):
             self.clear()
 
     def close(self) -> None:
         """Close both ends."""
         self._reader.close()
         self._writer.close()
+
+
+def _readable(sock: socket.socket, timeout: float | None) -> bool:
+    """Wait until there is something to read, `timeout` seconds at most; return whether there is."""
+    if not hasattr(select, "poll"):
+        return bool(select.select([sock], [], [], timeout)[0])
+    poll = select.poll()  # select(2) knows no descriptor from 1024 on
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(None if timeout is None else timeout * 1000))
 
 
 class _Slot:
