@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextvars import copy_context
 from typing import ClassVar
 
 import attrs
@@ -26,7 +27,7 @@ class _Here:
     inline: ClassVar[bool] = True
 
     def dispatch(self, request: Request, client_address: Address) -> None:
-        self.work.run(request, client_address)
+        copy_context().run(self.work.run, request, client_address)  # so that no request sees another's context variables
 
     def wait(self, timeout: float | None) -> bool:  # noqa: ARG002 - nothing runs on
         return True
