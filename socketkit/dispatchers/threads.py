@@ -26,17 +26,28 @@ class Threads:
         return _ThreadPerRequest(work, self.daemon)
 
 
+LOOK_FROM = 4
+"""So many threads may stand on a list before it is looked through for those that have ended."""
+
+
 class ThreadList(list[threading.Thread]):
     """The running non-daemon threads of one server. The classic mix-in shows it as `_threads`."""
 
     def __init__(self) -> None:
         super().__init__()
         self._lock = threading.Lock()
+        self._look_at = LOOK_FROM
 
     def append(self, thread: threading.Thread) -> None:
-        """Add a thread that was started, and forget those that have ended. Daemon threads are nobody's to wait for."""
+        """Add a thread that was started. Daemon threads are nobody's to wait for.
+
+        Those that have ended are forgotten whenever the list is twice as long as it was after the last time: so each thread costs the
+        same, however many run.
+        """
         with self._lock:
-            self[:] = [each for each in self if each.is_alive()]
+            if len(self) >= self._look_at:
+                self[:] = [each for each in self if each.is_alive()]
+                self._look_at = max(LOOK_FROM, 2 * len(self))
             if not thread.daemon:
                 super().append(thread)
 
