@@ -57,13 +57,13 @@ class _ForkPerRequest:
             raise
         descriptor = pidfd(pid) if reader == -1 else reader
         _close(writer)
-        self.work.release(request)
         self.children[pid] = _Child(request, -1 if descriptor is None else descriptor)
         if self.loop is not None:
             if descriptor is not None:
                 self.loop.watch(descriptor, lambda: self._collect(pid))
             if len(self.children) >= self.max_children:
                 self.loop.hold()
+        self.work.release(request)  # last: it calls a hook of the server's, which may raise
 
     def wait(self, timeout: float | None) -> bool:
         deadline = None if timeout is None else time.monotonic() + timeout
