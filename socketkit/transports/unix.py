@@ -96,9 +96,10 @@ def _bind(url: str, path: str, mode: int | None, kind: int) -> tuple[socket.sock
         if mode is not None and sys.platform != "linux":
             os.chmod(path, mode)  # noqa: PTH101 - the rest of this module speaks os
 
+    absolute = os.path.abspath(path)  # noqa: PTH100 - the rest of this module speaks os; a handler may change the working directory
     sock = open_socket(url, _AF_UNIX, kind, prepare)
-    status, owner = os.lstat(path), os.getpid()
-    return sock, lambda: _unlink(path, status, owner)
+    status, owner = os.lstat(absolute), os.getpid()
+    return sock, lambda: _unlink(absolute, status, owner)
 
 
 def _remove_stale(url: str, path: str, kind: int) -> None:
