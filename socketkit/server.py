@@ -347,7 +347,7 @@ class Server(RequestTemplate):
     def _crank(self, run: Run, poll_interval: float) -> None:
         """Take requests until the run is stopped, by the dispatcher's own drive or by the plain loop."""
         live = self._live_part()
-        turned = self.service_actions if type(self).service_actions is not RequestTemplate.service_actions else None
+        turned = self._act if type(self).service_actions is not RequestTemplate.service_actions else None
         if not hasattr(live, "drive"):
             with run.open_intake(self._sources) as intake:
                 feed(intake, live, turned, poll_interval)
@@ -360,6 +360,17 @@ class Server(RequestTemplate):
             return intake
 
         live.drive(open_intake)
+
+    def _act(self) -> None:
+        """Call `service_actions`, whose errors are no reason to stop serving."""
+        try:
+            self.service_actions()
+        except Exception:
+            if not self._complained:
+                self._complained = True
+                log.exception("service_actions of %r failed; further failures of it are not logged", self)
+
+    _complained = False
 
     def _sources(self, *, parking: bool = True) -> list[ListenerSource]:
         """Return what an intake takes from: each listener, or an overridden `get_request` in their place."""
