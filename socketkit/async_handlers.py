@@ -16,6 +16,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from socketkit.errors import IncompatibleError
+from socketkit.forked import forks, leave
 from socketkit.seams import Address, Layer, Request
 from socketkit.stats import books
 from socketkit.template import RequestTemplate
@@ -225,6 +226,7 @@ async def serve(server: RequestTemplate, request: Request, client_address: Addre
 async def _process(server: RequestTemplate, request: Request, client_address: Address) -> None:
     """Do what `process_request_thread` does with other handlers."""
     made: list[AsyncRequestHandler] = []
+    behind = forks.behind
     token = _made.set(made)
     try:
         try:
@@ -233,6 +235,10 @@ async def _process(server: RequestTemplate, request: Request, client_address: Ad
             _made.reset(token)
         for handler in made:
             await _run(handler)
+    except SystemExit as error:
+        if forks.behind != behind:
+            leave(error)
+        raise
     except Exception as error:  # noqa: BLE001 - that is what handle_error is for
         books(server).fail(request, error)
         server.handle_error(request, client_address)

@@ -10,6 +10,7 @@ import threading
 from functools import lru_cache
 from typing import Any
 
+from socketkit.forked import forks, leave
 from socketkit.seams import Address, Request
 from socketkit.stats import books
 
@@ -52,8 +53,13 @@ class RequestTemplate:
 
     def process_request_thread(self, request: Request, client_address: Address) -> None:
         """Run the request where it stands: handler, errors, close. Called in the thread or process that the dispatcher chose."""
+        behind = forks.behind
         try:
             self.finish_request(request, client_address)
+        except SystemExit as error:
+            if forks.behind != behind:
+                leave(error)
+            raise
         except Exception as error:  # noqa: BLE001 - that is what handle_error is for
             books(self).fail(request, error)
             self.handle_error(request, client_address)

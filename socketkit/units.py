@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
+from socketkit.forked import forks, leave
 from socketkit.stats import Entry, books
 from socketkit.template import STEPS, replaced_steps
 
@@ -28,6 +29,7 @@ class Reception:
         self.ledger = books(server)
         self.parking = parking
         self.layers = layers
+        self.behind = forks.behind
         # Only dispatchers that park run a unit in the thread that took it; the others' `process_request` hands it on.
         self._straight = parking is not None and not layers and not replaced_steps(server)
 
@@ -84,6 +86,8 @@ class Whole(Entry):
         """Do with the exception being handled what the template does with it, and close."""
         reception = self._reception
         server = reception.server
+        if isinstance(error, SystemExit) and forks.behind != reception.behind:
+            leave(error)
         try:
             reception.ledger.fail(self.request, error)
             if isinstance(error, Exception):
