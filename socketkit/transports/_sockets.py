@@ -66,9 +66,12 @@ class StreamListener:
     socket: Socket
     url: str
     on_close: Callable[[], object] = lambda: None
+    _kind: tuple[int, int, int] = attrs.field(init=False, repr=False)
+    """What the sockets that it accepts are: family, type and protocol."""
 
     def __attrs_post_init__(self) -> None:
         self.socket.setblocking(False)
+        self._kind = int(self.socket.family), int(self.socket.type), self.socket.proto
 
     @property
     def address(self) -> Address:
@@ -81,7 +84,8 @@ class StreamListener:
 
     def accept(self) -> tuple[Socket, Address]:
         """Return the next connection, blocking and without a timeout whatever the defaults are, and its peer."""
-        connection, address = self.socket.accept()
+        fileno, address = self.socket._accept()  # type: ignore[attr-defined]  # noqa: SLF001 - `accept` makes enums each time
+        connection = socket.socket(*self._kind, fileno=fileno)
         if _INHERITS_NONBLOCKING or socket.getdefaulttimeout() is not None:
             connection.setblocking(True)
         return connection, address
