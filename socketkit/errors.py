@@ -8,7 +8,6 @@ Each class is also the builtin its callers already catch, carries its facts as f
 from __future__ import annotations
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 
 import attrs
 
@@ -146,5 +145,7 @@ class BootError(SocketkitError, RuntimeError):
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
     """Return ``, did you mean 'x'?`` for the nearest of `known`, or "" when none is near."""
+    from difflib import get_close_matches  # noqa: PLC0415 - for those who misspell
+
     near = get_close_matches(name, known, n=1)
     return f", did you mean {near[0]!r}?" if near else ""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import pickle
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias
@@ -227,6 +226,8 @@ def answer(handler: type[MessageHandler], message: bytes, client_address: Addres
     try:
         return _checked(handler, object.__new__(handler).reply(message, client_address))
     except BaseException as error:
+        import pickle  # noqa: PLC0415 - most programs never come here
+
         try:
             pickle.loads(pickle.dumps(error))  # noqa: S301 - it was made in this process
         except Exception:  # noqa: BLE001 - an error's own methods may raise anything

@@ -138,7 +138,13 @@ def test_every_environment_variable_is_in_the_reference():
 
 
 def test_every_logger_is_in_the_reference():
-    source = "import logging, socketkit.builtin, socketkit.cli\nprint(*logging.root.manager.loggerDict)"
+    source = """
+import importlib, logging, pkgutil, socketkit
+for module in pkgutil.walk_packages(socketkit.__path__, "socketkit."):
+    if "_child" not in module.name and "__main__" not in module.name:
+        importlib.import_module(module.name)
+print(*logging.root.manager.loggerDict)
+"""
     loggers = {name for name in python(source, env=with_path(ROOT)).stdout.split() if name.startswith("socketkit.")}
     assert set(re.findall(r"^\| `(socketkit\.[\w.]+)` \|", (DOCS / "reference/logging.md").read_text(), re.MULTILINE)) == loggers
 

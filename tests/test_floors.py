@@ -160,15 +160,48 @@ def test_time_is_read_from_the_monotonic_clock_only():
     assert users == set()
 
 
-def test_importing_socketkit_brings_no_library_that_composing_objects_does_not_need():
-    python(
-        """
-import sys
-import socketkit
+FEW_NEED = "pluggy cattrs click asyncio multiprocessing concurrent.futures pickle random subprocess tempfile ssl difflib importlib.metadata tomllib"
+"""Modules that take long to import or that a fork has to copy, each needed by few programs."""
+
+ONLY_COMPOSED_SERVERS_NEED = "urllib.parse ipaddress pathlib socketkit.server socketkit.config socketkit.catalog socketkit.transports"
+"""Modules that the classic names do without."""
+
+
+@pytest.mark.parametrize(
+    ("program", "absent"),
+    [
+        ("import socketkit", f"{FEW_NEED} {ONLY_COMPOSED_SERVERS_NEED}"),
+        ("import socketkit.socketserver", f"{FEW_NEED} {ONLY_COMPOSED_SERVERS_NEED}"),
+        (
+            """
 from socketkit import Server, TCP, Threads, Graceful, StreamRequestHandler
 Server(TCP("127.0.0.1", 0), StreamRequestHandler, dispatcher=Threads(), lifecycle=Graceful())
-present = {"pluggy", "cattrs", "click"} & sys.modules.keys()
-assert not present, present
+""",
+            FEW_NEED,
+        ),
+        (
+            """
+from socketkit import *
+Server(TCP("127.0.0.1", 0), StreamRequestHandler, dispatcher=Pool()), Prefork(2), Executor(), Asyncio()
+""",
+            FEW_NEED,
+        ),
+    ],
+    ids=["socketkit", "classic names", "composed of objects", "all names"],
+)
+def test_an_import_brings_nothing_that_few_programs_need(program, absent):
+    python(f"import sys\n{program}\npresent = set({absent!r}.split()) & sys.modules.keys()\nassert not present, present")
+
+
+def test_what_few_programs_need_is_there_for_those_that_do():
+    python(
+        f"""
+import sys
+from socketkit import Server, TCP, StreamRequestHandler
+for dispatcher in ("prefork:2", "asyncio", "executor"):
+    Server("tcp://127.0.0.1:0", StreamRequestHandler, dispatcher=dispatcher)._live_part()
+missing = set({FEW_NEED!r}.split()) - {{"subprocess", "tempfile", "click", "tomllib", "difflib", "ssl"}} - sys.modules.keys()
+assert not missing, missing
 """
     )
 

@@ -50,6 +50,28 @@ def comes_from(thing, name):
     return thing.__module__ == name or (name == "socketkit" and thing.__module__.startswith("socketkit."))
 
 
+def test_names_are_imported_when_asked_for_and_the_type_checker_is_told_of_the_same():
+    told = {}
+    for node in ast.walk(ast.parse(Path(socketkit.__file__).read_text())):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            told = {each.module.removeprefix("socketkit."): tuple(name.name for name in each.names) for each in node.body}
+    assert told == socketkit._PLACES
+    names = [name for group in told.values() for name in group]
+    assert {*names, "socketserver", *socketkit.socketserver.__all__} == set(socketkit.__all__)
+    assert set(socketkit.__all__) <= set(dir(socketkit))
+    for place, group in told.items():
+        for name in group:
+            assert getattr(socketkit, name) is getattr(importlib.import_module(f"socketkit.{place}"), name)
+
+
+def test_a_name_that_is_not_there_is_no_attribute():
+    with pytest.raises(AttributeError, match="module 'socketkit' has no attribute 'Treads'") as caught:
+        socketkit.Treads  # noqa: B018 - it raises
+    assert caught.value.name == "Treads"
+    with pytest.raises(ImportError, match="cannot import name 'Treads'"):
+        exec("from socketkit import Treads")
+
+
 def test_the_classic_module_has_every_public_name_of_the_standard_library():
     import socketserver as standard
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -14,8 +13,6 @@ from socketkit.seams import Seconds, Work
 
 if TYPE_CHECKING:
     from socketkit.dispatchers._aio import EventLoop
-
-log = logging.getLogger(__name__)  # of the live part, whose module is imported when a server starts
 
 
 def _installed(_recipe: object, _field: object, value: object) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 
-from socketkit.dispatchers._supervisor import Supervisor
 from socketkit.recipes import at_least, seconds, seconds_or_none
 from socketkit.seams import Dispatcher, Seconds, Work
+
+if TYPE_CHECKING:
+    from socketkit.dispatchers._supervisor import Supervisor
 
 
 def _inner(_recipe: Any, field: Any, value: Any) -> None:
@@ -81,6 +83,8 @@ class Prefork:
 
     def start(self, work: Work) -> Supervisor:
         """Return the live part."""
+        from socketkit.dispatchers._supervisor import Supervisor  # noqa: PLC0415 - only servers that fork need it, and what it imports
+
         return Supervisor(self, work, self.workers or cores())
 
 

@@ -1,0 +1,265 @@
+"""The live part of the executor dispatcher.
+
+With a `MessageHandler` only messages go to the executor, which is all that another process can take: connections stay here, where a
+crew of threads reads messages and writes replies. With any other handler whole units go there, which only threads can run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor
+from concurrent.futures import Executor as AnyExecutor
+from functools import partial, reduce
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from socketkit.dispatchers._crew import Crew, Load
+from socketkit.errors import ConfigError, IncompatibleError
+from socketkit.loop import Wakeup
+from socketkit.message_handlers import MessageHandler, answer, answered_by
+from socketkit.parking import Parking
+from socketkit.seams import Address, Work
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from socketkit.dispatchers.executor import Executor
+
+log = logging.getLogger("socketkit.dispatchers.executor")
+
+LIMIT = 32
+"""How many units run at once in an executor that does not say how many it can run."""
+
+
+class Handover:
+    """The live part. One thread takes units, when there is room for one more, and has them run elsewhere."""
+
+    def __init__(self, recipe: Executor, work: Work) -> None:
+        self.parking = Parking(recipe.defer, recipe.idle, recipe.max_inline)
+        self._work = work
+        self._make = _resolve(recipe.factory)
+        self._replacing = threading.Lock()
+        self._closed = False
+        self._waits = False  # the driver, for room
+        self._alarm: Wakeup | None = None
+        self._executor = self._make()
+        try:
+            if is_processes(type(self._executor)):
+                check(work.handler, getattr(self._executor, "_mp_context", None))
+                self._submit(_nothing)  # they start now, as copies of a process without connections
+        except BaseException:
+            self._executor.shutdown(wait=False)
+            raise
+        limit = recipe.limit or getattr(self._executor, "_max_workers", None) or LIMIT
+        self._load = Crew(limit, self._freed, "socketkit-executor") if _is_message_handler(work.handler) else Load(limit, self._freed)
+
+    # --- driving -----------------------------------------------------------------------------------------------------
+
+    def drive(self, open_intake: Callable[[], Any]) -> None:
+        """Take units, as many as there is room for, until the intake is stopped."""
+        alarm = Wakeup()  # rung by a stop, and by the end of a unit that made room
+        with contextlib.closing(alarm), alarm.woken_by_signals(), open_intake() as intake:
+            self._alarm = alarm
+            intake.on_stop(alarm.wake)
+            intake.watch(alarm.fileno(), alarm.clear)  # so that a signal ends both waits
+            while not intake.stopped:
+                self._waits = True  # before the look: who makes room does so before it looks here
+                if self._load.is_full:
+                    alarm.wait()
+                    continue
+                self._waits = False
+                unit = intake.take()
+                if unit is not None:
+                    self._give(unit)
+
+    def _freed(self) -> None:
+        if self._waits and self._alarm is not None:
+            self._alarm.wake()
+
+    def _give(self, unit: Any) -> None:
+        try:
+            if isinstance(self._load, Crew):
+                self._load.give(partial(self._run_with_messages, unit))
+            else:
+                self._give_whole(unit)
+        except Exception as error:  # noqa: BLE001 - an executor is somebody else's: whatever it raises, the request is not run
+            _refuse(unit, error)
+
+    # --- units in the executor ---------------------------------------------------------------------------------------
+
+    def _give_whole(self, unit: Any) -> None:
+        self._load.begin()
+        try:
+            future = self._submit(self._load.run, unit)
+        except BaseException:
+            self._load.end()
+            raise
+        future.add_done_callback(partial(self._over, unit))
+
+    def _over(self, unit: Any, future: Future[None]) -> None:
+        """After a unit. It raises nothing; an error is the executor's, which did not run it."""
+        error = RuntimeError("the executor cancelled it") if future.cancelled() else future.exception()
+        if error is not None:
+            self._load.end()
+            _refuse(unit, error)
+
+    # --- messages in the executor ------------------------------------------------------------------------------------
+
+    def _run_with_messages(self, unit: Callable[[], object]) -> None:
+        with answered_by(self._answer):
+            unit()
+
+    def _answer(self, handler: type[MessageHandler], message: bytes, client_address: Address) -> bytes | None:
+        future = self._submit(answer, handler, message, client_address)
+        return future.result()  # type: ignore[no-any-return]
+
+    # --- the executor ------------------------------------------------------------------------------------------------
+
+    def _submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        """Submit, and if the executor is broken submit to a new one. Raises: whatever that does."""
+        for _ in range(2):
+            executor = self._executor
+            try:
+                with _leaving(self._work.forget):
+                    future = executor.submit(function, *arguments)
+            except BrokenExecutor as error:
+                broken = error
+                self._replace(executor)
+            else:
+                return future
+        raise broken
+
+    def _replace(self, broken: AnyExecutor) -> None:
+        """Have a new executor made, unless somebody else has. Raises: what the factory raises."""
+        with self._replacing:
+            if self._executor is broken and not self._closed:
+                log.warning("%s is broken; another one takes its place", type(broken).__name__)
+                self._executor = self._make()
+                broken.shutdown(wait=False)
+
+    # --- the end -----------------------------------------------------------------------------------------------------
+
+    def wait(self, timeout: float | None) -> bool:
+        """Wait until every unit has ended."""
+        return self._load.wait(timeout)
+
+    def force(self) -> None:
+        """Kill the executor's processes, if it has any; what runs in them fails."""
+        self._closed = True
+        for process in list((getattr(self._executor, "_processes", None) or {}).values()):
+            process.kill()
+
+    def close(self) -> None:
+        """Shut the executor down, without waiting for what still runs."""
+        with self._replacing:
+            self._closed = True
+        if isinstance(self._load, Crew):
+            self._load.close()
+        self._executor.shutdown(wait=self._load.is_idle, cancel_futures=True)
+
+
+def _refuse(unit: Any, error: BaseException) -> None:
+    """End a unit that nobody runs."""
+    log.warning("refused a request: nobody to run it: %s", error)
+    if unit.begun:
+        unit.abandon()
+    else:
+        unit.refuse(str(error))
+
+
+def _nothing() -> None:
+    """Do nothing, in a process that is thereby started."""
+
+
+# --- what is given ---------------------------------------------------------------------------------------------------
+
+
+def _resolve(factory: Any) -> Callable[[], AnyExecutor]:
+    """Return what makes an executor. Raises: ConfigError, now or then."""
+    found = factory
+    if isinstance(factory, str):
+        module, _, name = factory.partition(":")
+        try:
+            found = reduce(getattr, name.split("."), import_module(module))
+        except (Exception, SystemExit) as error:  # importing runs the module, and that may raise anything
+            raise ConfigError.of(f"executor {factory!r} cannot be imported ({type(error).__name__}: {error})") from error
+
+    def make() -> AnyExecutor:
+        try:
+            executor = found()
+        except Exception as error:
+            raise ConfigError.of(f"executor {factory!r} cannot be made ({type(error).__name__}: {error})") from error
+        if not isinstance(executor, AnyExecutor):
+            kind = type(executor).__name__
+            raise ConfigError.of(f"executor {factory!r} returned a {kind}; it must return a concurrent.futures.Executor")
+        return executor
+
+    return make
+
+
+def _is_message_handler(handler: Any) -> bool:
+    return isinstance(handler, type) and issubclass(handler, MessageHandler)
+
+
+def is_processes(kind: type) -> bool:
+    """Return whether it is an executor of processes."""
+    module = sys.modules.get("concurrent.futures.process")  # not imported just to look: it brings much with it
+    return module is not None and issubclass(kind, module.ProcessPoolExecutor)
+
+
+def check(handler: Any, context: Any) -> None:
+    """Refuse a handler that cannot run in another process. Raises: IncompatibleError."""
+    name = getattr(handler, "__qualname__", repr(handler))
+    if not _is_message_handler(handler):
+        raise IncompatibleError("Executor", f"has processes, which cannot run {name}", "derive it from MessageHandler, or use threads")
+    try:
+        pickle.dumps(handler)
+    except Exception as error:
+        reason = f"cannot send {name} to a process ({error})"
+        raise IncompatibleError("Executor", reason, "define it at the top of a module") from error
+    if handler.__module__ == "__main__" and (method := _start_method(context)) != "fork":
+        reason = f"has processes made by {method}, which do not have {name} of the program's own file"
+        raise IncompatibleError("Executor", reason, "define it in a module that can be imported")
+
+
+def _start_method(context: Any) -> str:
+    chosen = (context or multiprocessing).get_start_method(allow_none=True)  # without choosing one for the program
+    return str(chosen or multiprocessing.get_all_start_methods()[0])
+
+
+# --- processes forked on the way -------------------------------------------------------------------------------------
+
+_forgets: dict[int, Callable[[], None]] = {}
+"""By thread: how a child closes what is its parent's, while that thread is at an executor that may fork."""
+
+
+@contextlib.contextmanager
+def _leaving(forget: Callable[[], None]) -> Iterator[None]:
+    """Have processes that are forked inside this block close the listeners: else clients could still connect when they are closed."""
+    thread = threading.get_ident()
+    _forgets[thread] = forget
+    try:
+        yield
+    finally:
+        _forgets.pop(thread, None)
+
+
+def _after_fork() -> None:
+    forget = _forgets.get(threading.get_ident())
+    _forgets.clear()
+    if forget is not None:
+        with contextlib.suppress(ValueError):  # not possible in this thread, and so not done by the parent
+            signal.set_wakeup_fd(-1)
+        forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
