@@ -88,18 +88,23 @@ def _bind(url: str, path: str, mode: int | None, kind: int) -> tuple[socket.sock
         too_long = OSError(errno.ENAMETOOLONG, f"the path has {len(os.fsencode(path))} bytes")
         raise cannot_listen(url, too_long, f"use one of at most {limit}, or an abstract name (unix:@name)")
     _remove_stale(url, path, kind)
+    absolute, owner = os.path.abspath(path), os.getpid()  # noqa: PTH100 - a handler may change the working directory
+    bound: os.stat_result
 
     def prepare(sock: socket.socket) -> None:
+        nonlocal bound
         if mode is not None and sys.platform == "linux":
             os.fchmod(sock.fileno(), mode)  # before bind: the path never exists with other permissions
         sock.bind(path)
         if mode is not None and sys.platform != "linux":
             os.chmod(path, mode)  # noqa: PTH101 - the rest of this module speaks os
 
-    absolute = os.path.abspath(path)  # noqa: PTH100 - the rest of this module speaks os; a handler may change the working directory
+        bound = os.lstat(absolute)
+        if not stat.S_ISSOCK(bound.st_mode):
+            raise OSError(errno.EADDRINUSE, "somebody has put something else at the path")
+
     sock = open_socket(url, _AF_UNIX, kind, prepare)
-    status, owner = os.lstat(absolute), os.getpid()
-    return sock, lambda: _unlink(absolute, status, owner)
+    return sock, lambda: _unlink(absolute, bound, owner)
 
 
 def _remove_stale(url: str, path: str, kind: int) -> None:
