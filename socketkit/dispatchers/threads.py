@@ -26,17 +26,13 @@ class Threads:
         return _ThreadPerRequest(work, self.daemon)
 
 
-LOOK_FROM = 4
-"""So many threads may stand on a list before it is looked through for those that have ended."""
-
-
 class ThreadList(list[threading.Thread]):
     """The running non-daemon threads of one server. The classic mix-in shows it as `_threads`."""
 
     def __init__(self) -> None:
         super().__init__()
         self._lock = threading.Lock()
-        self._look_at = LOOK_FROM
+        self._look_at = 1
 
     def append(self, thread: threading.Thread) -> None:
         """Add a thread that was started. Daemon threads are nobody's to wait for.
@@ -47,7 +43,7 @@ class ThreadList(list[threading.Thread]):
         with self._lock:
             if len(self) >= self._look_at:
                 self[:] = [each for each in self if each.is_alive()]
-                self._look_at = max(LOOK_FROM, 2 * len(self))
+                self._look_at = max(1, 2 * len(self))
             if not thread.daemon:
                 super().append(thread)
 
