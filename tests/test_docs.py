@@ -22,7 +22,7 @@ PAGES = sorted(DOCS.rglob("*.md"))
 PARTS = sorted(path for path in (DOCS / "reference/parts").glob("*.md") if path.stem != "index")
 MODULES = sorted((ROOT / "socketkit").rglob("*.py"))
 RECIPES = {**builtin.socketkit_transports(), **builtin.socketkit_dispatchers(), **builtin.socketkit_lifecycles()}
-LONG = {"reference/differences.md"}  # a table, with a row for each difference there is
+LONG = {"reference/differences.md", "reference/faults.md", "explanation/contract.md"}  # a row for each difference, fault, promise
 
 
 def of(page):

@@ -1,0 +1,508 @@
+"""One server under test and its clients: the same for every dispatcher, every transport, and the standard library.
+
+Handlers answer a line, or a datagram, with its characters in reverse order; what a fault changes about that is a function. A
+handler may run in another thread or another process than the scenario: what the two share is a `Latch` or a `Counter`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import mmap
+import os
+import re
+import resource
+import select
+import socket
+import socketserver
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import attrs
+
+from socketkit import AsyncDatagramRequestHandler, AsyncStreamRequestHandler, DatagramRequestHandler, Graceful, Server, StreamRequestHandler
+from socketkit import config as socketkit_config
+from socketkit.testing import Faults, FaultyTransport
+
+PATIENCE = float(os.environ.get("FAULTS_PATIENCE", "5"))
+"""Seconds a client waits for what must come."""
+
+DISPATCHERS = {
+    "sync": "sync",
+    "thread": "thread",
+    "fork": "fork",
+    "pool": "pool:4",
+    "adaptive": "adaptive",
+    "prefork": "prefork:2",
+    "asyncio": "asyncio",
+    "executor": "executor:concurrent.futures:ThreadPoolExecutor",
+}
+TRANSPORTS = {"tcp": "stream", "unix": "stream", "udp": "datagram", "unix-dgram": "datagram"}
+
+FORKS = {"fork", "prefork"}
+"""Dispatchers whose handlers run in another process."""
+
+Step = Callable[[Any, bytes], "bytes | None"]
+"""What a handler does with a message: it gets the handler and the message, and returns the reply or None for none."""
+
+_numbers = itertools.count()
+
+_clients: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
+
+def _close_clients() -> None:
+    for client in list(_clients):
+        client.close()
+
+
+os.register_at_fork(after_in_child=_close_clients)  # or what a client closes here would stay open there
+
+
+def reverse(_handler: Any, message: bytes) -> bytes:
+    return message[::-1]
+
+
+class Latch:
+    """A place where handlers wait until the scenario lets them go on, in whatever process they run."""
+
+    def __init__(self) -> None:
+        self._reached, self._reach = os.pipe()
+        self._released, self._release = os.pipe()
+
+    def hold(self) -> None:
+        """In a handler: say that it is here, and wait."""
+        os.write(self._reach, b"x")
+        os.read(self._released, 1)
+
+    def wait(self, count: int = 1) -> None:
+        """Wait until so many handlers are here."""
+        for _ in range(count):
+            ready, _, _ = select.select([self._reached], [], [], PATIENCE)
+            assert ready, "no handler came to the latch"
+            os.read(self._reached, 1)
+
+    def release(self, count: int = 1) -> None:
+        os.write(self._release, b"x" * count)
+
+    def close(self) -> None:
+        for descriptor in (self._reached, self._reach, self._released, self._release):
+            os.close(descriptor)
+
+
+class Counter:
+    """A number that processes share; adding is as good as atomic for the few who add."""
+
+    def __init__(self) -> None:
+        self._map = mmap.mmap(-1, 8)
+
+    @property
+    def value(self) -> int:
+        return int.from_bytes(self._map[:8], "little")
+
+    def add(self) -> int:
+        """Add one; return what it was before."""
+        before = self.value
+        self._map[:8] = (before + 1).to_bytes(8, "little")
+        return before
+
+
+@attrs.define
+class Lab:
+    """Where one row is tried under one dispatcher, transport and library."""
+
+    dispatcher: str
+    transport: str
+    library: str
+    folder: Path
+    soak: bool = False
+    _stack: contextlib.ExitStack = attrs.field(factory=contextlib.ExitStack)
+
+    @property
+    def kind(self) -> str:
+        return TRANSPORTS[self.transport]
+
+    @property
+    def ours(self) -> bool:
+        return self.library == "socketkit"
+
+    @property
+    def log_file(self) -> Path:
+        return self.folder / "log"
+
+    def __enter__(self) -> Self:
+        """Have everything that is logged, or printed to standard error, in one file."""
+        log = self._stack.enter_context(self.log_file.open("a", buffering=1))
+        handler = logging.StreamHandler(log)
+        handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+        root = logging.getLogger()
+        root.addHandler(handler)
+        root.setLevel(logging.INFO)
+        self._stack.callback(root.removeHandler, handler)
+        self._stack.callback(setattr, sys, "stderr", sys.stderr)
+        sys.stderr = log
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def latch(self) -> Latch:
+        latch = Latch()
+        self._stack.callback(latch.close)
+        return latch
+
+    def log(self) -> str:
+        """Return what was logged and printed, but that prefork forks beside other threads, which is the scenario's doing."""
+        lines = self.log_file.read_text(errors="replace").splitlines()
+        return "\n".join(line for line in lines if "while other threads run" not in line and not line.startswith("INFO"))
+
+    def tracebacks(self) -> int:
+        return self.log().count("Traceback (most recent call last)")
+
+    # --- serving -----------------------------------------------------------------------------------------------------
+
+    def prepare(  # noqa: PLR0913 - what scenarios vary, by name
+        self,
+        handle: Step = reverse,
+        *,
+        faults: Sequence[Any] = (),
+        methods: dict[str, Callable[..., Any]] | None = None,
+        observers: Sequence[object] = (),
+        handler: Any = None,
+        blocking: bool = False,
+        drain: float = PATIENCE,
+        **stages: Callable[[Any], None],
+    ) -> Served:
+        """Return a server that is bound and does not serve yet.
+
+        handle: what its handler does. stages: what `setup` and `finish` do besides. faults: what accepting does, as for
+        `FaultyTransport`. methods: template methods that are overridden; each gets (original, server, *arguments).
+        blocking: have a blocking handler also under asyncio.
+        """
+        if handler is None:
+            handler = self._handler(handle, stages, blocking)
+        outcomes = faults if isinstance(faults, Faults) else Faults(faults)
+        make = self._composed if self.ours else self._classic
+        return make(handler, outcomes, methods or {}, observers, drain)
+
+    @contextlib.contextmanager
+    def serve(self, *arguments: Any, **options: Any) -> Iterator[Served]:
+        """Serve, as `prepare` says, inside this block."""
+        served = self.prepare(*arguments, **options)
+        served.start()
+        try:
+            yield served
+        finally:
+            served.stop()
+
+    def _address(self) -> Any:
+        return str(self.folder / f"s{next(_numbers)}") if self.transport.startswith("unix") else ("127.0.0.1", 0)
+
+    def _composed(self, handler: Any, faults: Faults, methods: Any, observers: Any, drain: float) -> Served:
+        address = self._address()
+        url = f"{self.transport}://{address}" if isinstance(address, str) else f"{self.transport}://{address[0]}:{address[1]}"
+        transport = socketkit_config.transport(url)
+        if faults.waiting:
+            transport = FaultyTransport(transport, faults)
+        kind = _overriding(Server, methods)
+        dispatcher = DISPATCHERS[self.dispatcher]
+        server = kind(transport, handler, dispatcher=dispatcher, lifecycle=Graceful(drain=drain), observers=observers)
+        server.__enter__()
+        return Served(self, server)
+
+    def _classic(self, handler: Any, faults: Faults, methods: Any, _observers: Any, _drain: float) -> Served:
+        kind = getattr(socketserver, {"tcp": "TCPServer", "udp": "UDPServer"}.get(self.transport, "UnixStreamServer"))
+        if self.transport == "unix-dgram":
+            kind = socketserver.UnixDatagramServer
+        mixed = {"thread": (socketserver.ThreadingMixIn,), "fork": (socketserver.ForkingMixIn,), "sync": ()}[self.dispatcher]
+        kind = type("Classic", (*mixed, kind), {"allow_reuse_address": True})
+        if faults.waiting:
+
+            class Listener:
+                def __init__(self, accept: Any) -> None:
+                    self.accept = accept
+
+            methods = {**methods, "get_request": lambda original, _server: faults.accept(Listener(original))}
+        return Served(self, _overriding(kind, methods)(self._address(), handler))
+
+    def _handler(self, handle: Step, stages: dict[str, Callable[[Any], None]], blocking: bool) -> Any:
+        """Return a handler class of the right kind, whose stages also do what was asked for."""
+        awaited = self.ours and self.dispatcher == "asyncio" and not blocking
+        base = self._base(awaited)
+        body = {"handle": _handling(handle, self.kind, awaited)}
+        for stage, extra in stages.items():
+            body[stage] = _staged(getattr(base, stage), extra, awaited)
+        return type("Handler", (base,), body)
+
+    def _base(self, awaited: bool) -> Any:
+        if awaited:
+            return AsyncStreamRequestHandler if self.kind == "stream" else AsyncDatagramRequestHandler
+        if self.ours:
+            return StreamRequestHandler if self.kind == "stream" else DatagramRequestHandler
+        return socketserver.StreamRequestHandler if self.kind == "stream" else socketserver.DatagramRequestHandler
+
+
+def _overriding(kind: type, methods: dict[str, Callable[..., Any]]) -> type:
+    """Return a subclass in which each method is the function given, called with what it overrides first."""
+
+    def override(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def method(self: Any, *arguments: Any) -> Any:
+            return function(getattr(super(made, self), name), self, *arguments)
+
+        return method
+
+    made = type("Overriding", (kind,), {name: override(name, function) for name, function in methods.items()})
+    return made
+
+
+def _handling(handle: Step, kind: str, awaited: bool) -> Any:  # noqa: C901 - four short methods
+    """Return a `handle` method: read the message, do what `handle` does, write its reply."""
+    if awaited and kind == "stream":
+
+        async def method(self: Any) -> None:
+            message = (await self.reader.readline()).rstrip(b"\n")
+            reply = handle(self, message)
+            if reply is not None:
+                self.writer.write(reply)
+                await self.writer.drain()
+    elif awaited:
+
+        async def method(self: Any) -> None:
+            reply = handle(self, self.packet)
+            if reply is not None:
+                await self.reply(reply)
+    elif kind == "stream":
+
+        def method(self: Any) -> None:
+            reply = handle(self, self.rfile.readline().rstrip(b"\n"))
+            if reply is not None:
+                self.wfile.write(reply)
+    else:
+
+        def method(self: Any) -> None:
+            reply = handle(self, self.packet)
+            if reply is not None:
+                self.wfile.write(reply)
+
+    return method
+
+
+def _staged(original: Any, extra: Callable[[Any], None], awaited: bool) -> Any:
+    if awaited:
+
+        async def stage(self: Any) -> None:
+            await original(self)
+            extra(self)
+    else:
+
+        def stage(self: Any) -> None:
+            original(self)
+            extra(self)
+
+    return stage
+
+
+class Served:
+    """A server of the lab, from its binding to its end."""
+
+    def __init__(self, lab: Lab, server: Any) -> None:
+        self._lab = lab
+        self.server = server
+        self.address = server.addresses[0] if lab.ours else server.server_address
+        self.error: BaseException | None = None
+        self._clients: list[socket.socket] = []
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self._serve, name="lab")
+        self._thread.start()
+
+    def _serve(self) -> None:
+        try:
+            self.server.serve_forever(0.05)
+        except BaseException as error:  # noqa: BLE001 - the scenario judges it
+            self.error = error
+
+    def ended(self, timeout: float) -> bool:
+        """Wait for the loop to end, so many seconds; return whether it has."""
+        assert self._thread is not None
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def stop(self) -> Any:
+        """Stop the server, close it, and return the report of its drain."""
+        report = None
+        if self._lab.ours:
+            report = self.server.stop()
+        elif self._thread is not None and self._thread.is_alive():
+            self.server.shutdown()
+        self.server.server_close()
+        if self._thread is not None:
+            self._thread.join()
+        while self._clients:
+            self._clients.pop().close()
+        return report
+
+    def outcomes(self) -> dict[str, int]:
+        """Return how requests ended; final once the server was stopped."""
+        stats = self.server.stats()
+        assert stats.accepted == stats.active + sum(stats.outcomes.values())
+        return dict(stats.outcomes)
+
+    def quiet(self) -> bool:
+        """Wait until no request is in work: a client hears of the end of its own a little earlier."""
+        return not self._lab.ours or within(PATIENCE, lambda: self.server.stats().active == 0)
+
+    def ended_as(self, outcomes: dict[str, int]) -> None:
+        """Check how requests ended; the standard library does not keep count."""
+        if self._lab.ours:
+            assert self.outcomes() == outcomes, self.outcomes()
+
+    def processes(self) -> list[int]:
+        """Return the pids of the processes that accept: this one, or its workers, all of which are there by now."""
+        if self._lab.dispatcher != "prefork":
+            return [os.getpid()]
+        assert within(PATIENCE, lambda: self._lab.log_file.read_text().count("is ready") == 2)
+        return children()
+
+    # --- clients -----------------------------------------------------------------------------------------------------
+
+    def client(self, timeout: float = PATIENCE) -> socket.socket:
+        """Return a client's socket that is not connected yet; close it."""
+        unix = self._lab.transport.startswith("unix")
+        stream = self._lab.kind == "stream"
+        client = socket.socket(socket.AF_UNIX if unix else socket.AF_INET, socket.SOCK_STREAM if stream else socket.SOCK_DGRAM)
+        _clients.add(client)
+        try:
+            client.settimeout(timeout)
+            if unix and not stream:
+                client.bind(str(self._lab.folder / f"c{next(_numbers)}"))
+        except BaseException:
+            client.close()
+            raise
+        return client
+
+    def connect(self, timeout: float = PATIENCE) -> socket.socket:
+        """Return a client's socket, connected; close it."""
+        client = self.client(timeout)
+        try:
+            client.connect(self.address)
+        except BaseException:
+            client.close()
+            raise
+        return client
+
+    def send(self, client: socket.socket, message: bytes) -> None:
+        client.sendall(message + b"\n" if self._lab.kind == "stream" else message)
+
+    def receive(self, client: socket.socket) -> bytes:
+        """Return the whole reply: all up to the end of the connection, or one datagram."""
+        if self._lab.kind == "datagram":
+            return client.recv(70_000)
+        return b"".join(iter(lambda: client.recv(65536), b""))
+
+    def ask(self, message: bytes) -> bytes:
+        """Send a message with a client of its own and return the whole reply."""
+        with self.connect() as client:
+            self.send(client, message)
+            return self.receive(client)
+
+    def tell(self, message: bytes) -> None:
+        """Send a message whose request is not expected to be answered; on a stream, wait for the end of the connection."""
+        client = self.connect()
+        self._clients.append(client)  # whose address is to stay until it may have been sent something
+        with contextlib.suppress(ConnectionError):
+            self.send(client, message)
+            if self._lab.kind == "stream":
+                assert self.receive(client) == b""
+
+    def good(self, count: int = 1) -> None:
+        """Be so many clients, one after the other, who get the right answer."""
+        for _ in range(count):
+            message = os.urandom(8).hex().encode()
+            assert self.ask(message) == message[::-1]
+
+
+# --- what the system is short of -------------------------------------------------------------------------------------
+
+
+def children() -> list[int]:
+    """Return the pids of this process's children."""
+    found = []
+    for task in os.listdir("/proc/self/task"):
+        with contextlib.suppress(FileNotFoundError):
+            found += map(int, Path(f"/proc/self/task/{task}/children").read_text().split())
+    return found
+
+
+def open_descriptors(pid: int) -> set[int]:
+    """Return the descriptors that a process has."""
+    found = set()
+    for entry in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            os.readlink(f"/proc/{pid}/fd/{entry}")  # the one that lists them is gone by now
+            found.add(int(entry))
+    return found
+
+
+@contextlib.contextmanager
+def no_descriptors(pids: Sequence[int], free: int = 0) -> Iterator[None]:
+    """Let these processes open no descriptor but `free` more, inside this block."""
+    before = {pid: resource.prlimit(pid, resource.RLIMIT_NOFILE) for pid in pids}
+    limits = {}
+    for pid in pids:
+        used = open_descriptors(pid)
+        unused = (number for number in itertools.count() if number not in used)
+        limits[pid] = next(itertools.islice(unused, free, None))
+    try:
+        for pid, limit in limits.items():
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, before[pid][1]))
+        yield
+    finally:
+        for pid, both in before.items():
+            with contextlib.suppress(ProcessLookupError):
+                resource.prlimit(pid, resource.RLIMIT_NOFILE, both)
+
+
+class ProcessorTime:
+    """The processor time of processes, readable also when no file can be opened any more."""
+
+    def __init__(self, pids: Sequence[int]) -> None:
+        self._files = [Path(f"/proc/{pid}/stat").open("rb", buffering=0) for pid in pids]  # noqa: SIM115 - see close
+
+    def seconds(self) -> float:
+        ticks = 0
+        for file in self._files:
+            fields = os.pread(file.fileno(), 4096, 0).rpartition(b") ")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+    def close(self) -> None:
+        for file in self._files:
+            file.close()
+
+
+def within(seconds: float, condition: Callable[[], bool]) -> bool:
+    """Return whether the condition comes true in so many seconds. For what announces itself to nobody."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.005)
+    return True
+
+
+def resets(client: socket.socket) -> None:
+    """Close the socket in a way that resets its connection."""
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    client.close()
+
+
+def named(text: str) -> str:
+    """Return the text with what differs from run to run taken out."""
+    return re.sub(r"0x[0-9a-f]+", "0x", text)

@@ -1,0 +1,80 @@
+"""Run many scenarios, two processes at a time, and report each as it is done: ``python -m faults.matrix JOBS``.
+
+JOBS is a JSON file, a list of [library, dispatcher, transport, [row, ...]]. A process that ends under a row costs that row only: the
+rest is run in another one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+_printing = threading.Lock()
+
+
+def report(library: str, dispatcher: str, transport: str, row: str, failure: str | None) -> None:
+    with _printing:
+        print(json.dumps([library, dispatcher, transport, row, failure]), flush=True)
+
+
+def run(library: str, dispatcher: str, transport: str, rows: list[str]) -> None:
+    left = list(rows)
+    while left:
+        begun = None
+        for said in process(library, dispatcher, transport, left):
+            if "begin" in said:
+                begun = said["begin"]
+            elif "row" in said:
+                report(library, dispatcher, transport, said["row"], said["failure"])
+                left.remove(said["row"])
+                begun = None
+            elif left:  # the process is over, and should not be
+                lost = begun or left[0]
+                report(library, dispatcher, transport, lost, f"its process ended: {said['end']}")
+                left.remove(lost)
+
+
+def process(library: str, dispatcher: str, transport: str, rows: list[str]) -> Iterator[dict[str, str]]:
+    command = [sys.executable, "-m", "faults.run", library, dispatcher, transport, *rows]
+    patience = {"socketkit": "5", "socketserver": "1"}[library]  # what the standard library fails is not worth a long wait
+    pipes = {
+        "env": {**os.environ, "FAULTS_PATIENCE": patience},
+        "stdout": subprocess.PIPE,
+        "text": True,
+        "errors": "replace",
+        "start_new_session": True,
+    }
+    with tempfile.TemporaryFile("w+", errors="replace") as errors, subprocess.Popen(command, stderr=errors, **pipes) as child:
+        ender = threading.Thread(target=_end_with, args=(child,))
+        ender.start()
+        for line in child.stdout:
+            yield json.loads(line)
+        ender.join()
+        errors.seek(0)
+        yield {"end": f"exit code {child.returncode}\n{errors.read()[-6000:]}"}
+
+
+def _end_with(child: subprocess.Popen[str]) -> None:
+    """Kill what a process leaves when it ends: its children would keep the pipe open."""
+    child.wait()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+
+
+def main(jobs: str) -> None:
+    with ThreadPoolExecutor(max(2, os.cpu_count() or 2)) as pool:
+        for future in [pool.submit(run, *job) for job in json.loads(Path(jobs).read_text())]:
+            future.result()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

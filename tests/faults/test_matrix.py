@@ -1,0 +1,100 @@
+"""Every row of the catalogue that has a scenario, under every dispatcher and transport it applies to.
+
+The scenarios of one pair run in one process, in another than this; see `matrix`. What the standard library is said to fail is tried
+with its classes too, and has to fail there: that shows that the scenario sees the fault.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from itertools import product
+
+import pytest
+
+from faults.catalogue import ROWS, matching
+from faults.lab import DISPATCHERS, TRANSPORTS
+from faults.scenarios import SCENARIOS
+from support import HERE, with_path
+
+pytestmark = pytest.mark.timeout(150)
+
+
+def tried():
+    """Return a parameter for each row and pair, pair by pair, in the order in which they are run."""
+    found = []
+    for pair in product(DISPATCHERS, TRANSPORTS):
+        for row in ROWS.values():
+            if row.id in SCENARIOS and pair in row.pairs():
+                reason = matching(row.fails, *pair)
+                marks = [pytest.mark.xfail(reason=reason, strict=True)] if reason else []
+                found.append(pytest.param("socketkit", *pair, row.id, id=f"{row.id}-{'-'.join(pair)}", marks=marks))
+    return found
+
+
+def proofs():
+    found = [(pair, row) for row in ROWS.values() for pair in row.proof]
+    return [
+        pytest.param("socketserver", *pair.split("/"), row.id, id=f"{row.id}-{pair.replace('/', '-')}")
+        for pair, row in sorted(found, key=lambda each: each[0])
+    ]
+
+
+class Matrix:
+    """The process that runs all that was asked for, and its results as they come."""
+
+    def __init__(self, wanted, folder):
+        jobs = {}
+        for *pair, row in wanted:
+            jobs.setdefault(tuple(pair), []).append(row)
+        (folder / "jobs").write_text(json.dumps([[*pair, rows] for pair, rows in jobs.items()]))
+        self._errors = open(folder / "errors", "w+")  # noqa: SIM115 - see close
+        self._results = {}
+        command = [sys.executable, "-m", "faults.matrix", str(folder / "jobs")]
+        environment = {**with_path(HERE), "PYTHONFAULTHANDLER": "1"}
+        self._process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=self._errors, text=True, start_new_session=True
+        )
+
+    def failure(self, *what):
+        """Return the failure of one scenario, None if it held; wait for it as long as it takes."""
+        while what not in self._results:
+            line = self._process.stdout.readline()
+            if not line:
+                self._errors.seek(0)
+                pytest.fail(f"the matrix ended before {what}:\n{self._errors.read()}")
+            *key, failure = json.loads(line)
+            self._results[tuple(key)] = failure
+        return self._results[what]
+
+    def close(self):
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, 9)
+        self._process.wait()
+        self._process.stdout.close()
+        self._errors.close()
+
+
+@pytest.fixture(scope="module")
+def matrix(request, tmp_path_factory):
+    """Run what was selected, and nothing else."""
+    ours = [each for each in request.session.items if each.path == request.path and hasattr(each, "callspec")]
+    wanted = [tuple(each.callspec.params[name] for name in ("library", "dispatcher", "transport", "row")) for each in ours]
+    running = Matrix(wanted, tmp_path_factory.mktemp("matrix"))
+    yield running
+    running.close()
+
+
+@pytest.mark.parametrize(("library", "dispatcher", "transport", "row"), tried())
+def test_the_fault_does_what_the_catalogue_says(matrix, library, dispatcher, transport, row):
+    failure = matrix.failure(library, dispatcher, transport, row)
+    if failure:
+        pytest.fail(f"{ROWS[row].fault}: {ROWS[row].expected}\n{failure}", pytrace=False)
+
+
+@pytest.mark.parametrize(("library", "dispatcher", "transport", "row"), proofs())
+def test_the_standard_library_fails_it(matrix, library, dispatcher, transport, row):
+    failure = matrix.failure(library, dispatcher, transport, row)
+    assert failure, f"the standard library holds {row}: the scenario does not see the fault, or the catalogue is wrong"
+    assert re.search(ROWS[row].shows, failure), failure
