@@ -181,11 +181,15 @@ class DatagramRequestHandler(BaseRequestHandler):
         self.wfile = BytesIO()
 
     def finish(self) -> None:
-        """Send the reply, an empty datagram if nothing was written. A sender without an address gets none.
+        """Send the reply. If nothing was written, the classic servers send an empty datagram, and composed ones nothing.
+
+        A sender without an address gets none.
 
         Raises: OSError (EDESTADDRREQ) if there is a reply and nowhere to send it, as for a Unix socket that was never bound.
         """
         reply = self.wfile.getvalue()
+        if not reply and not getattr(self.server, "sends_empty_replies", True):
+            return
         if self.client_address:
             self.socket.sendto(reply, self.client_address)
         elif reply:

@@ -83,7 +83,7 @@ class Lot:
         self._clock = clock
         self.parked: dict[Any, None] = {}  # who has waited longest comes first
         self._news: deque[Any] = deque()  # who is to be noted
-        self._noted: dict[float, set[Any]] = {}  # by the moment at which to look at them
+        self._noted: dict[float, dict[Any, None]] = {}  # by the moment at which to look at them; who came first is first
         self._order: list[float] = []  # a heap of the moments
         self._next = NEVER  # the first of them, when somebody last asked for it
 
@@ -114,7 +114,7 @@ class Lot:
         """Forget that it is noted: it never comes again."""
         noted = self._noted.get(parked.noted)
         if noted is not None:
-            noted.discard(parked)
+            noted.pop(parked, None)
 
     def longest(self) -> Any | None:
         """Take out and return who has waited longest of those that have begun; None when none of them has."""
@@ -182,9 +182,9 @@ class Lot:
         moment = parked.noted = _moment(parked.deadline, now)
         noted = self._noted.get(moment)
         if noted is None:
-            noted = self._noted[moment] = set()
+            noted = self._noted[moment] = {}
             heapq.heappush(self._order, moment)
-        noted.add(parked)
+        noted[parked] = None
 
 
 def _moment(deadline: float, now: float) -> float:

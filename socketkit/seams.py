@@ -141,8 +141,8 @@ class Work(Protocol):
         """
         ...
 
-    def run_alone(self, request: Request, client_address: Address, /) -> bool:
-        """As `run`, in a process just forked for it: first closes what is the parent's. Return whether the handler finished."""
+    def run_alone(self, request: Request, client_address: Address, /) -> str:
+        """As `run`, in a process just forked for it: first closes what is the parent's. Return the outcome, for `settle` there."""
         ...
 
     def run_async(self, request: Request, client_address: Address, /) -> Coroutine[Any, Any, None]:

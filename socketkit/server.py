@@ -56,6 +56,9 @@ class Server(RequestTemplate):
     timeout: float | None = None
     """Seconds `handle_request` waits for a request before it calls `handle_timeout`; None: for ever."""
 
+    sends_empty_replies: bool = False
+    """Whether a `DatagramRequestHandler` that has written nothing sends an empty datagram, as the classic servers have it."""
+
     dispatcher: Any = None
     lifecycle: Any = None
 

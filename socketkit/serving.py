@@ -78,8 +78,18 @@ class ListenerSource(Reception):
         self._tell = tell
 
     def take(self) -> Unit | None:
-        """Accept one request and return what runs it; None if it was parked."""
-        return receive(self, *self._accept())
+        """Accept one request and return what runs it; None if it was parked.
+
+        Raises: OSError. What else a transport or an overridden `get_request` raises is about one request, and ends that.
+        """
+        try:
+            request, client_address = self._accept()
+        except OSError:
+            raise
+        except Exception as error:
+            log.exception("%s: accepting raised; the request is lost", self.url)
+            raise OSError("accepting raised") from error
+        return receive(self, request, client_address)
 
     def paused(self, error: OSError, seconds: float) -> None:
         """Tell the observers."""
@@ -144,12 +154,12 @@ class Work:
         finally:
             ledger.settle(request)
 
-    def run_alone(self, request: Request, client_address: Address) -> bool:
-        """Run one request in a process forked for it."""
+    def run_alone(self, request: Request, client_address: Address) -> str:
+        """Run one request in a process forked for it; return its outcome."""
         self._forget_parent(request)
         entry = self._ledger.find(request)
         self.run(request, client_address)
-        return entry is None or entry.outcome == "finished"
+        return "finished" if entry is None else entry.outcome
 
     @property
     def handler(self) -> Any:

@@ -81,6 +81,13 @@ def test_waits_expire_not_early_and_hardly_late(lot, clock, seconds, grain):
     assert lot.expire(due) == [car]
 
 
+def test_of_those_whose_time_is_up_at_once_who_came_first_is_first(lot, clock):
+    cars = [Car(number) for number in range(50)]
+    for car in cars:
+        lot.park(car, 0.01)
+    assert lot.expire(clock.now + 1.0) == cars
+
+
 def test_who_came_back_is_given_its_new_time(lot, clock):
     for seconds in (0.01, 5.0):
         car = Car()

@@ -13,6 +13,11 @@ from socketkit.dispatchers._processes import fork, pidfd, reap, send_signal, wai
 from socketkit.recipes import at_least
 from socketkit.seams import Address, Request, Watcher, Work
 
+EXIT_CODES = {"finished": 0, "failed": 1, "aborted": 75}
+"""How a child tells its parent the outcome. The last is EX_TEMPFAIL of sysexits.h, which a handler that exits is unlikely to use."""
+
+_OUTCOMES = {code: outcome for outcome, code in EXIT_CODES.items()}
+
 
 @attrs.frozen
 class Forks:
@@ -86,7 +91,7 @@ class _ForkPerRequest:
     def _serve(self, request: Request, client_address: Address) -> int:
         for child in self.children.values():
             _close(child.exit_descriptor)
-        return 0 if self.work.run_alone(request, client_address) else 1
+        return EXIT_CODES.get(self.work.run_alone(request, client_address), 1)
 
     def _collect(self, *pids: int) -> None:
         for pid in pids:
@@ -98,7 +103,7 @@ class _ForkPerRequest:
                 if self.loop is not None:
                     self.loop.unwatch(child.exit_descriptor)
                 _close(child.exit_descriptor)
-            self.work.settle(child.request, "finished" if code == 0 else "failed" if code > 0 else "died")
+            self.work.settle(child.request, _OUTCOMES.get(code, "failed" if code > 0 else "died"))
             if self.loop is not None and len(self.children) == self.max_children - 1:
                 self.loop.release()
 
