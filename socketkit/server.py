@@ -196,7 +196,8 @@ class Server(RequestTemplate):
     @property
     def state(self) -> State:
         """Where the server is in its life."""
-        return self._run.state if self._run is not None else self._last_state
+        run = self._run  # which may end between two looks
+        return run.state if run is not None else self._last_state
 
     _last_state = State.NEW
     _report: DrainReport | None = None

@@ -124,12 +124,12 @@ def run(page: Path, folder: Path) -> list[bytes]:
         while True:
             [said] = program.line(rf"^(?:page: serving {len(answers)} (?P<where>.*)|page: (?P<end>done|failed))$")
             if said["end"]:
-                code = program.process.wait()
+                code = program.wait()
                 assert (said["end"], code) == ("done", 0), program.output
                 return answers
             kind, _, where = said["where"].partition(" ")
             answers.append(_client(kind, _address(where)))
-            program.process.send_signal(signal.SIGINT)
+            program.send_signal(signal.SIGINT)
 
 
 def _address(text: str) -> Any:

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -39,19 +39,62 @@ def python(source: str, *arguments: str, guard: float = GUARD, code: int = 0, **
 
 def run(*command: str, guard: float = GUARD, code: int = 0, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run a program to its end and return its output as text; fail the test if it hangs or does not exit with `code`."""
+    deadline = time.monotonic() + guard
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, start_new_session=True, **{**pipes, **options}) as process:
+    group = _Group(command, **{**pipes, **options})
+    with group.process, contextlib.ExitStack() as readers:
         try:
-            output, errors = process.communicate(timeout=guard)
-        except subprocess.TimeoutExpired:
-            _kill_group(process.pid)
-            output, errors = process.communicate()
-            raise AssertionError(f"{command} hung:\n{output}\n{errors}") from None
+            output, errors = _Reader(group.process.stdout), _Reader(group.process.stderr)
+            for reader in (output, errors):
+                readers.callback(reader.join)
+                reader.start()
+            for thread in (output, errors, group):
+                thread.join(max(0.0, deadline - time.monotonic()))
+            hung = any(thread.is_alive() for thread in (output, errors, group))
         finally:
-            _kill_group(process.pid)
-    if process.returncode != code:
-        raise AssertionError(f"{command} exited with {process.returncode}, not {code}:\n{output}\n{errors}")
-    return subprocess.CompletedProcess(command, code, output, errors)
+            group.kill()
+    if hung:
+        raise AssertionError(f"{command} hung:\n{output.text}\n{errors.text}")
+    if group.code != code:
+        raise AssertionError(f"{command} exited with {group.code}, not {code}:\n{output.text}\n{errors.text}")
+    return subprocess.CompletedProcess(command, code, output.text, errors.text)
+
+
+class _Group(threading.Thread):
+    """A program that leads a process group of its own, and the thread that waits for its end, but leaves its number taken.
+
+    Until `kill`, which waits for the program properly, no other process or group can have that number and be killed in its place.
+    """
+
+    def __init__(self, command: tuple[str, ...], **options: Any) -> None:
+        super().__init__()
+        self.process = subprocess.Popen(command, start_new_session=True, **options)
+        self.code: int | None = None  # once it has ended
+        self.start()
+
+    def run(self) -> None:
+        end = os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
+        self.code = end.si_status if end.si_code == os.CLD_EXITED else -end.si_status
+
+    def kill(self) -> None:
+        """End what is left of the group."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # PermissionError: only dead ones are left (BSD)
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.join()
+        self.process.wait()
+
+
+class _Reader(threading.Thread):
+    """Reads a stream, if there is one, to its end."""
+
+    def __init__(self, stream: IO[str] | None) -> None:
+        super().__init__()
+        self._stream = stream
+        self.text: str | None = None
+
+    def run(self) -> None:
+        if self._stream is not None:
+            self.text = self._stream.read()
 
 
 class Program:
@@ -73,24 +116,17 @@ class Program:
         return cls(sys.executable, "-u", "-X", "faulthandler", *arguments, **options)
 
     def __enter__(self) -> Self:
-        self.process = subprocess.Popen(
-            self._command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-            **self._options,
-        )
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        self._group = _Group(self._command, **pipes, **self._options)
+        self.pid = self._group.process.pid
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
         return self
 
     def __exit__(self, *_error: object) -> None:
-        _kill_group(self.process.pid)
-        self.process.wait()
+        self._group.kill()
         self._reader.join()
-        self.process.stdout.close()
+        self._group.process.stdout.close()
 
     @property
     def output(self) -> str:
@@ -110,29 +146,32 @@ class Program:
         """Return the URLs that ``socketkit serve`` says it serves, once it says so."""
         return [match[1] for match in self.line(r"^serving (\S+) \(", count)]
 
-    def stop(self, number: int = signal.SIGTERM, timeout: float = GUARD) -> int:
-        """Send a signal and return the exit code; fail the test, with its stacks, if it does not end."""
-        self.process.send_signal(number)
-        try:
-            return self.process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            self.process.send_signal(signal.SIGABRT)
+    def send_signal(self, number: int) -> None:
+        """Send a signal to the program alone; one that has ended does not hear it."""
+        os.kill(self.pid, number)
+
+    def wait(self, timeout: float = GUARD) -> int:
+        """Return the exit code, once it has ended; fail the test, with its stacks, if it does not end."""
+        self._group.join(timeout)
+        if self._group.code is None:
+            self.send_signal(signal.SIGABRT)
             self._reader.join(5)
-            raise AssertionError(f"{self._command} did not end:\n{self.output}") from None
+            raise AssertionError(f"{self._command} did not end:\n{self.output}")
+        return self._group.code
+
+    def stop(self, number: int = signal.SIGTERM, timeout: float = GUARD) -> int:
+        """Send a signal and return the exit code, as `wait`."""
+        self.send_signal(number)
+        return self.wait(timeout)
 
     def _read(self) -> None:
-        for line in self.process.stdout:
+        for line in self._group.process.stdout:
             with self._more:
                 self._lines.append(line)
                 self._more.notify_all()
         with self._more:
             self._ended = True
             self._more.notify_all()
-
-
-def _kill_group(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):  # PermissionError: only dead ones are left (BSD)
-        os.killpg(pid, signal.SIGKILL)
 
 
 def with_path(*folders: Path | str) -> dict[str, str]:

@@ -1,6 +1,7 @@
 import signal
 import socket
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -47,3 +48,19 @@ def _answer(listener):
     connection, _ = listener.accept()
     with connection, connection.makefile("rb") as received:
         connection.sendall(received.read() * 10_000)
+
+
+def test_nobody_else_can_have_the_number_of_a_group_that_is_killed(monkeypatch):
+    states, killpg = [], os.killpg
+
+    def note(group, number):
+        [state] = [line.split()[1] for line in Path(f"/proc/{group}/status").read_text().splitlines() if line.startswith("State:")]
+        states.append(state)
+        killpg(group, number)
+
+    monkeypatch.setattr(os, "killpg", note)
+    run(sys.executable, "-c", "")
+    with Program.python("-c", "print('there')") as program:
+        assert program.wait() == 0
+        program.send_signal(signal.SIGTERM)  # to one that has ended, and to nobody else
+    assert states == ["Z", "Z"], "both had ended, and nobody had waited for them yet"

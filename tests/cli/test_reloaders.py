@@ -97,6 +97,6 @@ def test_a_reloader_s_process_serves_on_the_drop_in_and_so_does_the_next(tmp_pat
         program_file.write_text(f"VERSION = 'second'\n{source}")
         touch_until(program_file, lambda: program.line(started, count=2, timeout=3))
         assert fetch(port) == ["second", *first[1:]]
-        os.killpg(program.process.pid, signal.SIGINT)
-        assert program.process.wait(10) in {0, 1, -signal.SIGINT, 130}
+        os.killpg(program.pid, signal.SIGINT)
+        assert program.wait(10) in {0, 1, -signal.SIGINT, 130}
         assert "Traceback" not in program.output, program.output

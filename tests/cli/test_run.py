@@ -129,7 +129,7 @@ def test_an_interrupt_from_the_terminal_ends_the_program_as_python_ends(files):
 def test_the_program_has_the_process_that_was_started(files):
     Path("pid.py").write_text("import os; print('pid', os.getpid(), flush=True); os.read(0, 1)")
     with Program(*SOCKETKIT, "run", "pid.py") as program:
-        assert int(program.line(r"pid (\d+)")[0][1]) == program.process.pid
+        assert int(program.line(r"pid (\d+)")[0][1]) == program.pid
 
 
 # --- the drop-in ------------------------------------------------------------------------------------------------------

@@ -115,12 +115,12 @@ def test_a_signal_lets_running_requests_finish(here, servers):
         where = [address(url) for url in program.serving(servers)]
         clients = [stack.enter_context(socket.create_connection(each, GUARD)) for each in where]
         program.line("begun", servers)
-        program.process.send_signal(signal.SIGTERM)
+        program.send_signal(signal.SIGTERM)
         for each, client in zip(where, clients, strict=True):
             refuses(each)
             client.sendall(b"late\n")
             assert client.recv(100) == b"LATE\n"
-        assert program.process.wait(GUARD) == 0
+        assert program.wait(GUARD) == 0
 
 
 @pytest.mark.parametrize("servers", [1, 2])
@@ -132,11 +132,11 @@ def test_a_second_signal_does_not_wait_for_them(here, servers):
         where = [address(url) for url in program.serving(servers)]
         clients = [stack.enter_context(socket.create_connection(each, GUARD)) for each in where]
         program.line("begun", servers)
-        program.process.send_signal(signal.SIGTERM)
+        program.send_signal(signal.SIGTERM)
         for each in where:
             refuses(each)
-        program.process.send_signal(signal.SIGTERM)
-        assert program.process.wait(10) == 0  # the drain would have taken 30 s
+        program.send_signal(signal.SIGTERM)
+        assert program.wait(10) == 0  # the drain would have taken 30 s
         for client in clients:
             assert client.recv(100) == b""
 
@@ -151,12 +151,12 @@ def test_a_third_signal_leaves_at_once(here, servers):
         for each in where:
             stack.enter_context(socket.create_connection(each, GUARD))
         program.line("begun", servers)
-        program.process.send_signal(signal.SIGTERM)
+        program.send_signal(signal.SIGTERM)
         for each in where:
             refuses(each)
-        program.process.send_signal(signal.SIGINT)
-        program.process.send_signal(signal.SIGTERM)  # two different ones: two of the same kind may arrive as one
-        assert program.process.wait(10) == 128 + signal.SIGTERM
+        program.send_signal(signal.SIGINT)
+        program.send_signal(signal.SIGTERM)  # two different ones: two of the same kind may arrive as one
+        assert program.wait(10) == 128 + signal.SIGTERM
 
 
 def test_a_handler_that_cannot_be_stopped_does_not_keep_the_process(here):
@@ -219,7 +219,7 @@ def test_when_one_server_fails_the_others_are_stopped_too(here, install):
         [match] = program.line(r"serving udp://127.0.0.1:(\d+) \(frail")
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
             client.sendto(b"x", ("127.0.0.1", int(match[1])))
-        assert program.process.wait(GUARD) == 1
+        assert program.wait(GUARD) == 1
         program.line("that was too much")
     assert not Path("echo.sock").exists()
 

@@ -24,7 +24,7 @@ from socketkit.dispatchers.aio import Asyncio
 from socketkit.errors import ConfigError, IncompatibleError
 from socketkit.handlers import ConversationHandler, StreamRequestHandler
 from socketkit.testing import Account
-from support import HERE, Program, ask, python, talk, with_path
+from support import GUARD, HERE, Program, ask, python, talk, with_path
 
 ANYWHERE = TCP("127.0.0.1", 0)
 LOOPS = [
@@ -97,14 +97,12 @@ class Recording(Server):
 
 
 def connect(server):
-    client = socket.create_connection(server.addresses[0], timeout=10)
-    client.settimeout(10)
-    return client
+    return socket.create_connection(server.addresses[0], timeout=GUARD)
 
 
 def draining(server):
     """Wait until the server no longer takes requests."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + GUARD
     while server.state.value == "running":
         assert time.monotonic() < deadline
         time.sleep(0.001)
@@ -673,7 +671,7 @@ def test_a_signal_that_another_thread_gets_stops_it_at_once(loop):
 def test_a_first_signal_drains_and_a_second_forces(loop):
     with Program.python("-c", SIGNALLED, loop, env=with_path(HERE)) as program:
         with greeted(program) as one, greeted(program) as other:
-            program.process.send_signal(signal.SIGTERM)
+            program.send_signal(signal.SIGTERM)
             for client, text in ((other, b"wait"), (one, b"")):
                 client.sendall(text)
                 client.shutdown(socket.SHUT_WR)

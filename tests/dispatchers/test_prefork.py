@@ -206,7 +206,7 @@ def test_requests_run_in_the_workers_and_are_all_accounted_for(inner):
         answers = [talk(address, b"%d" % number).split() for number in range(40)]
         assert [int(number) for number, _ in answers] == list(range(40))
         pids = {int(pid) for _, pid in answers}
-        assert not pids & {program.process.pid}
+        assert not pids & {program.pid}
         if inner != "Forks()":
             assert pids <= workers
         assert ended(program) == {"finished": 40}
@@ -249,8 +249,8 @@ serve(Prefork(2, Asyncio()), Who)
 def test_the_workers_are_told_of_in_the_parent_once_each_takes_requests():
     with serving("serve(Prefork(3, Sync()))") as (program, _address):
         found = program.line(r"^started (\d+) (\d+)", 3)
-        assert {int(match[2]) for match in found} == {program.process.pid}
-        assert len({int(match[1]) for match in found} | {program.process.pid}) == 4
+        assert {int(match[2]) for match in found} == {program.pid}
+        assert len({int(match[1]) for match in found} | {program.pid}) == 4
         assert ended(program) == {}
         assert "died" not in program.output
 
@@ -269,7 +269,7 @@ serve(None)
         one, other = Held(address), Held(address)
 
         def now(count):
-            program.process.send_signal(signal.SIGUSR1)
+            program.send_signal(signal.SIGUSR1)
             return program.line(r"^now (.*)", count)[-1][1]
 
         assert now(1) == "2 2 {}"
@@ -338,7 +338,7 @@ except ChildProcessError:
 """
     with serving(body) as (program, address):
         first = Held(address)
-        program.process.send_signal(signal.SIGTERM)
+        program.send_signal(signal.SIGTERM)
         program.line("^again")
         second = Held(address)  # while the first is not over
         assert first.pid != second.pid
@@ -507,7 +507,7 @@ def test_workers_that_are_killed_under_load_are_replaced_within_a_second_and_cos
     kills = 10
     with serving("serve(Prefork(3, Sync()))") as (program, address):
         pids = started(program, 3)
-        held = len(os.listdir(f"/proc/{program.process.pid}/fd"))
+        held = len(os.listdir(f"/proc/{program.pid}/fd"))
         with Crowd(address) as crowd:
             for number in range(kills):
                 killed = time.monotonic()
@@ -517,7 +517,7 @@ def test_workers_that_are_killed_under_load_are_replaced_within_a_second_and_cos
         assert (crowd.wrong, crowd.refused) == ([], [])
         assert len(crowd.failures) <= kills
         assert len(crowd.answers) > 3
-        assert len(os.listdir(f"/proc/{program.process.pid}/fd")) == held
+        assert len(os.listdir(f"/proc/{program.pid}/fd")) == held
         outcomes = ended(program)
         assert outcomes.get("died", 0) <= kills
         assert outcomes["finished"] + outcomes.get("died", 0) >= crowd.answers.total()
@@ -549,7 +549,7 @@ class Broken:
 )
 def test_workers_that_cannot_boot_are_started_ever_more_slowly_and_end_the_server(failure, cause):
     with serving(BROKEN.format(failure) + "serve(Prefork(1, Broken(), boots=4))") as (program, address):
-        assert program.process.wait(20) == 1
+        assert program.wait(20) == 1
         program.line(rf"BootError: 4 workers in a row ended before they were ready, the last by {cause}; the log says what they met")
         assert [match[1] for match in program.line(r"log: WARNING a worker could not be started .* in (\S+) s", 3)] == ["0.1", "0.2", "0.4"]
         assert program.output.count(f"died: {cause}") == 4
@@ -585,7 +585,7 @@ serve(Prefork(1, Moody(), boots=3), lambda *_: os._exit(1))
 def test_a_worker_that_takes_too_long_to_boot_is_ended_and_shows_where_it_stands():
     body = BROKEN.format("threading.Event().wait()") + "serve(Prefork(1, Broken(), boot_timeout=0.2, boots=2))"
     with serving(body) as (program, _address):
-        assert program.process.wait(20) == 1
+        assert program.wait(20) == 1
         program.line(r"BootError: 2 workers .* by it was not ready within 0.2 s \(SIGABRT\)")
         program.line(r'File "<string>", line \d+ in start', 2)
 
@@ -611,7 +611,7 @@ serve(Prefork(2, Sync(), boots=2))
             "a worker could not be started .*no more.*; the next attempt is in 0.4 s"
         )  # a third failure: more than would end the server
         assert int(talk(address, b"x").split()[1]) == started(program, 2)[1]
-        program.process.send_signal(signal.SIGUSR1)
+        program.send_signal(signal.SIGUSR1)
         started(program, 3)
         ended(program)
 
@@ -807,10 +807,10 @@ def test_a_signal_drains_and_what_runs_may_finish(inner, group, number):
     with serving(f"serve(Prefork(2, {inner}), held)") as (program, address):
         started(program, 2)
         request = Held(address)
-        (os.killpg if group else os.kill)(program.process.pid, number)
+        (os.killpg if group else os.kill)(program.pid, number)
         program.line("worker .* has left")  # the idle one
         assert request.go() == b"got go"
-        assert program.process.wait(10) == 0, program.output
+        assert program.wait(10) == 0, program.output
         program.line("^no children")
         program.line(r"^stats 0 1 finished=1")
         program.line(r"^report 1 finished, 0 forced, 0 stuck")
@@ -845,7 +845,7 @@ def test_a_handler_may_stop_the_whole_server():
     with serving("serve(Prefork(3, Sync()), lambda request, peer, server: (server.stop(), request.sendall(b'bye')))") as (program, address):
         started(program, 3)
         assert hear(address) == b"bye"
-        assert program.process.wait(10) == 0
+        assert program.wait(10) == 0
         program.line(r"^stats 0 1 finished=1")
         program.line("^no children")
         assert "died" not in program.output
@@ -856,7 +856,7 @@ def test_idle_workers_notice_at_once_that_their_parent_is_dead_and_the_port_is_f
     with serving(f"serve(Prefork(2, {inner}))") as (program, address):
         pids = started(program, 2)
         talk(address, b"x")
-        program.process.kill()
+        program.send_signal(signal.SIGKILL)
         assert gone(*pids, within=1)
         with socket.create_server(address):
             pass
@@ -866,7 +866,7 @@ def test_a_busy_worker_finishes_when_its_parent_is_dead():
     with serving("serve(Prefork(2, Sync()), held)") as (program, address):
         pids = set(started(program, 2))
         request = Held(address)
-        program.process.kill()
+        program.send_signal(signal.SIGKILL)
         assert gone(*(pids - {request.pid}), within=1)
         assert not gone(request.pid, within=0)
         assert request.go() == b"got go"
@@ -878,7 +878,7 @@ def test_a_worker_that_lost_its_parent_does_not_outlive_its_drain(inner):
     body = "def stubborn(request, peer, server):\n    request.sendall(b'%d\\n' % os.getpid())\n    while True: time.sleep(100)\n"
     with serving(body + f"serve(Prefork(1, {inner}, drain=0.1), stubborn)") as (program, address):
         request = Held(address)
-        program.process.kill()
+        program.send_signal(signal.SIGKILL)
         assert gone(request.pid, within=3)
         assert request.read() == b""
         with socket.create_server(address):
@@ -899,9 +899,9 @@ serve(Prefork(1, Sync()))
 """
     with serving(body) as (program, _address):
         [pid] = started(program)
-        program.process.send_signal(signal.SIGUSR1)
+        program.send_signal(signal.SIGUSR1)
         beside = int(program.line(r"^beside (\d+)")[0][1])
-        program.process.kill()
+        program.send_signal(signal.SIGKILL)
         assert gone(pid, within=1)
         assert not gone(beside, within=0)
         os.kill(beside, signal.SIGKILL)

@@ -105,7 +105,7 @@ def test_a_signal_drains_and_a_second_one_forces():
             socket.create_connection(place(running), timeout=10) as stays,
         ):
             assert (finishes.recv(100), stays.recv(100)) == (b"hello\n", b"hello\n")
-            running.process.send_signal(signal.SIGTERM)
+            running.send_signal(signal.SIGTERM)
             running.line("^stopping")
             finishes.sendall(b"bye\n")
             assert finishes.recv(100) == b"bye\n"
@@ -154,11 +154,11 @@ def test_a_server_with_nothing_to_do_sleeps_also_when_it_is_full(bound):
         for client in everyone[: min(bound, 4)]:
             assert client.recv(100) == b"hello\n"
         settled, before = time.monotonic() + 5, None
-        while before != (before := effort(running.process.pid)):  # what it still had to do after the last greeting
+        while before != (before := effort(running.pid)):  # what it still had to do after the last greeting
             assert time.monotonic() < settled
             time.sleep(0.1)
         time.sleep(1)
-        assert effort(running.process.pid) == before
+        assert effort(running.pid) == before
         for client in everyone:
             client.close()
         assert running.stop() == 0
@@ -214,7 +214,7 @@ print("ended with", threading.active_count(), flush=True)
                 assert b"1 threads" in _answer(client)
         everyone[0].sendall(GET % b"stop")
         assert b"1 threads" in _answer(everyone[0])
-        assert running.process.wait(10) == 0
+        assert running.wait(10) == 0
         assert running.output.splitlines()[1:] == ["ended with 1"]  # nothing was printed about those that were still connected
         for client in everyone:
             client.close()
@@ -245,7 +245,7 @@ print("closed", flush=True)
             _answer(waits)
             stops.sendall(GET % b"stop")
             _answer(stops)
-            assert running.process.wait(10) == 0
+            assert running.wait(10) == 0
         running.line("^cleaned up")
         running.line("^closed")
         assert running.output.index("cleaned up") < running.output.index("closed")
