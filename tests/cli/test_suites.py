@@ -33,6 +33,55 @@ def test_a_suite_runs_in_full_and_green_with_the_skips_it_has_anyway(suite):
     assert "socketkit.socketserver" in imported.partition("libregrtest")[2]
 
 
+ONE_STRATEGY = {
+    "adaptive": set(),
+    "pool:8": set(),
+    "thread": {"ErrorHandlerTest.test_sync_not_handled", "MiscTestCase.test_threads_reaped"},
+    "sync": {
+        "ErrorHandlerTest.test_threading_not_handled",
+        "ErrorHandlerTest.test_forking_not_handled",
+        "MiscTestCase.test_threads_reaped",
+    },
+    "fork": {
+        "ErrorHandlerTest.test_sync_not_handled",
+        "MiscTestCase.test_threads_reaped",
+        "SocketWriterTest.test_basics",
+        "SocketWriterTest.test_write",
+    },
+}
+"""By dispatcher, the tests that fail because they ask for another strategy than that."""
+
+ENDLESS = {
+    "fork": ("test_threading_handled", "test_threading_not_handled", "*RequestHandlerLoggingTestCase.test_get", "*LoggingTestCase.test_err")
+}
+"""By dispatcher, the tests that ask for another one and wait for it for ever, or make others do so."""
+
+
+@pytest.mark.parametrize("dispatcher", ONE_STRATEGY)
+def test_under_a_dispatcher_only_those_tests_fail_that_ask_for_another_strategy(dispatcher):
+    ignored = [word for name in ENDLESS.get(dispatcher, ()) for word in ("-i", name)]
+    command = [
+        sys.executable,
+        "-m",
+        "socketkit",
+        "run",
+        "--dispatcher",
+        dispatcher,
+        "-m",
+        "test",
+        "--dont-add-python-opts",
+        "-u",
+        "network",
+        "-v",
+        *ignored,
+    ]
+    done = subprocess.run([*command, *SUITES[:2]], capture_output=True, text=True, timeout=230, check=False)
+    said = done.stdout + done.stderr
+    failed = set(re.findall(r"^(?:FAIL|ERROR): \w+ \([\w.]*\.(\w+\.\w+)\)", said, re.MULTILINE))
+    assert len(re.findall(r"^Ran \d+ tests", said, re.MULTILINE)) == 2, said
+    assert failed == ONE_STRATEGY[dispatcher], said
+
+
 def test_regrtest_goes_on_under_run_when_it_starts_itself_again_ignoring_the_environment():
     command = [
         sys.executable,
