@@ -1,11 +1,13 @@
+import os
 import signal
 import socket
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 
-from support import Program, address, ask, python, talk
+from support import Program, address, ask, python, run, talk
 
 
 def test_a_program_that_hangs_shows_where():
