@@ -268,22 +268,21 @@ class BaseServer(RequestTemplate):
     def __crank(self, run: Run, poll_interval: float) -> None:
         """Take requests until stopped: in the plain loop, unless a dispatcher that drives was chosen."""
         live = _live_part(self)
-        source = _OwnSource(self, live)
         quiet = self.__quiet()
         try:
             if hasattr(live, "drive"):
-                live.drive(partial(self.__open_intake, run, source, None if quiet else poll_interval))
+                live.drive(partial(self.__open_intake, run, live, None if quiet else poll_interval))
                 return
-            with run.open_intake(lambda: [source], _ServerSelector) as intake:
+            with run.open_intake(lambda: [_OwnSource(self, live)], _ServerSelector) as intake:
                 feed(intake, live, None if quiet else self.__turn, poll_interval)
         except (OSError, ValueError):  # ValueError: a selector was shown the descriptor -1
             if self.fileno() != -1:
                 raise  # otherwise the server was closed under its loop, which thereby ends
 
-    def __open_intake(self, run: Run, source: _OwnSource, pace: float | None, *, listening: bool = True) -> Intake:
+    def __open_intake(self, run: Run, live: Any, pace: float | None, *, listening: bool = True) -> Intake:
         if not listening:
             return run.open_intake(tuple)
-        intake = run.open_intake(lambda: [source])
+        intake = run.open_intake(lambda: [_OwnSource(self, live)])
         if pace is not None:
             keep_calling(intake, self.__turn, pace)
         return intake

@@ -1,0 +1,47 @@
+"""An unmodified program that was given a dispatcher and a lifecycle ends well, too."""
+
+import os
+import signal
+import socket
+import sys
+
+import pytest
+
+from support import Program
+
+PROGRAM = """
+import os, socketserver, sys
+class Hold(socketserver.StreamRequestHandler):
+    def handle(self):
+        line = self.rfile.readline()
+        print("got", line.strip().decode(), flush=True)
+        if line == b"hold\\n": self.rfile.readline()
+        self.wfile.write(line.upper())
+with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Hold) as server:
+    print("port", server.server_address[1], flush=True)
+    server.serve_forever()
+print("over", flush=True)
+"""
+
+
+@pytest.mark.parametrize("dispatcher", ["sync", "pool:1", "adaptive:1", "thread"])
+def test_who_is_in_the_queue_when_it_is_told_to_stop_is_answered(tmp_path, dispatcher):
+    script = tmp_path / "program.py"
+    script.write_text(PROGRAM)
+    arguments = ("-u", "-m", "socketkit", "run", "--dispatcher", dispatcher, "--lifecycle", "graceful:10", str(script))
+    with Program(sys.executable, *arguments) as program:
+        port = int(program.line(r"port (\d+)")[0][1])
+        busy = socket.create_connection(("127.0.0.1", port), timeout=10)
+        busy.sendall(b"hold\n")
+        program.line("got hold")
+        waiting = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(3)]
+        for client in waiting:
+            client.sendall(b"wait\n")
+        if dispatcher == "thread":
+            program.line("got wait", 3)
+        os.kill(program.pid, signal.SIGTERM)
+        busy.sendall(b"go on\n")
+        for client, answer in ((busy, b"HOLD\n"), *((client, b"WAIT\n") for client in waiting)):
+            with client:
+                assert client.makefile("rb").read() == answer
+        program.line("over")
