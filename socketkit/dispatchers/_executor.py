@@ -96,18 +96,27 @@ class Handover:
     # --- units in the executor ---------------------------------------------------------------------------------------
 
     def _give_whole(self, unit: Any) -> None:
+        offer = _Offer(unit)
         self._load.begin()
         try:
-            future = self._submit(self._load.run, unit)
+            future = self._submit(self._run, offer)
         except BaseException:
+            if offer.take() is None:
+                return  # a ThreadPoolExecutor without a thread to start raises, but keeps what it was given
             self._load.end()
             raise
-        future.add_done_callback(partial(self._over, unit))
+        future.add_done_callback(partial(self._over, offer))
 
-    def _over(self, unit: Any, future: Future[None]) -> None:
+    def _run(self, offer: _Offer) -> None:
+        """In the executor: run a unit, unless it was taken back."""
+        unit = offer.take()
+        if unit is not None:
+            self._load.run(unit)
+
+    def _over(self, offer: _Offer, future: Future[None]) -> None:
         """After a unit. It raises nothing; an error is the executor's, which did not run it."""
         error = RuntimeError("the executor cancelled it") if future.cancelled() else future.exception()
-        if error is not None:
+        if error is not None and (unit := offer.take()) is not None:
             self._load.end()
             _refuse(unit, error)
 
@@ -164,6 +173,20 @@ class Handover:
         if isinstance(self._load, Crew):
             self._load.close()
         self._executor.shutdown(wait=self._load.is_idle, cancel_futures=True)
+
+
+class _Offer:
+    """A unit that an executor is given: it is run there or taken back here, and never both."""
+
+    def __init__(self, unit: Any) -> None:
+        self._units = [unit]
+
+    def take(self) -> Any:
+        """Return the unit to whoever is first, None to everybody else."""
+        try:
+            return self._units.pop()
+        except IndexError:
+            return None
 
 
 def _refuse(unit: Any, error: BaseException) -> None:

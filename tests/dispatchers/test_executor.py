@@ -14,7 +14,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import pytest
 
-from socketkit import TCP, Server, StreamRequestHandler
+from socketkit import TCP, Graceful, Server, StreamRequestHandler
 from socketkit.dispatchers.executor import Executor
 from socketkit.errors import ConfigError, IncompatibleError
 from socketkit.handlers import ConversationHandler
@@ -150,6 +150,29 @@ def test_a_unit_that_the_executor_does_not_run_is_refused(executors, caplog, spe
                 assert client.recv(10) == b""
     assert server.stats().outcomes == {"refused": 3}
     assert "nobody to run it: cannot pickle that" in caplog.text
+
+
+def test_a_unit_that_the_executor_refuses_and_runs_all_the_same_has_one_outcome():
+    held = threading.Event()
+
+    class Late(ThreadPoolExecutor):  # as ThreadPoolExecutor does when the system has no thread for it
+        def submit(self, function, /, *arguments):
+            super().submit(held.wait)
+            self.future = super().submit(function, *arguments)
+            raise RuntimeError("can't start new thread")
+
+    late = Late(1)
+    with Server(ANYWHERE, Upper, dispatcher=Executor(lambda: late), lifecycle=Graceful(drain=5)).start() as server:
+        with socket.create_connection(server.addresses[0], timeout=10) as client:
+            client.sendall(b"hello\n")
+            with contextlib.suppress(ConnectionError):
+                assert client.recv(10) == b""
+        held.set()
+        late.future.result(10)
+        began = time.monotonic()
+        server.stop()
+    assert time.monotonic() - began < 2, "it waited for a unit that nobody runs"
+    assert server.stats().outcomes == {"refused": 1}
 
 
 def test_threads_that_cannot_start_are_replaced_with_the_next_request(caplog):
