@@ -346,7 +346,8 @@ class Watches(Protocol):
 class Lifecycle(Protocol):
     """Recipe: how serving starts, stops and drains. It neither accepts nor runs handlers.
 
-    One with an attribute `drain`, seconds or None, thereby says how long closing a server waits for running requests.
+    One with an attribute `drain`, seconds or None, thereby says how long closing a server waits for running requests. One with an
+    attribute `lame_duck`, seconds, has a server that is told to stop go on for so long before `Serving.run` returns.
     """
 
     def serve(self, serving: Serving, /) -> DrainReport | None:
@@ -375,7 +376,22 @@ class Serving(Protocol):
     def stop(self, drain: float | None = None, /) -> None:
         """Ask for the end of `run`, or shorten the drain to `drain` seconds from now.
 
-        Legal in a signal handler, from any thread and at any time: it stores a number and writes one byte.
+        Legal in a signal handler, from any thread and at any time: it stores a number and writes one byte. With 0 everything is
+        forced at once; otherwise `run` first goes on for the `lame_duck` of the lifecycle, and is not ready any more meanwhile.
+        """
+        ...
+
+    def on_ready(self, callback: Callable[[], None], every: float | None = None, /) -> None:
+        """Have `callback` called when requests are taken for the first time, and then every so many seconds for as long as they are.
+
+        It is called by whoever takes requests, so that it is not called while nobody can. Call this before `run`.
+        """
+        ...
+
+    def hand_over(self) -> None:
+        """As `stop`, for listeners that somebody else takes requests from by now: what waits in the kernel is left to him.
+
+        There is no lame duck. Then call `drain` as ever. Legal wherever `stop` is.
         """
         ...
 

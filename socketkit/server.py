@@ -160,6 +160,8 @@ class Server(RequestTemplate):
         if not wait or run.thread == current or self._ledger.runs_in(current):
             return None
         limit = drain if drain is not None else getattr(self.lifecycle, "drain", None)
+        if drain is None and limit is not None:
+            limit += getattr(self.lifecycle, "lame_duck", 0.0)
         if limit is not None and not run.done.wait(limit + 0.5):
             run.stop(0)  # the run did not come to its drain: a handler holds the serving thread itself
         run.done.wait()
@@ -201,6 +203,14 @@ class Server(RequestTemplate):
 
     _last_state = State.NEW
     _report: DrainReport | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether it takes requests and means to go on: from the moment the loop runs until stop is asked for.
+
+        Under a dispatcher with worker processes, from the moment the first of them takes requests.
+        """
+        return self._run is not None and self._run.ready
 
     @property
     def addresses(self) -> list[Address]:
@@ -274,6 +284,7 @@ class Server(RequestTemplate):
                 live=lambda: self._live,
                 crank=partial(self._crank, poll_interval=poll_interval),
                 close_listeners=self._close_listeners,
+                lame_duck=getattr(self.lifecycle, "lame_duck", 0.0),
             )
             run.stopping, self._stop_before_start = self._stop_before_start, False
             self._run = run
@@ -345,7 +356,8 @@ class Server(RequestTemplate):
     def _live_part(self) -> Dispatch | Drive:
         """Return the live dispatcher, started when first needed."""
         if self._live is None:
-            self._live, self.__dispatch = put_to_work(self.dispatcher, Work(self, self._ledger, self._forget_parent, self._become_branch))
+            work = Work(self, self._ledger, self._forget_parent, self._become_branch, self._be_ready)
+            self._live, self.__dispatch = put_to_work(self.dispatcher, work)
         return self._live
 
     __dispatch: Callable[[Request, Address], object]
@@ -395,6 +407,10 @@ class Server(RequestTemplate):
 
     def _tell(self, event: str, *facts: object) -> None:
         self._observers.tell(event, self, *facts)
+
+    def _be_ready(self) -> None:
+        if self._run is not None:
+            self._run.be_ready()
 
     def _forget_parent(self, request: Request) -> None:
         """In a forked child: close the listeners, but for the socket a datagram is answered on, and the loops' descriptors."""

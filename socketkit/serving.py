@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from socketkit import async_handlers
 from socketkit.connection import Connection, can_wait
 from socketkit.dispatchers.adaptive import Adaptive
-from socketkit.loop import Intake, verdict
+from socketkit.loop import Intake, aside, verdict
 from socketkit.parking import FINE_GRAIN
 from socketkit.seams import Address, Dispatch, Dispatcher, Drive, Layer, Listener, Request, Unit
 from socketkit.stats import NOBODY, DrainReport, Entry, Ledger, Stats
@@ -127,12 +127,18 @@ class Work:
     """What a live dispatcher gets: see `socketkit.seams.Work`."""
 
     def __init__(
-        self, server: RequestTemplate, ledger: Ledger, forget_parent: Callable[[Request], object], become_branch: Callable[..., Run]
+        self,
+        server: RequestTemplate,
+        ledger: Ledger,
+        forget_parent: Callable[[Request], object],
+        become_branch: Callable[..., Run],
+        be_ready: Callable[[], object],
     ) -> None:
         self._server = server
         self._ledger = ledger
         self._forget_parent = forget_parent
         self._become_branch = become_branch
+        self._be_ready = be_ready
 
     def run(self, request: Request, client_address: Address) -> None:
         """Run one request here and now."""
@@ -198,7 +204,7 @@ class Work:
 
     def branch(self) -> Branch:
         """Return what serves in a process that is about to be forked, and what its parent learns of it."""
-        return Branch(self._ledger, self._become_branch)
+        return Branch(self._ledger, self._become_branch, self._be_ready)
 
     def _wrap(self, request: Request, client_address: Address, layers: tuple[Layer, ...]) -> tuple[Request, Address] | None:
         """Pass the request through the layers; None if one of them ended it."""
@@ -219,9 +225,10 @@ class Work:
 class Branch:
     """One more process that serves: see `socketkit.seams.Branch`."""
 
-    def __init__(self, ledger: Ledger, become: Callable[..., Run]) -> None:
+    def __init__(self, ledger: Ledger, become: Callable[..., Run], be_ready: Callable[[], object]) -> None:
         self._ledger = ledger
         self._become = become
+        self._be_ready = be_ready
         self._tally = ledger.open_branch()
 
     def enter(self, dispatcher: Dispatcher | None, opened: Callable[[Intake], None], settled: Callable[[int], None] | None = None) -> Run:
@@ -230,7 +237,8 @@ class Branch:
         return self._become(Adaptive() if dispatcher is None else dispatcher, ledger, opened)
 
     def begun(self, worker: object) -> None:
-        """Tell the observers."""
+        """Tell the observers; with its first worker the server is ready."""
+        self._be_ready()
         self._ledger.tell("worker_started", worker)
 
     def stats(self) -> Stats:
@@ -270,6 +278,7 @@ class Run:
         crank: Callable[[Run], None],
         close_listeners: Callable[..., None],
         opened: Callable[[Intake], None] = lambda _intake: None,
+        lame_duck: float = 0.0,
     ) -> None:
         self._ledger = ledger
         self._clock = ledger.clock
@@ -279,10 +288,15 @@ class Run:
         self._crank = crank
         self._close_listeners = close_listeners
         self._opened = opened
+        self._lame_duck = lame_duck
+        self._lame_until: float | None = None  # once it was told to stop: the moment at which it will
+        self._handed_over = False
+        self._on_ready: list[tuple[Callable[[], None], float | None]] = []
         self._intake: Intake | None = None
         self._sources: Sequence[Any] = ()
         self._last: Intake | None = None  # of the last round, while that is served
         self._deadline: float | None = None  # set by stop(drain): the moment at which a drain ends, whatever it was given
+        self.ready = False  # requests are taken, and stop was not asked for
         self.stopping = False
         self.drained = False  # whether its live dispatcher was waited for and closed
         self._cut = 0  # requests that the last round had to end
@@ -298,7 +312,6 @@ class Run:
         """Take requests until stopped."""
         self.thread = threading.get_ident()
         self._observers.tell("server_started", self._server)
-        self.started.set()
         if not self.stopping:
             self._crank(self)
 
@@ -316,7 +329,25 @@ class Run:
         if self.stopping:  # it may have been asked for before there was anybody to tell
             intake.stop()
         self._opened(intake)
+        if self._sources:
+            self.be_ready()
         return intake
+
+    def on_ready(self, callback: Callable[[], None], every: float | None = None) -> None:
+        """Have `callback` called by whoever takes requests, as soon as somebody does."""
+        self._on_ready.append((callback, every))
+
+    def be_ready(self) -> None:
+        """Take notice that requests are taken, by this process or by the first of the processes that serve for it."""
+        intake = self._intake
+        if self.started.is_set() or self.stopping or intake is None:
+            return
+        self.ready = True
+        for callback, every in self._on_ready:
+            intake.call_soon(callback)
+            if every is not None:
+                intake.call_soon(partial(keep_calling, intake, callback, every))
+        self.started.set()
 
     def branch(self, ledger: Ledger, opened: Callable[[Intake], None]) -> Run:
         """In a process just forked: close what is the parent's, and return the run of this process. Its intake goes to `opened`."""
@@ -331,9 +362,37 @@ class Run:
         if drain is not None:
             deadline = self._clock() + drain
             self._deadline = deadline if self._deadline is None else min(self._deadline, deadline)
-        self._mark_end()
         if drain == 0:
+            self._end()
             shut_down(self._ledger.active())
+        elif self.ready and self._lame_duck:
+            self._lame_until = self._clock() + self._lame_duck
+            aside(self._be_lame)
+        elif not self._is_lame and (drain is not None or not self.stopping):
+            self._end()
+        self.ready = False
+
+    def hand_over(self) -> None:
+        """End `run` at once, and leave to others what the kernel has queued."""
+        self._handed_over = True
+        self._end()
+
+    @property
+    def _is_lame(self) -> bool:
+        return self._lame_until is not None and not self.stopping
+
+    def _be_lame(self) -> None:
+        """Go on for a while, less if a drain is to be over before; then end."""
+        while self._is_lame:
+            left = self._left(self._lame_until)
+            if left is None or left <= 0:
+                self._end()
+            else:
+                self.done.wait(min(left, WAIT_SLICE))
+
+    def _end(self) -> None:
+        self.ready = False
+        self._mark_end()
         intake = self._intake
         if intake is not None:
             intake.stop()
@@ -345,13 +404,13 @@ class Run:
 
     def drain(self, seconds: float | None, *, queue: bool = True) -> DrainReport:
         """Serve what waits, close the listeners, let running requests finish, force the rest, release everything."""
-        self.state = State.DRAINING
+        self.state, self.ready = State.DRAINING, False
         self._mark_end()
         self._observers.tell("server_stopping", self._server)
         live = self._live()
         end = None if seconds is None else self._clock() + seconds
         try:
-            self._serve_last_round(end, queue=queue)
+            self._serve_last_round(end, queue=queue and not self._handed_over)
             ended = self._wait(live, end)
             finished = self._ledger.settled - self._settled - self._cut
             late = 0 if ended else self._ledger.stats().active

@@ -165,6 +165,7 @@ class BaseServer(RequestTemplate):
                 live=lambda: self.__live and self.__live[0],
                 crank=partial(self.__crank, poll_interval=poll_interval),
                 close_listeners=self.__close_listener,
+                lame_duck=getattr(_Chosen.lifecycle, "lame_duck", 0.0),
             )
             if not self.__shutdown_request:
                 (_Chosen.lifecycle or Classic()).serve(run)
@@ -326,6 +327,11 @@ class BaseServer(RequestTemplate):
         """As the template has it while a chosen dispatcher serves; otherwise the error goes to whoever called, as ever."""
         return self.__run is not None and super()._confines_error(error)
 
+    def _be_ready(self) -> None:
+        """Take notice that the first process of a dispatcher serves."""
+        if self.__run is not None:
+            self.__run.be_ready()
+
     def _forget_parent(self, _request: Request) -> None:
         """In a forked child: close the loop's descriptors. The listener stays, for handlers that look at it."""
         if self.__run is not None:
@@ -337,7 +343,9 @@ class BaseServer(RequestTemplate):
         run = self.__run = self.__run.branch(ledger, opened)
         attributes = vars(self)
         attributes[LEDGER] = ledger
-        attributes["_BaseServer__live"] = put_to_work(dispatcher, Work(self, ledger, self._forget_parent, self._become_branch))
+        attributes["_BaseServer__live"] = put_to_work(
+            dispatcher, Work(self, ledger, self._forget_parent, self._become_branch, self._be_ready)
+        )
         os.set_blocking(self.fileno(), False)  # another worker may take what the selector has just reported
         return run
 
@@ -424,7 +432,7 @@ def _live_part(server: Any) -> Any:
         return None
     attributes = vars(server)
     if attributes.get("_BaseServer__live") is None:
-        work = Work(server, books(server), server._forget_parent, server._become_branch)
+        work = Work(server, books(server), server._forget_parent, server._become_branch, server._be_ready)
         attributes["_BaseServer__live"] = put_to_work(_Chosen.dispatcher_of(server), work)
     return attributes["_BaseServer__live"][0]
 

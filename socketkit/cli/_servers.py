@@ -13,6 +13,7 @@ from socketkit.server import Server
 
 if TYPE_CHECKING:
     from socketkit.config import Composition
+    from socketkit.serving import Run
 
 
 def import_from_here() -> None:
@@ -35,6 +36,13 @@ def compose(compositions: Mapping[str, Composition], *observers: object) -> dict
             servers[key] = server
     faults.check()
     return servers
+
+
+def run_of(server: Server) -> Run:
+    """Return the run of a server that is being served."""
+    run = server._run  # noqa: SLF001 - as above
+    assert run is not None  # noqa: S101 - the caller knows
+    return run
 
 
 def strategy(server: Server) -> str:

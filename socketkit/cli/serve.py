@@ -6,12 +6,13 @@ import os
 import sys
 import threading
 from contextlib import ExitStack, closing
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from socketkit import config
-from socketkit.cli._servers import compose, import_from_here, strategy
+from socketkit.cli._servers import compose, import_from_here, run_of, strategy
 from socketkit.lifecycles.graceful import Graceful
 from socketkit.loop import Wakeup
 from socketkit.serving import State
@@ -64,13 +65,15 @@ def serve(what: str, names: Sequence[str], listen: Sequence[str], dispatcher: st
 
 
 class _Watch:
-    """Observes the servers: says where each listens, and calls `on_end` when one has ended."""
+    """Observes the servers: says where each listens, calls `on_start` before its loop runs and `on_end` when it has ended."""
 
     def __init__(self) -> None:
+        self.on_start: Callable[[Server], object] = lambda _server: None
         self.on_end: Callable[[], object] = lambda: None
 
     def server_started(self, server: Server) -> None:
         """Called within the lifecycle, so that whoever reads the line may send a signal at once."""
+        self.on_start(server)
         for url in server.urls:
             click.echo(f"serving {url} {strategy(server)}", err=True)
 
@@ -92,14 +95,26 @@ class _Together:
         self._servers = servers
         self._wakeup = wakeup
         self._over = False
-        watch.on_end = self._end
+        self._rounds: list[_Round] = []
+        watch.on_start, watch.on_end = self._begin, self._end
 
     def run(self) -> None:
         with self._wakeup.woken_by_signals():
             for server in self._servers:
                 server.start()
+            for each in self._rounds:
+                each.callback()
             while not self._over:
                 self._wakeup.wait()
+
+    def on_ready(self, callback: Callable[[], None], every: float | None = None) -> None:
+        """Have it called when all are ready, and then each time that all of them have shown that they still take requests."""
+        self._rounds.append(_Round(callback, every, self._servers))
+
+    def hand_over(self) -> None:
+        for server in self._servers:
+            run_of(server).hand_over()
+        self._end()
 
     def stop(self, drain: float | None = None) -> None:
         for server in self._servers:
@@ -130,9 +145,33 @@ class _Together:
             reports.append(report)
             self._wakeup.wake()
 
+    def _begin(self, server: Server) -> None:
+        for each in self._rounds:
+            if each.every is not None:
+                run_of(server).on_ready(partial(each.heard_of, server), each.every)
+
     def _end(self) -> None:
         self._over = True
         self._wakeup.wake()
+
+
+class _Round:
+    """Calls `callback` whenever every server was heard of since it was called last. Heard of by the loops of all of them."""
+
+    def __init__(self, callback: Callable[[], None], every: float | None, servers: Sequence[Server]) -> None:
+        self.callback = callback
+        self.every = every
+        self._servers = servers
+        self._silent = set(servers)
+        self._changing = threading.Lock()
+
+    def heard_of(self, server: Server) -> None:
+        with self._changing:
+            self._silent.discard(server)
+            if self._silent:
+                return
+            self._silent = set(self._servers)
+        self.callback()
 
 
 def _leave(servers: Sequence[Server]) -> None:

@@ -11,7 +11,7 @@ from types import FrameType
 
 import attrs
 
-from socketkit.recipes import seconds_or_none
+from socketkit.recipes import seconds, seconds_or_none
 from socketkit.seams import Seconds, Serving
 from socketkit.stats import DrainReport
 
@@ -21,13 +21,15 @@ class Graceful:
     """Stop on SIGINT and SIGTERM, close the listeners, let running requests finish for `drain` seconds, then shut them down.
 
     Signals are handled only while the main thread serves, and the handlers that were there come back afterwards. The first signal
-    starts the drain, the second ends it at once, the third leaves the process with status 128 + signal.
+    starts the lame duck and after that the drain, the second ends both at once, the third leaves the process with status 128 + signal.
     """
 
     drain: Seconds | None = attrs.field(default=30.0, validator=seconds_or_none)
     """How long running requests may go on; None: as long as they like."""
     signals: bool = attrs.field(default=True, kw_only=True)
     """False: leave all signals to the program."""
+    lame_duck: Seconds = attrs.field(default=0.0, kw_only=True, validator=seconds)
+    """How long the server goes on taking requests when it is told to stop; `Server.ready` is false by then, for those who ask."""
 
     def serve(self, serving: Serving) -> DrainReport:
         """Run and drain; return the report."""

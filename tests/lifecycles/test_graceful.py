@@ -112,6 +112,148 @@ server.serve_forever()
     )
 
 
+@pytest.mark.parametrize("lame_duck", [-1, math.nan, math.inf, None, "3", True])
+def test_a_lame_duck_that_is_no_time_is_refused(lame_duck):
+    with pytest.raises(ValueError, match="lame_duck must be seconds from 0 on"):
+        Graceful(lame_duck=lame_duck)
+
+
+DISPATCHERS = ["sync", "thread", "fork", "pool", "adaptive", "asyncio", "executor"]
+
+
+@pytest.mark.parametrize("dispatcher", [*DISPATCHERS, "prefork:1"])
+def test_a_server_is_ready_from_its_first_turn_to_its_stop(dispatcher):
+    python(
+        PRELUDE
+        + f"""
+def upper(request, peer, server):
+    request.sendall(request.recv(10).upper())
+server = Server("tcp://127.0.0.1:0", upper, dispatcher={dispatcher!r})
+def look():
+    server_up.wait()
+    while not server.ready: time.sleep(0)
+    server.stop(wait=False)
+    assert not server.ready
+assert not server.ready
+for _ in range(2):  # and again
+    server_up = serving(server)
+    thread = in_background(look)
+    server.serve_forever()
+    thread.join()
+    assert not server.ready
+"""
+    )
+
+
+@pytest.mark.parametrize("dispatcher", DISPATCHERS)
+def test_a_server_that_was_started_is_ready(dispatcher):
+    python(
+        f"""
+from socketkit import Server
+server = Server("tcp://127.0.0.1:0", print, dispatcher={dispatcher!r})
+for _ in range(50):
+    server.start()
+    assert server.ready
+    server.stop()
+    assert not server.ready
+"""
+    )
+
+
+@pytest.mark.parametrize("stop", ["os.kill(os.getpid(), signal.SIGTERM)", "server.stop(wait=False)"])
+@pytest.mark.parametrize("dispatcher", [*DISPATCHERS, "prefork:2"])
+def test_a_lame_duck_takes_requests_and_is_not_ready(dispatcher, stop):
+    python(
+        PRELUDE
+        + f"""
+from support import talk
+def upper(request, peer, server):
+    request.sendall(request.recv(10).upper())
+server = Server("tcp://127.0.0.1:0", upper, dispatcher={dispatcher!r}, lifecycle=Graceful(lame_duck=0.3, drain=5))
+started = serving(server)
+def end():
+    started.wait()
+    while not server.ready: time.sleep(0)
+    where = server.addresses[0]
+    began = time.monotonic()
+    {stop}
+    while server.ready: time.sleep(0)
+    served = 0
+    try:
+        while talk(where, b"a") == b"A":
+            served += 1
+            last = time.monotonic()
+    except ConnectionError:
+        pass
+    assert served > 0 and 0.2 < last - began < 5, (served, last - began)
+thread = in_background(end)
+server.serve_forever()
+thread.join()
+assert server.state.value == "stopped"
+"""
+    )
+
+
+@pytest.mark.parametrize(
+    "again", ["os.kill(os.getpid(), signal.SIGTERM)", "server.stop(drain=0, wait=False)", "server.stop(drain=0.1, wait=False)"]
+)
+def test_a_lame_duck_can_be_cut_short(again):
+    python(
+        PRELUDE
+        + f"""
+server = Server("tcp://127.0.0.1:0", print, lifecycle=Graceful(lame_duck=600))
+started = serving(server)
+def end():
+    started.wait()
+    while not server.ready: time.sleep(0)
+    os.kill(os.getpid(), signal.SIGTERM)
+    while server.ready: time.sleep(0)
+    assert server.state.value == "running"
+    {again}
+thread = in_background(end)
+server.serve_forever()
+thread.join()
+assert server.state.value == "stopped"
+"""
+    )
+
+
+def test_a_stop_that_waits_allows_for_the_lame_duck():
+    python(
+        PRELUDE
+        + """
+def waits(request, peer, server):
+    request.sendall(b"in")
+    request.recv(1)
+    request.sendall(b"out")
+server = Server("tcp://127.0.0.1:0", waits, dispatcher=Sync(), lifecycle=Graceful(lame_duck=1, drain=0)).start()
+with socket.create_connection(server.addresses[0]) as client:
+    assert client.recv(2) == b"in"
+    thread = in_background(server.stop)
+    while server.ready: time.sleep(0)
+    client.sendall(b"x")
+    assert client.recv(3) == b"out"  # a stop that forced after `drain` alone would have cut it off
+    thread.join()
+"""
+    )
+
+
+def test_a_lame_duck_ends_although_every_worker_is_busy():
+    python(
+        PRELUDE
+        + """
+def waits(request, peer, server):
+    request.sendall(b"in")
+    request.recv(1)
+server = Server("tcp://127.0.0.1:0", waits, dispatcher="pool:1", lifecycle=Graceful(lame_duck=0.1, drain=0.1)).start()
+with socket.create_connection(server.addresses[0]) as client:
+    assert client.recv(2) == b"in"
+    report = server.stop()
+assert (report.finished, report.forced, report.stuck) == (0, 1, ()), report
+"""
+    )
+
+
 def test_off_the_main_thread_signals_are_left_alone():
     python(
         PRELUDE
