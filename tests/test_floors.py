@@ -12,7 +12,7 @@ from support import python
 PACKAGE = Path(importlib.util.find_spec("socketkit").origin).parent
 
 FLOORS = """
-    errors seams poller forked
+    errors seams poller forked notify
     grammar recipes parking
     hookspecs loop options stats
     template handlers capabilities explanation
