@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from socketkit.message_handlers import MessageHandler
     from socketkit.server import Server, compose
     from socketkit.stats import DrainReport, Stats
+    from socketkit.transports.inherited import InheritedFD, Systemd
     from socketkit.transports.layered import Layered
     from socketkit.transports.tcp import TCP
     from socketkit.transports.udp import UDP
@@ -44,6 +45,7 @@ __all__ = [  # noqa: RUF022 - classes, then functions and modules, then the clas
     "Executor",
     "Forks",
     "Graceful",
+    "InheritedFD",
     "Layered",
     "MessageHandler",
     "Pool",
@@ -51,6 +53,7 @@ __all__ = [  # noqa: RUF022 - classes, then functions and modules, then the clas
     "Server",
     "Stats",
     "Sync",
+    "Systemd",
     "TCP",
     "Threads",
     "UDP",
@@ -77,6 +80,7 @@ _PLACES = {
     "message_handlers": ("MessageHandler",),
     "server": ("Server", "compose"),
     "stats": ("DrainReport", "Stats"),
+    "transports.inherited": ("InheritedFD", "Systemd"),
     "transports.layered": ("Layered",),
     "transports.tcp": ("TCP",),
     "transports.udp": ("UDP",),

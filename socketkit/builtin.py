@@ -16,6 +16,7 @@ from socketkit.hookspecs import hookimpl
 from socketkit.lifecycles.classic import Classic
 from socketkit.lifecycles.graceful import Graceful
 from socketkit.seams import Dispatcher, Lifecycle, Transport
+from socketkit.transports.inherited import InheritedFD, Systemd
 from socketkit.transports.tcp import TCP
 from socketkit.transports.udp import UDP
 from socketkit.transports.unix import UnixDatagram, UnixStream
@@ -24,7 +25,7 @@ from socketkit.transports.unix import UnixDatagram, UnixStream
 @hookimpl
 def socketkit_transports() -> Mapping[str, type[Transport]]:
     """Return the transports that come with socketkit."""
-    return {"tcp": TCP, "udp": UDP, "unix": UnixStream, "unix-dgram": UnixDatagram}
+    return {"tcp": TCP, "udp": UDP, "unix": UnixStream, "unix-dgram": UnixDatagram, "fd": InheritedFD, "systemd": Systemd}
 
 
 @hookimpl

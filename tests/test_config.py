@@ -230,7 +230,7 @@ def test_a_slip_in_any_option_is_told_the_right_one(offer, name):
 
 @pytest.mark.parametrize("offer", [offer for kind in KINDS for offer in Catalog.load().offers(kind)], ids=lambda offer: offer.name)
 def test_every_default_of_our_recipes_can_be_written_down(offer):
-    required = {"host": "h", "port": 1, "path": "p", "factory": "concurrent.futures:ThreadPoolExecutor"}
+    required = {"host": "h", "port": 1, "path": "p", "number": 3, "name": "n", "factory": "concurrent.futures:ThreadPoolExecutor"}
     defaults = {field.name: required.get(field.name, field.default) for field in attrs.fields(offer.recipe)}
     needed = {name: value for name, value in required.items() if name in defaults}
     inner = {"inner": lambda none: none}  # the one option that is another part

@@ -13,7 +13,7 @@ PACKAGE = Path(importlib.util.find_spec("socketkit").origin).parent
 
 FLOORS = """
     errors seams poller forked notify
-    grammar recipes parking
+    grammar recipes parking activation
     hookspecs loop options stats
     template handlers capabilities explanation
     async_handlers message_handlers units

@@ -80,6 +80,9 @@ def understood(command):
         command = command[1:]
     program, *arguments = command
     program = program.removeprefix(".venv/bin/")
+    if program == "systemd-socket-activate":
+        understood(arguments[arguments.index("socketkit") :])
+        return
     if program in {"python", "python3"} and arguments[:1] == ["-m"]:
         module, *arguments = arguments[1:]
         program = module if module in {"venv", "socketkit", "pip", "pytest"} else "python"

@@ -11,7 +11,9 @@ from typing import Any, TypeAlias
 
 import attrs
 
+from socketkit import activation
 from socketkit.errors import ListenError
+from socketkit.grammar import quote
 from socketkit.seams import Address
 
 Socket: TypeAlias = socket.socket  # inside the listeners `socket` is an attribute
@@ -59,6 +61,55 @@ def open_socket(url: str, family: int, kind: int, prepare: Callable[[socket.sock
     return sock
 
 
+def inherit_or_open(
+    url: str, kind: int, bind: Callable[[], socket.socket], activate: Callable[[socket.socket], object] = lambda _sock: None
+) -> socket.socket:
+    """Return a socket that listens at this URL: the one that this process was started with, or else a new one that `bind` returns.
+
+    activate: what turns either into one that listens as the transport wants it. A next generation inherits either.
+    Raises: ListenError.
+    """
+    sock = inherited(url, kind, lambda: activation.claim(url))
+    if sock is None:
+        sock = bind()
+        activation.listens(url, sock)
+    try:
+        activate(sock)
+    except OSError as error:
+        sock.close()
+        raise cannot_listen(url, error) from error
+    return sock
+
+
+def inherited(url: str, kind: int, claim: Callable[[], socket.socket | None]) -> socket.socket | None:
+    """Return the socket that `claim` finds among those this process was started with, if it is of that kind and listens.
+
+    One that does not fit is left as it is. Raises: ListenError.
+    """
+    try:
+        sock = claim()
+    except OSError as error:
+        reason = {errno.EBADF: "the descriptor is not open", errno.ENOTSOCK: "the descriptor is no socket"}.get(error.errno or 0)
+        raise ListenError(error.errno, url, reason or str(error), "pass a listening socket, or a bound one for datagrams") from error
+    if sock is None or (misfit := _misfit(sock, kind)) is None:
+        return sock
+    sock.detach()
+    raise ListenError(errno.EINVAL, url, *misfit)
+
+
+_KINDS: dict[int, str] = {socket.SOCK_STREAM: "stream", socket.SOCK_DGRAM: "datagram"}
+
+
+def _misfit(sock: socket.socket, kind: int) -> tuple[str, str] | None:
+    """Return what is wrong with an inherited socket and what to do about it; None if it is as it should be."""
+    if sock.type != kind:
+        found, wanted = (_KINDS.get(each, f"type-{int(each)}") for each in (sock.type, kind))
+        return f"the inherited socket is a {found} socket, not a {wanted} socket", f"pass a {wanted} socket, or say kind={found}"
+    if kind == socket.SOCK_STREAM and not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        return "the inherited socket does not listen", "call listen() before it is passed on; with systemd, leave Accept=no"
+    return None
+
+
 @attrs.define(eq=False)
 class StreamListener:
     """Live stream transport: `accept` gives (socket, address). Owns the listening socket."""
@@ -91,8 +142,8 @@ class StreamListener:
         return connection, address
 
     def close(self) -> None:
-        """Close the listening socket, and what hangs on it. Legal twice."""
-        if self.socket.fileno() != -1:
+        """Close the listening socket, and what hangs on it unless others go on listening. Legal twice."""
+        if self.socket.fileno() != -1 and not activation.leaves_its_path(self.socket):
             self.on_close()
         self.socket.close()
 
@@ -124,8 +175,8 @@ class DatagramListener:
         return (data, self.socket), address
 
     def close(self) -> None:
-        """Close the socket, and what hangs on it. Legal twice."""
-        if self.socket.fileno() != -1:
+        """Close the socket, and what hangs on it unless others go on listening. Legal twice."""
+        if self.socket.fileno() != -1 and not activation.leaves_its_path(self.socket):
             self.on_close()
         self.socket.close()
 
@@ -172,3 +223,8 @@ def inet_url(scheme: str, host: str, port: int) -> str:
     """Return the URL of an internet address, IPv6 in brackets, every address as ``*``."""
     shown = f"[{host}]" if ":" in host else host or "*"
     return f"{scheme}://{shown}:{port}"
+
+
+def unix_url(scheme: str, path: str) -> str:
+    """Return the URL of a Unix socket: a path, or an abstract name after ``@``."""
+    return f"{scheme}:{quote(path)}" if path.startswith("@") else f"{scheme}://{quote(path)}"

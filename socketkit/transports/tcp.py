@@ -14,6 +14,7 @@ from socketkit.transports._sockets import (
     bind_inet,
     host_and_port,
     inet_url,
+    inherit_or_open,
     open_socket,
     resolve,
 )
@@ -51,12 +52,18 @@ class TCP:
 
     def open(self) -> StreamListener:
         """Return the listening socket. Raises: ListenError."""
-        family, address = resolve(self.url, self.host, self.port, socket.SOCK_STREAM)
-        sock = open_socket(self.url, family, socket.SOCK_STREAM, lambda sock: self._prepare(sock, address))
+        sock = inherit_or_open(self.url, socket.SOCK_STREAM, self._bind, self._activate)
         return StreamListener(sock, inet_url("tcp", self.host, sock.getsockname()[1]))
 
-    def _prepare(self, sock: socket.socket, address: Any) -> None:
-        bind_inet(sock, self.host, address, reuse_address=self.reuse_address, reuse_port=self.reuse_port)
+    def _bind(self) -> socket.socket:
+        family, address = resolve(self.url, self.host, self.port, socket.SOCK_STREAM)
+
+        def bind(sock: socket.socket) -> None:
+            bind_inet(sock, self.host, address, reuse_address=self.reuse_address, reuse_port=self.reuse_port)
+
+        return open_socket(self.url, family, socket.SOCK_STREAM, bind)
+
+    def _activate(self, sock: socket.socket) -> None:
         if self.nodelay:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets inherit it: nothing to do per connection
         sock.listen(self.backlog)

@@ -14,6 +14,7 @@ from socketkit.transports._sockets import (
     bind_inet,
     host_and_port,
     inet_url,
+    inherit_or_open,
     open_socket,
     resolve,
 )
@@ -49,11 +50,13 @@ class UDP:
 
     def open(self) -> DatagramListener:
         """Return the bound socket. Raises: ListenError."""
-        family, address = resolve(self.url, self.host, self.port, socket.SOCK_DGRAM)
-        sock = open_socket(
-            self.url,
-            family,
-            socket.SOCK_DGRAM,
-            lambda sock: bind_inet(sock, self.host, address, reuse_address=self.reuse_address, reuse_port=self.reuse_port),
-        )
+        sock = inherit_or_open(self.url, socket.SOCK_DGRAM, self._bind)
         return DatagramListener(sock, inet_url("udp", self.host, sock.getsockname()[1]), self.max_packet_size)
+
+    def _bind(self) -> socket.socket:
+        family, address = resolve(self.url, self.host, self.port, socket.SOCK_DGRAM)
+
+        def bind(sock: socket.socket) -> None:
+            bind_inet(sock, self.host, address, reuse_address=self.reuse_address, reuse_port=self.reuse_port)
+
+        return open_socket(self.url, family, socket.SOCK_DGRAM, bind)

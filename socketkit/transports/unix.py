@@ -13,10 +13,9 @@ from typing import ClassVar
 
 import attrs
 
-from socketkit.grammar import quote
 from socketkit.recipes import at_least, permission_bits, socket_path
 from socketkit.seams import Kind
-from socketkit.transports._sockets import DatagramListener, StreamListener, cannot_listen, open_socket
+from socketkit.transports._sockets import DatagramListener, StreamListener, cannot_listen, inherit_or_open, open_socket, unix_url
 
 _AF_UNIX = getattr(socket, "AF_UNIX", -1)
 
@@ -38,12 +37,11 @@ class UnixStream:
     @property
     def url(self) -> str:
         """``unix:///path`` or ``unix:@name``."""
-        return _url("unix", self.path)
+        return unix_url("unix", self.path)
 
     def open(self) -> StreamListener:
         """Return the listening socket. Raises: ListenError."""
-        sock, unlink = _bind(self.url, self.path, self.mode, socket.SOCK_STREAM)
-        sock.listen(self.backlog)
+        sock, unlink = _open(self, socket.SOCK_STREAM, lambda sock: sock.listen(self.backlog))
         return StreamListener(sock, self.url, unlink)
 
 
@@ -67,44 +65,56 @@ class UnixDatagram:
     @property
     def url(self) -> str:
         """``unix-dgram:///path`` or ``unix-dgram:@name``."""
-        return _url("unix-dgram", self.path)
+        return unix_url("unix-dgram", self.path)
 
     def open(self) -> DatagramListener:
         """Return the bound socket. Raises: ListenError."""
-        sock, unlink = _bind(self.url, self.path, self.mode, socket.SOCK_DGRAM)
+        sock, unlink = _open(self, socket.SOCK_DGRAM, lambda _sock: None)
         return DatagramListener(sock, self.url, self.max_packet_size, unlink)
 
 
-def _url(scheme: str, path: str) -> str:
-    return f"{scheme}:{quote(path)}" if path.startswith("@") else f"{scheme}://{quote(path)}"
+def _open(
+    recipe: UnixStream | UnixDatagram, kind: int, activate: Callable[[socket.socket], object]
+) -> tuple[socket.socket, Callable[[], None]]:
+    """Return a socket that listens at the path, and what removes the path again. Raises: ListenError."""
+    bound: list[os.stat_result] = []  # the path as it was when it was bound here
+    sock = inherit_or_open(recipe.url, kind, lambda: _bind(recipe.url, recipe.path, recipe.mode, kind, bound), activate)
+    return sock, _unlinker(recipe.path, bound)
 
 
-def _bind(url: str, path: str, mode: int | None, kind: int) -> tuple[socket.socket, Callable[[], None]]:
-    """Return the bound socket, and what removes its path again."""
+def _bind(url: str, path: str, mode: int | None, kind: int, bound: list[os.stat_result]) -> socket.socket:
+    """Return the bound socket, and note its path in `bound`. Raises: ListenError."""
     if path.startswith("@"):
-        return open_socket(url, _AF_UNIX, kind, lambda sock: sock.bind("\0" + path[1:])), lambda: None
+        return open_socket(url, _AF_UNIX, kind, lambda sock: sock.bind("\0" + path[1:]))
     limit = 107 if sys.platform == "linux" else 103  # sun_path less its terminating zero; source: unix(7)
     if len(os.fsencode(path)) > limit:
         too_long = OSError(errno.ENAMETOOLONG, f"the path has {len(os.fsencode(path))} bytes")
         raise cannot_listen(url, too_long, f"use one of at most {limit}, or an abstract name (unix:@name)")
     _remove_stale(url, path, kind)
-    absolute, owner = os.path.abspath(path), os.getpid()  # noqa: PTH100 - a handler may change the working directory
-    bound: os.stat_result
 
     def prepare(sock: socket.socket) -> None:
-        nonlocal bound
         if mode is not None and sys.platform == "linux":
             os.fchmod(sock.fileno(), mode)  # before bind: the path never exists with other permissions
         sock.bind(path)
         if mode is not None and sys.platform != "linux":
             os.chmod(path, mode)  # noqa: PTH101 - the rest of this module speaks os
 
-        bound = os.lstat(absolute)
-        if not stat.S_ISSOCK(bound.st_mode):
+        found = os.lstat(path)
+        if not stat.S_ISSOCK(found.st_mode):
             raise OSError(errno.EADDRINUSE, "somebody has put something else at the path")
+        bound.append(found)
 
-    sock = open_socket(url, _AF_UNIX, kind, prepare)
-    return sock, lambda: _unlink(absolute, bound, owner)
+    return open_socket(url, _AF_UNIX, kind, prepare)
+
+
+def _unlinker(path: str, bound: list[os.stat_result]) -> Callable[[], None]:
+    """Return what removes the path again: what was bound there, or what is there now if that was done by others."""
+    absolute, owner = os.path.abspath(path), os.getpid()  # noqa: PTH100 - a handler may change the working directory
+    try:
+        status = bound[0] if bound else os.lstat(absolute)
+    except OSError:  # an abstract name, or somebody has removed it
+        return lambda: None
+    return lambda: _unlink(absolute, status, owner)
 
 
 def _remove_stale(url: str, path: str, kind: int) -> None:
