@@ -16,7 +16,7 @@ import socket
 import threading
 import weakref
 from collections.abc import Iterable
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import attrs
 
@@ -174,21 +174,31 @@ def hand_over(filenos: Iterable[int] | None = None) -> None:
 # --- the generation before -------------------------------------------------------------------------------------------
 
 
-def report_ready() -> list[str]:
-    """Tell the generation before that this one serves, if there is one that waits; return what it passed on and nobody claimed.
+def report_ready() -> bool:
+    """Tell the generation before that this one serves; return whether there is one that was waiting for it."""
+    with _sockets.changing:
+        _sockets.read()
+        descriptor, _sockets.ready_descriptor = _sockets.ready_descriptor, None
+    if descriptor is None:
+        return False
+    try:
+        os.write(descriptor, b"\n")
+    except OSError:  # it is gone
+        return False
+    finally:
+        os.close(descriptor)
+    return True
 
-    That is closed: clients would connect to it, and never be answered.
+
+def close_unclaimed() -> list[str]:
+    """Close what the generation before has passed on and nobody claimed; return their URLs.
+
+    Clients could still connect to it, and would wait for ever.
     """
     with _sockets.changing:
         offers = _sockets.read()
-        descriptor, _sockets.ready_descriptor = _sockets.ready_descriptor, None
-        if descriptor is None:
-            return []
         unclaimed = [offer for offer in offers if offer.ours]
         for offer in unclaimed:
             offers.remove(offer)
             os.close(offer.fileno)
-    with contextlib.suppress(OSError):  # it did not wait, after all
-        os.write(descriptor, b"\n")
-    os.close(descriptor)
-    return [offer.name for offer in unclaimed]
+    return [unquote(offer.name) for offer in unclaimed]

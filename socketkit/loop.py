@@ -72,7 +72,11 @@ def aside(function: Callable[[], object]) -> None:
 
     There `threading.Thread.start` is not: the thread that the signal interrupts may be inside it, with the lock that it needs.
     """
-    _thread.start_new_thread(function, ())
+    _thread.start_new_thread(_start_thread, (function,))
+
+
+def _start_thread(function: Callable[[], object]) -> None:
+    threading.Thread(target=function, name="socketkit-aside", daemon=True).start()
 
 
 class Source(Protocol):

@@ -38,11 +38,9 @@ def compose(compositions: Mapping[str, Composition], *observers: object) -> dict
     return servers
 
 
-def run_of(server: Server) -> Run:
-    """Return the run of a server that is being served."""
-    run = server._run  # noqa: SLF001 - as above
-    assert run is not None  # noqa: S101 - the caller knows
-    return run
+def run_of(server: Server) -> Run | None:
+    """Return the run of a server; None while it is not served."""
+    return server._run  # noqa: SLF001 - as above
 
 
 def strategy(server: Server) -> str:

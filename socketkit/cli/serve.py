@@ -37,7 +37,8 @@ def serve(what: str, names: Sequence[str], listen: Sequence[str], dispatcher: st
     """Serve HANDLER, given as module:Class, or the servers of CONFIG.toml, all or those NAMEd.
 
     Modules are also found in the working directory. Once listening, a line for each listener goes to standard error. SIGINT and
-    SIGTERM stop gracefully, a second one at once. Exit codes: 0 stopped, 1 failed, 2 bad usage or configuration.
+    SIGTERM stop gracefully, a second one at once. SIGUSR2 restarts: the same command starts again and takes the sockets over, so that
+    no client is refused. Exit codes: 0 stopped, 1 failed, 2 bad usage or configuration.
     """
     import_from_here()
     given = {"listen": listen, "dispatcher": dispatcher, "lifecycle": lifecycle}
@@ -60,8 +61,18 @@ def serve(what: str, names: Sequence[str], listen: Sequence[str], dispatcher: st
             servers[0].serve_forever()  # in the main thread, where its lifecycle hears signals and forks have no company
         else:
             wakeup = opened.enter_context(closing(Wakeup()))
-            Graceful(drain=None).serve(_Together(servers, watch, wakeup))
+            _around(servers).serve(_Together(servers, watch, wakeup))
     _leave(servers)
+
+
+def _around(servers: Sequence[Server]) -> Graceful:
+    """Return the lifecycle around several servers, each of which drains by its own: a restart is what all of them agree with."""
+    lifecycles = [server.lifecycle for server in servers]
+    return Graceful(
+        drain=None,
+        restart=all(getattr(each, "restart", True) for each in lifecycles),
+        restart_timeout=max(getattr(each, "restart_timeout", 0.0) for each in lifecycles) or 60.0,
+    )
 
 
 class _Watch:
@@ -103,7 +114,7 @@ class _Together:
             for server in self._servers:
                 server.start()
             for each in self._rounds:
-                each.callback()
+                each.begin()
             while not self._over:
                 self._wakeup.wait()
 
@@ -113,7 +124,9 @@ class _Together:
 
     def hand_over(self) -> None:
         for server in self._servers:
-            run_of(server).hand_over()
+            run = run_of(server)
+            if run is not None:  # it has not ended by itself just now
+                run.hand_over()
         self._end()
 
     def stop(self, drain: float | None = None) -> None:
@@ -147,8 +160,9 @@ class _Together:
 
     def _begin(self, server: Server) -> None:
         for each in self._rounds:
-            if each.every is not None:
-                run_of(server).on_ready(partial(each.heard_of, server), each.every)
+            run = run_of(server)
+            if run is not None and each.every is not None:
+                run.on_ready(partial(each.heard_of, server), each.every)
 
     def _end(self) -> None:
         self._over = True
@@ -156,22 +170,28 @@ class _Together:
 
 
 class _Round:
-    """Calls `callback` whenever every server was heard of since it was called last. Heard of by the loops of all of them."""
+    """Calls `callback` when it begins, and then whenever every server was heard of since it was called last."""
 
     def __init__(self, callback: Callable[[], None], every: float | None, servers: Sequence[Server]) -> None:
-        self.callback = callback
         self.every = every
+        self._callback = callback
+        self._begun = False
         self._servers = servers
         self._silent = set(servers)
         self._changing = threading.Lock()
 
+    def begin(self) -> None:
+        self._callback()
+        self._begun = True
+
     def heard_of(self, server: Server) -> None:
+        """Called by the loop of the server."""
         with self._changing:
             self._silent.discard(server)
-            if self._silent:
+            if self._silent or not self._begun:
                 return
             self._silent = set(self._servers)
-        self.callback()
+        self._callback()
 
 
 def _leave(servers: Sequence[Server]) -> None:

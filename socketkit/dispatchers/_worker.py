@@ -136,10 +136,10 @@ class Worker:
             intake.retire()
 
     def _handle_signals(self) -> None:
-        """Forget the parent's handlers. Ctrl-C is for the parent to judge, SIGTERM asks this worker to leave."""
+        """Forget the parent's handlers. SIGTERM asks this worker to leave; what else it may get with its parent, that one judges."""
         for number in signal.valid_signals():
             if callable(signal.getsignal(number)):
-                signal.signal(number, signal.SIG_DFL)
+                signal.signal(number, signal.SIG_IGN if number in {signal.SIGHUP, signal.SIGUSR2} else signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, self._on_sigterm)
         signal.signal(signal.SIGIO, lambda _number, _frame: self._listen())

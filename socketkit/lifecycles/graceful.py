@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import FrameType
 
 import attrs
 
-from socketkit import notify
+from socketkit import activation, notify
+from socketkit.lifecycles._generation import Handover
 from socketkit.recipes import seconds, seconds_or_none
 from socketkit.seams import Seconds, Serving
 from socketkit.stats import DrainReport
+
+log = logging.getLogger(__name__)
 
 
 @attrs.frozen
@@ -32,56 +36,69 @@ class Graceful:
     lame_duck: Seconds = attrs.field(default=0.0, kw_only=True, validator=seconds)
     """How long the server goes on taking requests when it is told to stop; `Server.ready` is false by then, for those who ask."""
 
+    restart: bool = attrs.field(default=True, kw_only=True)
+    """On SIGUSR2 start the program anew with the sockets of this one, and stop when it serves. Only with `signals`, and if the
+    program has no handler of its own for that one."""
+    restart_timeout: Seconds = attrs.field(default=60.0, kw_only=True, validator=seconds)
+    """How long a new generation may take until it serves; after that it is ended, and this one goes on."""
+
     def serve(self, serving: Serving) -> DrainReport:
         """Run and drain; return the report. In the main thread, also hear signals and speak for the process to its service manager."""
         if threading.current_thread() is not threading.main_thread():
             return self._serve(serving, lambda: None)
-        foreground = _Foreground(serving)
-        with foreground.hearing(_STOP if self.signals else ()):
-            return self._serve(serving, foreground.stopping)
+        restart = _free(_RESTART) if self.signals and self.restart else ()
+        foreground = _Foreground(serving, Handover(serving, self.restart_timeout, self.drain) if restart else None)
+        with (
+            foreground.hearing(_STOP if self.signals else (), foreground.on_stop),
+            foreground.hearing(restart, foreground.on_restart),
+        ):
+            return self._serve(serving, foreground.end)
 
-    def _serve(self, serving: Serving, stopping: Callable[[], object]) -> DrainReport:
+    def _serve(self, serving: Serving, ending: Callable[[], object]) -> DrainReport:
         try:
             serving.run()
         finally:
-            stopping()
+            ending()
             report = serving.drain(self.drain)
         return report
 
 
 _STOP = (signal.SIGINT, signal.SIGTERM)
+_RESTART = (signal.SIGUSR2,) if hasattr(signal, "SIGUSR2") and hasattr(os, "posix_spawn") else ()
+
+
+def _free(numbers: Sequence[signal.Signals]) -> Sequence[signal.Signals]:
+    """Return those of the signals that the program does not use itself."""
+    return [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
 
 
 class _Foreground:
     """Serving in the main thread: it gets the process's signals, and its readiness is the process's."""
 
-    def __init__(self, serving: Serving) -> None:
+    def __init__(self, serving: Serving, handover: Handover | None) -> None:
         self._serving = serving
+        self._handover = handover
         self._pid = os.getpid()
         self._received = 0  # signals to stop
-        self._is_stopping = False
-        serving.on_ready(notify.ready)
+        self._was_ready = False
+        self._told = False  # the service manager, that this process stops
+        serving.on_ready(self._ready)
         limit = notify.watchdog()
         if limit is not None:
             serving.on_ready(notify.ping, limit / 2)
 
-    def stopping(self) -> None:
-        """Tell the service manager, once."""
-        if not self._is_stopping:
-            self._is_stopping = True
-            notify.stopping()
-
     @contextlib.contextmanager
-    def hearing(self, numbers: Iterable[signal.Signals]) -> Iterator[None]:
-        """Handle these signals inside the block."""
-        previous = {number: signal.signal(number, self._on_signal) for number in numbers}
+    def hearing(self, numbers: Iterable[signal.Signals], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+        """Have these signals handled inside the block."""
+        previous = {number: signal.signal(number, handler) for number in numbers}
         try:
             yield
         finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+            for number, before in previous.items():
+                signal.signal(number, before if before is not None else signal.SIG_DFL)
 
-    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+    def on_stop(self, number: int, _frame: FrameType | None) -> None:
+        """Stop, the second time at once; the third time leave."""
         if os.getpid() != self._pid:  # a child forked for one request: Ctrl-C reaches it too, but its parent decides
             if number == signal.SIGTERM:
                 os._exit(128 + number)
@@ -89,5 +106,30 @@ class _Foreground:
         self._received += 1
         if self._received > 2:  # noqa: PLR2004 - stop, force, leave
             os._exit(128 + number)
-        self.stopping()
+        self._tell_stopping()
         self._serving.stop(None if self._received == 1 else 0.0)
+
+    def on_restart(self, _number: int, _frame: FrameType | None) -> None:
+        """Hand over to a new generation."""
+        if self._handover is not None and os.getpid() == self._pid:
+            self._handover.ask()
+
+    def end(self) -> None:
+        """Take notice that no more requests are taken."""
+        if self._handover is not None:
+            self._handover.end()
+        self._tell_stopping()
+
+    def _ready(self) -> None:
+        self._was_ready = True
+        unclaimed = activation.close_unclaimed()
+        if unclaimed:
+            log.warning("nobody listens any more on %s", ", ".join(unclaimed))
+        if not activation.report_ready():  # else the generation before speaks for both, until its service manager knows this one
+            notify.ready()
+
+    def _tell_stopping(self) -> None:
+        speaks_for_service = self._was_ready and not (self._handover is not None and self._handover.done)
+        if speaks_for_service and not self._told:
+            self._told = True
+            notify.stopping()

@@ -1,0 +1,148 @@
+"""`socketkit serve` and SIGUSR2: one server or several, a new generation has all of their sockets."""
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from support import GUARD, Program, address, ask, talk
+
+SERVE = (sys.executable, "-X", "faulthandler", "-m", "socketkit", "serve")
+
+PIDS = """
+import os
+
+main = os.getpid()
+
+def pid(request, client_address, server):
+    if isinstance(request, tuple):
+        request[1].sendto(b"%d" % main, client_address)
+    else:
+        request.recv(1)
+        request.sendall(b"%d" % main)
+"""
+
+SEVERAL = """
+[servers.one]
+listen = ["tcp://127.0.0.1:0", "unix://one.sock"]
+handler = "pids:pid"
+
+[servers.two]
+listen = "tcp://127.0.0.1:0"
+handler = "pids:pid"
+dispatcher = "pool:4"
+
+[servers.three]
+listen = "udp://127.0.0.1:0"
+handler = "pids:pid"
+dispatcher = "thread"
+"""
+
+
+@pytest.fixture
+def manager(here, monkeypatch):
+    """Return the socket of the service manager that is told of everything."""
+    Path("pids.py").write_text(PIDS)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind(str(here / "notify"))
+        sock.settimeout(GUARD)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(here / "notify"))
+        yield sock
+
+
+def told(manager):
+    return manager.recv(4096).decode().splitlines()
+
+
+def restart(program, manager, pid):
+    """Restart; return the pid of the new generation once the old one has ended or only drains."""
+    os.kill(pid, signal.SIGUSR2)
+    assert told(manager)[0] == "RELOADING=1"
+    ready, main = told(manager)
+    assert ready == "READY=1", (ready, main, program.output)
+    return int(main.removeprefix("MAINPID="))
+
+
+def ended(pid):
+    """Wait for the end of a process that is not our child, if it is not over."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        import select
+
+        assert select.select([descriptor], [], [], GUARD)[0]
+    finally:
+        os.close(descriptor)
+
+
+def test_several_servers_are_restarted_together(here, manager):
+    Path("several.toml").write_text(SEVERAL)
+    with Program(*SERVE, "several.toml") as program:
+        urls = sorted(program.serving(4))
+        first, second, udp, _unix = map(address, urls)
+        assert told(manager) == ["READY=1"]
+        pid = program.process.pid
+        for generation in range(2, 5):
+            before, pid = pid, restart(program, manager, pid)
+            ended(before)
+            assert sorted(program.serving(4 * generation)[-4:]) == urls
+            for _ in range(5):
+                assert [int(talk(first, b"x")), int(talk(second, b"x")), int(ask(udp, b"x")), int(talk("one.sock", b"x"))] == [pid] * 4
+        os.kill(pid, signal.SIGTERM)
+        ended(pid)
+        assert told(manager) == ["STOPPING=1"]
+    assert not Path("one.sock").exists()
+
+
+def test_several_servers_ping_the_watchdog_as_one(here, manager, monkeypatch):
+    monkeypatch.setenv("WATCHDOG_USEC", "200000")
+    Path("several.toml").write_text(
+        SEVERAL + '[servers.frail]\nlisten = "tcp://127.0.0.1:0"\nhandler = "handlers:never"\ndispatcher = "sync"\n'
+    )
+    with Program(*SERVE, "several.toml") as program:
+        urls = program.serving(5)
+        program.line(r"\(sync, graceful\)")
+        [frail] = [address(match[1]) for match in program.line(r"^serving (\S+) \(sync")]
+        assert len(urls) == 5
+        assert told(manager) == ["READY=1"]
+        for _ in range(5):
+            assert told(manager) == ["WATCHDOG=1"]
+        with socket.create_connection(frail, GUARD):
+            program.line("begun")  # and its only thread never comes back
+            manager.settimeout(1.0)
+            with contextlib.suppress(TimeoutError):
+                for _ in range(10):  # in 2 s at least, if they went on
+                    assert told(manager) == ["WATCHDOG=1"]
+                pytest.fail("it is still pinged")
+            program.process.kill()
+
+
+def test_a_handler_on_the_command_line_is_restarted(here, manager):
+    with Program(*SERVE, "pids:pid", "--listen", "tcp://127.0.0.1:0") as program:
+        [url] = program.serving()
+        assert told(manager) == ["READY=1"]
+        pid = restart(program, manager, program.process.pid)
+        assert program.process.wait(GUARD) == 0
+        assert int(talk(address(url), b"x")) == pid
+        assert program.serving(2) == [url, url]
+
+
+def test_a_file_that_has_become_bad_meanwhile_changes_nothing(here, manager):
+    Path("several.toml").write_text(SEVERAL)
+    with Program(*SERVE, "several.toml") as program:
+        first = next(address(url) for url in program.serving(4) if url.startswith("tcp"))
+        assert told(manager) == ["READY=1"]
+        Path("several.toml").write_text(SEVERAL.replace("pool:4", "pol:4"))
+        program.process.send_signal(signal.SIGUSR2)
+        assert told(manager)[0] == "RELOADING=1"
+        assert told(manager) == ["READY=1", "STATUS=restart failed: the new one ended with exit code 2"]
+        program.line("Error: servers.two.dispatcher: .*did you mean 'pool'")
+        program.line("restart failed, and this process goes on serving: the new one ended with exit code 2")
+        assert int(talk(first, b"x")) == program.process.pid
+        assert program.stop() == 0

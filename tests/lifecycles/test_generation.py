@@ -1,0 +1,439 @@
+"""Restart on SIGUSR2: no request is lost, a bad generation changes nothing, and the service manager knows who serves."""
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from support import GUARD, Program, address, ask, talk
+
+PROGRAM = """
+import os, signal, sys, time
+from http.server import BaseHTTPRequestHandler
+from socketkit import Graceful, Server
+
+trouble = os.path.exists("trouble") and open("trouble").read()
+exec(trouble or "")
+
+def count():
+    os.write(counter, b".")  # in one piece, at the end of the file, whichever generation does it
+
+class Http(BaseHTTPRequestHandler):
+    def do_GET(self):
+        count()
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"ok")
+
+    def log_message(self, *arguments):
+        pass
+
+def pong(request, client_address, server):
+    if request.recv(100).startswith(b"*1"):  # what redis-benchmark asks for PING
+        count()
+        request.sendall(b"+PONG\\r\\n")
+    else:
+        request.sendall(b"-ERR there is none\\r\\n")
+
+def pid(request, client_address, server):
+    if isinstance(request, tuple):
+        request[1].sendto(b"%d" % os.getppid() if os.getpid() != main else b"%d" % main, client_address)
+    else:
+        request.recv(1)
+        request.sendall(b"%d" % os.getppid() if os.getpid() != main else b"%d" % main)
+
+def wait(request, client_address, server):
+    request.sendall(b"%d" % main)
+    request.sendall(request.recv(10).upper())
+
+main = os.getpid()
+counter = os.open("count", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+handler, dispatcher, options, *urls = sys.argv[1:]
+server = Server(urls, globals()[handler], dispatcher=dispatcher, lifecycle=eval(f"Graceful({options})"))
+print("begins", os.getpid(), flush=True)
+with server:
+    print("listens", *server.urls, flush=True)
+    server.serve_forever()
+print("ends", os.getpid(), server.stop(), flush=True)
+"""
+
+
+class Service(Program):
+    """The program above, and the service manager it speaks to."""
+
+    def __init__(self, folder, handler, *urls, dispatcher="adaptive", options="", watchdog=None):
+        (folder / "program.py").write_text(PROGRAM)
+        self.folder = folder
+        self.manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.manager.bind(str(folder / "notify"))
+        self.manager.settimeout(GUARD)
+        environment = {**os.environ, "NOTIFY_SOCKET": str(folder / "notify")}
+        if watchdog:
+            environment["WATCHDOG_USEC"] = watchdog
+        command = ("-u", "-X", "faulthandler", "program.py", handler, dispatcher, options, *urls)
+        super().__init__(sys.executable, *command, cwd=folder, env=environment)
+
+    def __enter__(self):
+        super().__enter__()
+        try:
+            self.pid = self.process.pid
+            assert self.told() == ["READY=1"]
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *error):
+        super().__exit__(*error)
+        self.manager.close()
+
+    @property
+    def place(self):
+        return self.places[0]
+
+    @property
+    def places(self):
+        return [address(url) for url in self.line(r"^listens (.*)")[0][1].split()]
+
+    def told(self):
+        """Return the lines of the next message to the manager."""
+        return self.manager.recv(4096).decode().splitlines()
+
+    def signal(self, number=signal.SIGUSR2):
+        os.kill(self.pid, number)
+
+    def restart(self):
+        """Restart it, and return when the new generation serves."""
+        self.signal()
+        assert self.told()[0] == "RELOADING=1"
+        ready, main = self.told()
+        assert ready == "READY=1"
+        before, self.pid = self.pid, int(main.removeprefix("MAINPID="))
+        assert self.pid != before
+        while listens(before):
+            time.sleep(0.001)
+
+    def fail(self):
+        """Ask for a restart that is to fail; return why it did, as the log and the manager are told."""
+        self.signal()
+        assert self.told()[0] == "RELOADING=1"
+        ready, status = self.told()
+        assert ready == "READY=1"
+        [logged] = self.line(r"restart failed, and this process goes on serving: (.*)")
+        assert status == f"STATUS=restart failed: {logged[1]}"
+        return logged[1]
+
+    def counted(self):
+        return (self.folder / "count").stat().st_size
+
+
+# --- nothing is lost ----------------------------------------------------------------------------------------------------
+
+DISPATCHERS = ["sync", "thread", "fork", "pool:4", "adaptive", "asyncio", "executor", "prefork:2"]
+
+
+@pytest.mark.parametrize("dispatcher", DISPATCHERS)
+def test_a_new_generation_takes_over_every_socket(dispatcher, tmp_path):
+    urls = ["tcp://127.0.0.1:0", "udp://127.0.0.1:0", "unix://s", "unix-dgram://d", "tcp://127.0.0.1:0?backlog=7"]
+    with Service(tmp_path, "pid", *urls, dispatcher=dispatcher) as service:
+        first = service.places
+        for _ in range(3):
+            before = service.pid
+            service.restart()
+            service.line(rf"^ends {before} 0 finished, 0 forced, 0 stuck")
+            *_, last = service.line(r"^listens (.*)", service.output.count("listens"))
+            assert [address(url) for url in last[1].split()] == first
+            assert int(talk(first[0], b"x")) == service.pid
+            assert int(ask(first[1], b"x")) == service.pid
+            assert int(talk(str(tmp_path / "s"), b"x")) == service.pid
+            assert int(talk(first[4], b"x")) == service.pid
+            assert (tmp_path / "d").is_socket()
+        service.signal(signal.SIGTERM)
+        service.line(rf"^ends {service.pid} ")
+    assert not (tmp_path / "s").exists()  # the last generation is heir to what the first has bound
+    assert not (tmp_path / "d").exists()
+
+
+def test_what_runs_is_finished_by_the_generation_that_took_it(tmp_path):
+    with Service(tmp_path, "wait", "tcp://127.0.0.1:0") as service:
+        first = service.pid
+        with socket.create_connection(service.place, GUARD) as early:
+            assert int(early.recv(10)) == first
+            service.restart()
+            with socket.create_connection(service.place, GUARD) as late:
+                assert int(late.recv(10)) == service.pid
+                early.sendall(b"early")
+                assert early.recv(10) == b"EARLY"
+                late.sendall(b"late")
+                assert late.recv(10) == b"LATE"
+        service.line(rf"^ends {first} 1 finished, 0 forced, 0 stuck")
+
+
+def test_what_does_not_end_is_forced_at_the_deadline(tmp_path):
+    with Service(tmp_path, "wait", "tcp://127.0.0.1:0", options="drain=0.2") as service:
+        first = service.pid
+        with socket.create_connection(service.place, GUARD) as client:
+            assert int(client.recv(10)) == first
+            service.restart()
+            assert client.recv(10) == b""
+        service.line(rf"^ends {first} 0 finished, 1 forced, 0 stuck")
+
+
+def test_a_generation_whose_every_worker_is_busy_is_replaced_too(tmp_path):
+    with Service(tmp_path, "wait", "tcp://127.0.0.1:0", dispatcher="pool:1", options="drain=0.2") as service:
+        first = service.pid
+        with socket.create_connection(service.place, GUARD) as stuck:
+            assert int(stuck.recv(10)) == first
+            with socket.create_connection(service.place, GUARD) as waits:  # in the kernel's queue, where nobody takes it
+                service.restart()
+                assert int(waits.recv(10)) == service.pid
+                assert stuck.recv(10) == b""
+                service.line(rf"^ends {first} ")
+
+
+def test_a_connection_that_was_accepted_and_has_said_nothing_yet_is_not_lost(tmp_path):
+    with Service(tmp_path, "pid", "tcp://127.0.0.1:0", dispatcher="adaptive:defer=20s") as service:
+        first = service.pid
+        with socket.create_connection(service.place, GUARD) as client:
+            accepted(service.pid, client)
+            service.restart()
+            client.sendall(b"x")
+            assert int(client.recv(10)) == first
+        service.line(rf"^ends {first} 1 finished")
+
+
+def holds(pid, wanted):
+    """Return whether the process has a TCP socket of which the fields of its row in /proc/net/tcp are as wanted. Source: proc(5)."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    held = set(descriptors(pid))
+    return any(f"socket:[{row[9]}]" in held for row in rows if wanted(row))
+
+
+def descriptors(pid):
+    """Return what the process has open; nothing if it has ended."""
+    found = []
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed just now
+                found.append(os.readlink(link))
+    return found
+
+
+def listens(pid):
+    return holds(pid, lambda row: row[3] == "0A")
+
+
+def accepted(pid, client):
+    """Wait until the process has the other end of the connection."""
+    port = client.getsockname()[1]
+    while not holds(pid, lambda row: row[2].endswith(f":{port:04X}")):
+        time.sleep(0.001)
+
+
+def test_every_kind_of_client_is_answered_in_ten_restarts(tmp_path):
+    with Service(tmp_path, "pid", "tcp://127.0.0.1:0", "udp://127.0.0.1:0", "unix://s") as service:
+        tcp, udp, _ = service.places
+        over, answers = threading.Event(), {}
+
+        def client(name, ask_once):
+            answers[name] = []
+            try:
+                while not over.is_set():
+                    answers[name].append(int(ask_once()))
+            except (OSError, ValueError) as error:
+                answers[name].append(repr(error))
+
+        asked = {"tcp": lambda: talk(tcp, b"x"), "udp": lambda: ask(udp, b"x"), "unix": lambda: talk(str(tmp_path / "s"), b"x")}
+        threads = [threading.Thread(target=client, args=item) for item in asked.items()]
+        for thread in threads:
+            thread.start()
+        pids = [service.pid]
+        for _ in range(10):
+            service.restart()
+            pids.append(service.pid)
+        over.set()
+        for thread in threads:
+            thread.join()
+        for name, found in answers.items():
+            assert set(found) <= set(pids), (name, [each for each in found if each not in pids])
+            assert len(set(found)) >= 5, (name, found)  # it asked all the time
+
+
+@pytest.mark.clients
+@pytest.mark.parametrize("dispatcher", ["thread", "fork", "pool:8", "adaptive", "asyncio", "prefork:2"])
+def test_redis_benchmark_loses_no_connection_in_ten_restarts(dispatcher, tmp_path):
+    if shutil.which("redis-benchmark") is None:
+        pytest.skip("redis-benchmark is not installed")
+    with Service(tmp_path, "pong", "tcp://127.0.0.1:0", dispatcher=dispatcher) as service:
+        total, restarts, done = 0, 0, 0
+        while restarts < 10:
+            count = 2000 if dispatcher in {"fork", "thread"} else 6000
+            command = ["redis-benchmark", "-p", str(service.place[1]), "-t", "ping_mbulk", "-n", str(count), "-c", "20", "-k", "0", "--csv"]
+            client = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            before = service.counted()
+            while client.poll() is None and restarts < 10:
+                while service.counted() < before + 100 and client.poll() is None:
+                    time.sleep(0.001)  # so that each restart meets requests under way
+                if client.poll() is None:
+                    service.restart()
+                    restarts, before = restarts + 1, service.counted()
+            output, errors = client.communicate(timeout=GUARD)
+            assert client.returncode == 0, (output, errors)
+            assert "Error" not in errors, errors
+            total, done = total + count, done + 1
+        assert service.counted() == total, (service.counted(), total, done)
+
+
+@pytest.mark.clients
+def test_wrk_gets_an_answer_to_every_request_in_ten_restarts(tmp_path):
+    if shutil.which("wrk") is None:
+        pytest.skip("wrk is not installed")
+    with Service(tmp_path, "Http", "tcp://127.0.0.1:0") as service:
+        host, port = service.place
+        command = ["wrk", "-t", "1", "-c", "16", "-d", "10s", f"http://{host}:{port}/"]
+        client = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        for _ in range(10):
+            before = service.counted()
+            while service.counted() < before + 200:
+                time.sleep(0.001)
+            service.restart()
+        while client.poll() is None:
+            time.sleep(0.05)
+        said = client.communicate()[0]
+        assert client.returncode == 0
+        assert "Socket errors" not in said, said
+        assert "Non-2xx" not in said, said
+        answered = int(re.search(r"(\d+) requests in", said)[1])
+        assert answered > 2000
+        assert 0 <= service.counted() - answered <= 16, (service.counted(), answered)  # those that wrk did not wait for at its end
+
+
+# --- bad generations ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("trouble", "why"),
+    [
+        ("sys.exit(3)", "the new one ended with exit code 3"),
+        ("raise RuntimeError('boom')", "the new one ended with exit code 1"),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "the new one ended with SIGSEGV"),
+        ("while True: time.sleep(100)", "the new one was not ready within 0.5 s"),
+        ("signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(100)", "the new one was not ready within 0.5 s"),
+        ("os.close(int(os.environ['SOCKETKIT_READY_FD'])); time.sleep(100)", "the new one closed SOCKETKIT_READY_FD without a word"),
+        ("sys.argv[4:] = ['tcp://192.0.2.1:1']", "the new one ended with exit code 1"),
+    ],
+)
+def test_a_generation_that_does_not_come_to_serve_changes_nothing(trouble, why, tmp_path):
+    with Service(tmp_path, "pid", "tcp://127.0.0.1:0", "unix://s", options="restart_timeout=0.5") as service:
+        (tmp_path / "trouble").write_text(
+            f"if 'SOCKETKIT_READY_FD' in os.environ:\n    print('troubled', os.getpid(), flush=True)\n    {trouble}"
+        )
+        assert service.fail() == why
+        [told] = service.line(r"^troubled (\d+)")
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(told[1]), 0)
+        assert int(talk(service.place, b"x")) == service.pid
+        assert int(talk(str(tmp_path / "s"), b"x")) == service.pid
+        (tmp_path / "trouble").unlink()
+        service.restart()  # and the next one is none the worse for it
+        assert int(talk(service.place, b"x")) == service.pid
+        assert int(talk(str(tmp_path / "s"), b"x")) == service.pid
+
+
+def test_workers_that_cannot_boot_are_no_generation(tmp_path):
+    with Service(tmp_path, "pid", "tcp://127.0.0.1:0", dispatcher="prefork:2", options="restart_timeout=1") as service:
+        (tmp_path / "trouble").write_text("os.register_at_fork(after_in_child=lambda: os._exit(7))")
+        assert service.fail() in {"the new one was not ready within 1 s", "the new one ended with exit code 1"}  # whichever comes first
+        assert int(talk(service.place, b"x")) == service.pid
+
+
+def test_a_second_signal_while_a_restart_is_under_way_is_ignored(tmp_path):
+    with Service(tmp_path, "pid", "tcp://127.0.0.1:0") as service:
+        os.mkfifo(tmp_path / "gate")
+        (tmp_path / "trouble").write_text("print('waits', flush=True); open('gate').read()")
+        service.signal()
+        service.line("^waits")
+        service.signal()
+        service.line("restart ignored: one is under way")
+        (tmp_path / "gate").write_text("go")
+        assert service.told()[0] == "RELOADING=1"
+        assert service.told()[0] == "READY=1"
+        assert service.output.count("begins") == 2
+
+
+def test_a_process_that_is_stopped_meanwhile_takes_the_new_one_with_it(tmp_path):
+    with Service(tmp_path, "pid", "tcp://127.0.0.1:0") as service:
+        (tmp_path / "trouble").write_text("print('waits', os.getpid(), flush=True); time.sleep(1000)")
+        service.signal()
+        [told] = service.line(r"^waits (\d+)")
+        service.signal(signal.SIGTERM)
+        assert service.process.wait(GUARD) == 0
+        service.line("restart failed, .*: this process was told to stop meanwhile")
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(told[1]), 0)
+
+
+def test_a_restart_can_be_switched_off(tmp_path):
+    with Service(tmp_path, "pid", "tcp://127.0.0.1:0", options="restart=False") as service:
+        service.signal()
+        assert service.process.wait(GUARD) == -signal.SIGUSR2
+
+
+def test_a_program_with_a_handler_of_its_own_keeps_it(tmp_path):
+    (tmp_path / "trouble").write_text("signal.signal(signal.SIGUSR2, lambda number, frame: print('mine', flush=True))")
+    with Service(tmp_path, "pid", "tcp://127.0.0.1:0") as service:
+        service.signal()
+        service.line("^mine")
+        assert int(talk(service.place, b"x")) == service.pid
+
+
+# --- what it inherits ---------------------------------------------------------------------------------------------------
+
+
+def test_a_socket_that_the_new_generation_does_not_want_is_closed(tmp_path):
+    with Service(tmp_path, "pid", "tcp://127.0.0.1:0", "tcp://127.0.0.1:0?backlog=7") as service:
+        first, second = service.places
+        (tmp_path / "trouble").write_text("sys.argv.pop()")
+        before = service.pid
+        service.restart()
+        service.line(rf"^ends {before}")
+        service.line("nobody listens any more on tcp://127.0.0.1:0")
+        assert int(talk(first, b"x")) == service.pid
+        with pytest.raises(ConnectionRefusedError):
+            talk(second, b"x")
+
+
+def test_the_new_generation_cleans_its_environment(tmp_path):
+    (tmp_path / "trouble").write_text(
+        "import atexit; atexit.register(lambda: print('left', *[key for key in os.environ if 'LISTEN' in key or 'READY_FD' in key], '.'))"
+    )
+    with Service(tmp_path, "pid", "tcp://127.0.0.1:0") as service:
+        for generation in range(3):
+            before = service.pid
+            service.restart()
+            assert service.line("^left (.*)", generation + 1)[-1][1] == "."
+            assert not Path(f"/proc/{before}").exists() or service.line(rf"^ends {before}")
+            pipes = [target for target in descriptors(service.pid) if target.startswith("pipe:")]
+            assert len(set(pipes)) == 1, pipes  # its standard output
+
+
+def test_the_watchdog_hears_from_the_new_generation(tmp_path):
+    with Service(tmp_path, "pid", "tcp://127.0.0.1:0", watchdog="200000") as service:
+        first = service.pid
+        service.signal()
+        service.line(rf"^ends {first}")
+        while service.told() != ["WATCHDOG=1"]:  # all that came before
+            pass
+        for _ in range(20):
+            service.told()
+        assert int(talk(service.place, b"x")) != first
