@@ -11,11 +11,12 @@ What the environment says is read once and then taken out of it, so that no chil
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import socket
 import threading
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from urllib.parse import quote, unquote
 
 import attrs
@@ -37,6 +38,8 @@ class Offer:
     """Whether a server of ours has bound it, and not the service manager: then its path is ours to remove."""
     index: int = 0
     """Which one it was, of all those of its name."""
+    origin: socket.socket | None = None
+    """The socket of another server of this process that it is a copy of."""
 
 
 @attrs.define(eq=False)
@@ -45,6 +48,9 @@ class _Place:
 
     url: str
     ours: bool
+    origin: socket.socket | None = None
+    order: int = attrs.field(factory=itertools.count().__next__)
+    """Which came first, of those with the same URL: only that tells one port 0 from another."""
 
 
 class _Sockets:
@@ -129,15 +135,15 @@ def claim_descriptor(url: str, fileno: int) -> socket.socket | None:
 
 
 def _take(url: str, offer: Offer) -> socket.socket:
-    sock = _adopt(url, offer.fileno, ours=offer.ours)
+    sock = _adopt(url, offer.fileno, ours=offer.ours, origin=offer.origin)
     _sockets.read().remove(offer)
     return sock
 
 
-def _adopt(url: str, fileno: int, *, ours: bool) -> socket.socket:
+def _adopt(url: str, fileno: int, *, ours: bool, origin: socket.socket | None = None) -> socket.socket:
     sock = socket.socket(fileno=fileno)
     sock.set_inheritable(False)
-    _sockets.places[sock] = _Place(url, ours)
+    _sockets.places[sock] = _Place(url, ours, origin)
     return sock
 
 
@@ -159,16 +165,45 @@ def leaves_its_path(sock: socket.socket) -> bool:
 def estate() -> list[tuple[str, int]]:
     """Return all that a next generation gets: names and descriptors of what this process listens on, and of what it never claimed."""
     with _sockets.changing:
-        places = [(encode(place.url), sock.fileno()) for sock, place in _sockets.places.items()]
-        return [(name, fileno) for name, fileno in places if fileno != -1] + [(offer.name, offer.fileno) for offer in _sockets.read()]
+        places = sorted(_sockets.places.items(), key=lambda item: item[1].order)
+        listening = [(encode(place.url), sock.fileno()) for sock, place in places if sock.fileno() != -1]
+        return listening + [(offer.name, offer.fileno) for offer in _sockets.read()]
 
 
-def hand_over(filenos: Iterable[int] | None = None) -> None:
-    """Take notice that others listen on these sockets from now on; None: on all that there are."""
+def hand_over() -> None:
+    """Take notice that another process listens on all of it from now on."""
     with _sockets.changing:
-        for sock, place in _sockets.places.items():
-            if filenos is None or sock.fileno() in filenos:
-                place.ours = False
+        for place in _sockets.places.values():
+            place.ours = False
+
+
+@contextlib.contextmanager
+def offering(sockets: Iterable[socket.socket]) -> Iterator[None]:
+    """Pass these sockets on within the process: whoever opens one of their URLs inside the block gets a copy of the socket.
+
+    If the block ends well, what a socket leaves behind is to be removed by whoever has taken the copy; else by whoever had it before.
+    """
+    offers = []
+    with _sockets.changing:
+        for sock in sockets:
+            place = _sockets.places.get(sock)
+            if place is not None:
+                offers.append(Offer(encode(place.url), sock.dup().detach(), ours=False, origin=sock))
+        _sockets.read().extend(offers)
+    try:
+        yield
+        with _sockets.changing:
+            for place in _sockets.places.values():
+                if place.origin is not None:
+                    before = _sockets.places[place.origin]
+                    place.ours, place.order, place.origin = before.ours, before.order, None
+                    before.ours = False
+    finally:
+        with _sockets.changing:
+            for offer in offers:
+                if offer in _sockets.read():
+                    _sockets.read().remove(offer)
+                    os.close(offer.fileno)
 
 
 # --- the generation before -------------------------------------------------------------------------------------------

@@ -3,17 +3,38 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import click
 
 from socketkit.catalog import Catalog
 from socketkit.options import Faults
 from socketkit.server import Server
+from socketkit.stats import DrainReport
 
 if TYPE_CHECKING:
     from socketkit.config import Composition
     from socketkit.serving import Run
+
+
+class Watch:
+    """Observes the servers: says where each listens, calls `on_start` before its loop runs and `on_end` when it has ended."""
+
+    def __init__(self) -> None:
+        self.on_start: Callable[[Server], object] = lambda _server: None
+        self.on_end: Callable[[Server], object] = lambda _server: None
+
+    def server_started(self, server: Server) -> None:
+        """Called within the lifecycle, so that whoever reads the line may send a signal at once."""
+        self.on_start(server)
+        for url in server.urls:
+            click.echo(f"serving {url} {strategy(server)}", err=True)
+
+    def server_stopped(self, server: Server, _report: DrainReport | None) -> None:
+        """Called also for one that failed."""
+        self.on_end(server)
 
 
 def import_from_here() -> None:

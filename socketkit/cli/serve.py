@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
 import sys
-import threading
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from socketkit import config
-from socketkit.cli._servers import compose, import_from_here, run_of, strategy
+from socketkit import config, notify
+from socketkit.cli._servers import Watch, compose, import_from_here
+from socketkit.cli._together import Together, tell_failure
+from socketkit.errors import ConfigError
 from socketkit.lifecycles.graceful import Graceful
-from socketkit.loop import Wakeup
+from socketkit.loop import Wakeup, aside
 from socketkit.serving import State
-from socketkit.stats import DrainReport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from types import FrameType
 
+    from socketkit.config import Composition
     from socketkit.server import Server
+
+log = logging.getLogger(__name__)
 
 
 @click.command(
@@ -38,34 +44,45 @@ def serve(what: str, names: Sequence[str], listen: Sequence[str], dispatcher: st
 
     Modules are also found in the working directory. Once listening, a line for each listener goes to standard error. SIGINT and
     SIGTERM stop gracefully, a second one at once. SIGUSR2 restarts: the same command starts again and takes the sockets over, so that
-    no client is refused. Exit codes: 0 stopped, 1 failed, 2 bad usage or configuration.
+    no client is refused. SIGHUP reads CONFIG.toml again, and changes nothing unless it is good. Exit codes: 0 stopped, 1 failed, 2 bad usage or configuration.
     """
     import_from_here()
     given = {"listen": listen, "dispatcher": dispatcher, "lifecycle": lifecycle}
+    read = None  # what a reload reads again
     if what.endswith(".toml"):
         for option in (option for option, value in given.items() if value):
             raise click.UsageError(f"--{option} is for a HANDLER; {what} says itself how its servers are made.")
-        compositions = {f"servers.{name}": parts for name, parts in config.read(what, *names).items()}
+        read = partial(_read, what, *names)
+        compositions = read()
     else:
         if names:
             raise click.UsageError(f"{names[0]!r} is one argument too many: a HANDLER has no NAMEs. Give places with --listen URL.")
         if not listen:
             raise click.UsageError("A HANDLER needs a place to listen on, as in --listen tcp://127.0.0.1:9999.")
         compositions = {"": config.composition({"handler": what, **{option: value for option, value in given.items() if value}})}
-    watch = _Watch()
-    servers = list(compose(compositions, watch).values())
+    watch = Watch()
+    servers = compose(compositions, watch)
     with ExitStack() as opened:
-        for server in servers:
+        for server in servers.values():
             opened.enter_context(server)  # all are bound before the first one serves
         if len(servers) == 1:
-            servers[0].serve_forever()  # in the main thread, where its lifecycle hears signals and forks have no company
+            opened.enter_context(_on_hangup(partial(aside, partial(_reload, read, compositions))))
+            ever = list(servers.values())
+            ever[0].serve_forever()  # in the main thread, where its lifecycle hears signals and forks have no company
         else:
             wakeup = opened.enter_context(closing(Wakeup()))
-            _around(servers).serve(_Together(servers, watch, wakeup))
-    _leave(servers)
+            together = Together(compositions, servers, read or dict, watch, wakeup)
+            opened.enter_context(_on_hangup(together.reload))
+            _around(servers.values()).serve(together)
+            ever = together.ever
+    _leave(ever)
 
 
-def _around(servers: Sequence[Server]) -> Graceful:
+def _read(path: str, *names: str) -> dict[str, Composition]:
+    return {f"servers.{name}": parts for name, parts in config.read(path, *names).items()}
+
+
+def _around(servers: Iterable[Server]) -> Graceful:
     """Return the lifecycle around several servers, each of which drains by its own: a restart is what all of them agree with."""
     lifecycles = [server.lifecycle for server in servers]
     return Graceful(
@@ -75,123 +92,44 @@ def _around(servers: Sequence[Server]) -> Graceful:
     )
 
 
-class _Watch:
-    """Observes the servers: says where each listens, calls `on_start` before its loop runs and `on_end` when it has ended."""
+@contextmanager
+def _on_hangup(reload: Callable[[], object]) -> Iterator[None]:
+    """Call `reload` on SIGHUP, inside the block and in this process only; unless SIGHUP is ignored, as nohup(1) does."""
+    number, process = getattr(signal, "SIGHUP", None), os.getpid()
+    if number is None or signal.getsignal(number) is not signal.SIG_DFL:
+        yield
+        return
 
-    def __init__(self) -> None:
-        self.on_start: Callable[[Server], object] = lambda _server: None
-        self.on_end: Callable[[], object] = lambda: None
+    def on_hangup(_number: int, _frame: FrameType | None) -> None:
+        if os.getpid() == process:
+            reload()
 
-    def server_started(self, server: Server) -> None:
-        """Called within the lifecycle, so that whoever reads the line may send a signal at once."""
-        self.on_start(server)
-        for url in server.urls:
-            click.echo(f"serving {url} {strategy(server)}", err=True)
-
-    def server_stopped(self, _server: Server, _report: DrainReport | None) -> None:
-        """Called also for one that failed."""
-        self.on_end()
-
-
-class _Together:
-    """Several servers as the one that a lifecycle serves.
-
-    Only the main thread gets signals and only one server can have it, so here none has: each serves in a thread of its own, under its
-    own lifecycle, and the main thread holds a `Graceful` around them all, whose signals thereby mean the same as for a single server.
-    It waits on a descriptor and on nothing else, because a signal does not always interrupt a wait for a lock.
-    When one of them ends, for whatever reason, the others are stopped too: part of a service is no service.
-    """
-
-    def __init__(self, servers: Sequence[Server], watch: _Watch, wakeup: Wakeup) -> None:
-        self._servers = servers
-        self._wakeup = wakeup
-        self._over = False
-        self._rounds: list[_Round] = []
-        watch.on_start, watch.on_end = self._begin, self._end
-
-    def run(self) -> None:
-        with self._wakeup.woken_by_signals():
-            for server in self._servers:
-                server.start()
-            for each in self._rounds:
-                each.begin()
-            while not self._over:
-                self._wakeup.wait()
-
-    def on_ready(self, callback: Callable[[], None], every: float | None = None) -> None:
-        """Have it called when all are ready, and then each time that all of them have shown that they still take requests."""
-        self._rounds.append(_Round(callback, every, self._servers))
-
-    def hand_over(self) -> None:
-        for server in self._servers:
-            run = run_of(server)
-            if run is not None:  # it has not ended by itself just now
-                run.hand_over()
-        self._end()
-
-    def stop(self, drain: float | None = None) -> None:
-        for server in self._servers:
-            server.stop(drain, wait=False)
-        self._end()
-
-    def drain(self, _seconds: float | None, *, queue: bool = True) -> DrainReport:  # noqa: ARG002 - as the lifecycle of each says
-        """Drain each for as long as its own lifecycle says."""
-        self.stop()
-        reports: list[DrainReport] = []
-        with self._wakeup.woken_by_signals():
-            threads = [threading.Thread(target=self._stop_one, args=(server, reports), daemon=True) for server in self._servers]
-            for thread in threads:
-                thread.start()
-            while len(reports) < len(threads):
-                self._wakeup.wait()
-        return DrainReport(
-            sum(report.finished for report in reports),
-            sum(report.forced for report in reports),
-            tuple(stuck for report in reports for stuck in report.stuck),
-        )
-
-    def _stop_one(self, server: Server, reports: list[DrainReport]) -> None:
-        report = DrainReport()
-        try:
-            report = server.stop() or report
-        finally:
-            reports.append(report)
-            self._wakeup.wake()
-
-    def _begin(self, server: Server) -> None:
-        for each in self._rounds:
-            run = run_of(server)
-            if run is not None and each.every is not None:
-                run.on_ready(partial(each.heard_of, server), each.every)
-
-    def _end(self) -> None:
-        self._over = True
-        self._wakeup.wake()
+    signal.signal(number, on_hangup)
+    try:
+        yield
+    finally:
+        signal.signal(number, signal.SIG_DFL)
 
 
-class _Round:
-    """Calls `callback` when it begins, and then whenever every server was heard of since it was called last."""
-
-    def __init__(self, callback: Callable[[], None], every: float | None, servers: Sequence[Server]) -> None:
-        self.every = every
-        self._callback = callback
-        self._begun = False
-        self._servers = servers
-        self._silent = set(servers)
-        self._changing = threading.Lock()
-
-    def begin(self) -> None:
-        self._callback()
-        self._begun = True
-
-    def heard_of(self, server: Server) -> None:
-        """Called by the loop of the server."""
-        with self._changing:
-            self._silent.discard(server)
-            if self._silent or not self._begun:
-                return
-            self._silent = set(self._servers)
-        self._callback()
+def _reload(read: Callable[[], Mapping[str, Composition]] | None, compositions: Mapping[str, Composition]) -> None:
+    """Have a single server's file served as it is now, if it is good: by a new generation, which forks from its main thread as well."""
+    if read is None:
+        log.warning("SIGHUP ignored: a HANDLER on the command line leaves nothing to reload; SIGUSR2 restarts")
+        return
+    notify.reloading()
+    try:
+        found = read()
+        compose(found)
+        if found != compositions and not callable(signal.getsignal(signal.SIGUSR2)):
+            raise ConfigError.of("it has changed, and its server can only be restarted, which its lifecycle does not do")  # noqa: TRY301
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with it, what is served goes on
+        tell_failure(error)
+        return
+    if found == compositions:
+        log.warning("reloaded, and nothing has changed")
+        notify.ready()
+    else:
+        os.kill(os.getpid(), signal.SIGUSR2)
 
 
 def _leave(servers: Sequence[Server]) -> None:

@@ -1,0 +1,232 @@
+"""Several servers in one process, served as one."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING
+
+from socketkit import activation, notify
+from socketkit.cli._servers import Watch, compose, run_of
+from socketkit.serving import State
+from socketkit.stats import DrainReport
+
+if TYPE_CHECKING:
+    from socketkit.config import Composition
+    from socketkit.loop import Wakeup
+    from socketkit.seams import Listener
+    from socketkit.server import Server
+
+log = logging.getLogger("socketkit.cli.serve")
+
+
+class Together:
+    """The servers of a configuration, by key, as the one that a lifecycle serves: see `socketkit.seams.Serving`.
+
+    Only the main thread gets signals and only one server can have it, so here none has: each serves in a thread of its own, under its
+    own lifecycle, and the main thread holds a `Graceful` around them all, whose signals thereby mean the same as for a single server.
+    It waits on a descriptor and on nothing else, because a signal does not always interrupt a wait for a lock.
+    When one of them ends, for whatever reason, the others are stopped too: part of a service is no service.
+
+    read: what `reload` reads the configuration with, for the main thread to do.
+    """
+
+    def __init__(
+        self,
+        compositions: Mapping[str, Composition],
+        servers: Mapping[str, Server],
+        read: Callable[[], Mapping[str, Composition]],
+        watch: Watch,
+        wakeup: Wakeup,
+    ) -> None:
+        self._compositions = compositions
+        self._servers = dict(servers)
+        self._read = read
+        self._watch = watch
+        self._wakeup = wakeup
+        self._over = False
+        self._reloads = False
+        self._rounds: list[_Round] = []
+        self.ever = list(servers.values())
+        """All that are served, and those that a reload has replaced and that have not ended well yet."""
+        watch.on_start, watch.on_end = self._started, self._ended
+
+    # what a lifecycle calls
+
+    def run(self) -> None:
+        """Serve until all are stopped, or one has ended."""
+        with self._wakeup.woken_by_signals():
+            for server in self._servers.values():
+                server.start()
+            for each in self._rounds:
+                each.begin()
+            while not self._over:
+                self._wakeup.wait()
+                if self._reloads and not self._over:
+                    self._reloads = False
+                    self._reload()
+
+    def on_ready(self, callback: Callable[[], None], every: float | None = None) -> None:
+        """Have it called when all are ready, and then each time that all of them have shown that they still take requests."""
+        self._rounds.append(_Round(callback, every, self._servers.values()))
+
+    def stop(self, drain: float | None = None) -> None:
+        """Stop all of them."""
+        for server in list(self.ever):
+            server.stop(drain, wait=False)
+        self._end()
+
+    def hand_over(self) -> None:
+        """Hand all of them over."""
+        for server in self._servers.values():
+            _hand_over(server)
+        self._end()
+
+    def drain(self, _seconds: float | None, *, queue: bool = True) -> DrainReport:  # noqa: ARG002 - as the lifecycle of each says
+        """Drain each for as long as its own lifecycle says."""
+        self.stop()
+        servers, reports = list(self.ever), list[DrainReport]()
+        with self._wakeup.woken_by_signals():
+            for server in servers:
+                threading.Thread(target=self._stop_one, args=(server, reports), daemon=True).start()
+            while len(reports) < len(servers):
+                self._wakeup.wait()
+        return DrainReport(
+            sum(report.finished for report in reports),
+            sum(report.forced for report in reports),
+            tuple(stuck for report in reports for stuck in report.stuck),
+        )
+
+    # reloading
+
+    def reload(self) -> None:
+        """Have the configuration read again, and put in place if it is good. Legal in a signal handler."""
+        self._reloads = True
+        self._wakeup.wake()
+
+    def _reload(self) -> None:
+        notify.reloading()
+        try:
+            self._replace(self._read())
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with it, what is served goes on
+            tell_failure(error)
+        else:
+            notify.ready()
+
+    def _replace(self, compositions: Mapping[str, Composition]) -> None:
+        """Serve these. What has not changed is left alone; what takes the place of something else begins before that one ends.
+
+        Raises: what keeps it from being served; then nothing is different.
+        """
+        changed = {key: parts for key, parts in compositions.items() if self._compositions.get(key) != parts}
+        leaving = [server for key, server in self._servers.items() if key in changed or key not in compositions]
+        coming = compose(changed, self._watch)
+        with activation.offering(listener.socket for server in leaving for listener in _listeners(server)):
+            _start(coming.values())
+        self._compositions = compositions
+        self._servers.update(coming)
+        for key in self._servers.keys() - compositions.keys():
+            del self._servers[key]
+        self.ever += coming.values()
+        for each in self._rounds:
+            each.renew()
+        for server in leaving:
+            _hand_over(server)
+            threading.Thread(target=self._see_off, args=(server,), daemon=True).start()
+        if not changed and not leaving:
+            log.warning("reloaded, and nothing has changed")
+
+    def _see_off(self, server: Server) -> None:
+        """Wait until a server has ended that another one has taken the place of."""
+        report = server.stop()
+        server.server_close()  # for a lifecycle that leaves its listeners open
+        if server.state is State.STOPPED and not (report and report.stuck):
+            self.ever.remove(server)
+
+    # inside
+
+    def _stop_one(self, server: Server, reports: list[DrainReport]) -> None:
+        report = DrainReport()
+        try:
+            report = server.stop() or report
+        finally:
+            reports.append(report)
+            self._wakeup.wake()
+
+    def _started(self, server: Server) -> None:
+        """In the server's own thread, before its loop runs."""
+        run = run_of(server)
+        for each in self._rounds:
+            if run is not None and each.every is not None:
+                run.on_ready(partial(each.heard_of, server), each.every)
+
+    def _ended(self, server: Server) -> None:
+        if server in self._servers.values():
+            self._end()
+
+    def _end(self) -> None:
+        self._over = True
+        self._wakeup.wake()
+
+
+class _Round:
+    """Calls `callback` when it begins, and then whenever every server was heard of since it was called last."""
+
+    def __init__(self, callback: Callable[[], None], every: float | None, servers: Collection[Server]) -> None:
+        self.every = every
+        self._callback = callback
+        self._begun = False
+        self._servers = servers
+        self._silent = set(servers)
+        self._changing = threading.Lock()
+
+    def begin(self) -> None:
+        """Call it for the first time."""
+        self._callback()
+        self._begun = True
+
+    def renew(self) -> None:
+        """Wait for all servers again: they are others now."""
+        with self._changing:
+            self._silent = set(self._servers)
+
+    def heard_of(self, server: Server) -> None:
+        """Take notice that this server takes requests. Called by its loop."""
+        with self._changing:
+            self._silent.discard(server)
+            if self._silent or not self._begun:
+                return
+            self._silent = set(self._servers)
+        self._callback()
+
+
+def tell_failure(error: BaseException) -> None:
+    """Tell why a reload failed, the log and the service manager."""
+    problem = "; ".join(str(error).splitlines())
+    log.error("reload failed, and all goes on as before: %s", problem)
+    notify.send("READY=1", f"STATUS=reload failed: {problem}")
+
+
+def _start(servers: Iterable[Server]) -> None:
+    """Start all of them or none: all are bound before the first one serves."""
+    try:
+        for server in servers:
+            server.__enter__()
+        for server in servers:
+            server.start()
+    except BaseException:
+        for server in servers:
+            server.server_close()
+        raise
+
+
+def _hand_over(server: Server) -> None:
+    run = run_of(server)
+    if run is not None:  # it has not ended by itself just now
+        run.hand_over()
+
+
+def _listeners(server: Server) -> Iterable[Listener]:
+    return server._listeners  # noqa: SLF001 - they have no use but this
