@@ -7,6 +7,8 @@ import os
 import sys
 from typing import NoReturn
 
+from socketkit import logs
+
 
 class _Forks:
     """How often this process was forked off another, counted from the program's start."""
@@ -26,10 +28,7 @@ def leave(error: SystemExit) -> NoReturn:
     """End the process, which a handler forked, as that handler asked for: without any clean-up of the server that it is a copy of."""
     code = error.code
     if code is not None and not isinstance(code, int):
-        with contextlib.suppress(Exception):  # standard error may be closed, broken or None
-            sys.stderr.write(f"{code}\n")
+        with contextlib.suppress(Exception):  # it may be of any kind
+            logs.write(sys.stderr, f"{code}\n")
         code = 1
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):  # the same
-            stream.flush()
-    os._exit((code or 0) & 0xFF)
+    logs.leave((code or 0) & 0xFF)

@@ -10,7 +10,6 @@ import contextlib
 import errno
 import heapq
 import itertools
-import logging
 import select
 import selectors
 import signal
@@ -22,13 +21,14 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
+from socketkit.logs import Log
 from socketkit.parking import Lot, Parked
 from socketkit.poller import Poller, SelectorPoller, best_poller
 
 if TYPE_CHECKING:
     from socketkit.seams import Clock, Unit
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 Verdict = Literal["retry", "pause", "fatal"]
 
@@ -49,9 +49,6 @@ fatal: the descriptor is no listener any more. Source: accept(2), "Error handlin
 
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 1.0
 """Seconds a listener rests after an error that means "pause": doubling from the one to the other, back to the first on success."""
-
-LOG_EVERY = 10.0
-"""Seconds between two log lines about the same listener's pauses."""
 
 RETRIES_IN_A_ROW = 100
 """After so many "retry" errors without one success a listener rests as after a "pause": an error that repeats is not one peer's."""
@@ -165,7 +162,7 @@ def _readable(sock: socket.socket, timeout: float | None) -> bool:
 class _Slot:
     """A source and how it has been doing."""
 
-    __slots__ = ("failures", "logged", "pause", "registered", "resting", "retries", "source", "troubled")
+    __slots__ = ("failures", "pause", "registered", "resting", "retries", "source", "troubled")
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -175,7 +172,6 @@ class _Slot:
         self.failures = 0  # "pause" errors since the last success
         self.pause = SHORTEST_PAUSE  # the next rest, in seconds
         self.troubled = False  # whether either of them happened since
-        self.logged = float("-inf")
 
 
 class _Watch:
@@ -487,7 +483,7 @@ class Intake:
             raise error
         if what == "retry":
             slot.retries += 1
-            log.debug("%s: a peer was gone before it was accepted: %s", slot.source.url, error)
+            log.debug("%s: a peer was gone before it was accepted: %s", slot.source.url, error, about=slot.source.url)
             if slot.retries < RETRIES_IN_A_ROW:
                 return
         self._rest(slot, error)
@@ -497,10 +493,8 @@ class Intake:
         seconds, slot.pause = slot.pause, min(slot.pause * 2, LONGEST_PAUSE)
         slot.failures += 1
         slot.retries = 0
-        now = self._clock()
-        if now - slot.logged >= LOG_EVERY:
-            slot.logged = now
-            log.warning("%s: cannot accept: %s; resting %.1f s (failure %d in a row)", slot.source.url, error, seconds, slot.failures)
+        url, resting = slot.source.url, "%s: cannot accept: %s; resting %.1f s (failure %d in a row)"
+        log.warning(resting, url, error, seconds, slot.failures, about=url, few=1)
         slot.source.paused(error, seconds)
         slot.resting = True
         self.call_later(seconds, lambda: self._rested(slot))
@@ -512,6 +506,6 @@ class Intake:
     def _recover(self, slot: _Slot) -> None:
         slot.troubled, slot.retries = False, 0
         if slot.failures:
-            log.info("%s: accepting again after %d failures", slot.source.url, slot.failures)
+            log.info("%s: accepting again after %d failures", slot.source.url, slot.failures, about=slot.source.url)
             slot.source.resumed(slot.failures)
             slot.failures, slot.pause = 0, SHORTEST_PAUSE

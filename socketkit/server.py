@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import logging
 import sys
 import threading
 import time
@@ -13,12 +12,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
-from socketkit import capabilities, config
+from socketkit import capabilities, config, logs
 from socketkit.catalog import Catalog
 from socketkit.dispatchers.adaptive import Adaptive
 from socketkit.errors import AlreadyServingError
 from socketkit.explanation import Explanation, explain
 from socketkit.lifecycles.graceful import Graceful
+from socketkit.logs import Log
 from socketkit.loop import Intake
 from socketkit.seams import Address, Clock, Dispatch, Dispatcher, Drive, Lifecycle, Listener, Request, Transport
 from socketkit.serving import ListenerSource, Run, State, Work, close_all, feed, keep_calling, put_to_work
@@ -28,7 +28,7 @@ from socketkit.template import RequestTemplate
 if TYPE_CHECKING:
     from types import TracebackType
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 _started: weakref.WeakSet[Server] = weakref.WeakSet()  # servers with a serving thread of their own, stopped at exit
 
@@ -263,8 +263,9 @@ class Server(RequestTemplate):
 
     def handle_error(self, request: Request, client_address: Address) -> None:  # noqa: ARG002 - for overriding
         """Log the exception that is being handled: a peer that went away at DEBUG, anything else with its traceback."""
-        level = logging.DEBUG if _peer_left() else logging.ERROR
-        log.log(level, "request from %s failed", client_address, exc_info=True)
+        error = sys.exception()
+        say = log.debug if isinstance(error, ConnectionError) else log.error
+        say("request from %s failed", client_address, error=error)
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
@@ -317,6 +318,7 @@ class Server(RequestTemplate):
         with self._gate:
             self._run = None
         self._observers.tell("server_stopped", self, run.report)
+        logs.finish()
         run.started.set()
         run.done.set()
 
@@ -443,11 +445,6 @@ class Server(RequestTemplate):
 def _adapted(accept: Callable[[], tuple[Request, Address]], adapt: Callable[[Request], Request]) -> tuple[Request, Address]:
     request, client_address = accept()
     return adapt(request), client_address
-
-
-def _peer_left() -> bool:
-    """Return whether the exception being handled says that the peer went away."""
-    return isinstance(sys.exc_info()[1], ConnectionError)
 
 
 def compose(spec: Mapping[str, Any]) -> Server:

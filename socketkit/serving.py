@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import logging
 import select
 import socket
 import threading
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from socketkit import async_handlers
 from socketkit.connection import Connection, can_wait
 from socketkit.dispatchers.adaptive import Adaptive
+from socketkit.logs import Log
 from socketkit.loop import Intake, aside, verdict
 from socketkit.parking import FINE_GRAIN
 from socketkit.seams import Address, Dispatch, Dispatcher, Drive, Layer, Listener, Request, Unit
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from socketkit.stats import Observers
     from socketkit.template import RequestTemplate
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 WAIT_SLICE = 0.1
 """Seconds after which a drain looks whether it was told to hurry."""

@@ -24,7 +24,7 @@ from io import BufferedIOBase as BufferedIOBase  # noqa: PLC0414 - re-exported: 
 from time import monotonic as time
 from typing import Any
 
-from socketkit import handlers
+from socketkit import handlers, logs
 from socketkit.dispatchers._processes import fork, reap, wait_any
 from socketkit.dispatchers.forks import Forks
 from socketkit.dispatchers.sync import Sync
@@ -172,6 +172,7 @@ class BaseServer(RequestTemplate):
         finally:
             self.__run = None
             self.__shutdown_request = False
+            logs.finish()
             self.__event().set()  # the one of this moment: it may have been replaced while the loop ran
 
     def shutdown(self) -> None:
@@ -238,12 +239,11 @@ class BaseServer(RequestTemplate):
         """Do nothing."""
 
     def handle_error(self, request: Request, client_address: Address) -> None:  # noqa: ARG002 - for overriding
-        """Print the exception that is being handled to standard error. One that is closed or broken is no reason to stop."""
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            print("-" * 40, file=sys.stderr)
-            print("Exception occurred during processing of request from", client_address, file=sys.stderr)
-            traceback.print_exc()
-            print("-" * 40, file=sys.stderr)
+        """Print the exception that is being handled to standard error. One that is closed, broken or blocked is no reason to stop."""
+        line = "-" * 40
+        with contextlib.suppress(Exception):  # an address that cannot be shown
+            text = f"{line}\nException occurred during processing of request from {client_address!s}\n{traceback.format_exc()}{line}\n"
+            logs.write(sys.stderr, text)
 
     def __enter__(self) -> Any:
         return self

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import logging
 import mmap
 import os
 import sys
@@ -17,9 +16,10 @@ from typing import Any
 
 import attrs
 
+from socketkit.logs import Log
 from socketkit.seams import EVENTS, Address, Clock, Layer, Request
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 OUTCOMES = ("finished", "failed", "aborted", "refused", "died")
 """How a request can end: see `Ledger.settle`."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import signal
 import socket
 import threading
@@ -11,10 +10,11 @@ from functools import lru_cache
 from typing import Any
 
 from socketkit.forked import forks, leave
+from socketkit.logs import Log
 from socketkit.seams import Address, Request
 from socketkit.stats import books
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 _DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
 
@@ -129,5 +129,5 @@ class RequestTemplate:
         in_main_thread = threading.current_thread() is threading.main_thread()
         if isinstance(error, KeyboardInterrupt) and in_main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             return False
-        log.error("a handler raised %s; only its request ended", type(error).__name__, exc_info=error)
+        log.error("a handler raised %s; only its request ended", type(error).__name__, error=error)
         return True

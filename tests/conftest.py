@@ -2,7 +2,15 @@
 
 import pytest
 
+from socketkit import logs
+
 pytest_plugins = ["socketkit.testing.pytest_plugin"]
+
+
+@pytest.fixture(autouse=True)
+def own_log():
+    """Count repeated log lines anew in each test."""
+    logs.finish()
 
 
 def pytest_collection_modifyitems(config, items):

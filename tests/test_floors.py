@@ -12,6 +12,7 @@ from support import python
 PACKAGE = Path(importlib.util.find_spec("socketkit").origin).parent
 
 FLOORS = """
+    logs
     errors seams poller forked notify
     grammar recipes parking activation
     hookspecs loop options stats

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from socketkit import loop
+from socketkit import logs, loop
 from socketkit.loop import ACCEPT_ERRORS, Intake, Wakeup, verdict
 from socketkit.parking import NEVER
 
@@ -185,6 +185,7 @@ def test_pauses_are_logged_once_with_the_reason(script, quick, caplog):
     source = script(*[OSError(errno.EMFILE, "Too many open files")] * 5, "unit")
     with caplog.at_level(logging.WARNING, "socketkit"), Intake([source]) as intake:
         intake.take(5)
+    assert logs.flush()
     assert len(caplog.records) == 1
     assert "Too many open files" in caplog.text
     assert "test://script" in caplog.text

@@ -3,6 +3,7 @@
 import logging
 import threading
 
+from socketkit import logs
 from socketkit.stats import DrainReport, Ledger, Observers, Stats, books
 from support import python
 
@@ -116,6 +117,7 @@ def test_an_observer_that_fails_is_logged_once_and_harms_nobody(caplog):
     with caplog.at_level(logging.ERROR, "socketkit"):
         for _ in range(3):
             ledger.admit(object(), "peer")
+    assert logs.flush()
     assert len(caplog.records) == 1
     assert "observer fell over" in caplog.text
     assert ledger.stats().accepted >= 1

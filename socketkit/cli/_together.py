@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from socketkit import activation, notify
 from socketkit.cli._servers import Watch, compose, run_of
+from socketkit.logs import Log
 from socketkit.serving import State
 from socketkit.stats import DrainReport
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from socketkit.seams import Listener
     from socketkit.server import Server
 
-log = logging.getLogger("socketkit.cli.serve")
+log = Log("socketkit.cli.serve")
 
 
 class Together:

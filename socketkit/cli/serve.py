@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
@@ -12,11 +11,12 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from socketkit import config, notify
+from socketkit import config, logs, notify
 from socketkit.cli._servers import Watch, compose, import_from_here
 from socketkit.cli._together import Together, tell_failure
 from socketkit.errors import ConfigError
 from socketkit.lifecycles.graceful import Graceful
+from socketkit.logs import Log
 from socketkit.loop import Wakeup, aside
 from socketkit.serving import State
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from socketkit.config import Composition
     from socketkit.server import Server
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 
 @click.command(
@@ -145,6 +145,4 @@ def _leave(servers: Sequence[Server]) -> None:
 
 def _exit_without_waiting() -> NoReturn:
     """End the process although threads of handlers still run: the interpreter's own way out would wait for them."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os._exit(1)
+    logs.leave(1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import sys
 import threading
 import traceback
@@ -13,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from socketkit.dispatchers._crew import Crew
+from socketkit.logs import Log
 from socketkit.loop import Wakeup
 from socketkit.parking import Parking
 from socketkit.seams import Address, Request, Work
@@ -20,7 +20,7 @@ from socketkit.seams import Address, Request, Work
 if TYPE_CHECKING:
     from socketkit.dispatchers.aio import Asyncio
 
-log = logging.getLogger("socketkit.dispatchers.aio")
+log = Log("socketkit.dispatchers.aio")
 
 UNITS_PER_TURN = 64
 """How many units are taken before the loop goes on with its tasks."""

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import queue
 import threading
 from collections.abc import Callable
 from contextvars import copy_context
 
+from socketkit.logs import Log
 from socketkit.seams import Unit
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 
 class Load:

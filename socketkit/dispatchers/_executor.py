@@ -7,7 +7,6 @@ crew of threads reads messages and writes replies. With any other handler whole 
 from __future__ import annotations
 
 import contextlib
-import logging
 import multiprocessing
 import os
 import pickle
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from socketkit.dispatchers._crew import Crew, Load
 from socketkit.errors import ConfigError, IncompatibleError
+from socketkit.logs import Log
 from socketkit.loop import Wakeup
 from socketkit.message_handlers import MessageHandler, answer, answered_by
 from socketkit.parking import Parking
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from socketkit.dispatchers.executor import Executor
 
-log = logging.getLogger("socketkit.dispatchers.executor")
+log = Log("socketkit.dispatchers.executor")
 
 LIMIT = 32
 """How many units run at once in an executor that does not say how many it can run."""

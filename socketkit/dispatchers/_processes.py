@@ -7,20 +7,21 @@ import os
 import select
 import signal
 import socket
-import sys
 import time
 import weakref
 from collections.abc import Callable, Iterable
-from typing import NoReturn
+
+from socketkit import logs
 
 
 def fork(run: Callable[[], int]) -> int:
     """Start a child that calls `run`, exits with what it returns (1 if it raises), and return the child's pid.
 
     The child leaves by `os._exit`, so that nothing of the parent's clean-up runs in it, but flushes its standard streams first. So
-    does the parent before it forks: what stands in their buffers would come out twice.
+    does the parent before it forks: what stands in their buffers would come out twice. Neither waits long for who reads from them.
     """
-    _flush()
+    if logs.flush(logs.SHORT_PATIENCE):  # so that usually no second thread is there to be left behind
+        logs.flush_streams()
     pid = os.fork()
     if pid:
         return pid
@@ -30,18 +31,7 @@ def fork(run: Callable[[], int]) -> int:
     try:
         status = run()
     finally:
-        _leave(status)
-
-
-def _leave(status: int) -> NoReturn:
-    _flush()
-    os._exit(status)
-
-
-def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):  # closed, broken or None
-            stream.flush()
+        logs.leave(status)
 
 
 def reap(pid: int, *, block: bool = False) -> int | None:

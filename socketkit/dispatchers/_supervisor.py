@@ -6,7 +6,6 @@ It takes no request. Everything here happens in the thread that serves; see `soc
 from __future__ import annotations
 
 import contextlib
-import logging
 import random
 import signal
 import socket
@@ -16,15 +15,17 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from socketkit import logs
 from socketkit.dispatchers._processes import fork, how_it_ended, keep_private, pidfd, reap, send_signal, wait_any
 from socketkit.dispatchers._worker import CLOSE, DUE, FORCE, GOING, LEAVE, PING, READY, STOP, Process, State, Worker
 from socketkit.errors import BootError
+from socketkit.logs import Log
 from socketkit.seams import Branch, Work
 
 if TYPE_CHECKING:
     from socketkit.dispatchers.prefork import Prefork
 
-log = logging.getLogger("socketkit.dispatchers.prefork")
+log = Log("socketkit.dispatchers.prefork")
 
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 """Seconds before another worker is started after one that failed to boot: doubling from the one to the other."""
@@ -43,6 +44,7 @@ class Supervisor:
         self._recipe = recipe
         self._work = work
         self._target = workers
+        self._lines = 2 * workers + 8  # of a kind that may be said in a row
         self._processes: dict[int, Process] = {}
         self._intake: Any = None  # while there is a drive
         self._failures = 0  # to boot, in a row
@@ -201,7 +203,7 @@ class Supervisor:
         if word == READY and process.state is State.BOOTING:
             process.state = State.SERVING
             self._failures, self._pause = 0, SHORTEST_PAUSE
-            log.info("worker %d is ready", process.pid)
+            log.info("worker %d is ready", process.pid, few=self._lines)
             process.branch.begun(process.pid)
             self._relieve()
         elif word == DUE:
@@ -259,7 +261,7 @@ class Supervisor:
 
     def _abort(self, process: Process, verdict: str) -> None:
         """End a worker that is of no use, so that it shows where its threads stand."""
-        log.error("worker %d is ended: %s", process.pid, verdict)
+        log.error("worker %d is ended: %s", process.pid, verdict, few=self._lines)
         process.verdict = verdict
         send_signal(process.pid, signal.SIGABRT)
         self._intake.call_later(GRACE, partial(self._kill, process))
@@ -290,11 +292,11 @@ class Supervisor:
         stats, state = process.branch.stats(), process.state
         served = sum(stats.outcomes.values())
         if state is not State.LEAVING:
-            log.error("worker %d died: %s; it had served %d requests", process.pid, cause, served)
+            log.error("worker %d died: %s; it had served %d requests", process.pid, cause, served, few=self._lines)
         elif code:
-            log.warning("worker %d had to be ended: %s; it had served %d requests", process.pid, cause, served)
+            log.warning("worker %d had to be ended: %s; it had served %d requests", process.pid, cause, served, few=self._lines)
         else:
-            log.info("worker %d has left; it had served %d requests", process.pid, served)
+            log.info("worker %d has left; it had served %d requests", process.pid, served, few=self._lines)
         process.branch.close(process.pid, "" if state is State.LEAVING else cause)
         if self._intake is None:
             return
@@ -324,7 +326,8 @@ class Supervisor:
 
 
 def _warn_of_threads() -> None:
-    others = [thread.name for thread in threading.enumerate() if thread is not threading.current_thread()]
+    ours = threading.current_thread()
+    others = [thread.name for thread in threading.enumerate() if thread is not ours and not logs.is_emitter(thread)]
     if others:
         log.warning(
             "workers are forked while other threads run (%s): a lock that one of them holds stays locked in a worker; "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import enum
 import faulthandler
-import logging
 import mmap
 import os
 import signal
@@ -18,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from socketkit.dispatchers._processes import keep_private
+from socketkit.logs import Log
 
 if TYPE_CHECKING:
     from socketkit.dispatchers.prefork import Prefork
     from socketkit.loop import Intake
     from socketkit.seams import Branch, Serving
 
-log = logging.getLogger("socketkit.dispatchers.prefork")
+log = Log("socketkit.dispatchers.prefork")
 
 LEAVE, CLOSE, FORCE, PING = "LCFP"
 """What a parent says: finish and go; the same, and the whole server does; go at once; are you there?"""
@@ -257,4 +257,4 @@ def _default_signals() -> None:
 def _dump_stacks_when_aborted() -> None:
     if not faulthandler.is_enabled():
         with contextlib.suppress(Exception):  # standard error is closed, or is no file
-            faulthandler.enable()
+            faulthandler.enable(sys.stderr.fileno())  # given the stream it would flush it, and wait for whoever reads there

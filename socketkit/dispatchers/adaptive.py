@@ -14,7 +14,6 @@ The table is a deque, whose `append` and `pop` are atomic; so there is always ex
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 import time
 from collections import deque
@@ -25,11 +24,12 @@ from typing import Any, ClassVar
 import attrs
 
 from socketkit.dispatchers._alarm import best_alarm
+from socketkit.logs import Log
 from socketkit.parking import Parking
 from socketkit.recipes import at_least, seconds, seconds_or_none
 from socketkit.seams import Seconds, Work
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 SPARE_SECONDS = 10.0
 """How long a worker stays without work before it ends."""

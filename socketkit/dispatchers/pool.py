@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -12,12 +11,13 @@ from typing import Any, ClassVar, Literal
 
 import attrs
 
+from socketkit.logs import Log
 from socketkit.loop import Wakeup
 from socketkit.parking import Parking
 from socketkit.recipes import at_least, seconds, seconds_or_none
 from socketkit.seams import Seconds, Work
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 
 @attrs.frozen

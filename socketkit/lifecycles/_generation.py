@@ -8,7 +8,6 @@ nothing ever changes.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import select
 import signal
@@ -18,10 +17,11 @@ import time
 from collections.abc import Callable
 
 from socketkit import activation, notify
+from socketkit.logs import Log
 from socketkit.loop import aside
 from socketkit.seams import Serving
 
-log = logging.getLogger("socketkit.lifecycles.graceful")
+log = Log("socketkit.lifecycles.graceful")
 
 SLICE = 0.05
 """Seconds after which whoever waits for a new generation looks whether it has ended, or is not wanted any more."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import signal
 import threading
@@ -14,11 +13,12 @@ import attrs
 
 from socketkit import activation, notify
 from socketkit.lifecycles._generation import Handover
+from socketkit.logs import Log
 from socketkit.recipes import seconds, seconds_or_none
 from socketkit.seams import Seconds, Serving
 from socketkit.stats import DrainReport
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 
 @attrs.frozen

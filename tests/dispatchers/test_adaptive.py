@@ -8,7 +8,7 @@ import time
 import pytest
 
 from rooms import Rooms, answers, held
-from socketkit import TCP, UDP, Adaptive, Graceful, Server
+from socketkit import TCP, UDP, Adaptive, Graceful, Server, logs
 from socketkit.dispatchers import adaptive
 from support import ask, python, talk
 
@@ -159,6 +159,7 @@ def test_no_thread_to_be_had_leaves_the_baton_to_whoever_is_done_first(rooms, mo
         assert answers(client)
         assert answers(late)
         monkeypatch.undo()
+    assert logs.flush()
     assert "can't start new thread" in caplog.text
 
 

@@ -15,7 +15,7 @@ import time
 import attrs
 import pytest
 
-from socketkit import TCP, UDP, Classic, Graceful, Layered, Server, UnixDatagram, socketserver
+from socketkit import TCP, UDP, Classic, Graceful, Layered, Server, UnixDatagram, logs, socketserver
 from socketkit.async_handlers import AsyncDatagramRequestHandler, AsyncRequestHandler, AsyncStreamRequestHandler
 from socketkit.dispatchers import aio
 from socketkit.dispatchers._aio import new_loop
@@ -1019,12 +1019,13 @@ def test_a_crew_without_threads_runs_with_those_it_has(monkeypatch, caplog):
     assert freed.acquire(timeout=10)
     assert crew.wait(10)
     crew.close()
-    assert "only 1 of 3 threads: no more" in caplog.text
     other = Crew(3, freed.release, "none")
     with pytest.raises(RuntimeError, match="no more"):
         other.give(print)
     assert other.is_idle
     monkeypatch.setattr(threading.Thread, "start", start)
+    assert logs.flush()
+    assert "only 1 of 3 threads: no more" in caplog.text
 
 
 def test_whoever_is_inside_does_not_wait_for_itself():

@@ -14,7 +14,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import pytest
 
-from socketkit import TCP, Graceful, Server, StreamRequestHandler
+from socketkit import TCP, Graceful, Server, StreamRequestHandler, logs
 from socketkit.dispatchers.executor import Executor
 from socketkit.errors import ConfigError, IncompatibleError
 from socketkit.handlers import ConversationHandler
@@ -292,6 +292,7 @@ def test_what_goes_wrong_there_is_that_requests_failure_here(processes, line, ki
 def test_an_exit_there_ends_only_its_request(processes, caplog):
     assert tell(processes, b"exit") == b""
     assert tell(processes, b"upper next") == b"NEXT\n"
+    assert logs.flush()
     assert "a handler raised SystemExit; only its request ended" in caplog.text
 
 
@@ -309,6 +310,7 @@ def test_a_process_that_dies_fails_the_requests_in_it_and_no_later_one(processes
         assert file.readline() == b"SECOND\n"
         assert tell(processes, b"die", kept=[client]) == b""
     assert tell(processes, b"upper third") == b"THIRD\n"
+    assert logs.flush()
     assert "ProcessPoolExecutor is broken; another one takes its place" in caplog.text
 
 

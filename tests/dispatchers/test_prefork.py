@@ -24,6 +24,9 @@ SERVER = """
 import logging, os, signal, socket, sys, threading, time
 from socketkit import *
 from socketkit.dispatchers.aio import Asyncio
+def print(*words):  # in one piece, because the log goes there too
+    sys.stdout.write(" ".join(map(str, words)) + "\\n")
+
 logging.basicConfig(level=logging.INFO, format="log: %(levelname)s %(message)s", stream=sys.stdout)
 print("parent", os.getpid())
 

@@ -7,7 +7,6 @@ block it lets the other greenlets run.
 from __future__ import annotations
 
 import contextlib
-import logging
 import socket
 import threading
 import weakref
@@ -21,6 +20,7 @@ from gevent._hub_local import get_hub_if_exists  # gevent has no public way to a
 
 from socketkit.errors import IncompatibleError
 from socketkit.hookspecs import hookimpl
+from socketkit.logs import Log
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ("Gevent", "socketkit_dispatchers")
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 READ = 1
 """The loop's word for a readable descriptor."""
