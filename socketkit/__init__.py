@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from socketkit.handlers import ConversationHandler
     from socketkit.lifecycles.classic import Classic
     from socketkit.lifecycles.graceful import Graceful
+    from socketkit.limits import Limits
     from socketkit.message_handlers import MessageHandler
     from socketkit.server import Server, compose
     from socketkit.stats import DrainReport, Stats
@@ -47,6 +48,7 @@ __all__ = [  # noqa: RUF022 - classes, then functions and modules, then the clas
     "Graceful",
     "InheritedFD",
     "Layered",
+    "Limits",
     "MessageHandler",
     "Pool",
     "Prefork",
@@ -77,6 +79,7 @@ _PLACES = {
     "handlers": ("ConversationHandler",),
     "lifecycles.classic": ("Classic",),
     "lifecycles.graceful": ("Graceful",),
+    "limits": ("Limits",),
     "message_handlers": ("MessageHandler",),
     "server": ("Server", "compose"),
     "stats": ("DrainReport", "Stats"),

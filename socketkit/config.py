@@ -22,6 +22,7 @@ import attrs
 from socketkit import capabilities, grammar
 from socketkit.catalog import Catalog, Offer, PartKind
 from socketkit.errors import ConfigError, HandlerError, did_you_mean
+from socketkit.limits import Limits
 from socketkit.options import Faults, Text, build, leading, names
 from socketkit.seams import Dispatcher, Lifecycle, Transport
 from socketkit.transports.layered import Layered
@@ -38,6 +39,7 @@ class Composition:
     handler: Callable[..., object]
     dispatcher: Dispatcher | None = None
     lifecycle: Lifecycle | None = None
+    limits: Limits | None = None
 
 
 # --- parts -----------------------------------------------------------------------------------------------------------
@@ -66,6 +68,17 @@ def lifecycle(spec: object) -> Lifecycle:
     """Return the lifecycle for a recipe, text such as ``graceful:10``, or a mapping."""
     made: Lifecycle = _part("lifecycle", spec)
     return made
+
+
+def limits(spec: object) -> Limits:
+    """Return the limits for a recipe, text such as ``max_connections=100,overflow=shed``, or a mapping."""
+    if isinstance(spec, Limits):
+        return spec
+    if isinstance(spec, str):
+        spec = {key: Text(value) for key, value in grammar.options(spec).items()}
+    if not isinstance(spec, Mapping):
+        raise ConfigError.of(f"{brief(spec)} are no limits; give Limits(...), text such as max_connections=100, or a mapping")
+    return build(Limits, "limits", spec)
 
 
 def handler(spec: object) -> Callable[..., object]:
@@ -179,7 +192,7 @@ def _layered(spec: object, layers: object) -> Any:
 
 
 def composition(spec: object, key: str = "") -> Composition:
-    """Return what a mapping with ``listen`` and ``handler``, perhaps ``dispatcher`` and ``lifecycle``, describes.
+    """Return what a mapping with ``listen`` and ``handler``, perhaps ``dispatcher``, ``lifecycle`` and ``limits``, describes.
 
     `key` is where it stands, such as ``servers.echo``: faults are named from there.
     """
@@ -211,6 +224,7 @@ _RESOLVERS: Mapping[str, Callable[[Any], object]] = {
     "handler": handler,
     "dispatcher": dispatcher,
     "lifecycle": lifecycle,
+    "limits": limits,
 }
 
 

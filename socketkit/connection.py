@@ -90,6 +90,11 @@ class Connection(Whole):
         self._forget()
         super().refuse(reason, reply)
 
+    def evict(self, reason: str) -> None:
+        """Have the next call end its conversation, which was taken out of the lot."""
+        self._reception.ledger.refuse(self.request, reason)
+        self.expired = True
+
     def abandon(self) -> None:
         """End it where it is parked, because its server stops."""
         self._end()

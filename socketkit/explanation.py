@@ -44,9 +44,9 @@ class Explanation:
                 yield f"    {option.name} = {option.value!r}{' (default)' if option.is_default else ''}"
 
 
-def explain(transports: Sequence[Any], handler: Any, dispatcher: Any, lifecycle: Any) -> Explanation:
+def explain(transports: Sequence[Any], handler: Any, dispatcher: Any, lifecycle: Any, limits: Any = None) -> Explanation:
     """Return the explanation of a composition. Any part may be None, for one that the server does not have."""
-    roles = [*(("transport", each) for each in transports), ("dispatcher", dispatcher), ("lifecycle", lifecycle)]
+    roles = [*(("transport", each) for each in transports), ("dispatcher", dispatcher), ("lifecycle", lifecycle), ("limits", limits)]
     parts = [_part(role, recipe) for role, recipe in roles if recipe is not None]
     name = getattr(handler, "__qualname__", None) or repr(handler)
     return Explanation((*parts, Part("handler", name, _supplier(handler))))

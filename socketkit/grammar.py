@@ -102,6 +102,17 @@ def url(text: str) -> Url:
         raise ConfigError.of(f"{text!r} {error}; {_URL_FORM}") from None
 
 
+def options(text: str) -> dict[str, str]:
+    """Return the options that ``key=value,key=value`` gives, as text.
+
+    Raises: ConfigError.
+    """
+    try:
+        return _options(text.split(","))
+    except ValueError as error:
+        raise ConfigError.of(f"{text!r} {error}; write key=value[,key=value]...") from None
+
+
 def seconds(text: str) -> float:
     """Return the seconds that ``500ms``, ``30s``, ``5m`` or a plain ``1.5`` stand for.
 

@@ -17,7 +17,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
@@ -76,6 +76,14 @@ def _start_thread(function: Callable[[], object]) -> None:
     threading.Thread(target=function, name="socketkit-aside", daemon=True).start()
 
 
+class NoRoomError(BlockingIOError):
+    """Raised by a source that has no room for whoever waits: it and those that share its room are to be suspended."""
+
+    def __init__(self, sources: Sequence[Any]) -> None:
+        super().__init__()
+        self.sources = sources
+
+
 class Source(Protocol):
     """What an `Intake` takes units from: a listener together with the server it belongs to."""
 
@@ -88,7 +96,10 @@ class Source(Protocol):
         ...
 
     def take(self) -> Unit | None:
-        """Return the next unit; None when what came needs no running. Raises: BlockingIOError when nothing waits; OSError."""
+        """Return the next unit; None when what came needs no running.
+
+        Raises: BlockingIOError when nothing waits; NoRoomError when it shall wait until `Intake.resume`; OSError.
+        """
         ...
 
     def paused(self, error: OSError, seconds: float) -> None:
@@ -162,12 +173,13 @@ def _readable(sock: socket.socket, timeout: float | None) -> bool:
 class _Slot:
     """A source and how it has been doing."""
 
-    __slots__ = ("failures", "pause", "registered", "resting", "retries", "source", "troubled")
+    __slots__ = ("failures", "pause", "registered", "resting", "retries", "source", "suspended", "troubled")
 
     def __init__(self, source: Source) -> None:
         self.source = source
         self.registered = -1  # the descriptor in the selector, or -1
         self.resting = False  # waiting for its pause to end
+        self.suspended = False  # waiting for room
         self.retries = 0  # "retry" errors in a row
         self.failures = 0  # "pause" errors since the last success
         self.pause = SHORTEST_PAUSE  # the next rest, in seconds
@@ -203,6 +215,7 @@ class Intake:
         self._polling = False
         self._interrupted = False
         self._retiring = False
+        self.parked_one: Callable[[], None] | None = None  # to be called once, when a unit is parked
         self._soon: deque[Callable[[], None]] = deque()  # what whoever takes shall do before anything else
         self._on_stop: list[Callable[[], None]] = []
         self._slots = [_Slot(source) for source in sources]
@@ -251,6 +264,8 @@ class Intake:
                 self._units += 1
                 try:
                     unit = slot.source.take()
+                except NoRoomError as error:
+                    self._suspend(error.sources)
                 except BlockingIOError:
                     ready.popleft()
                 except OSError as error:
@@ -295,6 +310,14 @@ class Intake:
         """
         if self._lot.park(unit, seconds) and self._polling:
             self.wake()  # whoever polls has not heard of this deadline
+        parked_one = self.parked_one
+        if parked_one is not None:
+            self.parked_one = None
+            parked_one()
+
+    def longest(self) -> Any | None:
+        """Take out and return the unit that is parked longest of those that have begun; None when none is."""
+        return self._lot.longest()
 
     def again(self, unit: Parked) -> None:
         """Let `take` return the unit after all else that is ready. From any thread."""
@@ -353,6 +376,13 @@ class Intake:
         self._held = False
         for slot in self._slots:
             self._listen(slot)
+
+    def resume(self, sources: Sequence[Any]) -> None:
+        """Ask these sources again, which had no room. One that rests goes on resting."""
+        for slot in self._slots:
+            if slot.suspended and slot.source in sources:
+                slot.suspended = False
+                self._listen(slot)
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
         """Call `callback` once from within `take`, after so many seconds."""
@@ -424,9 +454,15 @@ class Intake:
         self._soon.append(self._retire if self._woken else self.stop)  # whose turn is when nothing is woken
 
     def _listen(self, slot: _Slot) -> None:
-        if slot.registered == -1 and not self._held and not slot.resting:
+        if slot.registered == -1 and not (self._held or slot.resting or slot.suspended):
             slot.registered = slot.source.fileno()
             self._poller.watch(slot.registered, slot)
+
+    def _suspend(self, sources: Sequence[Any]) -> None:
+        for slot in self._slots:
+            if slot.source in sources:
+                slot.suspended = True
+                self._ignore(slot)
 
     def _ignore(self, slot: _Slot) -> None:
         with contextlib.suppress(ValueError):

@@ -35,6 +35,13 @@ def seconds(_recipe: Any, field: Any, value: Any) -> None:
     seconds_or_none(_recipe, field, value)
 
 
+def some_seconds_or_none(recipe: Any, field: Any, value: Any) -> None:
+    """Accept a finite number of seconds, but not 0, or None for no limit."""
+    seconds_or_none(recipe, field, value)
+    if value == 0:
+        raise ValueError(f"{field.name} must be more than 0 seconds, or nothing for no limit")
+
+
 def permission_bits(_recipe: Any, field: Any, value: Any) -> None:
     """Accept the permission bits of a path, or None for what the umask leaves."""
     if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 0o777):  # noqa: PLR2004

@@ -2,7 +2,7 @@
 
 A *recipe* is the configuration of one part: a frozen attrs class, comparable and printable, with no socket and no thread in it.
 A *live part* is what a recipe makes when a server starts; it owns resources and has `close()`.
-Conform by shape; do not inherit from these classes. A power that only some parts have is a Protocol of its own (`Adapts`, `Forces`,
+Conform by shape; do not inherit from these classes. A power that only some parts have is a Protocol of its own (`Adapts`, `Narrows`, `Forces`,
 `Watches`), looked up once, when a server is composed, and never on a request.
 
 Times are float seconds, deadlines are on `time.monotonic()`, and None means without limit.
@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Self, TypeAlias
 
 if TYPE_CHECKING:
+    from socketkit.limits import Limits
     from socketkit.stats import DrainReport, Stats
 
 Request: TypeAlias = Any
@@ -86,7 +87,8 @@ class Listener(Protocol):
     def accept(self) -> tuple[Request, Address]:
         """Return the next request and who sent it; the caller owns the request.
 
-        Never blocks. A stream request offers `shutdown(how)` and `close()`; a datagram is a tuple and needs no closing.
+        Never blocks. A stream request offers `shutdown(how)` and `close()`; a datagram is a tuple and needs no closing. One that
+        is longer than the listener's `max_packet_size`, if it has that attribute, was cut, and is refused.
         Raises: BlockingIOError when nothing waits; any other OSError goes through the table of `socketkit.loop`.
         """
         ...
@@ -315,6 +317,14 @@ class Adapts(Protocol):
 
     def adapt(self, request: Request, /) -> Request:
         """Return the request the server shall use instead; takes over the one passed in. Called right after accept."""
+        ...
+
+
+class Narrows(Protocol):
+    """Power of a live dispatcher: it has a bound of connections of its own."""
+
+    def narrow(self, limits: Limits, /) -> Limits:
+        """Return the limits that shall be in force, given those of the server. Called whenever an intake is about to be opened."""
         ...
 
 

@@ -12,16 +12,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
+import attrs
+
 from socketkit import capabilities, config, logs
+from socketkit.admission import Admission
 from socketkit.catalog import Catalog
 from socketkit.dispatchers.adaptive import Adaptive
 from socketkit.errors import AlreadyServingError
 from socketkit.explanation import Explanation, explain
 from socketkit.lifecycles.graceful import Graceful
+from socketkit.limits import Limits
 from socketkit.logs import Log
 from socketkit.loop import Intake
 from socketkit.seams import Address, Clock, Dispatch, Dispatcher, Drive, Lifecycle, Listener, Request, Transport
-from socketkit.serving import ListenerSource, Run, State, Work, close_all, feed, keep_calling, put_to_work
+from socketkit.serving import DatagramSource, GuardedSource, ListenerSource, Run, State, Work, close_all, feed, keep_calling, put_to_work
 from socketkit.stats import LEDGER, DrainReport, Ledger, Observers, Stats
 from socketkit.template import RequestTemplate
 
@@ -42,6 +46,7 @@ class Server(RequestTemplate):
             ``module:Class``.
         dispatcher: where and when the handler runs: a recipe, or text such as ``pool:32``. None: `Adaptive()`.
         lifecycle: how serving starts, stops and drains: a recipe, or text such as ``graceful:drain=10``. None: `Graceful()`.
+        limits: what it admits, and for how long: a recipe, text such as ``max_connections=100``, or a mapping. None: `Limits()`.
         observers: objects with any of the methods of `socketkit.seams.EVENTS`. Where a part was given as text, those of the
             installed plugins are added.
         clock: what deadlines are measured by; for tests, a `socketkit.testing.FakeClock`.
@@ -71,6 +76,7 @@ class Server(RequestTemplate):
         *,
         dispatcher: Dispatcher | str | None = None,
         lifecycle: Lifecycle | str | None = None,
+        limits: Limits | str | Mapping[str, Any] | None = None,
         observers: Iterable[object] = (),
         clock: Clock = time.monotonic,
     ) -> None:
@@ -79,6 +85,7 @@ class Server(RequestTemplate):
         self.RequestHandlerClass: Any = config.handler(handler)
         self.dispatcher = Adaptive() if dispatcher is None else config.dispatcher(dispatcher)
         self.lifecycle = Graceful() if lifecycle is None else config.lifecycle(lifecycle)
+        self.limits = Limits() if limits is None else config.limits(limits)
         capabilities.check(self.transports, self.dispatcher, self.lifecycle, self.RequestHandlerClass)
         named = any(isinstance(part, str) for part in (*given, dispatcher, lifecycle))
         self._clock = clock
@@ -228,7 +235,7 @@ class Server(RequestTemplate):
 
     def explain(self) -> Explanation:
         """Return the resolved composition: each part, who supplied it, each option and whether it is a default. It prints well."""
-        return explain(self.transports, self.RequestHandlerClass, self.dispatcher, self.lifecycle)
+        return explain(self.transports, self.RequestHandlerClass, self.dispatcher, self.lifecycle, self.limits)
 
     # --- the template: what a request goes through -------------------------------------------------------------------
 
@@ -395,17 +402,35 @@ class Server(RequestTemplate):
     def _sources(self, *, parking: bool = True) -> list[ListenerSource]:
         """Return what an intake takes from: each listener, or an overridden `get_request` in their place."""
         overridden = type(self).get_request is not Server.get_request
+        limits = self._limits_in_force()
         adapt = getattr(self._live, "adapt", None)
         place = getattr(self._live, "parking", None) if parking else None
-        sources = []
+        if place is not None and limits.idle is not None:
+            place = attrs.evolve(place, idle=limits.idle)
+        sources: list[ListenerSource] = []
         for listener, transport in zip(self._listeners, self.transports, strict=True):
             accept: Callable[[], tuple[Request, Address]] = self.get_request if overridden else listener.accept
             if adapt is not None:
                 accept = partial(_adapted, accept, adapt)
-            layers = getattr(transport, "layers", ())
-            source = ListenerSource(self, listener, accept, layers=layers, parking=place, once=overridden, tell=self._tell)
-            sources.append(source)
+            kind, layers = transport.kind, getattr(transport, "layers", ())
+            plain = DatagramSource if kind == "datagram" else ListenerSource
+            make = GuardedSource if Admission.is_needed(limits, counted=kind == "stream") else plain
+            sources.append(make(self, listener, accept, kind=kind, layers=layers, parking=place, once=overridden, tell=self._tell))
+        self._ledger.mixed = not all(source.counted for source in sources)
+        guarded = [source for source in sources if isinstance(source, GuardedSource)]
+        if guarded:
+            admission = Admission(limits, self._ledger, guarded)
+            for source in guarded:
+                source.admission = admission
         return sources
+
+    def _limits_in_force(self) -> Limits:
+        """Return the limits as this process has them, and as the dispatcher may have narrowed them."""
+        limits = self.limits.shared_by(self._processes) if self._processes > 1 else self.limits
+        narrow = getattr(self._live, "narrow", None)
+        return limits if narrow is None else narrow(limits)
+
+    _processes = 1  # how many serve together
 
     def _tell(self, event: str, *facts: object) -> None:
         self._observers.tell(event, self, *facts)
@@ -434,6 +459,7 @@ class Server(RequestTemplate):
         """In a forked child that is to serve: be a server under another dispatcher, with books and a run of its own."""
         assert self._run is not None  # noqa: S101 - it is forked by the dispatcher that drives this run
         self._forget_others()
+        self._processes = getattr(self.dispatcher, "processes", 1)
         self._gate = threading.Lock()
         self._ledger = vars(self)[LEDGER] = ledger
         self._run = self._run.branch(ledger, opened)
@@ -453,7 +479,7 @@ def compose(spec: Mapping[str, Any]) -> Server:
     Raises: ConfigError with every fault of the mapping, by key; IncompatibleError.
     """
     parts = config.composition(spec)
-    server = Server(parts.listen, parts.handler, dispatcher=parts.dispatcher, lifecycle=parts.lifecycle)
+    server = Server(parts.listen, parts.handler, dispatcher=parts.dispatcher, lifecycle=parts.lifecycle, limits=parts.limits)
     server._observe(Catalog.load().observers(server))  # noqa: SLF001 - the other half of its constructor
     return server
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import math
 import select
 import socket
 import threading
@@ -20,16 +21,20 @@ from socketkit.dispatchers.adaptive import Adaptive
 from socketkit.logs import Log
 from socketkit.loop import Intake, aside, verdict
 from socketkit.parking import FINE_GRAIN
-from socketkit.seams import Address, Dispatch, Dispatcher, Drive, Layer, Listener, Request, Unit
+from socketkit.seams import Address, Dispatch, Dispatcher, Drive, Kind, Layer, Listener, Request, Unit
 from socketkit.stats import NOBODY, DrainReport, Entry, Ledger, Stats
 from socketkit.units import Reception, Whole
 
 if TYPE_CHECKING:
+    from socketkit.admission import Admission
     from socketkit.parking import Parking
     from socketkit.stats import Observers
     from socketkit.template import RequestTemplate
 
 log = Log(__name__)
+
+TRUNCATED = "truncated"
+"""Why a datagram is refused that is larger than its listener takes."""
 
 WAIT_SLICE = 0.1
 """Seconds after which a drain looks whether it was told to hurry."""
@@ -65,6 +70,7 @@ class ListenerSource(Reception):
         listener: Listener,
         accept: Callable[[], tuple[Request, Address]],
         *,
+        kind: Kind,
         layers: tuple[Layer, ...],
         parking: Parking | None,
         once: bool,
@@ -74,22 +80,34 @@ class ListenerSource(Reception):
         self.url = listener.url
         self.once = once
         self.fileno = listener.fileno
+        self.counted = kind == "stream"
+        self._largest = getattr(listener, "max_packet_size", math.inf)
         self._accept = accept
         self._tell = tell
 
     def take(self) -> Unit | None:
-        """Accept one request and return what runs it; None if it was parked.
+        """Accept one request and return what runs it; None if it was parked. Raises: OSError."""
+        return receive(self, *self.accept())
+
+    def accept(self) -> tuple[Request, Address]:
+        """Accept one request.
 
         Raises: OSError. What else a transport or an overridden `get_request` raises is about one request, and ends that.
         """
         try:
-            request, client_address = self._accept()
+            return self._accept()
         except OSError:
             raise
         except Exception as error:
             log.exception("%s: accepting raised; the request is lost", self.url)
             raise OSError("accepting raised") from error
-        return receive(self, request, client_address)
+
+    def turn_away(self, request: Request, client_address: Address, reason: str, reply: bytes = b"") -> None:
+        """Refuse one that was accepted."""
+        try:
+            self.server._refuse_request(request, client_address, reason, reply)  # noqa: SLF001 - a server and its sources are one thing in two files
+        except Exception:
+            log.exception("a hook raised while a request of %s was turned away", client_address)
 
     def paused(self, error: OSError, seconds: float) -> None:
         """Tell the observers."""
@@ -100,12 +118,46 @@ class ListenerSource(Reception):
         self._tell("accept_resumed", self.url, failures)
 
 
+class DatagramSource(ListenerSource):
+    """One of datagrams, which come whole or not at all."""
+
+    def take(self) -> Unit | None:
+        """Accept one request and return what runs it; None if it was cut."""
+        request, client_address = self.accept()
+        if isinstance(request, tuple) and len(request[0]) > self._largest:
+            self.turn_away(request, client_address, TRUNCATED)
+            return None
+        return receive(self, request, client_address)
+
+
+class GuardedSource(ListenerSource):
+    """One that asks before it accepts, and about whom it has accepted."""
+
+    admission: Admission  # set when all sources are there
+
+    def take(self) -> Unit | None:
+        """Accept one request and return what runs it; None if it was parked or turned away. Raises: NoRoomError."""
+        admission = self.admission
+        admission.permit(self)
+        request, client_address = self.accept()
+        reason = admission.objection(request, client_address)
+        if reason is not None:
+            self.turn_away(request, client_address, reason, admission.reply)
+            return None
+        if isinstance(request, tuple) and len(request[0]) > self._largest:
+            self.turn_away(request, client_address, TRUNCATED)
+            return None
+        return receive(self, request, client_address)
+
+
 def receive(reception: Reception, request: Request, client_address: Address) -> Unit | None:
     """Return the unit of work of a request that was just accepted; None if it was parked for its first byte."""
     parking = reception.parking
     if parking is not None and can_wait(reception.server, request):
         return Connection(reception, parking, request, client_address).arrive()
-    return Whole(reception, request, client_address)
+    unit = Whole(reception, request, client_address)
+    reception.ledger.open(unit)
+    return unit
 
 
 def queued(source: Any) -> Iterator[Unit]:

@@ -119,6 +119,10 @@ class Ledger:
         self._observed = any(map(observers.wants, ("request_accepted", "request_finished", "request_failed", "request_refused")))
         self._lock = threading.Lock()
         self._active: dict[int, Entry] = {}
+        self.in_work: Mapping[int, Entry] = self._active  # for whoever counts them often
+        self.mixed = True  # whether there may be datagrams among them
+        self.peers: Any = None  # a `socketkit.admission.Peers`, which counts too, if there is one
+        self.vacated: Callable[[], None] | None = None  # to be called once, when a connection is settled: there may be room for another
         self._outcomes: dict[str, int] = {}
         self._settled = 0
         self._branches: list[Tally] = []
@@ -140,6 +144,8 @@ class Ledger:
 
     def open(self, entry: Entry) -> None:
         """Take in the entry of a request that was just accepted."""
+        if self.peers is not None:
+            self.peers.enter(entry)
         self._active[id(entry.request)] = entry  # one store, hence no lock; the entry keeps the request, and with it the key, alive
         if self._observed:
             self._observers.tell("request_accepted", self._server, entry.request, entry.client_address)
@@ -185,6 +191,12 @@ class Ledger:
             self._settled += 1
             outcome = outcome or entry.outcome
             self._outcomes[outcome] = self._outcomes.get(outcome, 0) + 1
+        if self.peers is not None:
+            self.peers.leave(entry)
+        vacated = self.vacated
+        if vacated is not None and not isinstance(entry.request, tuple):
+            self.vacated = None
+            vacated()
         if self._observed and outcome == "finished":
             self._observers.tell("request_finished", self._server, entry.client_address, self.clock() - entry.since)
 
@@ -215,6 +227,11 @@ class Ledger:
             died = Stats(0, {"died": last.active} if last.active else {})
             self._outcomes = dict(_sum(_sum(Stats(0, self._outcomes), died), Stats(0, last.outcomes)).outcomes)
             self._settled += last.accepted
+
+    def connections(self) -> int:
+        """Return how many connections are in work, datagrams left out."""
+        with self._lock:  # or one that a layer is replacing might be counted twice
+            return sum(not isinstance(entry.request, tuple) for entry in list(self._active.values())) if self.mixed else len(self._active)
 
     def active(self) -> list[Entry]:
         """Return the requests in work."""

@@ -58,7 +58,6 @@ class Whole(Entry):
 
     def __call__(self) -> None:
         """Run it, in this thread, or have the dispatcher run it where it wants to."""
-        self._reception.ledger.open(self)
         self._run()
 
     def refuse(self, reason: str, reply: bytes = b"") -> None:

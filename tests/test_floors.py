@@ -14,9 +14,9 @@ PACKAGE = Path(importlib.util.find_spec("socketkit").origin).parent
 FLOORS = """
     logs
     errors seams poller forked notify
-    grammar recipes parking activation
-    hookspecs loop options stats
-    template handlers capabilities explanation
+    grammar recipes parking activation timekeeper
+    hookspecs loop options stats limits
+    template handlers capabilities explanation admission deadlines
     async_handlers message_handlers units
     transports dispatchers lifecycles connection
     builtin

@@ -1,12 +1,12 @@
 """The parking lot: everyone leaves exactly once, in time, at a cost that does not grow."""
 
 import socket
-import sys
 import threading
 import weakref
 
 import pytest
 
+from interleaving import schedules
 from socketkit import parking
 from socketkit.loop import Intake
 from socketkit.parking import FINE, FINE_GRAIN, GRAIN, Lot
@@ -194,48 +194,6 @@ def test_a_shorter_time_counts_although_a_longer_one_is_noted(lot, clock):
     assert lot.due() is None
 
 
-class Stepped:
-    """A call in a thread of its own, which stands still before each of its lines in the module under test."""
-
-    def __init__(self, function, *arguments):
-        self._may, self._stands, self._over, self._free = threading.Semaphore(0), threading.Semaphore(0), False, False
-        self._thread = threading.Thread(target=self._run, args=(function, *arguments))
-        self._thread.start()
-        self._stands.acquire()
-
-    def go(self, lines):
-        """Let it run so many lines; return whether it has that many."""
-        for _ in range(lines):
-            if self._over:
-                return False
-            self._may.release()
-            self._stands.acquire()
-        return True
-
-    def finish(self):
-        self._free = True
-        self._may.release()
-        self._thread.join()
-        return self.result
-
-    def _run(self, function, *arguments):
-        sys.settrace(self._trace)
-        try:
-            self.result = function(*arguments)
-        finally:
-            sys.settrace(None)
-            self._over = True
-            self._stands.release()
-
-    def _trace(self, frame, event, _argument):
-        if frame.f_code.co_filename != parking.__file__:
-            return None
-        if event == "line" and not self._free:
-            self._stands.release()
-            self._may.acquire()
-        return self._trace
-
-
 def emptied(lot, *, seconds):
     """Leave a moment behind for which nobody is noted any more."""
     car = Car(99)
@@ -252,20 +210,6 @@ BEFORE = {
     "an earlier one": lambda lot: lot.park(Car(98), 10.0),
     "a later one": lambda lot: lot.park(Car(97), 100.0),
 }
-
-
-def schedules(make, one, other):
-    """Yield what each interleaving of two calls was made of and returned: the first is held, then the second, and both go on."""
-    for lines in range(1, 100):
-        for others in range(1, 100):
-            made = make()
-            calls = [Stepped(*each(*made)) for each in (one, other)]
-            enough = [call.go(steps) for call, steps in zip(calls, (lines, others), strict=True)]
-            yield (*made, *(call.finish() for call in calls))
-            if not enough[1]:
-                break
-        if not enough[0]:
-            return
 
 
 @pytest.mark.parametrize("seconds", [0.5, 75.0], ids=["soon", "late"])
@@ -286,7 +230,7 @@ def test_no_deadline_is_slept_through_however_parking_and_polling_interleave(bef
         return (lot.due,)
 
     count = 0
-    for lot, car, *results in schedules(make, *((park, due) if first == "park" else (due, park))):
+    for lot, car, *results in schedules(parking, make, *((park, due) if first == "park" else (due, park))):
         told, moment = results if first == "park" else results[::-1]
         latest = clock.now + seconds + GRAIN + 1e-6
         assert told or (moment is not None and moment <= latest)
@@ -317,7 +261,7 @@ def test_no_deadline_is_lost_when_a_connection_comes_back_just_as_its_first_one_
         return lot.expire, clock.now
 
     count = 0
-    for lot, car, *_results in schedules(make, *((park, expire) if first == "park" else (expire, park))):
+    for lot, car, *_results in schedules(parking, make, *((park, expire) if first == "park" else (expire, park))):
         assert not car.expired
         due = lot.due()
         assert clock.now + 75.0 <= due <= clock.now + 75.0 + GRAIN + 1e-6

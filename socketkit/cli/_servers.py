@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import click
 
 from socketkit.catalog import Catalog
+from socketkit.limits import Limits
 from socketkit.options import Faults
 from socketkit.server import Server
 from socketkit.stats import DrainReport
@@ -52,7 +54,7 @@ def compose(compositions: Mapping[str, Composition], *observers: object) -> dict
     faults, servers = Faults(), {}
     for key, parts in compositions.items():
         with faults.under(key):
-            server = Server(parts.listen, parts.handler, dispatcher=parts.dispatcher, lifecycle=parts.lifecycle)
+            server = Server(parts.listen, parts.handler, dispatcher=parts.dispatcher, lifecycle=parts.lifecycle, limits=parts.limits)
             server._observe((*observers, *Catalog.load().observers(server)))  # noqa: SLF001 - as socketkit.compose does
             servers[key] = server
     faults.check()
@@ -67,6 +69,13 @@ def run_of(server: Server) -> Run | None:
 def strategy(server: Server) -> str:
     """Return ``(dispatcher, lifecycle)`` by their names."""
     return f"({part_name(server.dispatcher)}, {part_name(server.lifecycle)})"
+
+
+def limits(server: Server) -> str:
+    """Return the limits that are not what they would have been anyway, each after a comma."""
+    fields = attrs.fields(type(server.limits))
+    given = {field.name: getattr(server.limits, field.name) for field in fields}
+    return "".join(f", {name}={given[name]!r}" for name in given if given[name] != getattr(Limits(), name))
 
 
 def part_name(recipe: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from socketkit import config
-from socketkit.cli._servers import compose, import_from_here, strategy
+from socketkit.cli._servers import compose, import_from_here, limits, strategy
 
 
 @click.command(short_help="Tell everything that is wrong with a configuration file.", epilog="\b\nsocketkit check servers.toml")
@@ -18,4 +18,4 @@ def check(path: str) -> None:
     import_from_here()
     compositions = {f"servers.{name}": parts for name, parts in config.read(path).items()}
     for key, server in compose(compositions).items():
-        click.echo(f"{key}: {', '.join(server.urls)} {strategy(server)}")
+        click.echo(f"{key}: {', '.join(server.urls)} {strategy(server)}{limits(server)}")

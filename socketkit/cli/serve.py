@@ -39,7 +39,10 @@ log = Log(__name__)
 @click.option("--listen", metavar="URL", multiple=True, help="Where to listen, as in tcp://127.0.0.1:9999. May be given more than once.")
 @click.option("--dispatcher", metavar="SPEC", help="Where and when the handler runs, as in thread or fork:8.")
 @click.option("--lifecycle", metavar="SPEC", help="How serving starts and stops, as in graceful:drain=10s.")
-def serve(what: str, names: Sequence[str], listen: Sequence[str], dispatcher: str | None, lifecycle: str | None) -> None:
+@click.option("--limits", metavar="SPEC", help="What is admitted, and for how long, as in max_connections=100,overflow=shed.")
+def serve(  # noqa: PLR0913, PLR0917 - each is one option of the command
+    what: str, names: Sequence[str], listen: Sequence[str], dispatcher: str | None, lifecycle: str | None, limits: str | None
+) -> None:
     """Serve HANDLER, given as module:Class, or the servers of CONFIG.toml, all or those NAMEd.
 
     Modules are also found in the working directory. Once listening, a line for each listener goes to standard error. SIGINT and
@@ -47,7 +50,7 @@ def serve(what: str, names: Sequence[str], listen: Sequence[str], dispatcher: st
     no client is refused. SIGHUP reads CONFIG.toml again, and changes nothing unless it is good. Exit codes: 0 stopped, 1 failed, 2 bad usage or configuration.
     """
     import_from_here()
-    given = {"listen": listen, "dispatcher": dispatcher, "lifecycle": lifecycle}
+    given = {"listen": listen, "dispatcher": dispatcher, "lifecycle": lifecycle, "limits": limits}
     read = None  # what a reload reads again
     if what.endswith(".toml"):
         for option in (option for option, value in given.items() if value):

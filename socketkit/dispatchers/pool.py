@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 
 import attrs
 
+from socketkit.limits import Limits
 from socketkit.logs import Log
 from socketkit.loop import Wakeup
 from socketkit.parking import Parking
@@ -29,8 +30,13 @@ class Pool:
 
     workers: int = attrs.field(default=32, validator=at_least(1))
     """How many threads; each starts when all others are busy for the first time."""
-    overflow: Literal["wait", "reject"] = attrs.field(default="wait", kw_only=True, validator=attrs.validators.in_(("wait", "reject")))
-    """While every thread is busy: let clients wait in the kernel's queue, or turn each new request away at once."""
+    overflow: Literal["wait", "reject", "shed"] = attrs.field(
+        default="wait", kw_only=True, validator=attrs.validators.in_(("wait", "reject", "shed"))
+    )
+    """While every thread is busy, or `connections` are open: let clients wait in the kernel's queue, or turn each new request away
+    at once. shed: as wait, but close the conversation that has been idle longest if that makes room for a new connection."""
+    connections: int | None = attrs.field(default=None, kw_only=True, validator=attrs.validators.optional(at_least(1)))
+    """The most connections open at a time, those that wait without a thread included; None: as many as the server's limits say."""
     reply: str = attrs.field(default="", kw_only=True, validator=attrs.validators.instance_of(str))
     """What a client that is turned away gets to read, as UTF-8."""
     defer: Seconds = attrs.field(default=0.01, kw_only=True, validator=seconds)
@@ -52,14 +58,23 @@ class _Pool:
 
     def __init__(self, recipe: Pool) -> None:
         self.parking = Parking(recipe.defer, recipe.idle, recipe.max_inline)
+        self._recipe = recipe
         self._workers = recipe.workers
         self._rejects = recipe.overflow == "reject"
         self._reply = recipe.reply.encode()
         self._baton = threading.Lock()
-        self._counting = threading.Lock()  # guards the two that follow
+        self._counting = threading.Lock()  # guards the three that follow
         self._threads: list[threading.Thread] = []
-        self._busy = 0
+        self._free = 0  # how many of them wait for a request of this run
+        self._busy = 0  # how many run one
         self._error: BaseException | None = None
+
+    def narrow(self, limits: Limits) -> Limits:
+        """Return the server's limits with the pool's own bound of connections in them, if it has one."""
+        recipe = self._recipe
+        if recipe.connections is None and recipe.overflow != "shed":
+            return limits
+        return limits.narrowed(recipe.connections, recipe.overflow, recipe.reply)
 
     def drive(self, open_intake: Callable[[], Any]) -> None:
         """Let the threads serve until the intake is stopped; meanwhile turn away what is too much, if that was asked for."""
@@ -67,6 +82,7 @@ class _Pool:
         with contextlib.closing(alarm), alarm.woken_by_signals(), open_intake() as intake:
             intake.on_stop(alarm.wake)
             self._alarm, self._intake = alarm, intake
+            self._free, self._busy, self._error = 0, 0, None  # those who still work for a run before this one do not count
             try:
                 self._add_thread()
                 while not intake.stopped:
@@ -98,10 +114,12 @@ class _Pool:
     def _add_thread(self) -> None:
         thread = threading.Thread(target=self._serve, name=f"socketkit-pool-{len(self._threads) + 1}", daemon=True)
         self._threads.append(thread)
+        self._free += 1  # it may have taken a request before `start` returns
         try:
             thread.start()
         except RuntimeError:
             self._threads.remove(thread)
+            self._free -= 1
             raise
 
     def _serve(self) -> None:
@@ -124,13 +142,15 @@ class _Pool:
             except BaseException:
                 log.exception("a unit of work raised; its thread goes on")
             finally:
-                self._get_free()
+                self._get_free(intake)
 
     def _get_busy(self) -> None:
         with self._counting:
             self._busy += 1
-            if self._busy < len(self._threads):
+            self._free -= 1
+            if self._free:
                 return
+            self._threads = [thread for thread in self._threads if thread.is_alive()]  # without those of a run before this one
             if len(self._threads) < self._workers:
                 try:
                     self._add_thread()
@@ -139,9 +159,12 @@ class _Pool:
             elif self._rejects:
                 self._alarm.wake()
 
-    def _get_free(self) -> None:
+    def _get_free(self, intake: Any) -> None:
         with self._counting:
+            if intake is not self._intake:
+                return  # another run has begun: this thread ends
             self._busy -= 1
+            self._free += 1
         if self._rejects:
             self._intake.interrupt()  # the driver may be at the intake, turning away
 

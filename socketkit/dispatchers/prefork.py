@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 
-from socketkit.recipes import at_least, seconds, seconds_or_none
+from socketkit.recipes import at_least, seconds, seconds_or_none, some_seconds_or_none
 from socketkit.seams import Dispatcher, Seconds, Work
 
 if TYPE_CHECKING:
@@ -20,12 +20,6 @@ def _inner(_recipe: Any, field: Any, value: Any) -> None:
         raise ValueError(f"{field.name} must be a dispatcher, such as Sync(), not {value!r}")
     if getattr(value, "forks_workers", False):
         raise ValueError(f"{field.name} must be a dispatcher that forks no workers itself; give prefork more workers instead")
-
-
-def _some_time_or_none(recipe: Any, field: Any, value: Any) -> None:
-    seconds_or_none(recipe, field, value)
-    if value == 0:
-        raise ValueError(f"{field.name} must be more than 0 seconds, or nothing for never")
 
 
 def _part_of_one(_recipe: Any, field: Any, value: Any) -> None:
@@ -45,7 +39,7 @@ class Prefork:
     """After about so many requests a worker is replaced; None: never."""
     max_rss: int | None = attrs.field(default=None, kw_only=True, validator=attrs.validators.optional(at_least(1)))
     """A worker that has more bytes in memory after a request is replaced; None: however many."""
-    max_age: Seconds | None = attrs.field(default=None, kw_only=True, validator=_some_time_or_none)
+    max_age: Seconds | None = attrs.field(default=None, kw_only=True, validator=some_seconds_or_none)
     """After about so long a worker is replaced; None: never."""
     jitter: float = attrs.field(default=0.1, kw_only=True, validator=_part_of_one)
     """By how much of themselves `max_requests` and `max_age` may be less, at random, so that workers do not all go at once."""
@@ -55,7 +49,7 @@ class Prefork:
     """How long a worker may take until it takes requests."""
     boots: int = attrs.field(default=5, kw_only=True, validator=at_least(1))
     """After so many workers in a row that failed to boot the server ends with a `BootError`."""
-    hang_timeout: Seconds | None = attrs.field(default=None, kw_only=True, validator=_some_time_or_none)
+    hang_timeout: Seconds | None = attrs.field(default=None, kw_only=True, validator=some_seconds_or_none)
     """A worker in which nobody has looked for a request for so long, and no request has ended, is replaced; None: never."""
 
     forks_workers: ClassVar[bool] = True
@@ -64,6 +58,11 @@ class Prefork:
     def requires(self) -> frozenset[str]:
         """What the platform must have: fork, and what the inner dispatcher needs."""
         return frozenset({"fork", *getattr(self.inner, "requires", {"threads"})})
+
+    @property
+    def processes(self) -> int:
+        """How many processes serve together: each has its share of the server's limits."""
+        return self.workers or cores()
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -85,7 +84,7 @@ class Prefork:
         """Return the live part."""
         from socketkit.dispatchers._supervisor import Supervisor  # noqa: PLC0415 - only servers that fork need it, and what it imports
 
-        return Supervisor(self, work, self.workers or cores())
+        return Supervisor(self, work, self.processes)
 
 
 def cores() -> int:

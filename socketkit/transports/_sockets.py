@@ -170,8 +170,11 @@ class DatagramListener:
         return self.socket.fileno()
 
     def accept(self) -> tuple[tuple[bytes, Socket], Address]:
-        """Return the next datagram together with the socket to answer on, and its sender."""
-        data, address = self.socket.recvfrom(self.max_packet_size, _DONT_WAIT)
+        """Return the next datagram together with the socket to answer on, and its sender.
+
+        One that is longer than `max_packet_size` was cut, and comes with one byte more than that, by which it can be told.
+        """
+        data, address = self.socket.recvfrom(self.max_packet_size + 1, _DONT_WAIT)
         return (data, self.socket), address
 
     def close(self) -> None:

@@ -290,3 +290,18 @@ class Localhost(socketserver.DatagramRequestHandler):
         )
         assert dug.stdout == "127.0.0.42\n"
         assert program.stop() == 0
+
+
+def test_limits_are_given_as_an_option(here):
+    with Program(*SERVE, "handlers:Upper", "--listen", "tcp://127.0.0.1:0", "--limits", "deny=127.0.0.1,reply=no") as program:
+        [url] = program.serving()
+        with socket.create_connection(address(url), timeout=10) as client:
+            assert client.recv(10) == b"no"
+        assert program.stop() == 0
+
+
+def test_check_tells_the_limits_that_a_server_was_given(here):
+    source = '[servers.a]\nlisten = "tcp://127.0.0.1:0"\nhandler = "handlers:Upper"\nlimits = { max_connections = 7 }\n'
+    (here / "a.toml").write_text(source)
+    told = subprocess.run([*SERVE[:-1], "check", "a.toml"], capture_output=True, text=True, check=True).stdout
+    assert told.rstrip().endswith("graceful), max_connections=7")

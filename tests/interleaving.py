@@ -1,0 +1,89 @@
+"""Every interleaving of two calls, line by line: for code whose safety is an argument about the order of its steps."""
+
+import sys
+import threading
+from typing import ClassVar
+
+
+class Lock:
+    """A lock to put in the place of one of the code's own: whoever has it does not stand still, or the other could wait for ever."""
+
+    _holders: ClassVar[set[int]] = set()
+
+    def __init__(self):
+        self._lock = threading.Lock()
+
+    def __enter__(self):
+        self._lock.acquire()
+        self._holders.add(threading.get_ident())
+
+    def __exit__(self, *_error):
+        self._holders.discard(threading.get_ident())
+        self._lock.release()
+
+    @classmethod
+    def is_held(cls):
+        """Return whether this thread has one."""
+        return threading.get_ident() in cls._holders
+
+
+class Stepped:
+    """A call in a thread of its own, which stands still before each of its lines in the modules under test."""
+
+    def __init__(self, modules, function, *arguments):
+        self._files = {module.__file__ for module in modules}
+        self._may, self._stands, self._over, self._free = threading.Semaphore(0), threading.Semaphore(0), False, False
+        self._thread = threading.Thread(target=self._run, args=(function, *arguments))
+        self._thread.start()
+        self._stands.acquire()
+
+    def go(self, lines):
+        """Let it run so many lines; return whether it has that many."""
+        for _ in range(lines):
+            if self._over:
+                return False
+            self._may.release()
+            self._stands.acquire()
+        return True
+
+    def finish(self):
+        self._free = True
+        self._may.release()
+        self._thread.join()
+        return self.result
+
+    def _run(self, function, *arguments):
+        sys.settrace(self._trace)
+        try:
+            self.result = function(*arguments)
+        finally:
+            sys.settrace(None)
+            self._over = True
+            self._stands.release()
+
+    def _trace(self, frame, event, _argument):
+        if frame.f_code.co_filename not in self._files:
+            return None
+        if event == "line" and not self._free and not Lock.is_held():
+            self._stands.release()
+            self._may.acquire()
+        return self._trace
+
+
+def schedules(modules, make, one, other):
+    """Yield what each interleaving of two calls was made of and returned: the first is held, then the second, and both go on.
+
+    modules: the one or several whose lines count. make: returns what both are about, a tuple. one, other: return a function and its
+    arguments for that.
+    """
+    modules = modules if isinstance(modules, tuple) else (modules,)
+    for lines in range(100):
+        for others in range(100):
+            made = make()
+            calls = [Stepped(modules, *each(*made)) for each in (one, other)]
+            enough = [call.go(steps) for call, steps in zip(calls, (lines, others), strict=True)]
+            yield (*made, *(call.finish() for call in calls))
+            if not enough[1]:
+                break
+        if not enough[0]:
+            return
