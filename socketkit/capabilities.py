@@ -31,7 +31,7 @@ def check(transports: Sequence[Any], dispatcher: Any, lifecycle: Any, handler: A
 
     Recipes declare, all of it optional: `requires`, features of the platform (any part); `kinds`, the kinds of request it runs,
     `runs_async`, whether it awaits handlers, and `check(handler)`, which raises IncompatibleError (dispatchers). Handlers declare
-    `request_kinds` and `is_async`.
+    `request_kinds` and `is_async`; layers `replaces_socket`, that handlers get an object of their making.
     Raises: ConfigError, IncompatibleError.
     """
     if not transports:
@@ -47,6 +47,10 @@ def check(transports: Sequence[Any], dispatcher: Any, lifecycle: Any, handler: A
         _check_kind(getattr(handler, "__name__", repr(handler)), _request_kinds(handler), transport, "handler")
     if getattr(handler, "is_async", False) and not getattr(dispatcher, "runs_async", False):
         raise IncompatibleError(handler.__name__, f"is to be awaited, which {type(dispatcher).__name__} does not do", "use asyncio")
+    for layer in (layer for transport in transports for layer in getattr(transport, "layers", ())):
+        if getattr(handler, "is_async", False) and getattr(layer, "replaces_socket", False):
+            reason = f"puts another object in the place of the socket, and {handler.__name__} can only await a socket"
+            raise IncompatibleError(type(layer).__name__, reason, "choose a handler that blocks")
     if hasattr(dispatcher, "check"):
         dispatcher.check(handler)
 

@@ -22,6 +22,7 @@ from socketkit.template import replaced_steps
 from socketkit.units import Whole
 
 if TYPE_CHECKING:
+    from socketkit.loop import Intake
     from socketkit.parking import Parking
     from socketkit.seams import Address, Request
     from socketkit.template import RequestTemplate
@@ -76,6 +77,15 @@ class Connection(Whole):
         else:
             self.thread = threading.get_ident()
             self._open(opener)
+
+    def move(self, intake: Intake) -> None:
+        """Go on to wait in another intake than the one it was taken out of."""
+        self._reception.intake = intake
+        self._was_parked = False
+        if self._handler is None:
+            self._park(self._parking.defer)
+        else:
+            self._wait_for_request()
 
     def is_readable(self) -> bool:
         """Return whether there is something to read, if only that the peer has gone."""

@@ -101,7 +101,8 @@ class Listener(Protocol):
 class Layer(Protocol):
     """Recipe of a step between accept and handler, on stream connections.
 
-    Called by the thread that is about to run the handler, never on the accept path, so it may block within its own deadline.
+    Called by the thread that is about to run the handler, never on the accept path, so it may block within its own deadline. One
+    that returns another object in place of the socket, such as a TLS socket, says so with an attribute `replaces_socket = True`.
     """
 
     def wrap(self, request: Request, client_address: Address) -> tuple[Request, Address]:

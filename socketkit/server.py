@@ -94,6 +94,7 @@ class Server(RequestTemplate):
         self._live: Dispatch | Drive | None = None
         self._gate = threading.Lock()  # guards who is serving
         self._run: Run | None = None
+        self._undrained: Run | None = None  # the last one, if it was not
         self._stop_before_start = False
 
     def __repr__(self) -> str:
@@ -188,6 +189,9 @@ class Server(RequestTemplate):
         self._close_listeners()
         if self._run is not None or self._ledger.runs_in(threading.get_ident()):
             return  # called from within the run, whose end needs the live dispatcher, or by what others shall wait for
+        undrained, self._undrained = self._undrained, None
+        if undrained is not None:
+            undrained.abandon()
         live, self._live = self._live, None
         if live is not None:
             live.wait(getattr(self.lifecycle, "drain", None))
@@ -294,6 +298,7 @@ class Server(RequestTemplate):
                 close_listeners=self._close_listeners,
                 lame_duck=getattr(self.lifecycle, "lame_duck", 0.0),
             )
+            run.inherit(self._undrained)
             run.stopping, self._stop_before_start = self._stop_before_start, False
             self._run = run
         return run
@@ -320,8 +325,10 @@ class Server(RequestTemplate):
     def _finish(self, run: Run) -> None:
         self._last_state = State.FAILED if run.state is State.FAILED else State.STOPPED
         self._report = run.report
-        if run.drained:  # a classic lifecycle leaves its live dispatcher, and the listeners, for the next run
-            self._live = None
+        if run.drained:
+            self._live, self._undrained = None, None
+        else:  # a classic lifecycle leaves its live dispatcher, its listeners, and who is parked, for the next run
+            self._undrained = run
         with self._gate:
             self._run = None
         self._observers.tell("server_stopped", self, run.report)

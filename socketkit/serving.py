@@ -346,6 +346,7 @@ class Run:
         self._on_ready: list[tuple[Callable[[], None], float | None]] = []
         self._intake: Intake | None = None
         self._sources: Sequence[Any] = ()
+        self._before: Run | None = None
         self._last: Intake | None = None  # of the last round, while that is served
         self._deadline: float | None = None  # set by stop(drain): the moment at which a drain ends, whatever it was given
         self.ready = False  # requests are taken, and stop was not asked for
@@ -380,6 +381,10 @@ class Run:
             source.intake = intake
         if self.stopping:  # it may have been asked for before there was anybody to tell
             intake.stop()
+        before, self._before = self._before, None
+        if before is not None:
+            for connection in before.leftover():
+                connection.move(intake)
         self._opened(intake)
         if self._sources:
             self.be_ready()
@@ -453,6 +458,21 @@ class Run:
         """In a forked child: close this process's copies of the selector and the wake-up descriptor."""
         if self._intake is not None:
             self._intake.close()
+
+    def inherit(self, before: Run | None) -> None:
+        """Serve the connections, too, that a run before this one, which was not drained, has left parked."""
+        self._before = before
+
+    def leftover(self) -> list[Any]:
+        """Take out and return the connections that wait, for one who comes after this run."""
+        before, self._before = self._before, None
+        older = [] if before is None else before.leftover()  # it came to no intake
+        return older if self._intake is None else [*older, *self._intake.waiting(), *self._intake.parked()]
+
+    def abandon(self) -> None:
+        """End the connections that wait, because nobody comes after this run."""
+        for connection in self.leftover():
+            connection.abandon()
 
     def drain(self, seconds: float | None, *, queue: bool = True) -> DrainReport:
         """Serve what waits, close the listeners, let running requests finish, force the rest, release everything."""

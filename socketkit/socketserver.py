@@ -136,6 +136,7 @@ class BaseServer(RequestTemplate):
     __shutdown_request = _StopFlag()
     __is_shut_down: Any
     __run: Run | None = None
+    __undrained: Run | None = None  # the last one, if it was not
     __live: Any = None  # the chosen dispatcher's live part and how to call it; None while there is no need for it
 
     def __init__(self, server_address: Any, RequestHandlerClass: Callable[[Any, Any, Any], object]) -> None:  # noqa: N803 - classic name
@@ -167,9 +168,11 @@ class BaseServer(RequestTemplate):
                 close_listeners=self.__close_listener,
                 lame_duck=getattr(_Chosen.lifecycle, "lame_duck", 0.0),
             )
+            run.inherit(self.__undrained)
             if not self.__shutdown_request:
                 (_Chosen.lifecycle or Classic()).serve(run)
         finally:
+            self.__undrained = None if self.__run is None or self.__run.drained else self.__run
             self.__run = None
             self.__shutdown_request = False
             logs.finish()
@@ -448,6 +451,9 @@ def _dispatched(server: Any, request: Request, client_address: Address) -> bool:
 
 def _close_chosen(server: Any) -> None:
     """Release the chosen dispatcher's live part; wait for its requests if the server's class waits for its own."""
+    undrained = vars(server).pop("_BaseServer__undrained", None)
+    if undrained is not None:
+        undrained.abandon()
     live = vars(server).pop("_BaseServer__live", None)
     if live is not None:
         if getattr(server, "block_on_close", True) and not getattr(server, "daemon_threads", False):

@@ -12,7 +12,7 @@ from functools import partial
 
 import pytest
 
-from socketkit import TCP, Adaptive, ConversationHandler, Graceful, Pool, Server, StreamRequestHandler, Sync, Threads
+from socketkit import TCP, Adaptive, Classic, ConversationHandler, Graceful, Pool, Server, StreamRequestHandler, Sync, Threads
 from support import python
 
 ANYWHERE = TCP("127.0.0.1", 0)
@@ -419,3 +419,32 @@ def test_a_conversation_that_is_turned_away_is_finished():
         assert finished == [client.getsockname()]
     assert reasons == ["no room"]
     assert server.stats().outcomes == {"refused": 1}
+
+
+@pytest.mark.parametrize("again", [True, False], ids=["served again", "closed"])
+def test_what_a_classic_lifecycle_leaves_parked_is_served_by_the_next_run_or_closed(parking, again):
+    finished = threading.Event()
+
+    class Finishes(Reverse):
+        def finish(self):
+            super().finish()
+            finished.set()
+
+    with Server(ANYWHERE, Finishes, dispatcher=parking, lifecycle=Classic()) as server:
+        server.start()
+        with connected(server) as (_client, file):
+            say(file, b"abc\n")
+            assert file.readline() == b"cba\n"
+            while not server._run._intake._lot.parked:
+                pass
+            server.stop()
+            if again:
+                server.start()
+                say(file, b"def\n")
+                assert file.readline() == b"fed\n"
+                say(file, b"bye\n")
+            else:
+                server.server_close()
+            assert finished.wait(10)
+            assert file.read() in {b"", b"eyb\n"}
+    assert server.stats().outcomes == {"finished": 1}

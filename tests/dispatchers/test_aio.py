@@ -11,6 +11,7 @@ import signal
 import socket
 import threading
 import time
+from typing import ClassVar
 
 import attrs
 import pytest
@@ -1037,3 +1038,15 @@ def test_whoever_is_inside_does_not_wait_for_itself():
     assert not load.wait(0.01)
     load.end()
     assert load.wait(0)
+
+
+def test_a_layer_that_replaces_the_socket_is_refused_at_composition():
+    @attrs.frozen
+    class Replaces:
+        replaces_socket: ClassVar[bool] = True
+
+        def wrap(self, request, client_address):
+            return request, client_address
+
+    with pytest.raises(IncompatibleError, match="Replaces puts another object in the place of the socket"):
+        Server(Layered(ANYWHERE, Replaces()), Upper, dispatcher=Asyncio())

@@ -62,9 +62,7 @@ class Life(RuleBasedStateMachine):
     def compose(self, dispatcher):
         self.started = Started()
         self.alone = dispatcher == "sync"  # it serves one client at a time
-        self.server = Server(
-            TCP("127.0.0.1", 0), Reverse, dispatcher=dispatcher, lifecycle=Graceful(drain=DRAIN), observers=[self.started]
-        )
+        self.server = Server(TCP("127.0.0.1", 0), Reverse, dispatcher=dispatcher, lifecycle=Graceful(drain=DRAIN), observers=[self.started])
 
     # --- starting
 
