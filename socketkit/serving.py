@@ -430,9 +430,11 @@ class Run:
         self.ready = False
 
     def hand_over(self) -> None:
-        """End `run` at once, and leave to others what the kernel has queued."""
-        self._handed_over = True
-        self._end()
+        """Take nothing new, hand out what was accepted, end `run`, and leave to others what the kernel has queued."""
+        self.ready, self._handed_over = False, True
+        self._mark_end()
+        if self._intake is not None:
+            self._intake.retire()
 
     @property
     def _is_lame(self) -> bool:

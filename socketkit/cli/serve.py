@@ -45,9 +45,12 @@ def serve(  # noqa: PLR0913, PLR0917 - each is one option of the command
 ) -> None:
     """Serve HANDLER, given as module:Class, or the servers of CONFIG.toml, all or those NAMEd.
 
-    Modules are also found in the working directory. Once listening, a line for each listener goes to standard error. SIGINT and
-    SIGTERM stop gracefully, a second one at once. SIGUSR2 restarts: the same command starts again and takes the sockets over, so that
-    no client is refused. SIGHUP reads CONFIG.toml again, and changes nothing unless it is good. Exit codes: 0 stopped, 1 failed, 2 bad usage or configuration.
+    Modules are also found in the working directory. Once listening, a line for each listener goes to standard error.
+
+    SIGINT and SIGTERM stop gracefully, a second one at once. SIGUSR2 restarts: the same command starts again and takes the sockets over,
+    so that no client is refused. SIGHUP reads CONFIG.toml again, and changes nothing unless it is good.
+
+    Exit codes: 0 stopped, 1 failed, 2 bad usage or configuration.
     """
     import_from_here()
     given = {"listen": listen, "dispatcher": dispatcher, "lifecycle": lifecycle, "limits": limits}

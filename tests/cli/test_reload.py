@@ -87,7 +87,7 @@ class Service(Program):
 
     def reload(self):
         """Send SIGHUP; return what the manager is told when that is over."""
-        self.process.send_signal(signal.SIGHUP)
+        self.send_signal(signal.SIGHUP)
         return self.reloaded()
 
     def reloaded(self):
@@ -310,10 +310,10 @@ def test_several_servers_can_be_restarted_after_a_reload(three):
     service, (upper, _udp, _chat) = three
     Path("three.toml").write_text(THREE.replace("given:upper", "given:lower"))
     assert service.reload() == ["READY=1"]
-    service.process.send_signal(signal.SIGUSR2)
+    service.send_signal(signal.SIGUSR2)
     ready, main = service.reloaded()
     assert (ready, main.partition("=")[0]) == ("READY=1", "MAINPID")
-    assert service.process.wait(GUARD) == 0
+    assert service.wait() == 0
     assert talk(upper, b"Aa") == b"aa"
     assert talk("a.sock", b"Aa") == b"aa"
 
@@ -357,21 +357,21 @@ def test_a_single_server_is_reloaded_by_a_new_generation(dispatcher, here):
     with Service("one.toml") as service:
         [url] = service.serving()
         assert service.told() == ["READY=1"]
-        assert int(talk(address(url), b"x")) == service.process.pid
+        assert int(talk(address(url), b"x")) == service.pid
         Path("one.toml").write_text(ONE.format("thraed"))
         assert service.reload()[1].startswith("STATUS=reload failed: servers.one.dispatcher: no dispatcher named 'thraed'")
         Path("one.toml").write_text(ONE.format("thread"))
         assert service.reload() == ["READY=1"]
         service.line("nothing has changed")
-        assert int(talk(address(url), b"x")) == service.process.pid
+        assert int(talk(address(url), b"x")) == service.pid
         Path("one.toml").write_text(ONE.format(dispatcher))
         with Asking(lambda: bool(talk(address(url), b"x")), True) as client:
-            service.process.send_signal(signal.SIGHUP)
+            service.send_signal(signal.SIGHUP)
             assert service.told()[0] == "RELOADING=1"
             assert service.told()[0] == "RELOADING=1"  # the restart says so as well
             ready, main = service.told()
             assert (ready, main.partition("=")[0]) == ("READY=1", "MAINPID")
-            assert service.process.wait(GUARD) == 0
+            assert service.wait() == 0
         assert client.count
         assert not client.failures
         assert service.serving(2) == [url, url]
@@ -386,14 +386,14 @@ def test_a_single_server_that_may_not_restart_says_so(here):
         assert service.told() == ["READY=1"]
         Path("one.toml").write_text(ONE.format("pool:2") + 'lifecycle = "graceful:restart=false"\n')
         assert "its server can only be restarted" in service.reload()[1]
-        assert int(talk(address(url), b"x")) == service.process.pid
+        assert int(talk(address(url), b"x")) == service.pid
         assert service.stop() == 0
 
 
 def test_a_handler_on_the_command_line_has_nothing_to_reload(here):
     with Program(*SERVE, "handlers:Upper", "--listen", "tcp://127.0.0.1:0") as program:
         [url] = program.serving()
-        program.process.send_signal(signal.SIGHUP)
+        program.send_signal(signal.SIGHUP)
         program.line("SIGHUP ignored: a HANDLER on the command line leaves nothing to reload")
         assert talk(address(url), b"a\n") == b"A\n"
         assert program.stop() == 0
@@ -405,7 +405,7 @@ def test_nohup_keeps_its_word(here):
     )
     with Program(sys.executable, "-c", ignore, *SERVE[1:], "handlers:Upper", "--listen", "tcp://127.0.0.1:0") as program:
         [url] = program.serving()
-        program.process.send_signal(signal.SIGHUP)
+        program.send_signal(signal.SIGHUP)
         assert talk(address(url), b"a\n") == b"A\n"
         assert program.stop() == 0
         assert "SIGHUP" not in program.output

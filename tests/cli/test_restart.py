@@ -87,7 +87,7 @@ def test_several_servers_are_restarted_together(here, manager):
         urls = sorted(program.serving(4))
         first, second, udp, _unix = map(address, urls)
         assert told(manager) == ["READY=1"]
-        pid = program.process.pid
+        pid = program.pid
         for generation in range(2, 5):
             before, pid = pid, restart(program, manager, pid)
             ended(before)
@@ -120,15 +120,15 @@ def test_several_servers_ping_the_watchdog_as_one(here, manager, monkeypatch):
                 for _ in range(10):  # in 2 s at least, if they went on
                     assert told(manager) == ["WATCHDOG=1"]
                 pytest.fail("it is still pinged")
-            program.process.kill()
+            program.send_signal(signal.SIGKILL)
 
 
 def test_a_handler_on_the_command_line_is_restarted(here, manager):
     with Program(*SERVE, "pids:pid", "--listen", "tcp://127.0.0.1:0") as program:
         [url] = program.serving()
         assert told(manager) == ["READY=1"]
-        pid = restart(program, manager, program.process.pid)
-        assert program.process.wait(GUARD) == 0
+        pid = restart(program, manager, program.pid)
+        assert program.wait() == 0
         assert int(talk(address(url), b"x")) == pid
         assert program.serving(2) == [url, url]
 
@@ -139,10 +139,10 @@ def test_a_file_that_has_become_bad_meanwhile_changes_nothing(here, manager):
         first = next(address(url) for url in program.serving(4) if url.startswith("tcp"))
         assert told(manager) == ["READY=1"]
         Path("several.toml").write_text(SEVERAL.replace("pool:4", "pol:4"))
-        program.process.send_signal(signal.SIGUSR2)
+        program.send_signal(signal.SIGUSR2)
         assert told(manager)[0] == "RELOADING=1"
         assert told(manager) == ["READY=1", "STATUS=restart failed: the new one ended with exit code 2"]
         program.line("Error: servers.two.dispatcher: .*did you mean 'pool'")
         program.line("restart failed, and this process goes on serving: the new one ended with exit code 2")
-        assert int(talk(first, b"x")) == program.process.pid
+        assert int(talk(first, b"x")) == program.pid
         assert program.stop() == 0

@@ -254,6 +254,39 @@ assert (report.finished, report.forced, report.stuck) == (0, 1, ()), report
     )
 
 
+@pytest.mark.parametrize("dispatcher", ["sync", "thread", "pool:1", "adaptive:1"])
+def test_to_be_told_to_stop_again_is_no_reason_to_hurry(dispatcher):
+    python(
+        PRELUDE
+        + f"""
+inside, leave = threading.Event(), threading.Event()
+def waits(request, peer, server):
+    inside.set()
+    leave.wait(20)
+    server.stop(wait=False)  # by all but the first in the last round, where those in the queue are served
+    request.sendall(b"done")
+server = Server("tcp://127.0.0.1:0", waits, dispatcher={dispatcher!r}, lifecycle=Graceful(drain=20))
+started = serving(server)
+clients = []
+def end():
+    started.wait()
+    clients.extend(socket.create_connection(server.addresses[0]) for _ in range(5))
+    for client in clients:
+        client.sendall(b"x")
+    inside.wait()
+    server.stop(wait=False)
+    leave.set()
+    for client in clients:
+        with client:
+            assert client.recv(10) == b"done"
+thread = in_background(end)
+server.serve_forever()
+thread.join()
+assert server.stats().outcomes == {{"finished": 5}}, server.stats()
+"""
+    )
+
+
 def test_off_the_main_thread_signals_are_left_alone():
     python(
         PRELUDE
