@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 
 from socketkit import config, socketserver
+from socketkit.chosen import Chosen
 
 NAME = "socketserver"
 
@@ -64,11 +65,10 @@ def install() -> ModuleSpec:
 
 
 def _choose() -> None:
-    chosen = socketserver._Chosen  # noqa: SLF001 - this is who it is for
     dispatcher, lifecycle = os.environ.get("SOCKETKIT_RUN_DISPATCHER"), os.environ.get("SOCKETKIT_RUN_LIFECYCLE")
-    chosen.dispatcher = config.dispatcher(dispatcher) if dispatcher else None
-    chosen.lifecycle = config.lifecycle(lifecycle) if lifecycle else None
-    chosen.nodelay = True
+    Chosen.dispatcher = config.dispatcher(dispatcher) if dispatcher else None
+    Chosen.lifecycle = config.lifecycle(lifecycle) if lifecycle else None
+    Chosen.nodelay = True
 
 
 class _Loader(SourceFileLoader):

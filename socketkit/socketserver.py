@@ -24,7 +24,9 @@ from io import BufferedIOBase as BufferedIOBase  # noqa: PLC0414 - re-exported: 
 from time import monotonic as time
 from typing import Any
 
-from socketkit import handlers, logs
+from socketkit import chosen, handlers, logs
+from socketkit.chosen import Chosen as _Chosen
+from socketkit.chosen import ClassicSource
 from socketkit.dispatchers._processes import fork, reap, wait_any
 from socketkit.dispatchers.forks import Forks
 from socketkit.dispatchers.sync import Sync
@@ -35,11 +37,10 @@ from socketkit.handlers import BaseRequestHandler, DatagramRequestHandler, Strea
 from socketkit.handlers import SocketWriter as _SocketWriter
 from socketkit.lifecycles.classic import Classic
 from socketkit.loop import Intake
-from socketkit.seams import Address, Dispatcher, Lifecycle, Request, Unit
-from socketkit.serving import Run, Work, feed, keep_calling, put_to_work, receive
+from socketkit.seams import Address, Dispatcher, Request
+from socketkit.serving import Run, feed, keep_calling
 from socketkit.stats import LEDGER, NOBODY, Ledger, books
 from socketkit.template import RequestTemplate
-from socketkit.units import Reception
 
 __version__ = "0.4"
 
@@ -65,25 +66,6 @@ _ServerSelector: Any = getattr(selectors, "PollSelector", selectors.SelectSelect
 _OwnSelector = _ServerSelector
 
 handlers.make_writer = lambda sock: _SocketWriter(sock)  # noqa: PLW0108 - the name is looked up at each call: programs replace it here
-
-
-class _Chosen:
-    """What stands above the strategies that classes are named for, in the whole process; `socketkit run` sets it."""
-
-    dispatcher: Dispatcher | None = None
-    lifecycle: Lifecycle | None = None
-    nodelay: bool = False
-
-    @classmethod
-    def dispatcher_of(cls, server: Any) -> Dispatcher:
-        """Return the dispatcher to put the server under: the one its class is named for, where only a lifecycle was chosen."""
-        if cls.dispatcher is not None:
-            return cls.dispatcher
-        if isinstance(server, ThreadingMixIn):
-            return Threads(daemon=server.daemon_threads)
-        if hasattr(os, "fork") and isinstance(server, ForkingMixIn):
-            return Forks(server.max_children)
-        return Sync()
 
 
 class _StopFlag:
@@ -191,7 +173,7 @@ class BaseServer(RequestTemplate):
             run.stop()  # setting the flag has done so, unless a subclass has something else by that name
         if (getattr(over, "thread", None) if run is None else run.thread) in {None, current}:
             return
-        if _live_part(self) is not None and books(self).runs_in(current):
+        if chosen.live_part(self) is not None and books(self).runs_in(current):
             return  # a chosen dispatcher or lifecycle may be waiting for this very handler
         over.wait()
 
@@ -226,7 +208,7 @@ class BaseServer(RequestTemplate):
 
     def process_request(self, request: Request, client_address: Address) -> None:
         """Run the request here and close it."""
-        if _dispatched(self, request, client_address):
+        if chosen.dispatched(self, request, client_address):
             return
         self.finish_request(request, client_address)
         self.shutdown_request(request)
@@ -271,13 +253,13 @@ class BaseServer(RequestTemplate):
 
     def __crank(self, run: Run, poll_interval: float) -> None:
         """Take requests until stopped: in the plain loop, unless a dispatcher that drives was chosen."""
-        live = _live_part(self)
+        live = chosen.live_part(self)
         quiet = self.__quiet()
         try:
             if hasattr(live, "drive"):
                 live.drive(partial(self.__open_intake, run, live, None if quiet else poll_interval))
                 return
-            with run.open_intake(lambda: [_OwnSource(self, live)], _ServerSelector) as intake:
+            with run.open_intake(lambda: [self.__source(live)], _ServerSelector) as intake:
                 feed(intake, live, None if quiet else self.__turn, poll_interval)
         except (OSError, ValueError):  # ValueError: a selector was shown the descriptor -1
             if self.fileno() != -1:
@@ -286,10 +268,14 @@ class BaseServer(RequestTemplate):
     def __open_intake(self, run: Run, live: Any, pace: float | None, *, listening: bool = True) -> Intake:
         if not listening:
             return run.open_intake(tuple)
-        intake = run.open_intake(lambda: [_OwnSource(self, live)])
+        intake = run.open_intake(lambda: [self.__source(live)])
         if pace is not None:
             keep_calling(intake, self.__turn, pace)
         return intake
+
+    def __source(self, live: Any) -> ClassicSource:
+        whole = type(self)._handle_request_noblock is not BaseServer._handle_request_noblock
+        return ClassicSource(self, live, self._take_turn if whole else None, _accept_now(self) if hasattr(live, "drive") else None)
 
     def __turn(self) -> None:
         """Between two requests: the program's own actions, and a look at a stop flag that does not wake the loop by itself."""
@@ -326,6 +312,10 @@ class BaseServer(RequestTemplate):
             self.shutdown_request(request)
             raise
 
+    def _own_dispatcher(self) -> Dispatcher:
+        """Return the strategy that the class is named for."""
+        return Sync()
+
     def _confines_error(self, error: BaseException) -> bool:
         """As the template has it while a chosen dispatcher serves; otherwise the error goes to whoever called, as ever."""
         return self.__run is not None and super()._confines_error(error)
@@ -346,13 +336,11 @@ class BaseServer(RequestTemplate):
         run = self.__run = self.__run.branch(ledger, opened)
         attributes = vars(self)
         attributes[LEDGER] = ledger
-        attributes["_BaseServer__live"] = put_to_work(
-            dispatcher, Work(self, ledger, self._forget_parent, self._become_branch, self._be_ready)
-        )
+        chosen.put_under(self, dispatcher)
         os.set_blocking(self.fileno(), False)  # another worker may take what the selector has just reported
         return run
 
-    def _take_turn(self, source: _OwnSource) -> None:
+    def _take_turn(self, source: ClassicSource) -> None:
         """Run a `_handle_request_noblock` that a subclass has replaced, and pass on what kept it from taking a request."""
         errors = self.__accept_errors = []
         try:
@@ -361,50 +349,6 @@ class BaseServer(RequestTemplate):
             self.__accept_errors = None
         while errors:
             source.failed(errors.pop())
-
-
-class _OwnSource(Reception):
-    """A classic server as the loop sees it: through the hooks of the moment, one request for each report of the selector.
-
-    Under a dispatcher that drives, and unless a program has its own `get_request`, as many as there are, without ever blocking.
-    """
-
-    def __init__(self, server: BaseServer, live: Any) -> None:
-        super().__init__(server, getattr(live, "parking", None))
-        self._server = server
-        self._adapt = getattr(live, "adapt", None)
-        self._booked = live is not None
-        self.url = str(getattr(server, "server_address", ""))
-        self._whole = type(server)._handle_request_noblock is not BaseServer._handle_request_noblock
-        self._accept = _accept_now(server) if hasattr(live, "drive") else None
-        self.once = self._accept is None
-        self.accepts = not self._whole
-
-    def fileno(self) -> int:
-        number: int = self._server.fileno()
-        return number
-
-    def take(self) -> Unit | None:
-        server = self._server
-        if self._whole:
-            return partial(server._take_turn, self)
-        request, client_address = self._accept() if self._accept is not None else server.get_request()
-        if self._adapt is not None:
-            request = self._adapt(request)
-        if self._booked:
-            return receive(self, request, client_address)
-        return partial(server._begin_request, request, client_address)
-
-    def failed(self, error: OSError) -> None:
-        """Apply the table of accept errors. Raises: the error, if the server is closed."""
-        if not isinstance(error, BlockingIOError):
-            self.intake.failed(self, error)
-
-    def paused(self, error: OSError, seconds: float) -> None:
-        pass
-
-    def resumed(self, failures: int) -> None:
-        pass
 
 
 def _accept_now(server: Any) -> Callable[[], tuple[Request, Address]] | None:
@@ -427,38 +371,6 @@ def _receive_now(server: Any) -> tuple[Request, Address]:
 
 
 _DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
-
-
-def _live_part(server: Any) -> Any:
-    """Return the live part of the dispatcher above the server's class, started when first needed; None if there is none."""
-    if _Chosen.dispatcher is None and _Chosen.lifecycle is None:
-        return None
-    attributes = vars(server)
-    if attributes.get("_BaseServer__live") is None:
-        work = Work(server, books(server), server._forget_parent, server._become_branch, server._be_ready)
-        attributes["_BaseServer__live"] = put_to_work(_Chosen.dispatcher_of(server), work)
-    return attributes["_BaseServer__live"][0]
-
-
-def _dispatched(server: Any, request: Request, client_address: Address) -> bool:
-    """Give the request to the chosen dispatcher; False if there is none, or it drives and is not driving, as in `handle_request`."""
-    live = _live_part(server)
-    if live is None or (hasattr(live, "drive") and vars(server).get("_BaseServer__run") is None):
-        return False
-    vars(server)["_BaseServer__live"][1](request, client_address)
-    return True
-
-
-def _close_chosen(server: Any) -> None:
-    """Release the chosen dispatcher's live part; wait for its requests if the server's class waits for its own."""
-    undrained = vars(server).pop("_BaseServer__undrained", None)
-    if undrained is not None:
-        undrained.abandon()
-    live = vars(server).pop("_BaseServer__live", None)
-    if live is not None:
-        if getattr(server, "block_on_close", True) and not getattr(server, "daemon_threads", False):
-            live[0].wait(None)
-        live[0].close()
 
 
 class TCPServer(BaseServer):
@@ -523,7 +435,7 @@ class TCPServer(BaseServer):
         run = vars(self).get("_BaseServer__run")
         if run is not None:
             run.stop()
-        _close_chosen(self)
+        chosen.close(self)
 
     def fileno(self) -> int:
         """Return the socket's descriptor."""
@@ -598,13 +510,16 @@ class ThreadingMixIn:
     block_on_close: bool = True
     _threads: Any = _NoThreads()
 
+    def _own_dispatcher(self: Any) -> Dispatcher:
+        return Threads(daemon=self.daemon_threads)
+
     def process_request_thread(self: Any, request: Request, client_address: Address) -> None:
         """Handle the request and close it, in the thread that was started for it."""
         RequestTemplate.process_request_thread(self, request, client_address)
 
     def process_request(self: Any, request: Request, client_address: Address) -> None:
         """Start a thread that runs `process_request_thread`."""
-        if _dispatched(self, request, client_address):
+        if chosen.dispatched(self, request, client_address):
             return
         if self.block_on_close:
             vars(self).setdefault("_threads", _Threads())
@@ -632,6 +547,9 @@ if hasattr(os, "fork"):
         active_children: set[int] | None = None
         max_children: int = 40
         block_on_close: bool = True
+
+        def _own_dispatcher(self: Any) -> Dispatcher:
+            return Forks(self.max_children)
 
         def collect_children(self: Any, *, blocking: bool = False) -> None:
             """Forget the children that have ended; with `blocking`, wait for all. Never waits for a child of somebody else."""
@@ -661,7 +579,7 @@ if hasattr(os, "fork"):
 
         def process_request(self: Any, request: Request, client_address: Address) -> None:
             """Start a process that handles the request, and close this process's copy of it."""
-            if _dispatched(self, request, client_address):
+            if chosen.dispatched(self, request, client_address):
                 return
             pid = fork(lambda: _in_child(self, request, client_address))
             if self.active_children is None:

@@ -23,6 +23,7 @@ FLOORS = """
     catalog
     config
     serving
+    chosen
     server socketserver
     dropin
     socketkit

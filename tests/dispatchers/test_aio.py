@@ -18,6 +18,7 @@ import pytest
 
 from socketkit import TCP, UDP, Classic, Graceful, Layered, Server, UnixDatagram, logs, socketserver
 from socketkit.async_handlers import AsyncDatagramRequestHandler, AsyncRequestHandler, AsyncStreamRequestHandler
+from socketkit.chosen import Chosen
 from socketkit.dispatchers import aio
 from socketkit.dispatchers._aio import new_loop
 from socketkit.dispatchers._crew import Crew, Load
@@ -613,6 +614,7 @@ def test_a_blocking_handler_may_close_its_server(dispatcher, lifecycle):
 SIGNALLED = """
 import asyncio, signal, sys
 from socketkit import Server, TCP, Graceful
+from socketkit.chosen import Chosen
 from socketkit.async_handlers import AsyncStreamRequestHandler
 from socketkit.dispatchers.aio import Asyncio
 
@@ -819,7 +821,7 @@ def serving(server):
 
 
 def test_a_classic_server_runs_asynchronous_handlers_in_the_loop_and_others_in_threads(dispatcher, monkeypatch):
-    monkeypatch.setattr(socketserver._Chosen, "dispatcher", dispatcher)
+    monkeypatch.setattr(Chosen, "dispatcher", dispatcher)
     for handler in (Upper, StreamUpper):
         with serving(socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler)) as server:
             assert [talk(server.server_address, b"hello\n") for _ in range(3)] == [b"HELLO\n"] * 3
@@ -828,7 +830,7 @@ def test_a_classic_server_runs_asynchronous_handlers_in_the_loop_and_others_in_t
 
 
 def test_a_handler_may_close_a_classic_server(dispatcher, monkeypatch):
-    monkeypatch.setattr(socketserver._Chosen, "dispatcher", dispatcher)
+    monkeypatch.setattr(Chosen, "dispatcher", dispatcher)
 
     async def handle(self):
         self.server.shutdown()
@@ -904,6 +906,7 @@ def test_an_idle_server_makes_no_wake_ups_though_connections_are_open(loop):
 import os, pathlib, socket, sys, time
 from socketkit import Graceful, Server, TCP
 from socketkit.dispatchers.aio import Asyncio
+from socketkit.chosen import Chosen
 from socketkit.async_handlers import AsyncStreamRequestHandler
 
 class Upper(AsyncStreamRequestHandler):
@@ -976,6 +979,7 @@ def test_each_process_of_prefork_can_have_a_loop(loop):
         """
 import os, sys
 from socketkit import Graceful, Server, TCP
+from socketkit.chosen import Chosen
 from socketkit.async_handlers import AsyncStreamRequestHandler
 from socketkit.dispatchers.aio import Asyncio
 from socketkit.dispatchers.prefork import Prefork
