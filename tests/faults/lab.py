@@ -112,6 +112,18 @@ class Counter:
         return before
 
 
+class Counted(Faults):
+    """No faults, but a count of the attempts to accept, in all processes together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attempts = Counter()
+
+    def accept(self, listener: Any) -> Any:
+        self.attempts.add()
+        return super().accept(listener)
+
+
 @attrs.define
 class Lab:
     """Where one row is tried under one dispatcher, transport and library."""
@@ -170,7 +182,7 @@ class Lab:
         self,
         handle: Step = reverse,
         *,
-        faults: Sequence[Any] = (),
+        faults: Faults | Sequence[Any] = (),
         methods: dict[str, Callable[..., Any]] | None = None,
         observers: Sequence[object] = (),
         handler: Any = None,
@@ -186,7 +198,7 @@ class Lab:
         """
         if handler is None:
             handler = self._handler(handle, stages, blocking)
-        outcomes = faults if isinstance(faults, Faults) else Faults(faults)
+        outcomes = faults if isinstance(faults, Faults) else Faults(faults) if faults else None
         make = self._composed if self.ours else self._classic
         return make(handler, outcomes, methods or {}, observers, drain)
 
@@ -203,11 +215,11 @@ class Lab:
     def _address(self) -> Any:
         return str(self.folder / f"s{next(_numbers)}") if self.transport.startswith("unix") else ("127.0.0.1", 0)
 
-    def _composed(self, handler: Any, faults: Faults, methods: Any, observers: Any, drain: float) -> Served:
+    def _composed(self, handler: Any, faults: Faults | None, methods: Any, observers: Any, drain: float) -> Served:
         address = self._address()
         url = f"{self.transport}://{address}" if isinstance(address, str) else f"{self.transport}://{address[0]}:{address[1]}"
         transport = socketkit_config.transport(url)
-        if faults.waiting:
+        if faults is not None:
             transport = FaultyTransport(transport, faults)
         kind = _overriding(Server, methods)
         dispatcher = DISPATCHERS[self.dispatcher]
@@ -215,13 +227,13 @@ class Lab:
         server.__enter__()
         return Served(self, server)
 
-    def _classic(self, handler: Any, faults: Faults, methods: Any, _observers: Any, _drain: float) -> Served:
+    def _classic(self, handler: Any, faults: Faults | None, methods: Any, _observers: Any, _drain: float) -> Served:
         kind = getattr(socketserver, {"tcp": "TCPServer", "udp": "UDPServer"}.get(self.transport, "UnixStreamServer"))
         if self.transport == "unix-dgram":
             kind = socketserver.UnixDatagramServer
         mixed = {"thread": (socketserver.ThreadingMixIn,), "fork": (socketserver.ForkingMixIn,), "sync": ()}[self.dispatcher]
         kind = type("Classic", (*mixed, kind), {"allow_reuse_address": True})
-        if faults.waiting:
+        if faults is not None:
 
             class Listener:
                 def __init__(self, accept: Any) -> None:

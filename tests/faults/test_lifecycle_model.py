@@ -212,7 +212,7 @@ class Life(RuleBasedStateMachine):
         now = Counter(stats.outcomes)
         assert now >= self.last, "an outcome was taken back"
         self.last = now
-        assert set(now) <= {"finished", "aborted", "failed"}
+        assert set(now) <= {"finished", "aborted", "failed", "refused"}
 
     @invariant()
     def no_step_takes_long(self):
