@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import faulthandler
 import json
-import logging
 import os
 import resource
 import sys
@@ -32,7 +31,6 @@ def main(library: str, dispatcher: str, transport: str, *rows: str) -> None:
     soak = bool(os.environ.get("FAULTS_SOAK"))
     guard = 3600 if soak else GUARD if library == "socketkit" else OF_OTHERS
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    logging.raiseExceptions = True
     for row in rows:
         out.write(json.dumps({"begin": row}) + "\n")
         failure = None

@@ -284,10 +284,10 @@ def no_descriptor_for_accept(lab: Lab) -> None:
 @holds("RX2")
 def shortages_of_other_kinds(lab: Lab) -> None:
     for number in (errno.ENFILE, errno.ENOMEM, errno.ENOBUFS):
-        with lab.serve(faults=[number, number]) as served:
+        with lab.serve(faults=[number]) as served:
             began = time.monotonic()
             served.good()
-            assert time.monotonic() - began >= 0.25, "it did not rest"
+            assert time.monotonic() - began >= 0.09, "it did not rest"
             assert os.strerror(number) in lab.log()
             served.good()
 
@@ -449,8 +449,12 @@ def a_log_that_cannot_be_written(lab: Lab) -> None:
         _with_a_log(lab, logging.StreamHandler(closed), closed)
         _with_a_log(lab, logging.NullHandler(), None)
         for descriptor in (full, pipe):
-            with contextlib.suppress(OSError), os.fdopen(os.dup(descriptor), "w", buffering=1) as sink:
+            sink = os.fdopen(os.dup(descriptor), "w", buffering=1)
+            try:
                 _with_a_log(lab, logging.StreamHandler(sink), sink)
+            finally:
+                with contextlib.suppress(OSError):  # what stands in its buffer cannot be written either
+                    sink.close()
     finally:
         os.close(full)
         os.close(pipe)
@@ -589,7 +593,7 @@ def errors_that_cannot_be_told(lab: Lab) -> None:
             served.good()
     served.ended_as({"failed": 3, "finished": 3})
     for error in ("MuteError", "RecursionError", "ValueError"):
-        assert error in lab.log()[:2_000_000] or error in lab.log()
+        assert error in lab.log()
 
 
 @holds("HF11")
@@ -718,7 +722,10 @@ def raised_in_an_observer(lab: Lab) -> None:
 def raised_while_accepting(lab: Lab) -> None:
     errors = (ValueError("no header"), MemoryError(), TypeError(), OnPurposeError(), UnicodeDecodeError("utf-8", b"\xff", 0, 1, "no"))
     with lab.serve(faults=errors) as served:
-        served.good(3)
+        with served.connect(timeout=1) as client:
+            served.send(client, b"first")
+            assert served.receive(client) == b"tsrif"
+        served.good(2)
         assert not served.ended(0)
     served.ended_as({"finished": 3})
 

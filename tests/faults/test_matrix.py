@@ -16,7 +16,7 @@ import pytest
 from faults.catalogue import ROWS, matching
 from faults.lab import DISPATCHERS, TRANSPORTS
 from faults.scenarios import SCENARIOS
-from support import HERE, with_path
+from support import HERE, run, with_path
 
 pytestmark = pytest.mark.timeout(150)
 
@@ -79,7 +79,7 @@ class Matrix:
 @pytest.fixture(scope="module")
 def matrix(request, tmp_path_factory):
     """Run what was selected, and nothing else."""
-    ours = [each for each in request.session.items if each.path == request.path and hasattr(each, "callspec")]
+    ours = [each for each in request.session.items if "matrix" in getattr(each, "fixturenames", ())]
     wanted = [tuple(each.callspec.params[name] for name in ("library", "dispatcher", "transport", "row")) for each in ours]
     running = Matrix(wanted, tmp_path_factory.mktemp("matrix"))
     yield running
@@ -98,3 +98,13 @@ def test_the_standard_library_fails_it(matrix, library, dispatcher, transport, r
     failure = matrix.failure(library, dispatcher, transport, row)
     assert failure, f"the standard library holds {row}: the scenario does not see the fault, or the catalogue is wrong"
     assert re.search(ROWS[row].shows, failure), failure
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("pair", [each for each in ROWS["CL9"].pairs() if each[0] != "fork"], ids="-".join)
+def test_what_is_done_again_and_again_holds_in_long(pair):
+    environment = {**with_path(HERE), "FAULTS_SOAK": "1"}
+    done = run(sys.executable, "-m", "faults.run", "socketkit", *pair, "CL9", "LR20", env=environment, guard=3600)
+    results = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [each["failure"] for each in results if "row" in each] == [None, None]

@@ -1,0 +1,267 @@
+"""Figures of endurance: what stays the same over many requests, many stops and much that goes wrong.
+
+``python -m faults.figures NAME DISPATCHER TRANSPORT SIZE`` measures one and prints it as JSON. The measurement says what was seen;
+`HOLD` says what has to hold. ``python -m faults.figures`` measures all, in their long form, and writes the page: it takes hours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from faults.lab import DISPATCHERS, PATIENCE, TRANSPORTS, Faults, Lab, children, open_descriptors, resets, within
+from socketkit.testing import Account
+
+RESULTS = Path(__file__).resolve().parents[2] / "docs/explanation/endurance.json"
+
+Figure = dict[str, Any]
+
+
+def resident(pids: list[int]) -> int:
+    """Return the bytes of memory that these processes hold."""
+    pages = 0
+    for pid in pids:
+        with contextlib.suppress(FileNotFoundError):
+            pages += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def leaks(lab: Lab, size: int) -> Figure:
+    """Ask so many times, one client after the other, each answer checked: what has grown over the last nine tenths?"""
+    before = Account.take()
+    with lab.serve() as served:
+        served.good(max(size // 10, 20))
+        pids, began = served.processes(), time.monotonic()
+        assert served.quiet()
+        first = resident(pids), sum(len(open_descriptors(pid)) for pid in pids), threading.active_count()
+        served.good(size)
+        assert served.quiet()
+        last = resident(pids), sum(len(open_descriptors(pid)) for pid in pids), threading.active_count()
+        seconds = time.monotonic() - began
+    return {
+        "requests": size,
+        "seconds": round(seconds, 1),
+        "bytes more": last[0] - first[0],
+        "descriptors more": last[1] - first[1],
+        "threads more": max(0, last[2] - first[2] - threads_that_may_come(lab)),
+        "left behind": before.left_since(),
+        "wrong": sum(count for outcome, count in served.outcomes().items() if outcome != "finished"),
+    }
+
+
+def threads_that_may_come(lab: Lab) -> int:
+    """Return how many threads of a bound may start late."""
+    return {"pool": 4, "adaptive": 8, "executor": 8, "asyncio": 2}.get(lab.dispatcher, 0)
+
+
+def stops(lab: Lab, size: int) -> Figure:
+    """Start and stop so many times: how long does a stop take?"""
+    seconds = []
+    for _ in range(size):
+        served = lab.prepare()
+        served.start()
+        served.good()
+        began = time.monotonic()
+        served.stop()
+        seconds.append(time.monotonic() - began)
+    seconds.sort()
+    return {"stops": size, "median ms": round(seconds[size // 2] * 1000, 1), "99th ms": round(seconds[int(size * 0.99)] * 1000, 1)}
+
+
+def scans(lab: Lab, size: int) -> Figure:
+    """Connect so many times and close, every second time with a reset: is each counted, and what is logged?"""
+    with lab.serve() as served:
+        for number in range(size):
+            client = served.connect()
+            resets(client) if number % 2 and lab.transport == "tcp" else client.close()
+        served.good()
+    outcomes = served.outcomes()
+    return {
+        "connections": size,
+        "not counted": size + 1 - sum(outcomes.values()),
+        "failed": outcomes.get("failed", 0),
+        "log lines": len(lab.log().splitlines()),
+        "tracebacks": lab.tracebacks(),
+    }
+
+
+def storm(lab: Lab, size: int) -> Figure:
+    """Connect so many at once to a server that runs no more than four: how many ever run together?"""
+    now, most, counting, answered = 0, 0, threading.Lock(), []
+
+    def handle(_handler: Any, message: bytes) -> bytes:
+        nonlocal now, most
+        with counting:
+            now += 1
+            most = max(most, now)
+        time.sleep(0.001)  # so that others could come in
+        with counting:
+            now -= 1
+        return message[::-1]
+
+    with lab.serve(handle) as served:
+        clients = []
+        for number in range(size):
+            clients.append(served.connect())
+            served.send(clients[-1], b"%d!" % number)
+        for number, client in enumerate(clients):
+            with client:
+                answered.append(served.receive(client) == (b"%d!" % number)[::-1])
+    return {"clients": size, "at once": most, "not answered": size - sum(answered)}
+
+
+class Sick(logging.Handler):
+    """A log handler and an observer that raise while they are ill."""
+
+    ill = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self.ill:
+            raise RuntimeError("the log")
+
+    def request_accepted(self, server: Any, request: Any, client_address: Any) -> None:
+        if self.ill:
+            raise RuntimeError("an observer")
+
+
+class Stampede:
+    """What goes wrong, by chance, around one server."""
+
+    ERRORS = (KeyError, SystemExit, GeneratorExit, MemoryError)
+
+    def __init__(self, lab: Lab, seed: int) -> None:
+        self.chance = random.Random(seed)
+        self.faults, self.sick = Faults(), Sick()
+        self.wrongs = [self.refuse_accept, self.ask_badly, self.ask_badly, self.change_health]
+        if lab.dispatcher == "prefork":
+            self.wrongs += [self.kill_a_worker] * 2
+        self.served = lab.prepare(self.handle, faults=self.faults, observers=[self.sick])
+
+    def handle(self, _handler: Any, message: bytes) -> bytes:
+        if message.startswith(b"bad"):
+            raise self.ERRORS[message[3] % len(self.ERRORS)]
+        return message[::-1]
+
+    def refuse_accept(self) -> None:
+        names = ("EMFILE", "ENFILE", "ENOMEM", "ECONNABORTED", "EPROTO")
+        self.faults.add(getattr(errno, self.chance.choice(names)))
+
+    def ask_badly(self) -> None:
+        with contextlib.suppress(OSError, AssertionError):
+            self.served.tell(b"bad%d" % self.chance.randrange(10))
+
+    def change_health(self) -> None:
+        self.sick.ill = not self.sick.ill
+
+    def kill_a_worker(self) -> None:
+        with contextlib.suppress(ProcessLookupError, IndexError):
+            os.kill(self.chance.choice(children()), signal.SIGKILL)
+
+    def ask(self) -> int:
+        """Return how many of one request were answered."""
+        with contextlib.suppress(OSError, AssertionError):
+            self.served.good()
+            return 1
+        return 0
+
+
+def stampede(lab: Lab, size: int) -> Figure:
+    """So many times make something go wrong while clients ask: are a hundred fresh requests answered afterwards?"""
+    seed = random.SystemRandom().randrange(1 << 32)
+    herd, over, answered = Stampede(lab, seed), threading.Event(), []
+
+    def load() -> None:
+        while not over.is_set():
+            answered.append(herd.ask())
+
+    logging.getLogger().addHandler(herd.sick)
+    busy = threading.Thread(target=load)
+    herd.served.start()
+    try:
+        busy.start()
+        for _ in range(size):
+            herd.chance.choice(herd.wrongs)()
+            over.wait(0.02)
+        over.set()
+        busy.join()
+        herd.sick.ill = False
+        if lab.dispatcher == "prefork":
+            assert within(PATIENCE, lambda: len(children()) == 2)
+        fresh = sum(herd.ask() for _ in range(100))
+    finally:
+        over.set()
+        herd.served.stop()
+        logging.getLogger().removeHandler(herd.sick)
+    return {"faults": size, "seed": seed, "answered meanwhile": sum(answered), "fresh requests not answered": 100 - fresh}
+
+
+MEASURES: dict[str, Callable[[Lab, int], Figure]] = {
+    "leaks": leaks,
+    "stops": stops,
+    "scans": scans,
+    "storm": storm,
+    "stampede": stampede,
+}
+HOLD: dict[str, dict[str, float]] = {
+    "leaks": {"bytes more": 1 << 20, "descriptors more": 0, "threads more": 0, "wrong": 0},
+    "stops": {"99th ms": 50},
+    "scans": {"not counted": 0, "failed": 0, "log lines": 10, "tracebacks": 0},
+    "storm": {"at once": 4, "not answered": 0},
+    "stampede": {"fresh requests not answered": 0},
+}
+"""What each figure may be at most."""
+
+ALL = {(dispatcher, transport) for dispatcher in DISPATCHERS for transport in TRANSPORTS}
+WHERE: dict[str, list[tuple[str, str]]] = {
+    "leaks": sorted(ALL),
+    "stops": [(dispatcher, "tcp") for dispatcher in DISPATCHERS if dispatcher != "prefork"],
+    "scans": [(dispatcher, "tcp") for dispatcher in DISPATCHERS if dispatcher != "fork"],
+    "storm": [("pool", "tcp"), ("pool", "unix")],
+    "stampede": [(dispatcher, "tcp") for dispatcher in DISPATCHERS],
+}
+LONG = {"leaks": 100_000, "stops": 1000, "scans": 10_000, "storm": 2000, "stampede": 3000}
+
+
+def missed(name: str, figure: Figure) -> list[str]:
+    """Return what of a figure is more than may be."""
+    return [f"{what}: {figure[what]}, at most {most}" for what, most in HOLD[name].items() if figure[what] > most]
+
+
+def measure(name: str, dispatcher: str, transport: str, size: int, seconds: float | None = None) -> Figure:
+    """Measure in a process of its own."""
+    command = [sys.executable, "-m", "faults.figures", name, dispatcher, transport, str(size)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
+    if done.returncode:
+        raise AssertionError(f"{' '.join(command)} failed:\n{done.stdout}\n{done.stderr}")
+    return json.loads(done.stdout)
+
+
+def main(*arguments: str) -> None:
+    if arguments:
+        name, dispatcher, transport, size = arguments
+        with tempfile.TemporaryDirectory(prefix="f") as folder, Lab(dispatcher, transport, "socketkit", Path(folder)) as lab:
+            print(json.dumps(MEASURES[name](lab, int(size))))
+        return
+    results: dict[str, dict[str, Figure]] = {}
+    for name, pairs in WHERE.items():
+        for pair in pairs:
+            size = LONG[name] // (10 if pair[0] == "fork" else 1)
+            results.setdefault(name, {})["/".join(pair)] = measure(name, *pair, size)
+            RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
