@@ -22,7 +22,12 @@ PAGES = sorted(DOCS.rglob("*.md"))
 PARTS = sorted(path for path in (DOCS / "reference/parts").glob("*.md") if path.stem != "index")
 MODULES = sorted((ROOT / "socketkit").rglob("*.py"))
 RECIPES = {**builtin.socketkit_transports(), **builtin.socketkit_dispatchers(), **builtin.socketkit_lifecycles()}
-LONG = {"reference/differences.md", "reference/faults.md", "explanation/contract.md"}  # a row for each difference, fault, promise
+LONG = {
+    "reference/differences.md",
+    "reference/faults.md",
+    "explanation/contract.md",
+    "explanation/endurance.md",
+}  # a row for each difference, fault, promise
 
 
 def of(page):

@@ -145,9 +145,8 @@ class Stampede:
     def __init__(self, lab: Lab, seed: int) -> None:
         self.chance = random.Random(seed)
         self.faults, self.sick = Faults(), Sick()
-        self.wrongs = [self.refuse_accept, self.ask_badly, self.ask_badly, self.change_health]
-        if lab.dispatcher == "prefork":
-            self.wrongs += [self.kill_a_worker] * 2
+        worse = self.kill_a_worker if lab.dispatcher == "prefork" else self.refuse_accept  # each worker has a queue of faults of its own
+        self.wrongs = [worse, self.ask_badly, self.ask_badly, self.change_health]
         self.served = lab.prepare(self.handle, faults=self.faults, observers=[self.sick])
 
     def handle(self, _handler: Any, message: bytes) -> bytes:

@@ -172,7 +172,7 @@ def more_clients_than_anybody_has_accepted(lab: Lab) -> None:
 @holds("CL9")
 def port_scan(lab: Lab) -> None:
     quick = lab.dispatcher in {"sync", "adaptive"} and lab.transport == "tcp"
-    count = 10_000 if lab.soak or (quick and lab.ours) else 300
+    count = 10_000 if lab.soak or (quick and lab.ours) else 60 if lab.dispatcher == "fork" else 300
     with lab.serve() as served:
         for _ in range(count):
             served.connect().close()
