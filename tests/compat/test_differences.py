@@ -368,6 +368,7 @@ with socketserver.TCPServer(("127.0.0.1", 0), Fail) as server:
     if loop.is_alive():
         print("goes on")
         server.shutdown()
+sys.stdout.flush()
 os._exit(0)
 """
 
