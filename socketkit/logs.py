@@ -21,6 +21,8 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any, NoReturn
 
+_own = logging.getLogger(__name__)
+
 FEW, WINDOW = 3, 10.0
 """How many lines about the same thing are said within how many seconds."""
 
@@ -305,10 +307,9 @@ class Emitter:
 
     def _tell_of_lost(self) -> None:
         lost = self._lost
-        logger = logging.getLogger(__name__)
-        if logger.isEnabledFor(logging.WARNING):
+        if _own.isEnabledFor(logging.WARNING):
             text = f"{lost} log records were lost, because log handlers failed or were too slow"
-            logger.handle(logger.makeRecord(__name__, logging.WARNING, __file__, 0, text, (), None))
+            _own.handle(_own.makeRecord(__name__, logging.WARNING, __file__, 0, text, (), None))
         with self._lock:
             self._lost -= lost
 
