@@ -187,15 +187,17 @@ class Server(RequestTemplate):
         if self._run is not None:
             Server.stop(self)  # by name: a subclass may call this from its own stop
         self._close_listeners()
-        if self._run is not None or self._ledger.runs_in(threading.get_ident()):
-            return  # called from within the run, whose end needs the live dispatcher, or by what others shall wait for
+        if self._run is not None:
+            return  # called from within the run, whose end needs the live dispatcher
         undrained, self._undrained = self._undrained, None
         if undrained is not None:
             undrained.abandon()
-        live, self._live = self._live, None
+        live = self._live
         if live is not None:
             live.wait(getattr(self.lifecycle, "drain", None))
             live.close()
+        if not self._ledger.runs_in(threading.get_ident()):  # else a handler has called this, and others shall wait for that
+            self._live = None
 
     def __enter__(self) -> Self:
         self._open()
