@@ -9,13 +9,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
+import sys
 import threading
 import weakref
 from collections.abc import Callable
 from contextvars import ContextVar
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from socketkit.errors import IncompatibleError
+from socketkit.errors import IncompatibleError, StalledError
 from socketkit.forked import forks, leave
 from socketkit.seams import Address, Layer, Request
 from socketkit.stats import books
@@ -92,7 +94,8 @@ class AsyncStreamRequestHandler(AsyncRequestHandler):
         self.reader = asyncio.StreamReader(self.limit, loop)
         protocol = asyncio.StreamReaderProtocol(self.reader, loop=loop)
         transport, _ = await loop.connect_accepted_socket(lambda: protocol, _lend(self.request, loop))
-        self.writer = asyncio.StreamWriter(transport, protocol, self.reader, loop)
+        self.writer = _writer()(transport, protocol, self.reader, loop)
+        self.writer.write_stall = getattr(getattr(self.server, "limits", None), "write_stall", None)  # type: ignore[attr-defined]
 
     async def finish(self) -> None:
         """Send the rest of the reply, and close `writer`. A peer that is gone is no error.
@@ -143,6 +146,52 @@ class AsyncDatagramRequestHandler(AsyncRequestHandler):
                 pause = min(pause * 2, 0.1)
             else:
                 return
+
+
+@cache
+def _writer() -> type[asyncio.StreamWriter]:
+    """Return a stream writer whose `drain` does not wait for ever for a peer that takes nothing."""
+    import asyncio  # noqa: PLC0415 - see above
+
+    class Writer(asyncio.StreamWriter):
+        write_stall: float | None = None
+
+        async def drain(self) -> None:
+            """As asyncio has it. Raises: StalledError, too."""
+            left = self.transport.get_write_buffer_size()  # what is less than the low mark holds nobody up
+            if self.write_stall is None or left <= self.transport.get_write_buffer_limits()[0]:
+                await super().drain()
+                return
+            left = self._left()
+            while True:
+                try:
+                    async with asyncio.timeout(self.write_stall):
+                        await super().drain()
+                except TimeoutError:
+                    before, left = left, self._left()
+                    if left >= before:
+                        self.transport.abort()  # or whoever closes it would wait for the rest to go
+                        raise StalledError(self.write_stall) from None
+                else:
+                    return
+
+        def _left(self) -> int:
+            """Return how many bytes the peer has yet to take: there is room for more only when it has taken many of the kernel's."""
+            sock = self.get_extra_info("socket")
+            return self.transport.get_write_buffer_size() + _queued_by_kernel(sock.fileno())
+
+    return Writer
+
+
+def _queued_by_kernel(fileno: int) -> int:
+    """Return how many sent bytes the peer has not taken; 0 where the system does not tell. Source: tcp(7), SIOCOUTQ."""
+    try:
+        from fcntl import ioctl  # noqa: PLC0415 - not everywhere
+        from termios import TIOCOUTQ  # noqa: PLC0415 - the same number
+
+        return int.from_bytes(ioctl(fileno, TIOCOUTQ, bytes(4)), sys.byteorder)
+    except (ImportError, OSError):
+        return 0
 
 
 # --- sockets in an event loop ----------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ class Connection(Whole):
     It is in one place at a time: parked, waiting to be taken, or with the one thread that called it.
     """
 
-    __slots__ = ("_fileno", "_handler", "_parking", "_was_parked", "deadline", "expired", "noted")
+    __slots__ = ("_fileno", "_handler", "_is_first", "_parking", "_was_parked", "deadline", "expired", "noted")
 
     def __init__(self, reception: Reception, parking: Parking, request: Request, client_address: Address) -> None:
         super().__init__(reception, request, client_address)
@@ -45,6 +45,7 @@ class Connection(Whole):
         self._handler: Any = None  # once a conversation has begun
         self._fileno: int = request.fileno()
         self._was_parked = False  # and so the intake knows its descriptor
+        self._is_first = False  # it waits for its first request, and for no longer than for a first byte
         self.deadline = self.noted = NEVER
         self.expired = False
 
@@ -60,7 +61,7 @@ class Connection(Whole):
     def arrive(self) -> Connection | None:
         """Open its entry in the books; return itself if it can run at once, or None after parking it for its first byte."""
         self._reception.ledger.open(self)
-        if _something_is_there(self.request):
+        if something_is_there(self.request):
             return self
         self._park(self._parking.defer)
         return None
@@ -72,6 +73,10 @@ class Connection(Whole):
             return
         opener = None if self.layers else _opener(self._reception.server)
         if opener is None:
+            if not self.expired:
+                self.heard = True
+            elif self._reception.deadlines is not None:
+                self._reception.deadlines.listen_to(self.request)
             self._forget()  # first, because the handler may close the descriptor and its number be another's
             self._run()
         else:
@@ -89,7 +94,7 @@ class Connection(Whole):
 
     def is_readable(self) -> bool:
         """Return whether there is something to read, if only that the peer has gone."""
-        return _something_is_there(self.request)
+        return something_is_there(self.request)
 
     def refuse(self, reason: str, reply: bytes = b"") -> None:
         """Turn the connection away instead of running it, or instead of letting its conversation go on."""
@@ -103,7 +108,7 @@ class Connection(Whole):
     def evict(self, reason: str) -> None:
         """Have the next call end its conversation, which was taken out of the lot."""
         self._reception.ledger.refuse(self.request, reason)
-        self.expired = True
+        self.expired, self._is_first = True, False
 
     def abandon(self) -> None:
         """End it where it is parked, because its server stops."""
@@ -124,19 +129,26 @@ class Connection(Whole):
         except BaseException as error:  # noqa: BLE001 - a request's error is judged in one place, whatever it is
             self._fail(error)
             return
-        self._handler = handler
+        self._handler, self.heard = handler, True  # or it is parked
         _watch_buffer(handler)
         if not isinstance(handler, handlers.ConversationHandler):
             handler.close_connection = True  # as http.server's `handle()` has it before the first request
         if self.expired:  # no first byte in time: the handler is set up, and has said what it says unasked
-            self._wait_for_request()
+            self._wait_for_request(first=True)
         else:
             self._converse()
 
     def _converse(self) -> None:
         """Serve requests until there is none to read; then park, or end."""
         self.thread = threading.get_ident()
+        deadlines = self._reception.deadlines
+        if deadlines is not None:
+            self.began = self._reception.ledger.clock()
+            if deadlines.asleep:
+                deadlines.begin()
         try:
+            if not self.expired:
+                self._is_first = False
             then = _Then.END if self.expired else self._serve_requests()
         except BaseException as error:  # noqa: BLE001 - as above
             with contextlib.suppress(BaseException):  # the first error is the one to report
@@ -144,9 +156,11 @@ class Connection(Whole):
             self._fail(error)
             return
         if then is _Then.END:
+            if self.expired and self._is_first:  # else it has made a request before
+                self._reception.ledger.cut(self, "no request in time")
             self._end()
             return
-        self.thread = None
+        self.thread, self.began = None, NEVER
         if then is _Then.GO_ON:
             self._reception.intake.again(self)  # it has had its share; others first
         else:
@@ -165,12 +179,17 @@ class Connection(Whole):
                 return _Then.WAIT
         return _Then.GO_ON
 
-    def _wait_for_request(self) -> None:
+    def _wait_for_request(self, *, first: bool = False) -> None:
         if self._reception.intake.ending:
             self._end()
             return
         limit = getattr(self._handler, "timeout", None)
-        self._park(self._parking.idle if limit is None else limit)
+        limit = self._parking.idle if limit is None else limit
+        deadlines = self._reception.deadlines
+        if first and deadlines is not None and deadlines.first_byte is not None and (limit is None or deadlines.first_byte < limit):
+            self._is_first, limit = True, deadlines.first_byte
+        self.began = NEVER
+        self._park(limit)
 
     def _park(self, seconds: float | None) -> None:
         intake = self._reception.intake
@@ -225,7 +244,8 @@ def can_wait(server: RequestTemplate, request: Request) -> bool:
     return not getattr(handler, "speaks_first", False)
 
 
-def _something_is_there(request: Request) -> bool:
+def something_is_there(request: Request) -> bool:
+    """Return whether there is something to read from a plain socket, if only that the peer has gone."""
     try:
         request.recv(1, _PEEK)
     except BlockingIOError:

@@ -133,6 +133,16 @@ class AlreadyServingError(SocketkitError, RuntimeError):
 
 
 @attrs.define
+class StalledError(SocketkitError, TimeoutError):
+    """A peer that has taken nothing of what it is sent for so many seconds: the server's limit `write_stall`."""
+
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"the peer has taken nothing of what it is sent for {self.seconds:g} s"
+
+
+@attrs.define
 class BootError(SocketkitError, RuntimeError):
     """Worker processes that end before they take a request, one after the other."""
 

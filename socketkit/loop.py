@@ -222,7 +222,7 @@ class Intake:
         self._ready: deque[_Slot] = deque()
         self._units = 0  # taken since the selector was last asked
         self._held = False
-        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._timers: list[tuple[float, int, Callable[[], object]]] = []
         self._order = itertools.count()  # so that timers for the same moment never compare callbacks
         try:
             self.watch(self._wakeup.fileno(), self._wakeup.clear)
@@ -384,7 +384,7 @@ class Intake:
                 slot.suspended = False
                 self._listen(slot)
 
-    def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
+    def call_later(self, seconds: float, callback: Callable[[], object]) -> None:
         """Call `callback` once from within `take`, after so many seconds."""
         heapq.heappush(self._timers, (self._clock() + seconds, next(self._order), callback))
 

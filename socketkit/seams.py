@@ -2,8 +2,8 @@
 
 A *recipe* is the configuration of one part: a frozen attrs class, comparable and printable, with no socket and no thread in it.
 A *live part* is what a recipe makes when a server starts; it owns resources and has `close()`.
-Conform by shape; do not inherit from these classes. A power that only some parts have is a Protocol of its own (`Adapts`, `Narrows`, `Forces`,
-`Watches`), looked up once, when a server is composed, and never on a request.
+Conform by shape; do not inherit from these classes. A power that only some parts have is a Protocol of its own (`Adapts`, `Narrows`, `Cuts`,
+`Forces`, `Watches`), looked up once, when a server is composed, and never on a request.
 
 Times are float seconds, deadlines are on `time.monotonic()`, and None means without limit.
 """
@@ -326,6 +326,14 @@ class Narrows(Protocol):
 
     def narrow(self, limits: Limits, /) -> Limits:
         """Return the limits that shall be in force, given those of the server. Called whenever an intake is about to be opened."""
+        ...
+
+
+class Cuts(Protocol):
+    """Power of a simple live dispatcher that runs each request in another process: it can end one of them."""
+
+    def cut(self, request: Request, /) -> None:
+        """End this request, without waiting for it, because its time is over. Called in the thread that serves."""
         ...
 
 

@@ -17,6 +17,8 @@ import attrs
 from socketkit import capabilities, config, logs
 from socketkit.admission import Admission
 from socketkit.catalog import Catalog
+from socketkit.connection import something_is_there
+from socketkit.deadlines import Deadlines, OwnTime, limit_stalls
 from socketkit.dispatchers.adaptive import Adaptive
 from socketkit.errors import AlreadyServingError
 from socketkit.explanation import Explanation, explain
@@ -274,10 +276,11 @@ class Server(RequestTemplate):
         if not isinstance(request, tuple):
             request.close()
 
-    def handle_error(self, request: Request, client_address: Address) -> None:  # noqa: ARG002 - for overriding
-        """Log the exception that is being handled: a peer that went away at DEBUG, anything else with its traceback."""
+    def handle_error(self, request: Request, client_address: Address) -> None:
+        """Log the exception that is being handled: a peer that went away, or whose time is over, at DEBUG, anything else as an ERROR."""
         error = sys.exception()
-        say = log.debug if isinstance(error, ConnectionError) else log.error
+        entry = self._ledger.find(request)
+        say = log.debug if isinstance(error, ConnectionError) or (entry is not None and entry.is_cut) else log.error
         say("request from %s failed", client_address, error=error)
 
     # --- inside ------------------------------------------------------------------------------------------------------
@@ -327,6 +330,7 @@ class Server(RequestTemplate):
     def _finish(self, run: Run) -> None:
         self._last_state = State.FAILED if run.state is State.FAILED else State.STOPPED
         self._report = run.report
+        run.end()
         if run.drained:
             self._live, self._undrained = None, None
         else:  # a classic lifecycle leaves its live dispatcher, its listeners, and who is parked, for the next run
@@ -416,15 +420,20 @@ class Server(RequestTemplate):
         place = getattr(self._live, "parking", None) if parking else None
         if place is not None and limits.idle is not None:
             place = attrs.evolve(place, idle=limits.idle)
+        deadlines = self._keep_deadlines(limits, self._run) if self._run is not None and parking else None
         sources: list[ListenerSource] = []
         for listener, transport in zip(self._listeners, self.transports, strict=True):
             accept: Callable[[], tuple[Request, Address]] = self.get_request if overridden else listener.accept
+            if limits.write_stall is not None and transport.kind == "stream":
+                accept = limit_stalls(listener, accept, limits.write_stall)
             if adapt is not None:
                 accept = partial(_adapted, accept, adapt)
             kind, layers = transport.kind, getattr(transport, "layers", ())
             plain = DatagramSource if kind == "datagram" else ListenerSource
             make = GuardedSource if Admission.is_needed(limits, counted=kind == "stream") else plain
             sources.append(make(self, listener, accept, kind=kind, layers=layers, parking=place, once=overridden, tell=self._tell))
+            if kind == "stream":
+                sources[-1].deadlines = deadlines
         self._ledger.mixed = not all(source.counted for source in sources)
         guarded = [source for source in sources if isinstance(source, GuardedSource)]
         if guarded:
@@ -441,6 +450,29 @@ class Server(RequestTemplate):
 
     _processes = 1  # how many serve together
 
+    def _keep_deadlines(self, limits: Limits, run: Run) -> Deadlines | None:
+        """Return what watches over the connections of a run, if anything has to.
+
+        Where each request is a process the intake keeps the time, which is at hand whatever they do: a process that forks shall have
+        no other thread. What its client says is the child's to know. Everywhere else those who would look at the intake may all be
+        held by handlers.
+        """
+        cut = getattr(self._live, "cut", None)
+        if cut is not None:
+            limits = attrs.evolve(limits, first_byte=None)
+        if not Deadlines.are_needed(limits):
+            return None
+        later: Callable[[float, Callable[[], object]], None] = run.call_later
+        if cut is None:
+            own = OwnTime(self._clock)
+            run.at_end(own.close)
+            later = own
+        return Deadlines(limits, self._ledger, later, speaks_first=self._speaks_first, cut=cut)
+
+    def _speaks_first(self) -> bool:
+        handler = self.RequestHandlerClass
+        return bool(getattr(getattr(handler, "func", handler), "speaks_first", False))
+
     def _tell(self, event: str, *facts: object) -> None:
         self._observers.tell(event, self, *facts)
 
@@ -455,6 +487,16 @@ class Server(RequestTemplate):
             self._close_listeners()
         if self._run is not None:
             self._run.forget()
+        if request is not None:
+            self._wait_for_first_byte(request)
+
+    def _wait_for_first_byte(self, request: Request) -> None:
+        """In a child forked for one request: see that its client says something. The rest of the time is the parent's to keep."""
+        limits = attrs.evolve(self.limits, request=None)
+        if limits.first_byte is not None and not isinstance(request, tuple) and not something_is_there(request):
+            deadlines = Deadlines(limits, self._ledger, OwnTime(self._clock), speaks_first=self._speaks_first)
+            deadlines.listen_to(request)
+            deadlines.begin()
 
     def _forget_others(self) -> None:
         """In a forked child: close what is other servers'."""

@@ -152,11 +152,19 @@ class GuardedSource(ListenerSource):
 
 def receive(reception: Reception, request: Request, client_address: Address) -> Unit | None:
     """Return the unit of work of a request that was just accepted; None if it was parked for its first byte."""
-    parking = reception.parking
+    parking, deadlines = reception.parking, reception.deadlines
+    unit: Whole | None
     if parking is not None and can_wait(reception.server, request):
-        return Connection(reception, parking, request, client_address).arrive()
-    unit = Whole(reception, request, client_address)
-    reception.ledger.open(unit)
+        unit = Connection(reception, parking, request, client_address).arrive()
+    else:
+        unit = Whole(reception, request, client_address)
+        if deadlines is not None and not getattr(
+            reception.server.RequestHandlerClass, "is_async", False
+        ):  # whose sockets are read elsewhere
+            deadlines.listen_to(request)
+        reception.ledger.open(unit)
+    if deadlines is not None and deadlines.asleep:
+        deadlines.begin()
     return unit
 
 
@@ -343,6 +351,7 @@ class Run:
         self._lame_duck = lame_duck
         self._lame_until: float | None = None  # once it was told to stop: the moment at which it will
         self._handed_over = False
+        self._at_end: list[Callable[[], object]] = []
         self._on_ready: list[tuple[Callable[[], None], float | None]] = []
         self._intake: Intake | None = None
         self._sources: Sequence[Any] = ()
@@ -405,6 +414,20 @@ class Run:
             if every is not None:
                 intake.call_soon(partial(keep_calling, intake, callback, every))
         self.started.set()
+
+    def call_later(self, seconds: float, callback: Callable[[], object]) -> None:
+        """Call back after so many seconds. Only for the thread that takes requests."""
+        if self._intake is not None:
+            self._intake.call_later(seconds, callback)
+
+    def at_end(self, callback: Callable[[], object]) -> None:
+        """Have `end` call this."""
+        self._at_end.append(callback)
+
+    def end(self) -> None:
+        """Release what was there for this run only."""
+        while self._at_end:
+            self._at_end.pop()()
 
     def branch(self, ledger: Ledger, opened: Callable[[Intake], None]) -> Run:
         """In a process just forked: close what is the parent's, and return the run of this process. Its intake goes to `opened`."""

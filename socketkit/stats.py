@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import select
 import sys
 import threading
 import time
@@ -16,12 +17,15 @@ from typing import Any
 
 import attrs
 
+from socketkit.errors import StalledError
 from socketkit.logs import Log
 from socketkit.seams import EVENTS, Address, Clock, Layer, Request
 
 log = Log(__name__)
 
-OUTCOMES = ("finished", "failed", "aborted", "refused", "died")
+TIMED_OUT = "timed out"
+
+OUTCOMES = ("finished", "failed", "aborted", "refused", "died", TIMED_OUT)
 """How a request can end: see `Ledger.settle`."""
 
 
@@ -67,16 +71,23 @@ class DrainReport:
 class Entry:
     """One request in work."""
 
-    __slots__ = ("client_address", "elsewhere", "layers", "outcome", "request", "since", "thread")
+    __slots__ = ("began", "client_address", "elsewhere", "heard", "layers", "outcome", "request", "since", "thread")
 
     def __init__(self, request: Request, client_address: Address, since: float) -> None:
         self.request = request
         self.client_address = client_address
         self.since = since  # when it was accepted
+        self.began = since  # when what it works on began: itself, or the present request of a conversation; infinity: it waits for one
+        self.heard = False  # whether it is known that its peer has sent something
         self.thread: int | None = None  # the identifier of the thread its handler runs in
         self.outcome = "finished"
         self.elsewhere = False  # handed to a dispatcher, which will account for it
         self.layers: tuple[Layer, ...] = ()  # what it has yet to pass through
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether its time is over, and it has been told."""
+        return self.outcome == TIMED_OUT
 
 
 class Observers:
@@ -163,12 +174,23 @@ class Ledger:
                 self._active[id(wrapped)] = entry
 
     def fail(self, request: Request, error: BaseException) -> None:
-        """Note that the request's handler, or a hook, raised. A peer that went away is "aborted", all else "failed"."""
+        """Note that the request's handler, or a hook, raised.
+
+        A peer that went away is "aborted", one that took nothing of what it was sent "timed out", all else "failed". For one that
+        was cut that is what matters, whatever its handler makes of it.
+        """
         entry = self.find(request)
-        if entry is not None:
-            entry.outcome = "aborted" if isinstance(error, ConnectionError) else "failed"
-            if self._observed:
-                self._observers.tell("request_failed", self._server, entry.client_address, error)
+        if entry is None or entry.is_cut:
+            return
+        entry.outcome = "aborted" if isinstance(error, ConnectionError) else TIMED_OUT if _is_stalled(request, error) else "failed"
+        if self._observed:
+            self._observers.tell("request_failed", self._server, entry.client_address, error)
+
+    def cut(self, entry: Entry, reason: str) -> None:
+        """Note that the request's time is over."""
+        entry.outcome = TIMED_OUT
+        if self._observed:
+            self._observers.tell("request_failed", self._server, entry.client_address, TimeoutError(reason))
 
     def refuse(self, request: Request, reason: str) -> None:
         """Note that the request was turned away before a handler saw it."""
@@ -181,15 +203,15 @@ class Ledger:
     def settle(self, request: Request, outcome: str | None = None) -> None:
         """Close the request's entry with an outcome, by default the one noted in it. The second time does nothing.
 
-        Outcomes: finished, failed, aborted (the peer went away), refused (verification said no, or nobody to run it), died (its
-        process ended without a word).
+        Outcomes: finished, failed, aborted (the peer went away), refused (a limit or verification said no, or nobody to run it), died
+        (its process ended without a word), timed out (a deadline was over).
         """
         with self._lock:
             entry = self._active.pop(id(request), None)
             if entry is None:
                 return
             self._settled += 1
-            outcome = outcome or entry.outcome
+            outcome = entry.outcome if outcome is None or entry.is_cut else outcome
             self._outcomes[outcome] = self._outcomes.get(outcome, 0) + 1
         if self.peers is not None:
             self.peers.leave(entry)
@@ -317,6 +339,23 @@ class _Counted(dict[str, int]):
     def __setitem__(self, outcome: str, count: int) -> None:
         super().__setitem__(outcome, count)
         self._tally.settle(outcome)
+
+
+def _is_stalled(request: Request, error: BaseException) -> bool:
+    """Return whether the error is that a peer takes nothing of what it is sent.
+
+    A socket with SO_SNDTIMEO says so by EAGAIN, which means something else in any other place: so look whether it is full.
+    """
+    if isinstance(error, StalledError):
+        return True
+    if not isinstance(error, BlockingIOError) or isinstance(request, tuple) or not hasattr(select, "poll"):
+        return False
+    try:
+        poll = select.poll()
+        poll.register(request, select.POLLOUT)
+        return request.gettimeout() is None and not poll.poll(0)
+    except (OSError, ValueError, TypeError, AttributeError):  # closed, or no socket
+        return False
 
 
 def _sum(one: Stats, other: Stats) -> Stats:

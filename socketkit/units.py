@@ -10,6 +10,7 @@ from socketkit.stats import Entry, books
 from socketkit.template import STEPS, replaced_steps
 
 if TYPE_CHECKING:
+    from socketkit.deadlines import Deadlines
     from socketkit.loop import Intake
     from socketkit.parking import Parking
     from socketkit.seams import Address, Layer, Request
@@ -23,6 +24,7 @@ class Reception:
     """
 
     intake: Intake  # set when there is one
+    deadlines: Deadlines | None = None  # for its connections, if there are any
 
     def __init__(self, server: RequestTemplate, parking: Parking | None, layers: tuple[Layer, ...] = ()) -> None:
         self.server = server
@@ -50,7 +52,8 @@ class Whole(Entry):
         self._reception = reception
         self.request = request
         self.client_address = client_address
-        self.since = reception.ledger.clock()
+        self.since = self.began = reception.ledger.clock()
+        self.heard = False
         self.thread = None
         self.outcome = "finished"
         self.elsewhere = False

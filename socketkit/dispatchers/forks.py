@@ -13,8 +13,9 @@ from socketkit.dispatchers._processes import fork, pidfd, reap, send_signal, wai
 from socketkit.recipes import at_least
 from socketkit.seams import Address, Request, Watcher, Work
 
-EXIT_CODES = {"finished": 0, "failed": 1, "aborted": 75}
-"""How a child tells its parent the outcome. The last is EX_TEMPFAIL of sysexits.h, which a handler that exits is unlikely to use."""
+EXIT_CODES = {"finished": 0, "failed": 1, "aborted": 75, "timed out": 124}
+"""How a child tells its parent the outcome. The last two are EX_TEMPFAIL of sysexits.h, and what timeout(1) exits with: a handler that
+exits is unlikely to use them."""
 
 _OUTCOMES = {code: outcome for outcome, code in EXIT_CODES.items()}
 
@@ -84,6 +85,11 @@ class _ForkPerRequest:
     def force(self) -> None:
         for pid in self.children:
             send_signal(pid, signal.SIGTERM)
+
+    def cut(self, request: Request) -> None:
+        for pid, child in self.children.items():
+            if child.request is request:
+                send_signal(pid, signal.SIGTERM)
 
     def close(self) -> None:
         pass

@@ -1,0 +1,86 @@
+"""The thread that keeps the time: each appointment once, in order, not early, and gone with its owner."""
+
+import contextlib
+import threading
+
+import pytest
+
+from socketkit.testing import FakeClock
+from socketkit.timekeeper import Timekeeper
+
+
+@pytest.fixture
+def clock():
+    return FakeClock()
+
+
+@pytest.fixture
+def keeper(clock):
+    with contextlib.closing(Timekeeper(clock)) as made:
+        made.start()
+        yield made
+
+
+def test_what_is_due_is_done_in_order_and_nothing_early(keeper, clock):
+    done, over = [], threading.Semaphore(0)
+
+    def note(name):
+        done.append((name, clock()))
+        over.release()
+
+    for name, seconds in (("late", 50.0), ("soon", 5.0), ("also late", 50.0)):
+        keeper.call_later(seconds, lambda name=name: note(name))
+    begin = clock()
+    clock.advance(5.0)
+    assert over.acquire(timeout=10)
+    assert done == [("soon", begin + 5.0)]
+    clock.advance(45.0)
+    assert over.acquire(timeout=10)
+    assert over.acquire(timeout=10)
+    assert [name for name, _ in done] == ["soon", "late", "also late"]
+
+
+def test_an_appointment_may_make_another_one(keeper, clock):
+    over = threading.Event()
+    keeper.call_later(1.0, lambda: keeper.call_later(0.0, over.set))
+    clock.advance(1.0)
+    assert over.wait(10)
+
+
+def test_one_that_raises_does_not_stop_the_time(keeper, clock, caplog):
+    over = threading.Event()
+    keeper.call_later(1.0, lambda: 1 / 0)
+    keeper.call_later(1.0, over.set)
+    clock.advance(1.0)
+    assert over.wait(10)
+
+
+def test_nothing_is_done_after_it_was_closed_and_its_thread_is_gone(clock):
+    keeper, done = Timekeeper(clock), []
+    keeper.start()
+    keeper.call_later(1.0, lambda: done.append(1))
+    keeper.close()
+    keeper.close()
+    clock.advance(5.0)
+    assert done == []
+    assert "socketkit-timekeeper" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_it_may_be_closed_from_within(clock):
+    keeper, over = Timekeeper(clock), threading.Event()
+    keeper.start()
+
+    def close():
+        keeper.close()
+        over.set()
+
+    keeper.call_later(0.0, close)
+    assert over.wait(10)
+
+
+def test_real_time_passes_too():
+    with contextlib.closing(Timekeeper()) as keeper:
+        keeper.start()
+        over = threading.Event()
+        keeper.call_later(0.05, over.set)
+        assert over.wait(10)
