@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import select
 import socket
@@ -9,6 +10,9 @@ import threading
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+import attrs
+
+from socketkit.logs import Log
 from socketkit.loop import NoRoomError
 
 if TYPE_CHECKING:
@@ -16,6 +20,11 @@ if TYPE_CHECKING:
     from socketkit.loop import Intake
     from socketkit.seams import Address, Clock, Request
     from socketkit.stats import Entry, Ledger
+
+log = Log(__name__)
+
+MARGIN = 64
+"""Descriptors that are left to the program: standard streams, the loop's own, logs, modules that are imported late."""
 
 _V4_MAPPED = bytes(10) + b"\xff\xff"
 
@@ -216,6 +225,45 @@ class Peers:
     def _peer(self, client_address: Address) -> tuple[int, int] | None:
         who = number(client_address)
         return who and (who[0], who[1] >> self._cut[who[0]])
+
+
+# --- descriptors -----------------------------------------------------------------------------------------------------
+
+
+def fitted(limits: Limits, others: int) -> Limits:
+    """Return the limits with as many connections as this process can have open, besides so many other descriptors.
+
+    The soft limit of open files is raised as far as that needs, and the hard one allows. Source: getrlimit(2), RLIMIT_NOFILE.
+    """
+    try:
+        import resource  # noqa: PLC0415 - not on Windows, which has no such limit
+    except ImportError:
+        return limits
+    if limits.max_connections is None:
+        return limits
+    need = limits.max_connections + others + MARGIN
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if _is_enough(soft, need):
+        return limits
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (need if _is_enough(hard, need) else hard, hard))
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if _is_enough(soft, need):
+        return limits
+    most = max(1, soft - others - MARGIN)
+    log.warning(
+        "this process may have %d files open, and max_connections=%d needs %d: no more than %d connections are accepted at a time; "
+        "raise the limit (ulimit -n), or lower max_connections",
+        soft,
+        limits.max_connections,
+        need,
+        most,
+    )
+    return attrs.evolve(limits, max_connections=min(most, limits.max_connections))
+
+
+def _is_enough(limit: int, need: int) -> bool:
+    return limit < 0 or limit >= need  # RLIM_INFINITY is -1 here
 
 
 # --- rate ------------------------------------------------------------------------------------------------------------

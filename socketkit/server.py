@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 import attrs
 
 from socketkit import capabilities, config, logs
-from socketkit.admission import Admission
+from socketkit.admission import Admission, fitted
 from socketkit.catalog import Catalog
 from socketkit.connection import something_is_there
 from socketkit.deadlines import Deadlines, OwnTime, limit_stalls
@@ -347,6 +347,7 @@ class Server(RequestTemplate):
         self._live_part()
         try:
             self._open()
+            self._fit_limits()
         except BaseException:
             live, self._live = self._live, None
             if live is not None:
@@ -443,12 +444,20 @@ class Server(RequestTemplate):
         return sources
 
     def _limits_in_force(self) -> Limits:
-        """Return the limits as this process has them, and as the dispatcher may have narrowed them."""
-        limits = self.limits.shared_by(self._processes) if self._processes > 1 else self.limits
+        """Return the limits of each process that serves, with what the dispatcher and the system make of them."""
+        limits = self.limits if self._fitted is None else self._fitted
         narrow = getattr(self._live, "narrow", None)
         return limits if narrow is None else narrow(limits)
 
-    _processes = 1  # how many serve together
+    def _fit_limits(self) -> None:
+        """Find out how much of the limits this process, or each that is forked from it, can have."""
+        shared = self.limits.shared_by(getattr(self.dispatcher, "processes", 1))
+        recipe = getattr(self.dispatcher, "inner", None) or self.dispatcher
+        narrow = getattr(self._live, "narrow", None)
+        others = len(self._listeners) + getattr(recipe, "workers", 0)
+        self._fitted = fitted(shared if narrow is None else narrow(shared), others)
+
+    _fitted: Limits | None = None
 
     def _keep_deadlines(self, limits: Limits, run: Run) -> Deadlines | None:
         """Return what watches over the connections of a run, if anything has to.
@@ -510,7 +519,6 @@ class Server(RequestTemplate):
         """In a forked child that is to serve: be a server under another dispatcher, with books and a run of its own."""
         assert self._run is not None  # noqa: S101 - it is forked by the dispatcher that drives this run
         self._forget_others()
-        self._processes = getattr(self.dispatcher, "processes", 1)
         self._gate = threading.Lock()
         self._ledger = vars(self)[LEDGER] = ledger
         self._run = self._run.branch(ledger, opened)

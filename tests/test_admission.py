@@ -891,3 +891,48 @@ threading.Thread(target=clients).start()
 server.serve_forever()
 assert server.stats().accepted == 6, server.stats()
 """)
+
+
+# --- descriptors -------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_soft_limit_of_open_files_is_raised_as_far_as_the_connections_need():
+    python("""
+import logging, resource, sys
+from socketkit import *
+logging.basicConfig(stream=sys.stdout)
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, min(hard, 5000)))
+server = Server(TCP("127.0.0.1", 0), print, dispatcher=Pool(4), limits=Limits(max_connections=1000))
+with server.start():
+    assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 1000 + 4 + 1 + 64
+    assert server._limits_in_force().max_connections == 1000
+before = resource.getrlimit(resource.RLIMIT_NOFILE)
+with Server(TCP("127.0.0.1", 0), print, dispatcher=Pool(4), limits=Limits(max_connections=10)).start(): pass
+with Server(TCP("127.0.0.1", 0), print, limits=Limits(max_connections=None)).start(): pass
+assert resource.getrlimit(resource.RLIMIT_NOFILE) == before, "it is enough"
+""")
+
+
+@pytest.mark.parametrize(
+    ("dispatcher", "most"),
+    [("Pool(4)", 64 + 100 - 4 - 1 - 64), ("Pool(4, connections=50)", 50), ("Prefork(2, Pool(4))", 64 + 100 - 4 - 1 - 64)],
+)
+def test_connections_are_fewer_where_the_hard_limit_is_too_low_and_it_is_told_once(dispatcher, most):
+    program = f"""
+import resource, threading
+from socketkit import *
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 164))
+server = Server(TCP("127.0.0.1", 0), print, dispatcher={dispatcher}, limits=Limits(max_connections=1000))
+class Stop:
+    def server_started(self, server):
+        assert server._limits_in_force().max_connections == {most}, server._limits_in_force()
+        server.stop(wait=False)
+server._observe([Stop()])
+server.serve_forever()
+"""
+    told = python(program).stderr
+    assert told.count("\n") == (0 if most == 50 else 1)
+    if most != 50:
+        assert f"may have 164 files open, and max_connections={1000 if 'Prefork' not in dispatcher else 500} needs" in told
+        assert f"no more than {most} connections" in told
