@@ -327,7 +327,7 @@ def test_other_listeners_wait_with_the_one_that_is_full_and_datagrams_do_not():
             for _ in range(3):
                 assert ask(third, b"?") == b"datagram"
             assert [slot.suspended for slot in server._run._intake._slots] == [True, True, False]
-            assert server.stats().outcomes == {"finished": 3}
+            wait_until(lambda: server.stats().outcomes == {"finished": 3})
             first.close()
             assert second.recv(10) == b"second"
             assert ask(third, b"?") == b"datagram"

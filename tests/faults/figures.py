@@ -24,6 +24,7 @@ from typing import Any
 
 from faults.lab import DISPATCHERS, PATIENCE, TRANSPORTS, Faults, Lab, children, open_descriptors, resets, within
 from socketkit.testing import Account
+from support import HERE, with_path
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs/explanation/endurance.json"
 
@@ -242,7 +243,7 @@ def missed(name: str, figure: Figure) -> list[str]:
 def measure(name: str, dispatcher: str, transport: str, size: int, seconds: float | None = None) -> Figure:
     """Measure in a process of its own."""
     command = [sys.executable, "-m", "faults.figures", name, dispatcher, transport, str(size)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False, env=with_path(HERE))
     if done.returncode:
         raise AssertionError(f"{' '.join(command)} failed:\n{done.stdout}\n{done.stderr}")
     return json.loads(done.stdout)

@@ -76,7 +76,7 @@ def test_a_full_server_stops_at_once():
         report = server.stop(drain=0.05)
         assert time.monotonic() - begun < 2
         assert (report.finished, report.forced, report.stuck) == (0, 2, ())
-        assert waiting.recv(100) == b""
+        assert waiting.makefile("rb").read() in {b"", b"hello\n"}  # it was let in at most when the other one was forced
     assert server.stats().accepted == 2
 
 
