@@ -205,8 +205,12 @@ class Connection(Whole):
         else:
             if not intake.stopped:
                 return
-        if intake.unpark(self):  # its run may have emptied the lot just before, and then it is ended already
+        if not intake.unpark(self):
+            return  # its run has emptied the lot just before, and sees to it
+        if self.begun:
             self._end()
+        else:
+            intake.again(self)  # accepted as the stop came: the last round hands it out
 
     def _end(self) -> None:
         """Finish the handler, if there is one, and close."""

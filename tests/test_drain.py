@@ -222,3 +222,22 @@ def test_a_connection_without_a_first_byte_holds_up_no_stop_of_conversations():
         assert time.monotonic() - begin < 5
         assert report.forced == 0
         assert read_all(silent) == b""
+
+
+@pytest.mark.parametrize("dispatcher", [Pool(2, defer=1.0), Adaptive(defer=1.0)], ids=lambda each: type(each).__name__)
+def test_a_connection_that_is_accepted_as_the_stop_comes_is_answered(dispatcher):
+    class StopsAsItAccepts(Server):
+        def get_request(self):
+            accepted = super().get_request()
+            self.stop(wait=False)
+            stopped.set()
+            return accepted
+
+    stopped = threading.Event()
+    with StopsAsItAccepts(ANYWHERE, Upper, dispatcher=dispatcher, lifecycle=Graceful(drain=10)).start() as server:
+        with socket.create_connection(server.addresses[0], timeout=10) as client:
+            assert stopped.wait(10)
+            client.sendall(b"hello\n")
+            assert client.recv(10) == b"HELLO\n"
+        server.stop()
+    assert server.stats().outcomes == {"finished": 1}
