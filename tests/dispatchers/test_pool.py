@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from rooms import Rooms, answers, held
-from socketkit import TCP, UDP, Graceful, Pool, Server
+from socketkit import TCP, UDP, Classic, ConversationHandler, Graceful, Limits, Pool, Server
 from support import ask, talk
 
 ANYWHERE = TCP("127.0.0.1", 0)
@@ -30,7 +30,9 @@ def test_a_number_of_workers_that_is_none_is_refused(workers):
         Pool(workers)
 
 
-@pytest.mark.parametrize("option", [{"defer": None}, {"defer": -1}, {"idle": -1}, {"max_inline": 0}, {"overflow": "drop"}, {"reply": b"x"}])
+@pytest.mark.parametrize(
+    "option", [{"defer": None}, {"defer": -1}, {"idle": -1}, {"max_inline": 0}, {"overflow": "drop"}, {"reply": b"x"}, {"connections": 0}]
+)
 def test_an_option_that_cannot_be_is_refused_by_name(option):
     with pytest.raises((ValueError, TypeError), match=next(iter(option))):
         Pool(**option)
@@ -98,8 +100,6 @@ def test_datagrams_are_bounded_and_turned_away_too():
 
 
 def test_a_conversation_under_way_is_never_turned_away(rooms):
-    from socketkit import ConversationHandler
-
     class Holding(ConversationHandler):
         def handle_one_request(self):
             line = self.rfile.readline()
@@ -165,3 +165,70 @@ def test_nothing_is_left_after_a_stop(rooms):
         assert all(map(answers, clients))
         assert server.stop().stuck == ()
     assert set(threading.enumerate()) == before
+
+
+# --- connections -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pool", "limits", "force"),
+    [
+        (Pool(), Limits(), Limits()),
+        (Pool(overflow="reject", reply="no"), Limits(), Limits()),
+        (Pool(connections=5), Limits(), Limits(max_connections=5)),
+        (Pool(connections=50), Limits(max_connections=7, overflow="reject"), Limits(max_connections=7)),
+        (Pool(connections=5), Limits(max_connections=None), Limits(max_connections=5)),
+        (Pool(overflow="shed"), Limits(max_connections=7, reply="x"), Limits(max_connections=7, overflow="shed")),
+        (Pool(overflow="reject", connections=5, reply="no"), Limits(), Limits(max_connections=5, overflow="reject", reply="no")),
+    ],
+)
+def test_a_bound_of_connections_is_that_of_the_servers_limits_or_a_lower_one(pool, limits, force):
+    assert pool.start(None).narrow(limits) == force
+
+
+class Echo(ConversationHandler):
+    """Repeats lines."""
+
+    def handle_one_request(self):
+        self.wfile.write(self.rfile.readline())
+
+
+def said(server, line):
+    client = socket.create_connection(server.addresses[0], timeout=10)
+    client.sendall(line)
+    return client
+
+
+@pytest.mark.parametrize("overflow", ["wait", "reject", "shed"])
+def test_what_becomes_of_a_connection_beyond_the_bound_is_the_overflow(overflow):
+    recipe = Pool(4, overflow=overflow, connections=1, reply="full\n")
+    with Server(ANYWHERE, Echo, dispatcher=recipe, lifecycle=Graceful(drain=10)).start() as server:
+        with said(server, b"one\n") as first:
+            assert first.recv(10) == b"one\n"
+            while not server._run._intake._lot.parked:
+                pass
+            with said(server, b"two\n") as second:
+                if overflow == "wait":
+                    while not server._run._intake._slots[0].suspended:
+                        pass
+                    first.close()
+                try:
+                    assert second.recv(10) == (b"full\n" if overflow == "reject" else b"two\n")
+                except ConnectionResetError:
+                    assert overflow == "reject"  # what it had sent was not read
+                if overflow == "shed":
+                    assert first.recv(10) == b""
+    assert server.stats().outcomes == ({"finished": 2} if overflow == "wait" else {"finished": 1, "refused": 1})
+
+
+def test_all_threads_serve_again_after_a_stop_that_left_the_dispatcher_to_the_next_run(rooms):
+    with Server(ANYWHERE, rooms, dispatcher=Pool(4), lifecycle=Classic()) as server:
+        for _ in range(2):
+            server.start()
+            clients = [held(server, rooms) for _ in range(4)]
+            rooms.leave.set()
+            assert all(map(answers, clients))
+            server.stop()
+            rooms.leave.clear()
+        assert rooms.most == 4
+        rooms.leave.set()
