@@ -58,7 +58,8 @@ def test_a_name_that_is_not_there_is_found():
 def test_the_documentation_builds_without_a_warning(tmp_path):
     for package in ("sphinx", "furo", "myst_parser"):
         pytest.importorskip(package)
-    run(sys.executable, "-m", "sphinx", "-n", "-W", "-q", "--keep-going", "-d", str(tmp_path / "trees"), str(DOCS), str(tmp_path / "html"))
+    command = (sys.executable, "-m", "sphinx", "-n", "-W", "-q", "--keep-going", "-d", str(tmp_path / "trees"))
+    run(*command, str(DOCS), str(tmp_path / "html"), guard=120)
     index = (tmp_path / "html/reference/parts/tcp.html").read_text()
     assert "TIME_WAIT" in index  # the docstring of an option
 
