@@ -576,7 +576,7 @@ def test_observers_see_a_whole_life():
 
 
 def test_a_system_without_threads_to_give_refuses_the_request_and_closes_cleanly(monkeypatch, caplog):
-    with Server(ANYWHERE, Upper, dispatcher=Threads()) as server:
+    with Server(ANYWHERE, Upper, dispatcher=Threads(), limits="first_byte=none,request=none") as server:  # or who keeps them is refused
         server.start()
         start = threading.Thread.start
         failures = [RuntimeError("can't start new thread")]
