@@ -71,6 +71,8 @@ class Connection(Whole):
         if self._handler is not None:
             self._converse()
             return
+        if self.expired and self.is_readable():
+            self.expired = False  # its first byte came while others were served
         opener = None if self.layers else _opener(self._reception.server)
         if opener is None:
             if not self.expired:

@@ -11,6 +11,7 @@ import atexit
 import contextlib
 import logging
 import os
+import signal
 import sys
 import threading
 import time
@@ -283,6 +284,8 @@ class Emitter:
             raise
 
     def _run(self) -> None:
+        if hasattr(signal, "pthread_sigmask"):  # they are for the main thread, which may be inside a system call that only they end
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         told = False
         while True:
             with self._lock:

@@ -50,13 +50,17 @@ class EpollPoller:
 
     A descriptor that was reported is usually armed again before anybody polls, because whoever polls is who serves it. So the
     kernel is left to report it, and told not to only when it does so while nobody wants to hear it.
+
+    A report may be late: what it is about was read, and the descriptor armed again, before whoever polls came to look at it. So
+    one that was armed since this poll began is not believed. If it is true, it will be repeated.
     """
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._things: dict[int, Any] = {}
         self._known: set[int] = set()  # descriptors that were ever armed
-        self._armed: set[int] = set()  # those of them that somebody wants to hear of
+        self._armed: dict[int, int] = {}  # those of them that somebody wants to hear of, and since which poll
+        self._polls = 0
         self._silent: set[int] = set()  # those that the kernel was told not to report
 
     def watch(self, fileno: int, thing: Any) -> None:
@@ -69,7 +73,7 @@ class EpollPoller:
         """As `Poller.arm`."""
         same = self._things.get(fileno) is thing
         self._things[fileno] = thing
-        self._armed.add(fileno)  # before the look at the silent ones: `_silence` does these two the other way round
+        self._armed[fileno] = self._polls  # before the look at the silent ones: `_silence` does these two the other way round
         if same and fileno not in self._silent:
             return
         self._silent.discard(fileno)
@@ -85,7 +89,7 @@ class EpollPoller:
         if thing is not None and self._things.get(fileno) is not thing:
             return
         self._known.discard(fileno)
-        self._armed.discard(fileno)
+        self._armed.pop(fileno, None)
         self._silent.discard(fileno)
         if self._things.pop(fileno, None) is not None:
             with contextlib.suppress(OSError, ValueError):  # the descriptor, or the poller, may be closed by now
@@ -94,14 +98,18 @@ class EpollPoller:
     def poll(self, timeout: float | None) -> list[Any]:
         """As `Poller.poll`."""
         things, known, armed = self._things, self._known, self._armed
+        self._polls = number = self._polls + 1
         reported = []
         for fileno, _ in self._epoll.poll(-1 if timeout is None else timeout):  # -1 events is "some"
             if fileno in known:
-                if fileno not in armed:
+                since = armed.get(fileno, -1)
+                if since == number:
+                    continue
+                if since == -1:
                     if fileno not in self._silent:  # else this was its one shot
                         self._silence(fileno)
                     continue
-                armed.discard(fileno)
+                armed.pop(fileno, None)
             thing = things.get(fileno)
             if thing is not None:  # it may have been forgotten since the kernel's report
                 reported.append(thing)

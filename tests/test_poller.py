@@ -142,6 +142,37 @@ def test_what_nobody_armed_again_is_silent_while_it_stays_readable_or_its_peer_h
 
 
 @pytest.mark.skipif(not hasattr(select, "epoll"), reason="epoll is Linux's")
+def test_a_report_that_is_out_of_date_is_not_believed(pair):
+    class Late:
+        """Between the kernel's report and the look at it, somebody else reads what it was about and arms the descriptor again."""
+
+        def __init__(self, poller):
+            self.poller, self.epoll = poller, poller._epoll
+
+        def __getattr__(self, name):
+            return getattr(self.epoll, name)
+
+        def poll(self, timeout):
+            events = self.epoll.poll(timeout)
+            assert events
+            self.poller._epoll = self.epoll
+            assert pair[0].recv(1) == b"x"
+            self.poller.arm(pair[0].fileno(), "thing")
+            return events
+
+    poller = EpollPoller()
+    poller.arm(pair[0].fileno(), "thing")
+    pair[1].send(b"x")
+    assert poller.poll(1) == ["thing"]  # and whoever serves it takes its time
+    poller._epoll = Late(poller)
+    assert poller.poll(1) == []
+    assert poller.poll(0) == []
+    pair[1].send(b"y")
+    assert poller.poll(1) == ["thing"]
+    poller.close()
+
+
+@pytest.mark.skipif(not hasattr(select, "epoll"), reason="epoll is Linux's")
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_arming_while_another_thread_silences_is_never_lost(pair, moment):
     class Interrupting:

@@ -731,7 +731,7 @@ def test_a_worker_that_does_not_finish_within_its_drain_is_ended():
         os.kill(request.pid, signal.SIGTERM)
         assert gone(request.pid)
         assert request.read() == b""
-        assert ended(program) == {"aborted": 1}  # its socket was shut down, so that the handler woke up and could end
+        assert ended(program) == {"aborted": 1}, program.output  # its socket was shut down, so that the handler woke up and could end
 
 
 def test_a_worker_that_does_not_even_then_is_killed():
