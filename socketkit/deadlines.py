@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 import struct
 import sys
@@ -82,7 +83,7 @@ class Deadlines:
 
     def listen_to(self, request: Any) -> None:
         """Have it known when the first byte comes from a peer that has not sent one yet, if the system would not tell."""
-        if self.first_byte is not None and type(request) is socket.socket and request.family not in _INET:
+        if self.first_byte is not None and hasattr(select, "poll") and type(request) is socket.socket and request.family not in _INET:
             request.__class__ = Unheard
 
     def _wake_up(self) -> bool:
@@ -156,7 +157,9 @@ def _shut_down(request: Any) -> None:
 def _is_silent(request: Any) -> bool:
     """Return whether it is known that the peer has not sent a byte."""
     if type(request) is Unheard:
-        return True
+        poll = select.poll()
+        poll.register(socket.socket.fileno(request), select.POLLIN)
+        return not poll.poll(0)  # else something is there, and the handler has yet to read it
     try:
         if _TCP_INFO is None or request.family not in _INET:
             return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import queue
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -53,6 +54,8 @@ class Timekeeper:
         self._asked.put(None)
 
     def _keep(self) -> None:
+        if hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # they are for those whom they shall interrupt
         appointments: list[tuple[float, int, Callable[[], object]]] = []
         order = itertools.count()  # so that two for the same moment never compare callbacks
         while not self._closed:

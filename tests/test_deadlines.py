@@ -1,7 +1,6 @@
 """Deadlines: who is over its time is cut then, whatever it sends; who is not is left alone; and nobody pays for it."""
 
 import contextlib
-import shutil
 import socket
 import sys
 import threading
@@ -623,33 +622,43 @@ def test_an_unheard_connection_is_a_plain_one_as_soon_as_something_comes_or_migh
             assert type(ours) is socket.socket
 
 
-def test_an_idle_server_makes_no_wake_up_for_its_deadlines(tmp_path):
-    if shutil.which("strace") is None:
-        pytest.skip("strace is not installed")
-    trace = tmp_path / "trace"
-    python(
-        """
-import os, subprocess, sys, threading, time
+def test_a_first_byte_that_nobody_has_read_yet_has_come_all_the_same():
+    clock, later = FakeClock(), Later()
+    watch, ledger, cut = watching(clock, later, first_byte=30, request=None)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        watch.listen_to(ours)
+        assert type(ours) is Unheard
+        ledger.admit(ours, "peer")
+        watch.begin()
+        theirs.sendall(b"x")
+        clock.advance(31)
+        later.calls.pop()[1]()
+        assert cut == later.calls == []
+        assert type(ours) is Unheard, "nobody has read it"
+
+
+def test_an_idle_server_makes_no_wake_up_for_its_deadlines():
+    python("""
+import os, pathlib, time
 from socketkit import *
 from support import talk
 class Answer(StreamRequestHandler):
     def handle(self): self.wfile.write(self.rfile.readline())
-server = Server(TCP("127.0.0.1", 0), Answer, limits=Limits(first_byte=0.3)).start()
-assert talk(server.addresses[0], b"hello\\n") == b"hello\\n"
-deadlines = server._run._sources[0].deadlines
-while not deadlines.asleep: time.sleep(0.01)
-tracer = subprocess.Popen(["strace", "-f", "-q", "-o", sys.argv[1], "-p", str(os.getpid())], stderr=subprocess.DEVNULL)
-while any("TracerPid:\\t0" in open(f"/proc/self/task/{task}/status").read() for task in os.listdir("/proc/self/task")): pass
-time.sleep(2)  # nothing is ordered by this: it is the time in which nothing happens
-tracer.terminate()
-tracer.wait()
-server.stop()
-""",
-        str(trace),
-    )
-    calls = [line.split()[0] for line in trace.read_text().splitlines() if "futex(" in line or "epoll_wait" in line]
-    assert calls
-    assert len(calls) == len(set(calls)), trace.read_text()
+def switches():
+    return {path: [line for line in path.read_text().splitlines() if "ctxt_switches" in line or line.startswith("Name")]
+            for path in pathlib.Path("/proc/self/task").glob("*/status") if path.parent.name != str(os.getpid())}
+with Server(TCP("127.0.0.1", 0), Answer, limits=Limits(first_byte=0.3)).start() as server:
+    assert talk(server.addresses[0], b"hello\\n") == b"hello\\n"
+    deadlines = server._run._sources[0].deadlines
+    assert not deadlines.asleep
+    while not deadlines.asleep: time.sleep(0.01)
+    time.sleep(0.2)  # nothing is ordered by this: they go back to sleep
+    before = switches()
+    assert len(before) >= 3, before  # who serves, who leads, and who keeps the time
+    time.sleep(1.0)
+    assert switches() == before, (before, switches())
+""")
 
 
 def test_an_entry_knows_when_it_began():

@@ -582,7 +582,7 @@ def test_a_system_without_threads_to_give_refuses_the_request_and_closes_cleanly
         failures = [RuntimeError("can't start new thread")]
 
         def failing(thread):
-            if failures and thread._target is not None:
+            if failures and thread._target is not None and thread.name != "socketkit-timekeeper":
                 raise failures.pop()
             start(thread)
 

@@ -1,6 +1,7 @@
 """The thread that keeps the time: each appointment once, in order, not early, and gone with its owner."""
 
 import contextlib
+import signal
 import threading
 
 import pytest
@@ -84,3 +85,10 @@ def test_real_time_passes_too():
         over = threading.Event()
         keeper.call_later(0.05, over.set)
         assert over.wait(10)
+
+
+def test_it_takes_no_signal_from_whom_it_shall_interrupt(keeper):
+    blocked, over = set(), threading.Event()
+    keeper.call_later(0.0, lambda: (blocked.update(signal.pthread_sigmask(signal.SIG_BLOCK, ())), over.set()))
+    assert over.wait(10)
+    assert {signal.SIGTERM, signal.SIGINT, signal.SIGIO} <= blocked
