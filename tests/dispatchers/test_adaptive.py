@@ -289,7 +289,7 @@ import os, subprocess, sys, time
 from socketkit import *
 from support import talk
 def watch(server, trace):
-    time.sleep(0.1)  # the alarm that the last request has set goes off
+    time.sleep(0.5)  # the alarm that the last request has set goes off
     tracer = subprocess.Popen(["strace", "-f", "-q", "-o", trace, "-p", str(os.getpid())], stderr=subprocess.DEVNULL)
     while any("TracerPid:\\t0" in open(f"/proc/self/task/{task}/status").read() for task in os.listdir("/proc/self/task")): pass
     time.sleep(2)  # nothing is ordered by this: it is the time in which nothing happens
