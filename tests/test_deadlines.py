@@ -117,7 +117,7 @@ def ended(client):
 
 def begin(server, client):
     """Have the handler of a client that says nothing begin."""
-    wait_until(lambda: server.stats().active)
+    wait_until(lambda: is_running(server) or server._run._intake._lot.parked)
     if not is_running(server):  # it is parked until it is sure to say nothing
         server.clock.advance(0.02)
     wait_until(lambda: is_running(server))
@@ -178,7 +178,7 @@ def test_a_conversation_that_never_begins_is_closed_when_its_first_request_is_du
     serve, client = served
     server = serve(Echo, Adaptive(idle=idle), first_byte=30)
     silent = client(server)
-    wait_until(lambda: server.stats().active)
+    wait_until(lambda: server._run._intake._lot.parked)
     server.clock.advance(0.02)
     wait_until(lambda: any(unit.begun for unit in list(server._run._intake._lot.parked)))
     server.clock.advance(4.9)
