@@ -229,7 +229,7 @@ def test_asynchronous_handlers_are_cut_too():
 @pytest.mark.parametrize("handler", [Plain, Echo])
 def test_no_drip_puts_the_end_of_a_request_off(served, dispatcher, handler):
     serve, client = served
-    server = serve(handler, dispatcher, request=60)
+    server = serve(handler, dispatcher, request=60, first_byte=None)
     slow = client(server)
     slow.sendall(b"x")
     wait_until(lambda: is_running(server))
