@@ -638,6 +638,7 @@ def test_a_start_that_fails_leaves_a_failed_server():
 @pytest.mark.parametrize("lifecycle", [Graceful(drain=10), Classic()], ids=["graceful", "classic"])
 def test_a_handler_may_close_its_own_server(dispatcher, lifecycle):
     def last_words(request, client_address, server):
+        request.recv(1)
         server.server_close()
         request.sendall(b"closing")
 

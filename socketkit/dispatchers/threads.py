@@ -64,13 +64,11 @@ class ThreadList(list[threading.Thread]):
         The calling thread does not wait for itself, so a handler may close its own server; nobody waits for a thread that never started.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        for thread in self.pop_all():
-            if thread is threading.current_thread() or thread.ident is None:
-                continue
+        others = [each for each in list(self) if each is not threading.current_thread() and each.ident is not None]
+        for thread in others:  # which stay on the list meanwhile: somebody else may wait for them too
             thread.join(None if deadline is None else max(deadline - time.monotonic(), 0.0))
-            if thread.is_alive():
-                self.append(thread)
-        return not self
+        self.reap()
+        return not any(each.is_alive() for each in others)
 
 
 def start_thread(run: Callable[..., object], arguments: tuple[Any, ...], threads: Any, *, daemon: bool) -> None:

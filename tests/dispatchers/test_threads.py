@@ -72,3 +72,22 @@ def test_a_thread_does_not_wait_for_itself():
     while not answers:
         threads.join(0.01)
     assert answers == [True]
+
+
+def test_whoever_waits_does_not_keep_others_from_waiting():
+    threads, inside, leave = ThreadList(), threading.Event(), threading.Event()
+
+    def run():
+        threads.join(0)  # as a handler does that closes its own server
+        inside.set()
+        leave.wait(10)
+
+    start_thread(run, (), threads, daemon=False)
+    assert inside.wait(10)
+    other = threading.Thread(target=threads.join, args=(10,))
+    other.start()
+    assert not threads.join(0)
+    assert not threads.join(0.05)
+    leave.set()
+    assert threads.join(10)
+    other.join()
