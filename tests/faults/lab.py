@@ -122,11 +122,11 @@ class Counted(Faults):
 
 @attrs.define
 class Lab:
-    """Where one row is tried under one dispatcher, transport and library."""
+    """Where one row is tried under one dispatcher and transport. subject: the package that serves, socketkit or socketserver."""
 
     dispatcher: str
     transport: str
-    library: str
+    subject: str
     folder: Path
     soak: bool = False
     _stack: contextlib.ExitStack = attrs.field(factory=contextlib.ExitStack)
@@ -137,7 +137,7 @@ class Lab:
 
     @property
     def ours(self) -> bool:
-        return self.library == "socketkit"
+        return self.subject == "socketkit"
 
     @property
     def log_file(self) -> Path:

@@ -1,6 +1,6 @@
 """Run many scenarios, two processes at a time, and report each as it is done: ``python -m faults.matrix JOBS``.
 
-JOBS is a JSON file, a list of [library, dispatcher, transport, [row, ...]]. A process that ends under a row costs that row only: the
+JOBS is a JSON file, a list of [subject, dispatcher, transport, [row, ...]]. A process that ends under a row costs that row only: the
 rest is run in another one.
 """
 
@@ -21,31 +21,31 @@ from pathlib import Path
 _printing = threading.Lock()
 
 
-def report(library: str, dispatcher: str, transport: str, row: str, failure: str | None) -> None:
+def report(subject: str, dispatcher: str, transport: str, row: str, failure: str | None) -> None:
     with _printing:
-        print(json.dumps([library, dispatcher, transport, row, failure]), flush=True)
+        print(json.dumps([subject, dispatcher, transport, row, failure]), flush=True)
 
 
-def run(library: str, dispatcher: str, transport: str, rows: list[str]) -> None:
+def run(subject: str, dispatcher: str, transport: str, rows: list[str]) -> None:
     left = list(rows)
     while left:
         begun = None
-        for said in process(library, dispatcher, transport, left):
+        for said in process(subject, dispatcher, transport, left):
             if "begin" in said:
                 begun = said["begin"]
             elif "row" in said:
-                report(library, dispatcher, transport, said["row"], said["failure"])
+                report(subject, dispatcher, transport, said["row"], said["failure"])
                 left.remove(said["row"])
                 begun = None
             elif left:  # the process is over, and should not be
                 lost = begun or left[0]
-                report(library, dispatcher, transport, lost, f"its process ended: {said['end']}")
+                report(subject, dispatcher, transport, lost, f"its process ended: {said['end']}")
                 left.remove(lost)
 
 
-def process(library: str, dispatcher: str, transport: str, rows: list[str]) -> Iterator[dict[str, str]]:
-    command = [sys.executable, "-m", "faults.run", library, dispatcher, transport, *rows]
-    patience = {"socketkit": "5", "socketserver": "1"}[library]  # what the standard library fails is not worth a long wait
+def process(subject: str, dispatcher: str, transport: str, rows: list[str]) -> Iterator[dict[str, str]]:
+    command = [sys.executable, "-m", "faults.run", subject, dispatcher, transport, *rows]
+    patience = {"socketkit": "5", "socketserver": "1"}[subject]  # what the standard library fails is not worth a long wait
     pipes = {
         "env": {**os.environ, "FAULTS_PATIENCE": patience},
         "stdout": subprocess.PIPE,

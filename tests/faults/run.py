@@ -25,11 +25,11 @@ GUARD = 25.0
 OF_OTHERS = 4.0
 
 
-def main(library: str, dispatcher: str, transport: str, *rows: str) -> None:
+def main(subject: str, dispatcher: str, transport: str, *rows: str) -> None:
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what scenarios print does not belong between the lines
     soak = bool(os.environ.get("FAULTS_SOAK"))
-    guard = 3600 if soak else GUARD if library == "socketkit" else OF_OTHERS
+    guard = 3600 if soak else GUARD if subject == "socketkit" else OF_OTHERS
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     for row in rows:
         out.write(json.dumps({"begin": row}) + "\n")
@@ -38,11 +38,11 @@ def main(library: str, dispatcher: str, transport: str, *rows: str) -> None:
             faulthandler.dump_traceback_later(guard, exit=True, file=sys.__stderr__)
             before = Account.take()
             with tempfile.TemporaryDirectory(prefix="f") as folder:
-                lab = Lab(dispatcher, transport, library, Path(folder), soak)
+                lab = Lab(dispatcher, transport, subject, Path(folder), soak)
                 try:
                     with lab:
                         scenario(lab)
-                    left = before.left_since() if library == "socketkit" else []
+                    left = before.left_since() if subject == "socketkit" else []
                     assert not left, "left behind:\n" + "\n".join(left)
                 except BaseException:  # noqa: BLE001 - whatever a scenario raises is its failure
                     log = lab.log_file.read_text(errors="replace")[-4000:]

@@ -80,22 +80,22 @@ class Matrix:
 def matrix(request, tmp_path_factory):
     """Run what was selected, and nothing else."""
     ours = [each for each in request.session.items if "matrix" in getattr(each, "fixturenames", ())]
-    wanted = [tuple(each.callspec.params[name] for name in ("library", "dispatcher", "transport", "row")) for each in ours]
+    wanted = [tuple(each.callspec.params[name] for name in ("subject", "dispatcher", "transport", "row")) for each in ours]
     running = Matrix(wanted, tmp_path_factory.mktemp("matrix"))
     yield running
     running.close()
 
 
-@pytest.mark.parametrize(("library", "dispatcher", "transport", "row"), tried())
-def test_the_fault_does_what_the_catalogue_says(matrix, library, dispatcher, transport, row):
-    failure = matrix.failure(library, dispatcher, transport, row)
+@pytest.mark.parametrize(("subject", "dispatcher", "transport", "row"), tried())
+def test_the_fault_does_what_the_catalogue_says(matrix, subject, dispatcher, transport, row):
+    failure = matrix.failure(subject, dispatcher, transport, row)
     if failure:
         pytest.fail(f"{ROWS[row].fault}: {ROWS[row].expected}\n{failure}", pytrace=False)
 
 
-@pytest.mark.parametrize(("library", "dispatcher", "transport", "row"), proofs())
-def test_the_standard_library_fails_it(matrix, library, dispatcher, transport, row):
-    failure = matrix.failure(library, dispatcher, transport, row)
+@pytest.mark.parametrize(("subject", "dispatcher", "transport", "row"), proofs())
+def test_the_standard_library_fails_it(matrix, subject, dispatcher, transport, row):
+    failure = matrix.failure(subject, dispatcher, transport, row)
     assert failure, f"the standard library holds {row}: the scenario does not see the fault, or the catalogue is wrong"
     assert re.search(ROWS[row].shows, failure), failure
 
