@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from socketkit.errors import ConfigError, IncompatibleError
+from socketkit.handlers import unwrapped
 
 _SOCKETS = sys.platform not in {"emscripten", "wasi"}
 
@@ -41,7 +42,7 @@ def check(transports: Sequence[Any], dispatcher: Any, lifecycle: Any, handler: A
             if not FEATURES.get(feature, False):
                 name = type(part).__name__
                 raise IncompatibleError(name, f"needs {feature}, which this platform ({sys.platform}) lacks", "choose another part")
-    handler = getattr(handler, "func", handler)  # functools.partial has it in func
+    handler = unwrapped(handler)
     for transport in transports:
         _check_kind(type(dispatcher).__name__, getattr(dispatcher, "kinds", BOTH), transport, "dispatcher")
         _check_kind(getattr(handler, "__name__", repr(handler)), _request_kinds(handler), transport, "handler")

@@ -13,9 +13,10 @@ from functools import partial
 from typing import Any
 
 from socketkit.seams import Address, Dispatcher, Lifecycle, Request, Unit
-from socketkit.serving import Work, put_to_work, receive
+from socketkit.sources import receive
 from socketkit.stats import books
 from socketkit.units import Reception
+from socketkit.work import Work, put_to_work
 
 _LIVE, _RUN, _UNDRAINED = "_BaseServer__live", "_BaseServer__run", "_BaseServer__undrained"
 

@@ -80,7 +80,7 @@ class Connection(Whole):
             elif self._reception.deadlines is not None:
                 self._reception.deadlines.listen_to(self.request)
             self._forget()  # first, because the handler may close the descriptor and its number be another's
-            self._run()
+            super().__call__()
         else:
             self.thread = threading.get_ident()
             self._open(opener)
@@ -244,10 +244,7 @@ class _Then(enum.Enum):
 
 def can_wait(server: RequestTemplate, request: Request) -> bool:
     """Return whether the request may be parked before its first byte: a plain socket, and a client that speaks first."""
-    if type(request) is not socket.socket:
-        return False
-    handler = getattr(server.RequestHandlerClass, "func", server.RequestHandlerClass)  # functools.partial has it in func
-    return not getattr(handler, "speaks_first", False)
+    return type(request) is socket.socket and not getattr(handlers.unwrapped(server.RequestHandlerClass), "speaks_first", False)
 
 
 def something_is_there(request: Request) -> bool:

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from socketkit.logs import Log
-from socketkit.timekeeper import Timekeeper
 
 if TYPE_CHECKING:
     from socketkit.limits import Limits
@@ -126,25 +125,6 @@ class Deadlines:
         self._ledger.cut(entry, reason)
         with contextlib.suppress(Exception):  # it has ended by itself, just now
             self._cut(entry.request)
-
-
-class OwnTime:
-    """`later` for a `Deadlines`, kept by a thread that is started when it is first needed. Close it when the run is over."""
-
-    def __init__(self, clock: Any) -> None:
-        self._keeper = Timekeeper(clock)
-        self._started = False
-
-    def __call__(self, seconds: float, callback: Callable[[], object]) -> None:
-        """Call back after so many seconds. Raises: RuntimeError when there is no thread to be had."""
-        if not self._started:
-            self._keeper.start()
-            self._started = True
-        self._keeper.call_later(seconds, callback)
-
-    def close(self) -> None:
-        """End the thread."""
-        self._keeper.close()
 
 
 def _shut_down(request: Any) -> None:

@@ -9,10 +9,16 @@ import contextlib
 import errno
 import socket
 from collections.abc import Callable
+from functools import partial
 from io import BufferedIOBase, BytesIO
 from typing import Any, ClassVar
 
 from socketkit.seams import Address, Request
+
+
+def unwrapped(handler: Any) -> Any:
+    """Return what a `functools.partial` calls, and anything else as it is: whose attributes say what a handler can do."""
+    return handler.func if isinstance(handler, partial) else handler
 
 
 class BaseRequestHandler:

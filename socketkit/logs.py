@@ -11,7 +11,6 @@ import atexit
 import contextlib
 import logging
 import os
-import signal
 import sys
 import threading
 import time
@@ -21,6 +20,8 @@ from collections.abc import Callable, Hashable
 from contextvars import copy_context
 from functools import partial
 from typing import Any, NoReturn
+
+from socketkit.background import BackgroundThread
 
 _own = logging.getLogger(__name__)
 
@@ -273,7 +274,7 @@ class Emitter:
     def _start(self) -> None:
         if self.thread is not None:
             return
-        self.thread = threading.Thread(target=self._run, name="socketkit-logs", daemon=True)
+        self.thread = BackgroundThread(self._run, "socketkit-logs")
         self._began = time.monotonic()
         try:
             self.thread.start()
@@ -284,8 +285,6 @@ class Emitter:
             raise
 
     def _run(self) -> None:
-        if hasattr(signal, "pthread_sigmask"):  # they are for the main thread, which may be inside a system call that only they end
-            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         told = False
         while True:
             with self._lock:

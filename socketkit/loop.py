@@ -5,7 +5,6 @@ This module knows descriptors, times and the errors of accept(2). It knows nothi
 
 from __future__ import annotations
 
-import _thread
 import contextlib
 import errno
 import heapq
@@ -62,18 +61,6 @@ def verdict(error: OSError) -> Verdict:
     if error.errno is None or isinstance(error, TimeoutError) or type(error).__module__ == "ssl":
         return "retry"
     return ACCEPT_ERRORS.get(error.errno, "pause")
-
-
-def aside(function: Callable[[], object]) -> None:
-    """Call the function in a thread of its own. Legal in a signal handler.
-
-    There `threading.Thread.start` is not: the thread that the signal interrupts may be inside it, with the lock that it needs.
-    """
-    _thread.start_new_thread(_start_thread, (function,))
-
-
-def _start_thread(function: Callable[[], object]) -> None:
-    threading.Thread(target=function, name="socketkit-aside", daemon=True).start()
 
 
 class NoRoomError(BlockingIOError):

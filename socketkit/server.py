@@ -18,18 +18,22 @@ from socketkit import capabilities, config, logs
 from socketkit.admission import Admission, fitted
 from socketkit.catalog import Catalog
 from socketkit.connection import something_is_there
-from socketkit.deadlines import Deadlines, OwnTime, limit_stalls
+from socketkit.deadlines import Deadlines, limit_stalls
 from socketkit.dispatchers.adaptive import Adaptive
 from socketkit.errors import AlreadyServingError
 from socketkit.explanation import Explanation, explain
+from socketkit.handlers import unwrapped
 from socketkit.lifecycles.graceful import Graceful
 from socketkit.limits import Limits
 from socketkit.logs import Log
 from socketkit.loop import Intake
 from socketkit.seams import Address, Clock, Dispatch, Dispatcher, Drive, Lifecycle, Listener, Request, Transport
-from socketkit.serving import DatagramSource, GuardedSource, ListenerSource, Run, State, Work, close_all, feed, keep_calling, put_to_work
+from socketkit.serving import Run, State, close_all, feed, keep_calling
+from socketkit.sources import GuardedSource, ListenerSource
 from socketkit.stats import LEDGER, DrainReport, Ledger, Observers, Stats
 from socketkit.template import RequestTemplate
+from socketkit.timekeeper import Timekeeper
+from socketkit.work import Work, put_to_work
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -430,8 +434,7 @@ class Server(RequestTemplate):
             if adapt is not None:
                 accept = partial(_adapted, accept, adapt)
             kind, layers = transport.kind, getattr(transport, "layers", ())
-            plain = DatagramSource if kind == "datagram" else ListenerSource
-            make = GuardedSource if Admission.is_needed(limits, counted=kind == "stream") else plain
+            make = GuardedSource if Admission.is_needed(limits, counted=kind == "stream") else ListenerSource
             sources.append(make(self, listener, accept, kind=kind, layers=layers, parking=place, once=overridden, tell=self._tell))
             if kind == "stream":
                 sources[-1].deadlines = deadlines
@@ -473,14 +476,13 @@ class Server(RequestTemplate):
             return None
         later: Callable[[float, Callable[[], object]], None] = run.call_later
         if cut is None:
-            own = OwnTime(self._clock)
-            run.at_end(own.close)
-            later = own
+            keeper = Timekeeper(self._clock)
+            run.at_end(keeper.close)
+            later = keeper.call_later
         return Deadlines(limits, self._ledger, later, speaks_first=self._speaks_first, cut=cut)
 
     def _speaks_first(self) -> bool:
-        handler = self.RequestHandlerClass
-        return bool(getattr(getattr(handler, "func", handler), "speaks_first", False))
+        return bool(getattr(unwrapped(self.RequestHandlerClass), "speaks_first", False))
 
     def _tell(self, event: str, *facts: object) -> None:
         self._observers.tell(event, self, *facts)
@@ -503,7 +505,7 @@ class Server(RequestTemplate):
         """In a child forked for one request: see that its client says something. The rest of the time is the parent's to keep."""
         limits = attrs.evolve(self.limits, request=None)
         if limits.first_byte is not None and not isinstance(request, tuple) and not something_is_there(request):
-            deadlines = Deadlines(limits, self._ledger, OwnTime(self._clock), speaks_first=self._speaks_first)
+            deadlines = Deadlines(limits, self._ledger, Timekeeper(self._clock).call_later, speaks_first=self._speaks_first)
             deadlines.listen_to(request)
             deadlines.begin()
 

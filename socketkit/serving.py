@@ -1,4 +1,4 @@
-"""One run of a server: from the listeners to units of work, from units to the dispatcher, and from stop to the report.
+"""One run of a server, from its first request to the report of its drain.
 
 This module turns the crank; what a request goes through is the business of the server's template methods.
 """
@@ -7,43 +7,30 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import math
-import select
 import socket
 import threading
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from socketkit import async_handlers
-from socketkit.connection import Connection, can_wait
-from socketkit.dispatchers.adaptive import Adaptive
+from socketkit.background import BackgroundThread, aside
 from socketkit.logs import Log
-from socketkit.loop import Intake, aside, verdict
+from socketkit.loop import Intake
 from socketkit.parking import FINE_GRAIN
-from socketkit.seams import Address, Dispatch, Dispatcher, Drive, Kind, Layer, Listener, Request, Unit
-from socketkit.stats import NOBODY, DrainReport, Entry, Ledger, Stats
-from socketkit.units import Reception, Whole
+from socketkit.seams import Dispatch, Drive, Listener
+from socketkit.sources import queued
+from socketkit.stats import NOBODY, DrainReport, Entry, Ledger
 
 if TYPE_CHECKING:
-    from socketkit.admission import Admission
-    from socketkit.parking import Parking
     from socketkit.stats import Observers
-    from socketkit.template import RequestTemplate
 
 log = Log(__name__)
-
-TRUNCATED = "truncated"
-"""Why a datagram is refused that is larger than its listener takes."""
 
 WAIT_SLICE = 0.1
 """Seconds after which a drain looks whether it was told to hurry."""
 
 LONGEST_GRACE = 1.0
 """Seconds that connections which were accepted last may wait for their first byte, if the dispatcher grants them more."""
-
-MOST_QUEUED = 4096
-"""How many requests are taken from one listener's queue in the end: no system's queue is longer unless it is told to."""
 
 AFTER_FORCE = 0.5
 """Seconds that handlers get to fall out of their system calls once their sockets are shut down."""
@@ -57,269 +44,6 @@ class State(enum.Enum):
     DRAINING = "draining"
     STOPPED = "stopped"
     FAILED = "failed"
-
-
-class ListenerSource(Reception):
-    """A listener as the intake sees it: readiness in, units of work out."""
-
-    accepts = True  # `take` does, and not the unit it returns
-
-    def __init__(  # noqa: PLR0913 - it ties a listener to a server, each end by name
-        self,
-        server: RequestTemplate,
-        listener: Listener,
-        accept: Callable[[], tuple[Request, Address]],
-        *,
-        kind: Kind,
-        layers: tuple[Layer, ...],
-        parking: Parking | None,
-        once: bool,
-        tell: Callable[..., None],
-    ) -> None:
-        super().__init__(server, parking, layers)
-        self.url = listener.url
-        self.once = once
-        self.fileno = listener.fileno
-        self.counted = kind == "stream"
-        self._largest = getattr(listener, "max_packet_size", math.inf)
-        self._accept = accept
-        self._tell = tell
-
-    def take(self) -> Unit | None:
-        """Accept one request and return what runs it; None if it was parked. Raises: OSError."""
-        return receive(self, *self.accept())
-
-    def accept(self) -> tuple[Request, Address]:
-        """Accept one request.
-
-        Raises: OSError. What else a transport or an overridden `get_request` raises is about one request, and ends that.
-        """
-        try:
-            return self._accept()
-        except OSError:
-            raise
-        except Exception as error:
-            log.exception("%s: accepting raised; the request is lost", self.url)
-            raise OSError("accepting raised") from error
-
-    def turn_away(self, request: Request, client_address: Address, reason: str, reply: bytes = b"") -> None:
-        """Refuse one that was accepted."""
-        try:
-            self.server._refuse_request(request, client_address, reason, reply)  # noqa: SLF001 - a server and its sources are one thing in two files
-        except Exception:
-            log.exception("a hook raised while a request of %s was turned away", client_address)
-
-    def paused(self, error: OSError, seconds: float) -> None:
-        """Tell the observers."""
-        self._tell("accept_paused", self.url, error, seconds)
-
-    def resumed(self, failures: int) -> None:
-        """Tell the observers."""
-        self._tell("accept_resumed", self.url, failures)
-
-
-class DatagramSource(ListenerSource):
-    """One of datagrams, which come whole or not at all."""
-
-    def take(self) -> Unit | None:
-        """Accept one request and return what runs it; None if it was cut."""
-        request, client_address = self.accept()
-        if isinstance(request, tuple) and len(request[0]) > self._largest:
-            self.turn_away(request, client_address, TRUNCATED)
-            return None
-        return receive(self, request, client_address)
-
-
-class GuardedSource(ListenerSource):
-    """One that asks before it accepts, and about whom it has accepted."""
-
-    admission: Admission  # set when all sources are there
-
-    def take(self) -> Unit | None:
-        """Accept one request and return what runs it; None if it was parked or turned away. Raises: NoRoomError."""
-        admission = self.admission
-        admission.permit(self)
-        request, client_address = self.accept()
-        reason = admission.objection(request, client_address)
-        if reason is not None:
-            self.turn_away(request, client_address, reason, admission.reply)
-            return None
-        if isinstance(request, tuple) and len(request[0]) > self._largest:
-            self.turn_away(request, client_address, TRUNCATED)
-            return None
-        return receive(self, request, client_address)
-
-
-def receive(reception: Reception, request: Request, client_address: Address) -> Unit | None:
-    """Return the unit of work of a request that was just accepted; None if it was parked for its first byte."""
-    parking, deadlines = reception.parking, reception.deadlines
-    unit: Whole | None
-    if parking is not None and can_wait(reception.server, request):
-        unit = Connection(reception, parking, request, client_address).arrive()
-    else:
-        unit = Whole(reception, request, client_address)
-        if deadlines is not None and not getattr(
-            reception.server.RequestHandlerClass, "is_async", False
-        ):  # whose sockets are read elsewhere
-            deadlines.listen_to(request)
-        reception.ledger.open(unit)
-    if deadlines is not None and deadlines.asleep:
-        deadlines.begin()
-    return unit
-
-
-def queued(source: Any) -> Iterator[Unit]:
-    """Take what the kernel has queued for a source, and yield the units; what was parked is none."""
-    for _ in range(MOST_QUEUED if source.accepts else 0):
-        if source.once and not select.select([source], [], [], 0)[0]:
-            return
-        try:
-            unit = source.take()
-        except OSError as error:  # BlockingIOError: nobody waits
-            if isinstance(error, BlockingIOError) or verdict(error) != "retry":
-                return
-        else:
-            if unit is not None:
-                yield unit
-
-
-class Work:
-    """What a live dispatcher gets: see `socketkit.seams.Work`."""
-
-    def __init__(
-        self,
-        server: RequestTemplate,
-        ledger: Ledger,
-        forget_parent: Callable[[Request], object],
-        become_branch: Callable[..., Run],
-        be_ready: Callable[[], object],
-    ) -> None:
-        self._server = server
-        self._ledger = ledger
-        self._forget_parent = forget_parent
-        self._become_branch = become_branch
-        self._be_ready = be_ready
-
-    def run(self, request: Request, client_address: Address) -> None:
-        """Run one request here and now."""
-        ledger, server = self._ledger, self._server
-        entry = ledger.find(request)
-        if entry is not None:
-            entry.thread = threading.get_ident()
-            if entry.layers:
-                wrapped = self._wrap(request, client_address, entry.layers)
-                if wrapped is None:
-                    return
-                request, client_address = wrapped
-        try:
-            server.process_request_thread(request, client_address)
-        except BaseException as error:
-            ledger.fail(request, error)
-            if not server._confines_error(error):  # noqa: SLF001 - the server and its run are one thing in two files
-                raise
-        finally:
-            ledger.settle(request)
-
-    def run_alone(self, request: Request, client_address: Address) -> str:
-        """Run one request in a process forked for it; return its outcome."""
-        self._forget_parent(request)
-        entry = self._ledger.find(request)
-        self.run(request, client_address)
-        return "finished" if entry is None else entry.outcome
-
-    @property
-    def handler(self) -> Any:
-        """What handles the server's requests."""
-        handler = self._server.RequestHandlerClass
-        return getattr(handler, "func", handler)
-
-    def run_async(self, request: Request, client_address: Address) -> Coroutine[Any, Any, None]:
-        """Run one request in the event loop that awaits this."""
-        return async_handlers.serve(self._server, request, client_address, self._wrap)
-
-    def hand_over(self, dispatch: Callable[[Request, Address], None], request: Request, client_address: Address) -> None:
-        """Give the request to a dispatcher that will account for it. If that has no thread or process left, refuse the request."""
-        entry = self._ledger.find(request)
-        if entry is not None:
-            entry.elsewhere = True
-        try:
-            dispatch(request, client_address)
-        except (OSError, RuntimeError) as error:
-            log.warning("refused %s: nobody to run its request: %s", client_address, error)
-            self._ledger.refuse(request, str(error))
-            self._server.shutdown_request(request)
-            self._ledger.settle(request)
-
-    def release(self, request: Request) -> None:
-        """Close this process's copy of the request."""
-        self._server.close_request(request)
-
-    def forget(self) -> None:
-        """Close this process's copies of the listeners and of the loop's descriptors."""
-        self._forget_parent(None)
-
-    def settle(self, request: Request, outcome: str) -> None:
-        """Account for a request that ran in another process."""
-        self._ledger.settle(request, outcome)
-
-    def branch(self) -> Branch:
-        """Return what serves in a process that is about to be forked, and what its parent learns of it."""
-        return Branch(self._ledger, self._become_branch, self._be_ready)
-
-    def _wrap(self, request: Request, client_address: Address, layers: tuple[Layer, ...]) -> tuple[Request, Address] | None:
-        """Pass the request through the layers; None if one of them ended it."""
-        for layer in layers:
-            try:
-                wrapped, client_address = layer.wrap(request, client_address)
-            except Exception as error:  # noqa: BLE001 - a layer is a plug-in fed by a peer: whatever it raises ends this peer only
-                log.debug("%s: %s ended the connection: %s", client_address, layer, error)
-                self._ledger.fail(request, error)
-                self._server.shutdown_request(request)
-                self._ledger.settle(request)
-                return None
-            self._ledger.replace(request, wrapped, client_address)
-            request = wrapped
-        return request, client_address
-
-
-class Branch:
-    """One more process that serves: see `socketkit.seams.Branch`."""
-
-    def __init__(self, ledger: Ledger, become: Callable[..., Run], be_ready: Callable[[], object]) -> None:
-        self._ledger = ledger
-        self._become = become
-        self._be_ready = be_ready
-        self._tally = ledger.open_branch()
-
-    def enter(self, dispatcher: Dispatcher | None, opened: Callable[[Intake], None], settled: Callable[[int], None] | None = None) -> Run:
-        """Make the server of this process, the child, one of its own."""
-        ledger = self._ledger.in_branch(self._tally, settled)
-        return self._become(Adaptive() if dispatcher is None else dispatcher, ledger, opened)
-
-    def begun(self, worker: object) -> None:
-        """Tell the observers; with its first worker the server is ready."""
-        self._be_ready()
-        self._ledger.tell("worker_started", worker)
-
-    def stats(self) -> Stats:
-        """Return what the child has done so far."""
-        return self._tally.stats()
-
-    def close(self, worker: object = None, reason: str = "") -> None:
-        """Take over the child's counts; tell the observers if there was a reason for its end."""
-        self._ledger.close_branch(self._tally)
-        if reason:
-            self._ledger.tell("worker_died", worker, reason)
-
-
-def put_to_work(recipe: Dispatcher, work: Work) -> tuple[Dispatch | Drive, Callable[[Request, Address], object]]:
-    """Start a dispatcher; return its live part, and what `process_request` calls with each request.
-
-    A driver's own threads take requests and run them where they are; anything that has `dispatch` is handed the request and accounts
-    for it.
-    """
-    live = recipe.start(work)
-    return live, (partial(work.hand_over, live.dispatch) if hasattr(live, "dispatch") else work.run)
 
 
 class Run:
@@ -526,7 +250,7 @@ class Run:
 
     def _serve_last_round(self, end: float | None, *, queue: bool) -> None:
         """Serve what had come when stop was asked for, be it accepted or in the kernel's queue; close the listeners, and who is idle."""
-        if self._intake is None or (self._deadline is not None and self._deadline <= self._clock()):
+        if self._deadline is not None and self._deadline <= self._clock():
             queue = False
         units = [] if self._intake is None else self._intake.waiting()
         parked = [] if self._intake is None else self._intake.parked()
@@ -596,7 +320,7 @@ class Run:
                     shut_down(here)
                     return
 
-        watcher = threading.Thread(target=watch, name="socketkit-drain", daemon=True)
+        watcher = BackgroundThread(watch, "socketkit-drain")
         watcher.start()
         try:
             yield

@@ -5,12 +5,12 @@ from __future__ import annotations
 import heapq
 import itertools
 import queue
-import signal
 import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from socketkit.background import BackgroundThread
 from socketkit.logs import Log
 
 if TYPE_CHECKING:
@@ -20,42 +20,45 @@ log = Log(__name__)
 
 
 class Timekeeper:
-    """A thread that sleeps until something is due, and does it. Owner: whoever started it; close it there.
+    """A thread that sleeps until something is due, and does it; there is none before the first appointment.
 
-    `call_later` is legal in any thread and in signal handlers: a `queue.SimpleQueue` may be put into anywhere.
+    Owner: whoever made it; close it there. `call_later` may be called in any thread.
     """
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
         self._asked: queue.SimpleQueue[tuple[float, Callable[[], object]] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()  # guards that there is one thread at most, and none once it is closed
         self._closed = False
         if hasattr(clock, "follow"):
             clock.follow(self._wake)
 
-    def start(self) -> None:
-        """Start the thread. Raises: RuntimeError when the system has none to give."""
-        thread = threading.Thread(target=self._keep, name="socketkit-timekeeper", daemon=True)
-        thread.start()
-        self._thread = thread
-
     def call_later(self, seconds: float, callback: Callable[[], object]) -> None:
-        """Call back once, in the thread, after so many seconds."""
+        """Call back once, in the thread, after so many seconds. Raises: RuntimeError when the system has no thread to give."""
+        if self._thread is None:
+            self._start()
         self._asked.put((self._clock() + seconds, callback))
 
     def close(self) -> None:
         """End the thread; what is not due yet is not done. Legal twice."""
-        self._closed = True
+        with self._starting:
+            self._closed = True
         self._wake()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
+
+    def _start(self) -> None:
+        with self._starting:
+            if self._thread is None and not self._closed:
+                thread = BackgroundThread(self._keep, "socketkit-timekeeper")
+                thread.start()
+                self._thread = thread
 
     def _wake(self) -> None:
         self._asked.put(None)
 
     def _keep(self) -> None:
-        if hasattr(signal, "pthread_sigmask"):
-            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # they are for those whom they shall interrupt
         appointments: list[tuple[float, int, Callable[[], object]]] = []
         order = itertools.count()  # so that two for the same moment never compare callbacks
         while not self._closed:

@@ -60,21 +60,14 @@ class Whole(Entry):
         self.layers = reception.layers
 
     def __call__(self) -> None:
-        """Run it, in this thread, or have the dispatcher run it where it wants to."""
-        self._run()
+        """Run it, in this thread, or have the dispatcher run it where it wants to.
 
-    def refuse(self, reason: str, reply: bytes = b"") -> None:
-        """Turn the request away instead of running it."""
-        self._reception.server._refuse_request(self.request, self.client_address, reason, reply)  # noqa: SLF001 - a server and its units are one thing in two files
-
-    # inside
-
-    def _run(self) -> None:
-        """Go through the steps of the template: one by one, or all at once where that makes no difference."""
+        It goes through the steps of the template one by one, or all at once where that makes no difference.
+        """
         reception = self._reception
         server = reception.server
         if not reception.goes_straight():
-            server._run_request(self.request, self.client_address)  # noqa: SLF001 - as above
+            server._run_request(self.request, self.client_address)  # noqa: SLF001 - a server and its units are one thing in two files
             return
         self.thread = threading.get_ident()
         try:
@@ -83,6 +76,12 @@ class Whole(Entry):
             self._fail(error)
         else:
             self._close()
+
+    def refuse(self, reason: str, reply: bytes = b"") -> None:
+        """Turn the request away instead of running it."""
+        self._reception.server._refuse_request(self.request, self.client_address, reason, reply)  # noqa: SLF001 - as above
+
+    # inside
 
     def _fail(self, error: BaseException) -> None:
         """Do with the exception being handled what the template does with it, and close."""

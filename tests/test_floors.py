@@ -12,14 +12,15 @@ from support import python
 PACKAGE = Path(importlib.util.find_spec("socketkit").origin).parent
 
 FLOORS = """
+    background
     logs
     errors seams poller forked notify
     grammar recipes parking activation timekeeper
-    hookspecs loop options stats limits
-    template handlers capabilities explanation admission deadlines
+    hookspecs loop options stats limits handlers
+    template capabilities explanation admission deadlines
     async_handlers message_handlers units
     transports dispatchers lifecycles connection
-    builtin
+    builtin sources work
     catalog
     config
     serving

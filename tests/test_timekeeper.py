@@ -18,7 +18,6 @@ def clock():
 @pytest.fixture
 def keeper(clock):
     with contextlib.closing(Timekeeper(clock)) as made:
-        made.start()
         yield made
 
 
@@ -58,7 +57,6 @@ def test_one_that_raises_does_not_stop_the_time(keeper, clock, caplog):
 
 def test_nothing_is_done_after_it_was_closed_and_its_thread_is_gone(clock):
     keeper, done = Timekeeper(clock), []
-    keeper.start()
     keeper.call_later(1.0, lambda: done.append(1))
     keeper.close()
     keeper.close()
@@ -69,7 +67,6 @@ def test_nothing_is_done_after_it_was_closed_and_its_thread_is_gone(clock):
 
 def test_it_may_be_closed_from_within(clock):
     keeper, over = Timekeeper(clock), threading.Event()
-    keeper.start()
 
     def close():
         keeper.close()
@@ -81,7 +78,6 @@ def test_it_may_be_closed_from_within(clock):
 
 def test_real_time_passes_too():
     with contextlib.closing(Timekeeper()) as keeper:
-        keeper.start()
         over = threading.Event()
         keeper.call_later(0.05, over.set)
         assert over.wait(10)

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from socketkit import config, logs, notify
+from socketkit.background import aside
 from socketkit.cli._servers import Watch, compose, import_from_here
 from socketkit.cli._together import Together, tell_failure
 from socketkit.errors import ConfigError
 from socketkit.lifecycles.graceful import Graceful
 from socketkit.logs import Log
-from socketkit.loop import Wakeup, aside
+from socketkit.loop import Wakeup
 from socketkit.serving import State
 
 if TYPE_CHECKING:

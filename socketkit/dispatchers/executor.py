@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 
+from socketkit.handlers import unwrapped
 from socketkit.recipes import at_least, seconds, seconds_or_none
 from socketkit.seams import Seconds, Work
 
@@ -42,12 +43,12 @@ class Executor:
 
     def check(self, handler: Any) -> None:
         """Raise IncompatibleError if it can be told already that the handler cannot run there."""
-        kind = getattr(self.factory, "func", self.factory)  # functools.partial has it in func
+        kind = unwrapped(self.factory)
         if isinstance(kind, type):
             from socketkit.dispatchers import _executor  # noqa: PLC0415 - it brings much with it, which few programs need
 
             if _executor.is_processes(kind):
-                _executor.check(getattr(handler, "func", handler), getattr(self.factory, "keywords", {}).get("mp_context"))
+                _executor.check(unwrapped(handler), getattr(self.factory, "keywords", {}).get("mp_context"))
 
     def start(self, work: Work) -> Handover:
         """Return the live part. Raises: ConfigError when there is no executor to be had, IncompatibleError."""

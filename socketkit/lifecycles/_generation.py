@@ -17,8 +17,8 @@ import time
 from collections.abc import Callable
 
 from socketkit import activation, notify
+from socketkit.background import aside
 from socketkit.logs import Log
-from socketkit.loop import aside
 from socketkit.seams import Serving
 
 log = Log("socketkit.lifecycles.graceful")

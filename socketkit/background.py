@@ -1,0 +1,38 @@
+"""Threads of the library's own, beside those that run handlers."""
+
+from __future__ import annotations
+
+import _thread
+import signal
+import threading
+from collections.abc import Callable
+
+
+class BackgroundThread(threading.Thread):
+    """A daemon thread that takes no signals. Owner: whoever starts it.
+
+    The system hands a signal to any thread that takes it, and Python runs its handler in the main thread. If that one sleeps in a
+    system call, which only a signal of its own would end, the handler waits for as long. Source: signal(7), "Signal mask and pending
+    signals"; PEP 475.
+    """
+
+    def __init__(self, target: Callable[[], object], name: str) -> None:
+        super().__init__(target=target, name=name, daemon=True)
+
+    def run(self) -> None:
+        """As `threading.Thread.run`."""
+        if hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        super().run()
+
+
+def aside(function: Callable[[], object]) -> None:
+    """Call the function in a thread of its own. Legal in a signal handler.
+
+    There `threading.Thread.start` is not: the thread that the signal interrupts may be inside it, with the lock that it needs.
+    """
+    _thread.start_new_thread(_start, (function,))
+
+
+def _start(function: Callable[[], object]) -> None:
+    BackgroundThread(function, "socketkit-aside").start()
