@@ -40,6 +40,14 @@ DECAY = 0.99
 BLOCKING = 25.0
 """Above this score the leader passes the baton before it runs a unit, not after."""
 
+HASTE = 4.0
+"""By how much each point of the score divides the time that a unit may hold the leader."""
+
+SHORTEST = 50e-6
+"""Seconds that a unit may hold the leader at least: to wake another thread takes as long."""
+
+FAINT = 0.05
+"""A score that is none."""
 
 TRY_AGAIN = 0.1
 """Seconds until the monitor looks again after the system had no thread to give."""
@@ -78,11 +86,12 @@ class Adaptive:
 class _Worker:
     """A thread that leads, runs a unit, or is spare."""
 
-    __slots__ = ("called", "goes_home", "thread")
+    __slots__ = ("called", "goes_home", "taken_for_blocked", "thread")
 
     def __init__(self) -> None:
         self.called = threading.Semaphore(0)  # released by whoever gives it the baton, or sends it home
         self.goes_home = False
+        self.taken_for_blocked = False  # the monitor has, and put it into the score
         self.thread: threading.Thread
 
 
@@ -98,7 +107,10 @@ class _Adaptive:
         self._workers: set[_Worker] = set()
         self._hiring = threading.Lock()  # guards the set
         self._score = 0.0  # how many of the last hundred units blocked, about
+        self._patience = recipe.handoff  # how long the present unit may hold the leader
         self._alarm_set = NEVER  # or when a leader did
+        self._leader: _Worker | None = None  # the last one that was given the baton
+        self._wanted = False  # the baton lies on the table because nobody was free to take it
         self._retired = False  # spare workers are to go home
         self._error: BaseException | None = None
 
@@ -110,7 +122,7 @@ class _Adaptive:
         with contextlib.closing(alarm), alarm.woken_by_signals(), open_intake() as intake:
             self._intake, self._alarm = intake, alarm
             self._table, self._spares, self._retired = deque(), deque(), False  # those who still work for a run before keep theirs
-            self._alarm_set = NEVER
+            self._alarm_set, self._wanted = NEVER, False
             intake.on_stop(alarm.wake)
             try:
                 self._pass_baton()
@@ -135,20 +147,27 @@ class _Adaptive:
             worker.called.release()
 
     def _look(self) -> None:
-        """If the leader has been inside one unit for longer than `handoff`, give the baton to another worker."""
-        if time.monotonic() < self._alarm_set + 2 * self._handoff:
+        """If the leader has been inside one unit for too long, give the baton to another worker."""
+        if time.monotonic() < self._alarm_set + 2 * self._patience:
             return  # it has begun another one since
+        self._wanted = True  # before the look for somebody: whoever becomes free does it the other way round
         if self._is_somebody_free() and self._pick_up():
-            self._score = self._score * DECAY + 1.0
+            self._wanted = False
+            if self._leader is not None:
+                self._leader.taken_for_blocked = True
+                self._score += 1.0
             self._pass_baton()
 
     def _set_alarm(self, now: float) -> None:
-        """Have the monitor look in `2 * handoff`, unless a leader comes by here again in the meantime.
+        """Have the monitor look in twice the patience there is, unless a leader comes by here again in the meantime.
 
-        It does with the first unit it begins after one `handoff`, so a unit that is still running then has run for one to two.
+        It does with the first unit it begins after one patience, so a unit that is still running then has run for one to two. The more
+        units have blocked lately, the less patience: each of them is waited for.
         """
+        self._patience = max(self._handoff / (1.0 + HASTE * self._score), min(self._handoff, SHORTEST))
+        self._wanted = False
         self._alarm_set = now
-        self._alarm.set(2 * self._handoff)
+        self._alarm.set(2 * self._patience)
 
     # --- the baton ---------------------------------------------------------------------------------------------------
 
@@ -162,13 +181,18 @@ class _Adaptive:
 
     def _pass_baton(self) -> None:
         """Give the baton, which the caller holds, to a spare worker or to a new one; put it down if there is neither."""
-        try:
-            self._spares.pop().called.release()
-        except IndexError:
-            if not self._hire():
-                self._alarm_set = NEVER  # so that the next unit that is begun does
-                self._alarm.set(TRY_AGAIN)
-                self._table.append(BATON)  # whoever is done first picks it up
+        while True:
+            try:
+                self._spares.pop().called.release()
+            except IndexError:
+                if not self._hire():
+                    self._alarm_set = NEVER  # so that the next unit that is begun does
+                    self._alarm.set(TRY_AGAIN)
+                    self._wanted = True
+                    self._table.append(BATON)  # whoever is done first picks it up
+                    if self._spares and self._pick_up():
+                        continue  # somebody was done just before
+            return
 
     def _is_somebody_free(self) -> bool:
         return bool(self._spares) or len(self._workers) < self._most
@@ -199,15 +223,16 @@ class _Adaptive:
     def _work(self, worker: _Worker) -> None:
         """Be a worker: lead, and be spare, until there was nothing to do for a while or the server stops."""
         try:
-            while self._lead() and self._wait_spare(worker):
+            while self._lead(worker) and self._wait_spare(worker):
                 pass
         finally:
             with self._hiring:
                 self._workers.discard(worker)
 
-    def _lead(self) -> bool:
+    def _lead(self, worker: _Worker) -> bool:
         """Take and run units until the baton is lost (True) or the intake is stopped (False)."""
         intake, table = self._intake, self._table
+        self._leader = worker
         while True:
             try:
                 unit = intake.take()
@@ -219,27 +244,38 @@ class _Adaptive:
                 table.append(BATON)
                 self._alarm.wake()
                 return False
+            now = time.monotonic()
             if self._score > BLOCKING and self._is_somebody_free():
                 self._pass_baton()
-                self._run_timed(unit)
             else:
-                now = time.monotonic()
-                if now >= self._alarm_set + self._handoff:
+                if now >= self._alarm_set + self._patience:
                     self._set_alarm(now)
                 table.append(BATON)
-                self._run(unit)
-                if self._score > 1.0:
-                    self._score *= DECAY
-            try:
-                table.pop()
-            except IndexError:
+            self._run(unit)
+            if self._score > FAINT:
+                self._score *= DECAY
+            if self._leader is worker and self._pick_up():
+                continue
+            has_blocked = time.monotonic() - now > self._handoff
+            self._count(worker, has_blocked=has_blocked)
+            if not (has_blocked and self._pick_up()):  # one who was quick would only disturb the one who leads now
                 return True
+            self._leader = worker
+
+    def _count(self, worker: _Worker, *, has_blocked: bool) -> None:
+        """Keep the score, for a worker that has lost the baton while it ran a unit."""
+        if has_blocked and not worker.taken_for_blocked:
+            self._score += 1.0
+        elif worker.taken_for_blocked and not has_blocked:
+            self._score = max(self._score - 1.0, 0.0)
+        worker.taken_for_blocked = False
 
     def _wait_spare(self, worker: _Worker) -> bool:
         """Wait to be given the baton; False if it is time to go home."""
         spares = self._spares
         spares.append(worker)
-        if self._pick_up():  # it was put down for want of a spare, just before there was one
+        if self._wanted and self._pick_up():
+            self._wanted = False
             spares.remove(worker)
             return True
         while not self._retired:
@@ -257,12 +293,6 @@ class _Adaptive:
             copy_context().run(unit)  # so that no request sees another's context variables
         except BaseException:
             log.exception("a unit of work raised; its thread goes on")
-
-    def _run_timed(self, unit: Callable[[], object]) -> None:
-        """Run a unit without the baton, and find out whether it blocked."""
-        begin = time.monotonic()
-        self._run(unit)
-        self._score = self._score * DECAY + (time.monotonic() - begin > self._handoff)
 
     # --- the end -----------------------------------------------------------------------------------------------------
 

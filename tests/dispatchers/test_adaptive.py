@@ -163,37 +163,124 @@ def test_no_thread_to_be_had_leaves_the_baton_to_whoever_is_done_first(rooms, mo
     assert "can't start new thread" in caplog.text
 
 
+class Script:
+    """An intake that hands out these units, and an alarm that is only noted."""
+
+    def __init__(self, *units):
+        self.units = [*units, None]
+        self.stopped = False
+        self.alarms = []
+
+    def take(self):
+        return self.units.pop(0)
+
+    def set(self, seconds):
+        self.alarms.append(seconds)
+
+    def wake(self):
+        pass
+
+
+def scripted(*units, **options):
+    """Return a live part whose leader would run these units, and the script."""
+    live, script = Adaptive(**options).start(None), Script(*units)
+    live._intake = live._alarm = script
+    return live, script
+
+
 def test_handlers_that_keep_blocking_are_given_a_thread_before_they_run():
-    live = Adaptive(handoff=0.0).start(None)
+    order = []
+    live, script = scripted(lambda: order.append("ran"))
     live._score = adaptive.BLOCKING + 1
     live._spares.append(spare := adaptive._Worker())
-    order, units = [], [lambda: order.append("ran"), None]
-
-    class Intake:
-        stopped = False
-
-        def take(self):
-            return units.pop(0)
-
-    class Alarm:
-        def wake(self):
-            pass
-
-    live._intake, live._alarm = Intake(), Alarm()
     real = live._pass_baton
     live._pass_baton = lambda: (order.append("passed"), real())
-    assert live._lead() is True  # it lost the baton, and did not touch the intake again
+    assert live._lead(adaptive._Worker()) is True  # it lost the baton, and did not touch the intake again
     assert order == ["passed", "ran"]
     assert spare.called.acquire(blocking=False)
-    assert len(units) == 1
+    assert len(script.units) == 1
 
 
 def test_the_score_forgets():
-    live = Adaptive().start(None)
-    live._score = 100.0
-    for _ in range(200):
-        live._run_timed(lambda: None)
-    assert live._score < adaptive.BLOCKING
+    live, _ = scripted(*[lambda: None] * 400)
+    live._score = adaptive.BLOCKING
+    assert live._lead(adaptive._Worker()) is False
+    assert live._score < 1
+
+
+def test_the_more_have_blocked_the_sooner_the_monitor_looks():
+    live, script = scripted(handoff=0.001)
+    for score in (0.0, 1.0, 10.0, 1000.0):
+        live._score = score
+        live._set_alarm(0.0)
+    assert script.alarms[0] == 0.002
+    assert script.alarms == sorted(script.alarms, reverse=True)
+    assert script.alarms[-1] == 2 * adaptive.SHORTEST
+
+
+def test_no_patience_is_longer_than_the_handoff():
+    live, script = scripted(handoff=1e-6)
+    live._set_alarm(0.0)
+    assert script.alarms == [2e-6]
+
+
+def late(live):
+    """Have the monitor find that the leader is late, with a spare worker at hand; return that one."""
+    live._spares.append(spare := adaptive._Worker())
+    live._alarm_set = adaptive.NEVER
+    live._look()
+    return spare
+
+
+def test_one_that_was_only_slow_does_not_count_as_blocked():
+    live, _ = scripted(lambda: late(live), handoff=60.0)
+    assert live._lead(adaptive._Worker()) is True
+    assert live._score == 0
+
+
+def test_one_that_has_blocked_counts_once():
+    live, _ = scripted(lambda: late(live), handoff=0.0)
+    assert live._lead(adaptive._Worker()) is True
+    assert live._score == pytest.approx(1.0, abs=0.02)
+
+
+def test_one_that_was_quick_leaves_the_baton_to_whoever_leads_now():
+    def lose():
+        spare = late(live)
+        assert spare.called.acquire(blocking=False)
+        live._leader = spare
+        live._table.append(adaptive.BATON)  # it is inside a unit of its own
+
+    live, script = scripted(lose, lambda: None, handoff=60.0)
+    loser = adaptive._Worker()
+    assert live._lead(loser) is True
+    assert list(live._table) == [adaptive.BATON]
+    live._retired = True  # or it would wait
+    assert live._wait_spare(loser) is False
+    assert list(live._table) == [adaptive.BATON]
+    assert len(script.units) == 2
+
+
+def test_one_that_has_blocked_leads_on_if_the_baton_is_to_be_had():
+    def lose():
+        live._leader = late(live)
+        live._table.append(adaptive.BATON)
+
+    ran = []
+    live, _ = scripted(lose, lambda: ran.append(1), handoff=0.0)
+    assert live._lead(adaptive._Worker()) is False
+    assert ran == [1]
+
+
+def test_whoever_is_done_first_takes_the_baton_that_nobody_was_free_for():
+    live, _ = scripted(workers=1)
+    live._workers.add(worker := adaptive._Worker())
+    live._table.append(adaptive.BATON)
+    live._look()  # the leader is late, and there is nobody else
+    assert list(live._table) == [adaptive.BATON]
+    assert live._wait_spare(worker) is True
+    assert not live._table
+    assert not live._spares
 
 
 def test_spare_workers_end_after_a_while(rooms, monkeypatch):
