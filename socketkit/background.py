@@ -18,21 +18,37 @@ class BackgroundThread(threading.Thread):
 
     def __init__(self, target: Callable[[], object], name: str) -> None:
         super().__init__(target=target, name=name, daemon=True)
+        self._over = threading.Event()
 
     def run(self) -> None:
         """As `threading.Thread.run`."""
         if hasattr(signal, "pthread_sigmask"):
             signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        super().run()
+        try:
+            super().run()
+        finally:
+            self._over.set()
+
+    def finish(self) -> None:
+        """Wait until it has run. Unlike `join`, legal before it was started, if somebody is about to."""
+        self._over.wait()
+        if self.ident is not None:
+            self.join()
 
 
-def aside(function: Callable[[], object]) -> None:
+def aside(function: Callable[[], object]) -> BackgroundThread:
     """Call the function in a thread of its own. Legal in a signal handler.
 
     There `threading.Thread.start` is not: the thread that the signal interrupts may be inside it, with the lock that it needs.
+    Raises: RuntimeError when the system has no thread to give.
     """
-    _thread.start_new_thread(_start, (function,))
+    thread = BackgroundThread(function, "socketkit-aside")
+    _thread.start_new_thread(_start, (thread,))
+    return thread
 
 
-def _start(function: Callable[[], object]) -> None:
-    BackgroundThread(function, "socketkit-aside").start()
+def _start(thread: BackgroundThread) -> None:
+    try:
+        thread.start()
+    except RuntimeError:  # this one was the last that the system had
+        thread.run()

@@ -306,6 +306,7 @@ class Server(RequestTemplate):
                 crank=partial(self._crank, poll_interval=poll_interval),
                 close_listeners=self._close_listeners,
                 lame_duck=getattr(self.lifecycle, "lame_duck", 0.0),
+                patience=getattr(self.lifecycle, "drain", None),
             )
             run.inherit(self._undrained)
             run.stopping, self._stop_before_start = self._stop_before_start, False

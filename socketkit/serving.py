@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import math
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -50,6 +51,7 @@ class Run:
     """One run of one server: what a lifecycle gets (`socketkit.seams.Serving`) and what `Server.stop` talks to.
 
     `crank` takes requests until stopped; it opens its intake through `open_intake`. `close_listeners` may be called twice.
+    lame_duck: seconds it goes on when it is told to stop. patience: seconds that handlers may then take; None: as many as they like.
     """
 
     def __init__(  # noqa: PLR0913 - it ties a server's ends together, each by name
@@ -63,6 +65,7 @@ class Run:
         close_listeners: Callable[..., None],
         opened: Callable[[Intake], None] = lambda _intake: None,
         lame_duck: float = 0.0,
+        patience: float | None = None,
     ) -> None:
         self._ledger = ledger
         self._clock = ledger.clock
@@ -73,6 +76,7 @@ class Run:
         self._close_listeners = close_listeners
         self._opened = opened
         self._lame_duck = lame_duck
+        self._patience = patience
         self._lame_until: float | None = None  # once it was told to stop: the moment at which it will
         self._handed_over = False
         self._at_end: list[Callable[[], object]] = []
@@ -81,6 +85,9 @@ class Run:
         self._sources: Sequence[Any] = ()
         self._before: Run | None = None
         self._last: Intake | None = None  # of the last round, while that is served
+        self._asked = math.inf  # when stop was
+        self._minder: BackgroundThread | None = None
+        self._draining = threading.Event()
         self._deadline: float | None = None  # set by stop(drain): the moment at which a drain ends, whatever it was given
         self.ready = False  # requests are taken, and stop was not asked for
         self.stopping = False
@@ -150,6 +157,7 @@ class Run:
 
     def end(self) -> None:
         """Release what was there for this run only."""
+        self._dismiss_minder()
         while self._at_end:
             self._at_end.pop()()
 
@@ -202,6 +210,33 @@ class Run:
         intake = self._intake
         if intake is not None:
             intake.stop()
+        end = self._asked + self._patience if self._patience is not None else None
+        if self._minder is None and getattr(self._live(), "inline", False) and self._left(end) is not None:
+            with contextlib.suppress(RuntimeError):  # no thread to be had
+                self._minder = aside(partial(self._mind, end))
+
+    def _mind(self, end: float | None) -> None:
+        """See that the drain begins by `end`, although it has to wait for a handler which holds the thread that serves."""
+        while not self._draining.is_set():
+            left = self._left(end)
+            if left is not None and left <= 0:
+                self._cut_here()
+                if not self._draining.wait(AFTER_FORCE):
+                    for stuck in self._ledger.stuck():
+                        log.warning("a handler goes on after the deadline, and the server with it: %s\n%s", stuck.peer, stuck.stack)
+                return
+            self._draining.wait(WAIT_SLICE if left is None else min(left, WAIT_SLICE))
+
+    def _dismiss_minder(self) -> None:
+        self._draining.set()
+        if self._minder is not None:
+            self._minder.finish()
+
+    def _cut_here(self) -> None:
+        """Wake the handler that runs in the thread that serves, if one does."""
+        here = [entry for entry in self._ledger.active() if entry.thread == self.thread]
+        self._cut += len(here)
+        shut_down(here)
 
     def forget(self) -> None:
         """In a forked child: close this process's copies of the selector and the wake-up descriptor."""
@@ -226,10 +261,11 @@ class Run:
     def drain(self, seconds: float | None, *, queue: bool = True) -> DrainReport:
         """Serve what waits, close the listeners, let running requests finish, force the rest, release everything."""
         self.state, self.ready = State.DRAINING, False
+        self._dismiss_minder()
         self._mark_end()
         self._observers.tell("server_stopping", self._server)
         live = self._live()
-        end = None if seconds is None else self._clock() + seconds
+        end = None if seconds is None else self._asked + seconds
         try:
             self._serve_last_round(end, queue=queue and not self._handed_over)
             ended = self._wait(live, end)
@@ -315,9 +351,7 @@ class Run:
                 left = self._left(end)
                 if left is not None and left <= 0:
                     last.stop()
-                    here = [entry for entry in self._ledger.active() if entry.thread == self.thread]
-                    self._cut += len(here)
-                    shut_down(here)
+                    self._cut_here()
                     return
 
         watcher = BackgroundThread(watch, "socketkit-drain")
@@ -336,6 +370,7 @@ class Run:
     def _mark_end(self) -> None:
         if not self.stopping:
             self._settled = self._ledger.settled
+            self._asked = self._clock()
             self.stopping = True
 
     def _wait(self, live: Dispatch | Drive | None, end: float | None) -> bool:

@@ -149,6 +149,7 @@ class BaseServer(RequestTemplate):
                 crank=partial(self.__crank, poll_interval=poll_interval),
                 close_listeners=self.__close_listener,
                 lame_duck=getattr(_Chosen.lifecycle, "lame_duck", 0.0),
+                patience=getattr(_Chosen.lifecycle, "drain", None),
             )
             run.inherit(self.__undrained)
             if not self.__shutdown_request:

@@ -2,9 +2,9 @@
 
 One worker, the *leader*, holds the *baton*: it waits at the intake, takes a unit and runs it itself. While it does, the baton lies
 on the *table*, and whoever picks it up goes on leading. Usually that is the leader itself, a moment later: no queue, no lock, no
-other thread. If the leader stays inside one unit for longer than `handoff`, the *monitor* (the thread that called `drive`) picks
-the baton up and gives it to a *spare* worker, started if there is none. A worker that finds the table empty when its unit is done
-has lost the baton and becomes a spare. See docs/explanation/adaptive.md.
+other thread. If the leader stays inside one unit for too long, the *monitor* (the thread that called `drive`) picks the baton up
+and gives it to a *spare* worker, started if there is none. A worker that has lost the lead when its unit is done becomes a spare.
+See docs/explanation/adaptive.md.
 
 The monitor does not look every now and then: it sleeps until an *alarm*, which a leader that gets on postpones all the time.
 

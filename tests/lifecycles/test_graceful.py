@@ -374,3 +374,90 @@ server.stop()
     )
     waits = [line for line in trace.read_text().splitlines() if "epoll_wait" in line]
     assert len(waits) <= 1, waits  # the one it was in, interrupted by the tracer
+
+
+@pytest.mark.parametrize("begin", ["os.kill(os.getpid(), signal.SIGTERM)", "server.stop(wait=False)", "server.stop(0.3, wait=False)"])
+def test_a_handler_that_holds_the_thread_which_serves_is_cut_at_the_deadline(begin):
+    python(
+        PRELUDE
+        + f"""
+inside = threading.Event()
+def waits(request, peer, server):
+    inside.set()
+    assert request.recv(1) == b""
+server = Server(TCP("127.0.0.1", 0), waits, dispatcher=Sync(), lifecycle=Graceful(drain=0.3))
+started = serving(server)
+def stop():
+    started.wait()
+    with socket.create_connection(server.addresses[0]) as client:
+        inside.wait()
+        while not main_thread_receives(): pass
+        {begin}
+        assert client.recv(1) == b""
+thread = in_background(stop)
+server.serve_forever()
+thread.join()
+assert server.stop().forced == 1, server.stop()
+assert server.stats().outcomes == {{"finished": 1}}
+assert threading.active_count() == 1, threading.enumerate()
+"""
+    )
+
+
+def test_a_handler_that_goes_on_even_then_is_told_of_with_its_stack():
+    python(
+        PRELUDE
+        + """
+import logging
+from socketkit import logs
+told, lines = threading.Event(), []
+class Told(logging.Handler):
+    def emit(self, record):
+        lines.append(record.getMessage())
+        told.set()
+logging.getLogger("socketkit").addHandler(Told())
+def deaf(request, peer, server):
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert told.wait(20)
+server = Server(TCP("127.0.0.1", 0), deaf, dispatcher=Sync(), lifecycle=Graceful(drain=0.1))
+started = serving(server)
+def visit():
+    started.wait()
+    socket.create_connection(server.addresses[0]).close()
+thread = in_background(visit)
+server.serve_forever()
+thread.join()
+assert "goes on after the deadline" in lines[0] and "in deaf" in lines[0], lines
+"""
+    )
+
+
+def test_what_a_handler_has_used_of_the_deadline_is_gone_when_the_drain_begins():
+    python(
+        PRELUDE
+        + """
+from socketkit.testing import FakeClock
+clock, drains = FakeClock(), []
+class Noting(Graceful):
+    def serve(self, serving):
+        drain = serving._wait
+        def wait(live, end):
+            drains.append(end)
+            return drain(live, end)
+        serving._wait = wait
+        return super().serve(serving)
+def last(request, peer, server):
+    server.stop(wait=False)
+    clock.advance(7.0)
+server = Server(TCP("127.0.0.1", 0), last, dispatcher=Sync(), lifecycle=Noting(drain=10.0), clock=clock)
+started = serving(server)
+begin = clock()
+def visit():
+    started.wait()
+    socket.create_connection(server.addresses[0]).close()
+thread = in_background(visit)
+server.serve_forever()
+thread.join()
+assert drains == [begin + 10.0], drains
+"""
+    )

@@ -1,0 +1,59 @@
+"""Threads beside those that run handlers: they take no signals, and can be had in a signal handler."""
+
+import signal
+import threading
+
+import pytest
+
+from socketkit.background import BackgroundThread, aside
+from support import python
+
+
+@pytest.mark.parametrize("begin", [aside, lambda function: BackgroundThread(function, "test").start()], ids=["aside", "start"])
+def test_it_takes_no_signal_from_the_main_thread(begin):
+    blocked, over = set(), threading.Event()
+    begin(lambda: (blocked.update(signal.pthread_sigmask(signal.SIG_BLOCK, ())), over.set()))
+    assert over.wait(10)
+    assert {signal.SIGTERM, signal.SIGINT, signal.SIGIO} <= blocked
+
+
+def test_one_that_was_asked_for_can_be_waited_for_before_it_has_begun():
+    go_on, done = threading.Event(), []
+    thread = aside(lambda: done.append(go_on.wait(10)))
+    threading.Timer(0.01, go_on.set).start()
+    thread.finish()
+    assert done == [True]
+    assert not thread.is_alive()
+
+
+def test_the_last_thread_that_the_system_has_does_it(monkeypatch):
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(BackgroundThread, "start", refuse)
+    done = []
+    aside(lambda: done.append(threading.get_ident())).finish()
+    assert done != [threading.get_ident()]
+
+
+def test_one_is_had_in_a_signal_handler_that_interrupts_the_start_of_another():
+    python("""
+import signal, threading, os
+from socketkit.background import aside
+done, main = [], threading.get_ident()
+signal.signal(signal.SIGUSR1, lambda number, frame: done.append(aside(lambda: None)))
+real = threading._active_limbo_lock
+class Interrupted:
+    def __enter__(self):
+        real.__enter__()
+        if threading.get_ident() == main:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            for _ in range(100): pass
+    def __exit__(self, *error): real.__exit__(*error)
+threading._active_limbo_lock = Interrupted()
+thread = threading.Thread(target=lambda: None)
+thread.start()
+thread.join()
+assert done
+for each in done: each.finish()
+""")
