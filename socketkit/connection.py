@@ -28,6 +28,12 @@ if TYPE_CHECKING:
     from socketkit.template import RequestTemplate
     from socketkit.units import Reception
 
+GOODBYE = 1.0
+"""Seconds in which a client that was just answered may make one more request, to be told with its answer that it is the last."""
+
+BUFFER = 4096
+"""Bytes of the buffer under a conversation's `rfile`, if the handler does not say: many wait for most of the time, each with its own."""
+
 _PEEK = getattr(socket, "MSG_PEEK", 0) | getattr(socket, "MSG_DONTWAIT", 0)
 
 
@@ -37,16 +43,17 @@ class Connection(Whole):
     It is in one place at a time: parked, waiting to be taken, or with the one thread that called it.
     """
 
-    __slots__ = ("_fileno", "_handler", "_is_first", "_parking", "_was_parked", "deadline", "expired", "noted")
+    __slots__ = ("_fileno", "_handler", "_is_first", "_known_to", "_parking", "_says_goodbye", "deadline", "expired", "noted", "parked_at")
 
     def __init__(self, reception: Reception, parking: Parking, request: Request, client_address: Address) -> None:
         super().__init__(reception, request, client_address)
         self._parking = parking
         self._handler: Any = None  # once a conversation has begun
         self._fileno: int = request.fileno()
-        self._was_parked = False  # and so the intake knows its descriptor
+        self._known_to: Intake | None = None  # where it was parked last, and so its descriptor is known
         self._is_first = False  # it waits for its first request, and for no longer than for a first byte
-        self.deadline = self.noted = NEVER
+        self._says_goodbye = False  # its handler tells the client which answer is the last
+        self.parked_at = self.deadline = self.noted = NEVER
         self.expired = False
 
     @property
@@ -88,7 +95,6 @@ class Connection(Whole):
     def move(self, intake: Intake) -> None:
         """Go on to wait in another intake than the one it was taken out of."""
         self._reception.intake = intake
-        self._was_parked = False
         if self._handler is None:
             self._park(self._parking.defer)
         else:
@@ -97,6 +103,10 @@ class Connection(Whole):
     def is_readable(self) -> bool:
         """Return whether there is something to read, if only that the peer has gone."""
         return something_is_there(self.request)
+
+    def is_owed_goodbye(self, now: float) -> bool:
+        """Return whether its client may be about to make a request, and could be told with the answer that it was the last."""
+        return self._says_goodbye and now - self.parked_at < GOODBYE
 
     def refuse(self, reason: str, reply: bytes = b"") -> None:
         """Turn the connection away instead of running it, or instead of letting its conversation go on."""
@@ -132,6 +142,7 @@ class Connection(Whole):
             self._fail(error)
             return
         self._handler, self.heard = handler, True  # or it is parked
+        self._says_goodbye = _say_goodbye(handler, self._is_last)
         _watch_buffer(handler)
         if not isinstance(handler, handlers.ConversationHandler):
             handler.close_connection = True  # as http.server's `handle()` has it before the first request
@@ -164,7 +175,8 @@ class Connection(Whole):
             return
         self.thread, self.began = None, NEVER
         if then is _Then.GO_ON:
-            self._reception.intake.again(self)  # it has had its share; others first
+            if not self._reception.intake.again(self):  # it has had its share; others first
+                self._end()
         else:
             self._wait_for_request()
 
@@ -175,18 +187,20 @@ class Connection(Whole):
             return _Then.END
         for _ in range(self._parking.max_inline):
             handler.handle_one_request()
-            if handler.close_connection or intake.ending:
+            if handler.close_connection or (intake.ending and not self._says_goodbye):
                 return _Then.END
             if not _has_more(handler):
                 return _Then.WAIT
         return _Then.GO_ON
 
     def _wait_for_request(self, *, first: bool = False) -> None:
-        if self._reception.intake.ending:
-            self._end()
-            return
         limit = getattr(self._handler, "timeout", None)
         limit = self._parking.idle if limit is None else limit
+        if self._reception.intake.ending:
+            if not self._says_goodbye:
+                self._end()
+                return
+            limit = GOODBYE if limit is None else min(limit, GOODBYE)
         deadlines = self._reception.deadlines
         if first and deadlines is not None and deadlines.first_byte is not None and (limit is None or deadlines.first_byte < limit):
             self._is_first, limit = True, deadlines.first_byte
@@ -194,25 +208,18 @@ class Connection(Whole):
         self._park(limit)
 
     def _park(self, seconds: float | None) -> None:
-        intake = self._reception.intake
+        """Wait in the intake, or in one that comes after it; end if none does."""
         if self.request.fileno() != self._fileno:  # a handler has closed it
             self._end()
             return
-        self._was_parked = True
-        try:
-            intake.park(self, seconds)
-        except (OSError, ValueError):  # the intake is closed, because its run is over
-            if not intake.stopped:
-                raise
-        else:
-            if not intake.stopped:
+        intake = None
+        while intake is not self._reception.intake:
+            intake = self._reception.intake
+            if self._known_to is not intake:
+                self._known_to, self.noted = intake, NEVER
+            if intake.park(self, seconds):
                 return
-        if not intake.unpark(self):
-            return  # its run has emptied the lot just before, and sees to it
-        if self.begun:
-            self._end()
-        else:
-            intake.again(self)  # accepted as the stop came: the last round hands it out
+        self._end()
 
     def _end(self) -> None:
         """Finish the handler, if there is one, and close."""
@@ -224,13 +231,19 @@ class Connection(Whole):
         else:
             self._close()
 
+    def _is_last(self) -> bool:
+        """Return whether its client shall be told that no more requests are taken after the present one."""
+        return self._reception.intake.ending or self._reception.intake.lame
+
     def _forget(self) -> None:
-        if self._was_parked:
-            self._was_parked = False
-            self._reception.intake.forget(self)
+        if self._known_to is not None:
+            self._known_to.forget(self)
+            self._known_to = None
 
     def _close(self) -> None:
         self._forget()
+        if self._says_goodbye:
+            vars(self._handler).pop("end_headers", None)  # or the two keep each other alive
         super()._close()
 
 
@@ -281,7 +294,10 @@ def _unrun(kind: type) -> type | None:
     """
     if not _is_conversation(kind):
         return None
-    return type(kind.__name__, (kind,), {"__slots__": (), "handle": lambda _: None, "finish": lambda _: None, "__module__": __name__})
+    changes: dict[str, Any] = {"__slots__": (), "handle": lambda _: None, "finish": lambda _: None, "__module__": __name__}
+    if getattr(kind, "rbufsize", None) == -1:
+        changes["rbufsize"] = BUFFER
+    return type(kind.__name__, (kind,), changes)
 
 
 def _is_conversation(kind: type) -> bool:
@@ -291,6 +307,26 @@ def _is_conversation(kind: type) -> bool:
         return True
     http_server = sys.modules.get("http.server")
     return http_server is not None and handle is http_server.BaseHTTPRequestHandler.handle
+
+
+def _say_goodbye(handler: Any, is_last: Callable[[], bool]) -> bool:
+    """Have the handler tell its client which answer is the last, if it speaks HTTP; return whether it will.
+
+    Source: RFC 9112, 9.6. An interim answer (100, 101) is none.
+    """
+    http_server = sys.modules.get("http.server")
+    if http_server is None or not isinstance(handler, http_server.BaseHTTPRequestHandler):
+        return False
+    end_headers = handler.end_headers
+
+    def end_headers_of_the_last() -> None:
+        lines = getattr(handler, "_headers_buffer", None)
+        if is_last() and not handler.close_connection and lines and lines[0][9:10] != b"1":
+            handler.send_header("Connection", "close")
+        end_headers()
+
+    handler.end_headers = end_headers_of_the_last
+    return True
 
 
 class _Buffered(socket.SocketIO):

@@ -52,6 +52,9 @@ SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 1.0
 RETRIES_IN_A_ROW = 100
 """After so many "retry" errors without one success a listener rests as after a "pause": an error that repeats is not one peer's."""
 
+LINGER = 0.01
+"""Seconds after which an intake that retires looks whether anything is left to wait for."""
+
 UNITS_PER_WAIT = 64
 """How many units are taken before the selector is asked again, so that no busy listener starves the rest."""
 
@@ -192,6 +195,8 @@ class Intake:
     def __init__(self, sources: Iterable[Source], selector: selectors.BaseSelector | None = None, clock: Clock = time.monotonic) -> None:
         self.stopped = False
         self.ending = False  # it hands out what was accepted, and will be stopped then: nothing shall wait for more
+        self.lame = False  # it will be ending before long: whoever can tell its client shall do so
+        self.emptied = False  # all that waited was taken out, for those who come after it
         self._clock = clock
         self._wakeup = Wakeup()
         self._poller: Poller = best_poller(self.wake) if selector is None else SelectorPoller(selector, self.wake)
@@ -290,27 +295,44 @@ class Intake:
         moment = self._due()
         return None if moment is None else max(moment - self._clock(), 0.0)
 
-    def park(self, unit: Parked, seconds: float | None) -> None:
+    def park(self, unit: Parked, seconds: float | None) -> bool:
         """Let `take` return the unit when its descriptor is readable, or after `seconds` (None: never). From any thread.
 
+        Once this is stopped the unit waits for whoever takes out what is left; False if that has happened already.
         Raises: OSError, ValueError when the unit's descriptor is closed.
         """
-        if self._lot.park(unit, seconds) and self._polling:
+        try:
+            is_next = self._lot.park(unit, seconds)
+        except (OSError, ValueError):
+            if not self.stopped:
+                raise
+            is_next = False  # this is closed, but the unit is in the lot
+        if self.emptied and self._lot.leave(unit):
+            return False
+        if is_next and self._polling:
             self.wake()  # whoever polls has not heard of this deadline
         parked_one = self.parked_one
         if parked_one is not None:
             self.parked_one = None
             parked_one()
+        return True
 
     def longest(self) -> Any | None:
         """Take out and return the unit that is parked longest of those that have begun; None when none is."""
         return self._lot.longest()
 
-    def again(self, unit: Parked) -> None:
-        """Let `take` return the unit after all else that is ready. From any thread."""
+    def again(self, unit: Parked) -> bool:
+        """Let `take` return the unit after all else that is ready. From any thread. False: as `park`."""
         self._later.append(unit)
+        if self.emptied:
+            try:
+                self._later.remove(unit)
+            except ValueError:
+                return True  # it was taken out with the rest
+            return False
         if self._polling:
             self.wake()
+        return True
 
     def unpark(self, unit: Parked) -> bool:
         """Take the unit out again; False if somebody else has."""
@@ -323,10 +345,12 @@ class Intake:
 
     def parked(self) -> list[Any]:
         """Take out and return all that is parked; for the end of a run."""
+        self.emptied = True  # before it is: whoever parks does it the other way round
         return self._lot.empty()
 
     def waiting(self) -> list[Any]:
         """Take out and return all that is about to go on; for the end of a run."""
+        self.emptied = True
         waiting = [*self._woken, *self._turns, *self._later]
         for queue in (self._woken, self._turns, self._later):
             queue.clear()
@@ -405,10 +429,10 @@ class Intake:
     def retire(self, grace: float = 0.0) -> None:
         """Take nothing new, hand out what was accepted before, then stop.
 
-        grace: seconds that connections may still wait for their first byte. Those for which it does not come are handed out too.
+        grace: seconds that what is parked may still wait. Who has not begun by then is handed out too.
         """
         self.ending = True
-        self.call_soon(partial(self.call_later, grace, self._retire) if grace else self._retire)
+        self.call_soon(partial(self._linger, self._clock() + grace))
 
     def on_stop(self, callback: Callable[[], None]) -> None:
         """Have `stop` call this too, in whatever thread or signal handler it is called: `Wakeup.wake` is fit for that."""
@@ -426,6 +450,13 @@ class Intake:
         self._wakeup.wake()
 
     # inside
+
+    def _linger(self, until: float) -> None:
+        left = until - self._clock()
+        if left > 0 and self._lot.parked:
+            self.call_later(min(left, LINGER), partial(self._linger, until))
+        else:
+            self._retire()
 
     def _retire(self) -> None:
         """Go through all that was accepted, until none of it is left to hand out."""

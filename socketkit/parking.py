@@ -41,9 +41,11 @@ class Parking:
 class Parked(Protocol):
     """What can be parked: a unit of work with a descriptor.
 
-    deadline, noted: the lot's, which alone writes them; NEVER at first. expired: set when its time is up, before it is handed out.
+    parked_at, deadline, noted: the lot's, which alone writes them; NEVER at first, and `noted` also before it comes to another lot.
+    expired: set when its time is up, before it is handed out.
     """
 
+    parked_at: float
     deadline: float
     noted: float
     expired: bool
@@ -94,7 +96,7 @@ class Lot:
         """
         now = self._clock()
         deadline = NEVER if seconds is None else now + seconds
-        parked.deadline, parked.expired = deadline, False  # before anybody can take it out
+        parked.parked_at, parked.deadline, parked.expired = now, deadline, False  # before anybody can take it out
         self.parked[parked] = None
         self._poller.arm(parked.fileno(), parked)  # before its time can be up: who is handed out is not armed any more
         if parked.noted <= deadline:

@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from socketkit.background import BackgroundThread, aside
+from socketkit.connection import GOODBYE
 from socketkit.logs import Log
 from socketkit.loop import Intake
 from socketkit.parking import FINE_GRAIN
@@ -29,9 +30,6 @@ log = Log(__name__)
 
 WAIT_SLICE = 0.1
 """Seconds after which a drain looks whether it was told to hurry."""
-
-LONGEST_GRACE = 1.0
-"""Seconds that connections which were accepted last may wait for their first byte, if the dispatcher grants them more."""
 
 AFTER_FORCE = 0.5
 """Seconds that handlers get to fall out of their system calls once their sockets are shut down."""
@@ -179,6 +177,8 @@ class Run:
             shut_down(self._ledger.active())
         elif self.ready and self._lame_duck:
             self._lame_until = self._clock() + self._lame_duck
+            if self._intake is not None:
+                self._intake.lame = True
             aside(self._be_lame)
         elif not self._is_lame and (drain is not None or not self.stopping):
             self._end()
@@ -288,31 +288,35 @@ class Run:
         """Serve what had come when stop was asked for, be it accepted or in the kernel's queue; close the listeners, and who is idle."""
         if self._deadline is not None and self._deadline <= self._clock():
             queue = False
-        units = [] if self._intake is None else self._intake.waiting()
-        parked = [] if self._intake is None else self._intake.parked()
-        grace = min(max((source.parking.defer for source in self._sources if source.parking), default=0.0), LONGEST_GRACE)
         with self._open_last() as last:
+            before, self._intake = self._intake, last
             for source in self._sources:
-                source.intake = last
-                if queue:
-                    units.extend(queued(source))
+                source.intake = last  # before the other is emptied: who does not find that one open shall find this one
+            units = [unit for source in self._sources for unit in queued(source)] if queue else []
             self._close_listeners(streams_only=True)
-            for connection in parked:
-                if connection.is_readable():
-                    units.append(connection)
-                elif connection.begun:
-                    connection.abandon()
-                else:
-                    last.park(connection, grace)
+            if before is not None:
+                units = [*before.waiting(), *self._move(before.parked(), last, end), *units]
             last.hand_out(units)
             if last.due() is not None:
-                last.retire(grace + 2 * FINE_GRAIN)
+                last.retire(GOODBYE + 2 * FINE_GRAIN)
                 self._hand_out(last, end)
             for connection in last.parked():
                 connection.abandon()
             for unit in last.waiting():
                 self._cut += 1
                 unit.refuse("the server stopped before it was run")
+
+    def _move(self, parked: Sequence[Any], last: Intake, end: float | None) -> list[Any]:
+        """Let connections wait on, if their client is likely to speak; return those that can be served now, and end the others."""
+        left, ready = self._left(end), []
+        for connection in parked:
+            if connection.is_readable():
+                ready.append(connection)
+            elif not connection.begun or (connection.is_owed_goodbye(self._clock()) and (left is None or left > 0)):
+                connection.move(last)
+            else:
+                connection.abandon()
+        return ready
 
     def _open_last(self) -> Intake:
         """Return an intake without sources. Where no descriptor is left for one, the listeners have to make room."""
@@ -327,7 +331,7 @@ class Run:
 
     def _hand_out(self, last: Intake, end: float | None) -> None:
         """Have the dispatcher run what the last intake has, until `end` at most."""
-        self._intake = self._last = last
+        self._last = last
         live = self._live()
         try:
             if hasattr(live, "drive") or getattr(live, "inline", False):

@@ -1,5 +1,8 @@
 """The end of a run: who had come is served, who comes later is refused, and nobody is waited for longer than was said."""
 
+import contextlib
+import http.client
+import http.server
 import socket
 import threading
 import time
@@ -8,6 +11,7 @@ import pytest
 
 from rooms import Rooms, answers, held
 from socketkit import TCP, Adaptive, Asyncio, ConversationHandler, Executor, Graceful, Pool, Server, StreamRequestHandler, Sync, Threads
+from socketkit.testing import FakeClock
 from support import python
 
 ANYWHERE = TCP("127.0.0.1", 0)
@@ -241,3 +245,161 @@ def test_a_connection_that_is_accepted_as_the_stop_comes_is_answered(dispatcher)
             assert client.recv(10) == b"HELLO\n"
         server.stop()
     assert server.stats().outcomes == {"finished": 1}
+
+
+# --- HTTP, where a server can say that an answer is the last -----------------------------------------------------------
+
+
+class Page(http.server.BaseHTTPRequestHandler):
+    """Answers on a connection that is kept alive; `/wait` only once it may."""
+
+    protocol_version = "HTTP/1.1"
+    inside, leave = threading.Event(), threading.Event()
+
+    def do_GET(self):
+        if self.path == "/wait":
+            self.inside.set()
+            assert self.leave.wait(20)
+        if self.path == "/missing":
+            self.send_error(404)
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"ok")
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.do_GET()
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def page():
+    return type("Page", (Page,), {"inside": threading.Event(), "leave": threading.Event()})
+
+
+PARKING = pytest.mark.parametrize("dispatcher", [Pool(2), Adaptive()], ids=lambda each: type(each).__name__)
+
+
+def serving(handler, dispatcher, **options):
+    return Server(ANYWHERE, handler, dispatcher=dispatcher, lifecycle=Graceful(drain=10, **options)).start()
+
+
+def connection(server):
+    return contextlib.closing(http.client.HTTPConnection(*server.addresses[0], timeout=10))
+
+
+def get(client, path="/"):
+    """Return the status of an answer, and whether it was said to be the last."""
+    client.request("GET", path)
+    answer = client.getresponse()
+    answer.read()
+    return answer.status, answer.headers.get_all("Connection", [])
+
+
+def stopping(server):
+    """Stop in another thread, and return that once the server is about to."""
+    thread = threading.Thread(target=server.stop)
+    thread.start()
+    while server.ready:
+        time.sleep(0.001)
+    return thread
+
+
+@PARKING
+def test_an_http_client_is_told_that_the_answer_to_a_running_request_is_the_last(page, dispatcher):
+    with serving(page, dispatcher) as server, connection(server) as client:
+        assert get(client) == (200, [])
+        client.request("GET", "/wait")
+        assert page.inside.wait(10)
+        thread = stopping(server)
+        page.leave.set()
+        answer = client.getresponse()
+        assert (answer.read(), answer.headers["Connection"]) == (b"ok", "close")
+        thread.join()
+
+
+@PARKING
+@pytest.mark.parametrize(("path", "status"), [("/", 200), ("/missing", 404)])
+def test_an_http_client_that_was_just_answered_may_ask_once_more(page, dispatcher, path, status):
+    with serving(page, dispatcher) as server, connection(server) as client:
+        assert get(client) == (200, [])
+        thread = stopping(server)
+        assert get(client, path) == (status, ["close"])
+        thread.join()
+    assert server.stats().outcomes == {"finished": 1}
+
+
+@PARKING
+def test_an_http_client_that_asks_no_more_is_waited_for_a_second_at_most(page, dispatcher):
+    with serving(page, dispatcher) as server, connection(server) as client:
+        assert get(client) == (200, [])
+        report = server.stop()
+        assert client.sock.recv(1) == b""
+    assert (report.forced, report.stuck) == (0, ())
+
+
+@PARKING
+def test_an_http_client_that_has_been_idle_is_not_waited_for(page, dispatcher, monkeypatch):
+    clock = FakeClock()
+    with (
+        Server(ANYWHERE, page, dispatcher=dispatcher, lifecycle=Graceful(drain=10), clock=clock).start() as server,
+        connection(server) as client,
+    ):
+        assert get(client) == (200, [])
+        while not server._run._intake._lot.parked:
+            time.sleep(0.001)
+        clock.advance(2.0)
+        monkeypatch.setattr("socketkit.loop.Intake.retire", lambda *arguments: pytest.fail("it waits for somebody"))
+        server.stop()
+        assert client.sock.recv(1) == b""
+
+
+@PARKING
+def test_with_a_lame_duck_an_http_client_is_told_before_the_drain(page, dispatcher):
+    with serving(page, dispatcher, lame_duck=60) as server, connection(server) as client:
+        assert get(client) == (200, [])
+        server.stop(wait=False)
+        assert get(client) == (200, ["close"])
+        assert client.sock is None
+        server.stop(0)
+
+
+@PARKING
+def test_an_interim_answer_is_not_said_to_be_the_last(page, dispatcher):
+    with serving(page, dispatcher, lame_duck=60) as server, socket.create_connection(server.addresses[0], timeout=10) as client:
+        server.stop(wait=False)
+        client.sendall(b"POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\nhi")
+        said = client.makefile("rb").read()
+        assert said.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n")
+        assert said.count(b"Connection: close") == 1
+        server.stop(0)
+
+
+def test_a_conversation_that_has_ended_is_not_kept_alive_by_what_it_says_at_its_end(page):
+    import gc
+    import weakref
+
+    made = []
+
+    class Noted(page):
+        def setup(self):
+            made.append(weakref.ref(self))
+            super().setup()
+
+    with serving(Noted, Adaptive()) as server, connection(server) as client:
+        assert get(client) == (200, [])
+        gc.disable()
+        try:
+            client.close()
+            while not server.stats().outcomes:
+                time.sleep(0.001)
+            deadline = time.monotonic() + 10
+            while made[0]() is not None and time.monotonic() < deadline:
+                time.sleep(0.001)
+            assert made[0]() is None
+        finally:
+            gc.enable()

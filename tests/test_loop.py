@@ -10,8 +10,9 @@ import threading
 import pytest
 
 from socketkit import logs, loop
-from socketkit.loop import ACCEPT_ERRORS, Intake, Wakeup, verdict
+from socketkit.loop import ACCEPT_ERRORS, LINGER, Intake, Wakeup, verdict
 from socketkit.parking import NEVER
+from socketkit.testing import FakeClock
 
 
 class Script:
@@ -273,7 +274,7 @@ class Guest:
     """What is parked: before its first byte, or between two requests of a conversation."""
 
     expired = False
-    deadline = noted = NEVER
+    parked_at = deadline = noted = NEVER
 
     def __init__(self, sock, *, begun):
         self.fileno = sock.fileno
@@ -293,6 +294,44 @@ def test_an_intake_that_retires_hands_out_who_waits_for_a_first_byte_and_then_st
         assert intake.stopped
         assert source.script == ["left"]
         assert intake.parked() == [idle]
+
+
+def test_an_intake_that_retires_waits_for_who_is_parked_as_long_as_it_was_told(script):
+    (ours, theirs), clock = socket.socketpair(), FakeClock()
+    with ours, theirs, Intake([], clock=clock) as intake:
+        idle = Guest(theirs, begun=True)
+        intake.park(idle, 60)
+        intake.retire(1.0)
+        assert intake.take(0) is None
+        assert not intake.stopped
+        ours.send(b"x")
+        assert intake.take() is idle
+        clock.advance(LINGER)
+        assert intake.take() is None
+        assert intake.stopped
+
+
+def test_who_parks_once_all_was_taken_out_is_told_so():
+    ours, theirs = socket.socketpair()
+    with ours, theirs, Intake([]) as intake:
+        early, late = Guest(ours, begun=True), Guest(theirs, begun=True)
+        intake.stop()
+        assert intake.park(early, 60)
+        assert intake.again(early)
+        assert (intake.parked(), intake.waiting()) == ([early], [early])
+        assert not intake.park(late, 60)
+        assert not intake.again(late)
+        assert (intake.parked(), intake.waiting()) == ([], [])
+
+
+def test_who_parks_in_one_that_is_stopped_and_closed_is_found_there():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        intake, guest = Intake([]), Guest(ours, begun=True)
+        intake.stop()
+        intake.close()
+        assert intake.park(guest, 60)
+        assert intake.parked() == [guest]
 
 
 def test_a_dispatcher_that_has_room_again_does_not_undo_a_retirement(script):

@@ -252,6 +252,7 @@ class _Adaptive:
                     self._set_alarm(now)
                 table.append(BATON)
             self._run(unit)
+            del unit  # nothing of a request outlives it here
             if self._score > FAINT:
                 self._score *= DECAY
             if self._leader is worker and self._pick_up():

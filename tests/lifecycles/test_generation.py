@@ -38,6 +38,10 @@ class Http(BaseHTTPRequestHandler):
     def log_message(self, *arguments):
         pass
 
+class KeptAlive(Http):
+    protocol_version = "HTTP/1.1"
+    wbufsize = -1
+
 def pong(request, client_address, server):
     if request.recv(100).startswith(b"*1"):  # what redis-benchmark asks for PING
         count()
@@ -291,10 +295,11 @@ def test_redis_benchmark_loses_no_connection_in_ten_restarts(dispatcher, tmp_pat
 
 
 @pytest.mark.clients
-def test_wrk_gets_an_answer_to_every_request_in_ten_restarts(tmp_path):
+@pytest.mark.parametrize("handler", ["Http", "KeptAlive"])
+def test_wrk_gets_an_answer_to_every_request_in_ten_restarts(tmp_path, handler):
     if shutil.which("wrk") is None:
         pytest.skip("wrk is not installed")
-    with Service(tmp_path, "Http", "tcp://127.0.0.1:0") as service:
+    with Service(tmp_path, handler, "tcp://127.0.0.1:0") as service:
         host, port = service.place
         restarts, answered, clients = 0, 0, 0
         while restarts < 10:
