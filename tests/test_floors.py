@@ -15,7 +15,7 @@ FLOORS = """
     background
     logs
     errors seams poller forked notify
-    grammar recipes parking activation timekeeper
+    grammar recipes parking activation timekeeper lingering
     hookspecs loop options stats limits handlers
     template capabilities explanation admission deadlines
     async_handlers message_handlers units

@@ -20,7 +20,9 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from fcntl import ioctl
 from pathlib import Path
+from termios import TIOCOUTQ
 from typing import Any, Self
 
 import attrs
@@ -520,3 +522,8 @@ def resets(client: socket.socket) -> None:
     """Close the socket in a way that resets its connection."""
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     client.close()
+
+
+def unacknowledged(client: socket.socket) -> int:
+    """Return how many bytes the peer's system has not confirmed to have. Source: tcp(7), SIOCOUTQ."""
+    return int.from_bytes(ioctl(client, TIOCOUTQ, bytes(4)), sys.byteorder)

@@ -34,6 +34,7 @@ from faults.lab import (
     Served,
     no_descriptors,
     resets,
+    unacknowledged,
     within,
 )
 from socketkit import ConversationHandler, Server
@@ -183,6 +184,35 @@ def port_scan(lab: Lab) -> None:
         outcomes = served.outcomes()
         assert sum(outcomes.values()) == count + 1, outcomes
         assert outcomes.keys() <= {"finished", "aborted"}, outcomes
+
+
+@holds("CL12")
+def more_was_sent_than_is_read(lab: Lab) -> None:
+    latch, closed, reply = lab.latch(), Counter(), b"the whole of it" * 6000
+
+    def close(original: Any, _server: Any, request: Any) -> None:
+        original(request)
+        closed.add()
+
+    def handle(_handler: Any, message: bytes) -> bytes:
+        if message == b"much":
+            latch.hold()
+            return reply
+        return message[::-1]
+
+    with lab.serve(handle, blocking=True, methods={"shutdown_request": close}) as served:
+        with served.client() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # so that most of the reply waits at the server's
+            client.connect(served.address)
+            served.send(client, b"much")
+            client.sendall(b"and more that nobody reads" * 1500)
+            assert lab.transport == "unix" or within(PATIENCE, lambda: not unacknowledged(client))
+            latch.wait()
+            latch.release()
+            assert within(PATIENCE, lambda: closed.value == 1)
+            assert served.receive(client) == reply
+        served.good()
+    served.ended_as({"finished": 2})
 
 
 # --- DG: datagrams ---------------------------------------------------------------------------------------------------
