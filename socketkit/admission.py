@@ -7,7 +7,7 @@ import math
 import select
 import socket
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import attrs
@@ -60,9 +60,16 @@ class Admission:
     for one, and whoever parks looks for the word after it has parked.
     """
 
-    def __init__(self, limits: Limits, ledger: Ledger, doors: Sequence[Door]) -> None:
+    def __init__(self, limits: Limits, ledger: Ledger, doors: Sequence[Door], draw: Callable[[], float] | None = None) -> None:
+        """Begin.
+
+        draw: returns a number from 0.0 to less than 1.0, each as likely as any other; None: `random.random`.
+        """
         self._most = limits.max_connections
-        self._rejects, self._sheds = limits.overflow == "reject", limits.overflow == "shed"
+        self._rejects, self._sheds = limits.overflow in {"reject", "early"}, limits.overflow == "shed"
+        self._chance = None
+        if limits.overflow == "early" and limits.max_connections is not None:
+            self._chance = Chance(limits.early * limits.max_connections, limits.max_connections, draw)
         self.reply = limits.reply.encode()
         self._ledger = ledger
         self._open = ledger.in_work
@@ -101,8 +108,12 @@ class Admission:
                 return "its network is not allowed"
         if isinstance(request, tuple):
             return None
-        if self._rejects and self._most is not None and self._ledger.connections() >= self._most:
-            return "as many connections are open as may be"
+        if self._rejects and self._most is not None:
+            others = self._ledger.connections()
+            if others >= self._most:
+                return "as many connections are open as may be"
+            if self._chance is not None and self._chance.is_against(others):
+                return "nearly as many connections are open as may be, and chance was against it"
         if self._peers is not None and self._peers.is_full(client_address):
             return "as many connections of its peer are open as may be"
         return None
@@ -225,6 +236,24 @@ class Peers:
     def _peer(self, client_address: Address) -> tuple[int, int] | None:
         who = number(client_address)
         return who and (who[0], who[1] >> self._cut[who[0]])
+
+
+# --- chance ----------------------------------------------------------------------------------------------------------
+
+
+class Chance:
+    """Turns ever more away from `start` on, and everybody at `full`. Source: sshd_config(5), MaxStartups."""
+
+    def __init__(self, start: float, full: float, draw: Callable[[], float] | None) -> None:
+        if draw is None:
+            import random  # noqa: PLC0415 - for those who leave something to chance
+
+            draw = random.random
+        self._start, self._width, self._draw = start, full - start, draw
+
+    def is_against(self, count: int) -> bool:
+        """Return whether, with so many there, one more is turned away."""
+        return count > self._start and self._draw() * self._width < count - self._start
 
 
 # --- descriptors -----------------------------------------------------------------------------------------------------

@@ -29,6 +29,11 @@ def _networks(_recipe: Any, field: Any, value: Any) -> None:
             raise ValueError(f"{field.name} must be a list of networks, such as 10.0.0.0/8: {error}") from None
 
 
+def _share(_recipe: Any, field: Any, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise ValueError(f"{field.name} must be a share of max_connections, from 0 to less than 1, not {value!r}")
+
+
 def _rate(_recipe: Any, field: Any, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise ValueError(f"{field.name} must be a number of requests a second, more than 0, or nothing for no limit, not {value!r}")
@@ -40,9 +45,14 @@ class Limits:
 
     max_connections: int | None = attrs.field(default=16384, validator=_some_or_none)
     """Connections open at a time, those that wait without a thread included; None: as many as come. Datagrams do not count."""
-    overflow: Literal["wait", "reject", "shed"] = attrs.field(default="wait", validator=attrs.validators.in_(("wait", "reject", "shed")))
+    overflow: Literal["wait", "reject", "shed", "early"] = attrs.field(
+        default="wait", validator=attrs.validators.in_(("wait", "reject", "shed", "early"))
+    )
     """With so many open: leave clients in the kernel's queue, or turn each new one away at once.
-    shed: as wait, but close the conversation that has been idle longest if that makes room for a new connection."""
+    shed: as wait, but close the conversation that has been idle longest if that makes room for a new connection.
+    early: as reject, but some are turned away before, at random, ever more the fewer may still be open."""
+    early: float = attrs.field(default=0.5, validator=_share)
+    """The share of `max_connections` from which on `overflow="early"` turns some away: there it is nobody, at the end everybody."""
     reply: str = attrs.field(default="", validator=attrs.validators.instance_of(str))
     """What a client that is turned away by any limit gets to read, as UTF-8."""
     max_per_peer: int | None = attrs.field(default=None, validator=_some_or_none)

@@ -33,6 +33,8 @@ from socketkit.testing import FakeClock
 from support import address, ask, python, talk
 
 ANYWHERE = TCP("127.0.0.1", 0)
+FULL = "as many connections are open as may be"
+EARLY = "nearly as many connections are open as may be, and chance was against it"
 CONCURRENT = [Threads(), Pool(8), Adaptive(), Executor()]
 
 
@@ -655,6 +657,54 @@ def test_an_entry_that_a_layer_replaces_is_counted_once():
     ):
         assert count == 1
         ledger.replace(wrapped, first, "peer")
+
+
+# --- chance ------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("count", "refused"), [(0, 0), (5, 0), (6, 20), (7, 40), (8, 60), (9, 80), (10, 100), (11, 100)], ids=str)
+def test_ever_more_are_turned_away_the_fewer_may_still_be_open(count, refused, gate):
+    ledger, draws = books(), iter([(each + 0.5) / 100 for each in range(100)])
+    for each in range(count):
+        ledger.admit(each, "peer")
+    asked = Admission(Limits(max_connections=10, overflow="early"), ledger, [gate], lambda: next(draws))
+    assert permitted(asked, gate), "nobody waits"
+    reasons = [asked.objection(object(), "another") for _ in range(100)]
+    assert 100 - reasons.count(None) == refused
+    assert set(reasons) - {None} == ({EARLY} if 0 < refused < 100 else {FULL} if refused else set())
+
+
+@pytest.mark.parametrize("overflow", ["wait", "reject", "shed"])
+def test_nothing_is_left_to_chance_unless_it_was_asked_for(overflow, gate):
+    ledger = books()
+    for each in range(9):
+        ledger.admit(each, "peer")
+    asked = Admission(Limits(max_connections=10, overflow=overflow), ledger, [gate], lambda: 0.0)
+    assert asked.objection(object(), "another") is None
+
+
+def test_datagrams_are_not_turned_away_by_chance(gate):
+    ledger = books()
+    for each in range(9):
+        ledger.admit(each, "peer")
+    asked = Admission(Limits(max_connections=10, overflow="early"), ledger, [gate], lambda: 0.0)
+    assert asked.objection((b"data", None), "peer") is None
+
+
+def test_whom_chance_is_against_gets_a_word_and_one_before_the_start_never(served, monkeypatch):
+    serve, client = served
+    monkeypatch.setattr("random.random", lambda: 0.0)
+    server = serve(Limits(max_connections=4, overflow="early", early=0.25, reply="perhaps later\n"))
+    first, second = client(server), client(server)
+    assert [each.say(b"one\n").hears() for each in (first, second)] == [b"one\n"] * 2
+    assert client(server).hears() == b"perhaps later\n"
+    assert server.watcher.reasons == [EARLY]
+    second.close()
+    wait_until(lambda: server.stats().active == 1)
+    assert client(server).say(b"again\n").hears() == b"again\n"
+    first.close()
+    server.stop()
+    assert server.stats().outcomes == {"finished": 3, "refused": 1}
 
 
 # --- peers -------------------------------------------------------------------------------------------------------------------------
