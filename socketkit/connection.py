@@ -340,7 +340,7 @@ class _Buffered(socket.SocketIO):
 
 def _watch_buffer(handler: Any) -> None:
     rfile = getattr(handler, "rfile", None)
-    if type(rfile) is io.BufferedReader and type(rfile.raw) is socket.SocketIO:
+    if isinstance(rfile, io.BufferedReader) and type(rfile.raw) is socket.SocketIO:
         rfile.raw.__class__ = _Buffered
 
 

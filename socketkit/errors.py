@@ -133,6 +133,16 @@ class AlreadyServingError(SocketkitError, RuntimeError):
 
 
 @attrs.define
+class LineTooLongError(SocketkitError, ValueError):
+    """A peer has sent more than so many bytes without the end of a line: the server's limit `line`."""
+
+    limit: int
+
+    def __str__(self) -> str:
+        return f"line too long: it has more than {self.limit} bytes"
+
+
+@attrs.define
 class StalledError(SocketkitError, TimeoutError):
     """A peer that has taken nothing of what it is sent for so many seconds: the server's limit `write_stall`."""
 

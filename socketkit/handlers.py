@@ -10,9 +10,10 @@ import errno
 import socket
 from collections.abc import Callable
 from functools import partial
-from io import BufferedIOBase, BytesIO
+from io import DEFAULT_BUFFER_SIZE, BufferedIOBase, BufferedReader, BytesIO
 from typing import Any, ClassVar
 
+from socketkit.errors import LineTooLongError
 from socketkit.seams import Address, Request
 
 
@@ -85,6 +86,38 @@ class SocketWriter(BufferedIOBase):
         return number
 
 
+_readline = BufferedReader.readline
+
+
+class SocketReader(BufferedReader):
+    """The buffered, readable file of a socket, with a bound for lines: who does not say how many bytes a line may have gets no more."""
+
+    __slots__ = ("max_line",)
+
+    max_line: int
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        """Return the next line, or its first `size` bytes. Raises: LineTooLongError; OSError."""
+        if size is not None and size >= 0:
+            return _readline(self, size)
+        line = _readline(self, self.max_line + 1)
+        if len(line) > self.max_line:
+            raise LineTooLongError(self.max_line)
+        return line
+
+
+def open_reader(connection: Any, size: int, max_line: int | None) -> Any:
+    """Return the readable file of a connection; size: of its buffer, as for `socket.makefile`. Without a buffer lines have no bound."""
+    if max_line is None or size == 0:
+        return connection.makefile("rb", size)
+    raw = connection.makefile("rb", 0)
+    if not isinstance(raw, socket.SocketIO):
+        return raw  # a connection of another kind has files of its own
+    reader = SocketReader(raw, DEFAULT_BUFFER_SIZE if size < 0 else size)
+    reader.max_line = max_line
+    return reader
+
+
 make_writer: Callable[[Any], Any] = SocketWriter
 """What makes an unbuffered `wfile`. `socketkit.socketserver` puts its own global name in between, which programs replace."""
 
@@ -120,7 +153,8 @@ class StreamRequestHandler(BaseRequestHandler):
             self.connection.settimeout(self.timeout)
         if self.disable_nagle_algorithm:
             self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
-        self.rfile = self.connection.makefile("rb", self.rbufsize)
+        limits = getattr(self.server, "limits", None)  # which classic servers do not have
+        self.rfile = open_reader(self.connection, self.rbufsize, getattr(limits, "line", None))
         if self.wbufsize == 0:
             self.wfile = make_writer(self.connection)
         else:

@@ -69,6 +69,9 @@ class Limits:
     """Connections and datagrams taken in a second, on an average; more wait in the kernel's queues. None: as many as come."""
     burst: int | None = attrs.field(default=None, validator=_some_or_none)
     """How many may be taken at once after a pause; None: as many as in one second."""
+    line: int | None = attrs.field(default=65536, validator=_some_or_none)
+    """Bytes of the longest line, its end included, that a `StreamRequestHandler` reads by a `readline()` without a size, or by going
+    through its `rfile`; one with a longer line fails. None: as long as it is."""
     first_byte: Seconds | None = attrs.field(default=30.0, validator=some_seconds_or_none)
     """How long a client may take to send its first byte, if the handler does not speak first; None: for ever."""
     request: Seconds | None = attrs.field(default=3600.0, validator=some_seconds_or_none)

@@ -44,6 +44,7 @@ def test_a_composed_server_has_finite_limits_unless_it_is_told_otherwise():
         {"rate": 0},
         {"rate": float("inf")},
         {"burst": 0},
+        {"line": 0},
         {"first_byte": 0},
         {"request": -1},
         {"write_stall": "soon"},

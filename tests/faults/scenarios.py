@@ -186,6 +186,14 @@ def port_scan(lab: Lab) -> None:
         assert outcomes.keys() <= {"finished", "aborted"}, outcomes
 
 
+@holds("CL10")
+def a_line_without_an_end(lab: Lab) -> None:
+    with lab.serve() as served:
+        served.tell(bytes(300_000))
+        served.good()
+    served.ended_as({"failed": 1, "finished": 1})
+
+
 @holds("CL12")
 def more_was_sent_than_is_read(lab: Lab) -> None:
     latch, closed, reply = lab.latch(), Counter(), b"the whole of it" * 6000
