@@ -69,7 +69,8 @@ class Transport(Protocol):
 class Listener(Protocol):
     """Live transport: hands over one request at a time and knows nothing of threads.
 
-    Used by one thread at a time. `socket` is the listening socket, or None for a transport without one.
+    Used by one thread at a time. `socket` is the listening socket, or None for a transport without one. A listener of datagrams may have
+    an attribute `dropped`, which any thread reads: how many were lost before they could be taken, None if that is not known.
     """
 
     socket: Any

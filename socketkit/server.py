@@ -244,7 +244,9 @@ class Server(RequestTemplate):
 
     def stats(self) -> Stats:
         """Return what was served so far; `accepted == active + sum(outcomes)` in every reading."""
-        return self._ledger.stats()
+        return attrs.evolve(self._ledger.stats(), dropped=_sum((self._dropped, *map(_drops, self._listeners))))
+
+    _dropped: int | None = 0  # at listeners that are closed by now
 
     def explain(self) -> Explanation:
         """Return the resolved composition: each part, who supplied it, each option and whether it is a default. It prints well."""
@@ -385,6 +387,7 @@ class Server(RequestTemplate):
         kept = [listener for listener, transport in pairs if streams_only and transport.kind == "datagram"]
         closing = [listener for listener in self._listeners if listener not in kept]
         self._listeners = kept
+        self._dropped = _sum((self._dropped, *map(_drops, closing)))
         close_all(closing)
 
     def _live_part(self) -> Dispatch | Drive:
@@ -534,6 +537,22 @@ class Server(RequestTemplate):
         self.dispatcher, self._live = dispatcher, None
         self._live_part()
         return self._run
+
+
+def _drops(listener: Listener) -> int | None:
+    """Return what the system has dropped at a listener of datagrams; others have no such thing."""
+    dropped: int | None = getattr(listener, "dropped", 0)
+    return dropped
+
+
+def _sum(counts: Iterable[int | None]) -> int | None:
+    """Return the sum, if all are known."""
+    total = 0
+    for count in counts:
+        if count is None:
+            return None
+        total += count
+    return total
 
 
 def _adapted(accept: Callable[[], tuple[Request, Address]], adapt: Callable[[Request], Request]) -> tuple[Request, Address]:

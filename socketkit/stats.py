@@ -35,6 +35,9 @@ class Stats:
 
     active: int = 0
     outcomes: Mapping[str, int] = attrs.field(factory=dict)
+    dropped: int | None = None
+    """Datagrams that the system has dropped before the server could take them, for want of room in the listener's receive buffer; they
+    are not among the accepted. None where the system does not tell: Linux does."""
 
     @property
     def accepted(self) -> int:

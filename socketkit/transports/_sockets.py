@@ -21,6 +21,9 @@ Socket: TypeAlias = socket.socket  # inside the listeners `socket` is an attribu
 _DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)  # Windows has none; there the selector's word has to do
 _INHERITS_NONBLOCKING = sys.platform != "linux"  # BSD's accept(2) hands the listener's O_NONBLOCK down
 
+_SO_MEMINFO = 55  # for which Python has no name; source: asm-generic/socket.h
+_DROPS = slice(32, 36)  # the ninth of its numbers, a __u32 each
+
 _REMEDIES = {
     errno.EADDRINUSE: "stop the program that uses it, or listen elsewhere",
     errno.EADDRNOTAVAIL: "use an address of this machine, or an empty host for all of them",
@@ -156,9 +159,11 @@ class DatagramListener:
     url: str
     max_packet_size: int
     on_close: Callable[[], object] = lambda: None
+    _dropped_before: int | None = attrs.field(init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         self.socket.setblocking(True)
+        self._dropped_before = _drops(self.socket)
 
     @property
     def address(self) -> Address:
@@ -168,6 +173,12 @@ class DatagramListener:
     def fileno(self) -> int:
         """Return the socket's descriptor, or -1 when closed."""
         return self.socket.fileno()
+
+    @property
+    def dropped(self) -> int | None:
+        """How many datagrams the system has dropped since it listens; None where it does not tell, and once closed."""
+        now = _drops(self.socket)
+        return None if now is None or self._dropped_before is None else (now - self._dropped_before) % (1 << 32)
 
     def accept(self) -> tuple[tuple[bytes, Socket], Address]:
         """Return the next datagram together with the socket to answer on, and its sender.
@@ -182,6 +193,20 @@ class DatagramListener:
         if self.socket.fileno() != -1 and not activation.leaves_its_path(self.socket):
             self.on_close()
         self.socket.close()
+
+
+def _drops(sock: Socket) -> int | None:
+    """Return the system's count of datagrams that came for a socket and were dropped; None where it does not tell.
+
+    That is one of the numbers of SO_MEMINFO, SK_MEMINFO_DROPS. Source: linux/sock_diag.h; what they mean is in sock_diag(7).
+    """
+    if sys.platform != "linux":
+        return None
+    try:
+        numbers = sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _DROPS.stop)
+    except OSError:  # closed; or a kernel before 4.12
+        return None
+    return int.from_bytes(numbers[_DROPS], sys.byteorder) if len(numbers) == _DROPS.stop else None
 
 
 def host_and_port(text: str) -> dict[str, Any]:
