@@ -12,6 +12,7 @@ from socketkit.socketserver import *  # noqa: F403 - the classic names, as many 
 
 if TYPE_CHECKING:
     from socketkit.async_handlers import AsyncDatagramRequestHandler, AsyncStreamRequestHandler
+    from socketkit.credentials import PeerCredentials, peer_credentials
     from socketkit.dispatchers.adaptive import Adaptive
     from socketkit.dispatchers.aio import Asyncio
     from socketkit.dispatchers.executor import Executor
@@ -50,6 +51,7 @@ __all__ = [  # noqa: RUF022 - classes, then functions and modules, then the clas
     "Layered",
     "Limits",
     "MessageHandler",
+    "PeerCredentials",
     "Pool",
     "Prefork",
     "Server",
@@ -62,12 +64,14 @@ __all__ = [  # noqa: RUF022 - classes, then functions and modules, then the clas
     "UnixDatagram",
     "UnixStream",
     "compose",
+    "peer_credentials",
     "socketserver",
 ]
 __all__ += socketserver.__all__
 
 _PLACES = {
     "async_handlers": ("AsyncDatagramRequestHandler", "AsyncStreamRequestHandler"),
+    "credentials": ("PeerCredentials", "peer_credentials"),
     "dispatchers.adaptive": ("Adaptive",),
     "dispatchers.aio": ("Asyncio",),
     "dispatchers.executor": ("Executor",),

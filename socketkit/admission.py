@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import attrs
 
+from socketkit.credentials import peer_credentials, user_id
 from socketkit.logs import Log
 from socketkit.loop import NoRoomError
 
@@ -27,6 +28,8 @@ MARGIN = 64
 """Descriptors that are left to the program: standard streams, the loop's own, logs, modules that are imported late."""
 
 _V4_MAPPED = bytes(10) + b"\xff\xff"
+
+_AF_UNIX = getattr(socket, "AF_UNIX", -1)
 
 V4_BITS, V6_BITS = 32, 128
 
@@ -77,6 +80,7 @@ class Admission:
         self._counted = [door for door in doors if door.counted]
         self._allow, self._deny = Networks(limits.allow), Networks(limits.deny)
         self._asks_who = bool(limits.allow or limits.deny)
+        self._users = frozenset(map(user_id, limits.allow_users))
         self._bucket = None if limits.rate is None else Bucket(limits.rate, limits.burst, ledger.clock)
         if limits.max_per_peer is not None and ledger.peers is None:  # else it is that of a run before this one
             ledger.peers = Peers(limits.max_per_peer, limits.v4_prefix, limits.v6_prefix)
@@ -86,7 +90,7 @@ class Admission:
     def is_needed(limits: Limits, *, counted: bool) -> bool:
         """Return whether there is anything to ask, for a source of connections or for another one."""
         of_connections = counted and (limits.max_connections is not None or limits.max_per_peer is not None)
-        return of_connections or limits.rate is not None or bool(limits.allow or limits.deny)
+        return of_connections or limits.rate is not None or bool(limits.allow or limits.deny or limits.allow_users)
 
     def permit(self, door: Door) -> None:
         """Ask before an accept. Raises: NoRoomError for those who have to wait; BlockingIOError when nobody does."""
@@ -106,8 +110,14 @@ class Admission:
             who = number(client_address)
             if who is not None and (who in self._deny or (self._allow and who not in self._allow)):
                 return "its network is not allowed"
-        if isinstance(request, tuple):
-            return None
+        if self._users and _is_stranger(request, self._users):
+            return "its user is not allowed"
+        return None if isinstance(request, tuple) else self._crowd(client_address)
+
+    # inside
+
+    def _crowd(self, client_address: Address) -> str | None:
+        """Return why there are too many connections to take one more from this peer, or None."""
         if self._rejects and self._most is not None:
             others = self._ledger.connections()
             if others >= self._most:
@@ -117,8 +127,6 @@ class Admission:
         if self._peers is not None and self._peers.is_full(client_address):
             return "as many connections of its peer are open as may be"
         return None
-
-    # inside
 
     def _look_for_room(self, door: Door, most: int) -> None:
         ledger, intake = self._ledger, door.intake
@@ -153,6 +161,17 @@ def _somebody_waits(door: Door) -> bool:
     poll = select.poll()
     poll.register(door.fileno(), select.POLLIN)
     return bool(poll.poll(0))
+
+
+def _is_stranger(request: Request, users: frozenset[int]) -> bool:
+    """Return whether it is a Unix peer's, and that none of the users, or not known to be one."""
+    sock = request[1] if isinstance(request, tuple) else request
+    if getattr(sock, "family", None) != _AF_UNIX:
+        return False
+    try:
+        return peer_credentials(sock).uid not in users
+    except OSError:  # as for every datagram
+        return True
 
 
 # --- peers -----------------------------------------------------------------------------------------------------------

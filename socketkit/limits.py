@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import attrs
 
+from socketkit.credentials import ARE_KNOWN, user_id
 from socketkit.recipes import Validator, at_least, seconds_or_none, some_seconds_or_none
 from socketkit.seams import Seconds
 
@@ -27,6 +28,18 @@ def _networks(_recipe: Any, field: Any, value: Any) -> None:
             ip_network(each)
         except ValueError as error:
             raise ValueError(f"{field.name} must be a list of networks, such as 10.0.0.0/8: {error}") from None
+
+
+def _users(_recipe: Any, field: Any, value: Any) -> None:
+    if not isinstance(value, tuple):
+        raise ValueError(f"{field.name} must be a list of users, by name or number, not {value!r}")  # noqa: TRY004 - as every validator here
+    if value and not ARE_KNOWN:
+        raise ValueError(f"{field.name} needs a system that tells who is at the other end of a Unix socket (SO_PEERCRED); leave it empty")
+    for each in value:
+        try:
+            user_id(each)
+        except ValueError as error:
+            raise ValueError(f"{field.name} must be a list of users, by name or number: {error}") from None
 
 
 def _share(_recipe: Any, field: Any, value: Any) -> None:
@@ -62,9 +75,11 @@ class Limits:
     v6_prefix: int = attrs.field(default=64, validator=at_least(1, 128))
     """The same for IPv6."""
     allow: tuple[str, ...] = attrs.field(default=(), converter=_frozen, validator=_networks)
-    """Networks that peers may come from; empty: from everywhere. Unix peers come from none and are always allowed."""
+    """Networks that peers may come from; empty: from everywhere. Unix peers come from none: for them there is `allow_users`."""
     deny: tuple[str, ...] = attrs.field(default=(), converter=_frozen, validator=_networks)
     """Networks that peers may not come from, even if they are allowed."""
+    allow_users: tuple[str | int, ...] = attrs.field(default=(), converter=_frozen, validator=_users)
+    """Users, by name or number, that peers on Unix stream sockets may be; empty: everybody who gets there. Linux only."""
     rate: float | None = attrs.field(default=None, validator=attrs.validators.optional(_rate))
     """Connections and datagrams taken in a second, on an average; more wait in the kernel's queues. None: as many as come."""
     burst: int | None = attrs.field(default=None, validator=_some_or_none)

@@ -15,7 +15,7 @@ FLOORS = """
     background
     logs
     errors seams poller forked notify
-    grammar recipes parking activation timekeeper lingering
+    grammar recipes parking activation timekeeper lingering credentials
     hookspecs loop options stats limits handlers
     template capabilities explanation admission deadlines
     async_handlers message_handlers units

@@ -41,6 +41,11 @@ def test_a_composed_server_has_finite_limits_unless_it_is_told_otherwise():
         {"allow": "10.0.0.0/8"},
         {"allow": ["10.0.0.1/8"]},
         {"deny": ["here"]},
+        {"allow_users": "root"},
+        {"allow_users": ["nobody-has-this-name"]},
+        {"allow_users": [-1]},
+        {"allow_users": [True]},
+        {"allow_users": [2**32 - 1]},
         {"rate": 0},
         {"rate": float("inf")},
         {"burst": 0},
@@ -68,6 +73,19 @@ def test_what_is_wrong_in_a_file_is_told_by_its_key():
 def test_what_are_no_limits_is_refused(spec):
     with pytest.raises(ConfigError):
         config.limits(spec)
+
+
+def test_users_are_given_by_name_or_by_number():
+    limits = Limits(allow_users=["root", 1000])
+    assert limits.allow_users == ("root", 1000)
+    assert config.limits("allow_users=root%2C1000") == config.limits({"allow_users": ["root", 1000]}) == limits
+
+
+def test_where_the_system_does_not_tell_who_a_peer_is_no_list_of_users_is_taken(monkeypatch):
+    monkeypatch.setattr("socketkit.limits.ARE_KNOWN", False)
+    with pytest.raises(ValueError, match="SO_PEERCRED"):
+        Limits(allow_users=["root"])
+    Limits()
 
 
 def test_they_are_explained():
