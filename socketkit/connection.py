@@ -182,16 +182,16 @@ class Connection(Whole):
 
     def _serve_requests(self) -> _Then:
         """Serve what can be read without waiting, up to the share of one connection."""
-        handler, intake = self._handler, self._reception.intake
+        handler = self._handler
         if isinstance(handler, handlers.ConversationHandler) and not handler.another_request():
             return _Then.END
         for _ in range(self._parking.max_inline):
             handler.handle_one_request()
-            if handler.close_connection or (intake.ending and not self._says_goodbye):
+            if handler.close_connection:
                 return _Then.END
-            if not _has_more(handler):
+            if not _has_more(handler) and not (self._reception.intake.ending and _has_sent_more(self.request)):
                 return _Then.WAIT
-        return _Then.GO_ON
+        return _Then.END if self._reception.intake.ending else _Then.GO_ON
 
     def _wait_for_request(self, *, first: bool = False) -> None:
         limit = getattr(self._handler, "timeout", None)
@@ -269,6 +269,14 @@ def something_is_there(request: Request) -> bool:
     except OSError:
         pass  # reset already: the handler shall find out
     return True
+
+
+def _has_sent_more(request: Request) -> bool:
+    """Return whether a peer has sent what was not read. To close with that resets the connection, and cuts the reply before it."""
+    try:
+        return bool(request.recv(1, _PEEK))
+    except OSError:  # nothing, or nobody there
+        return False
 
 
 def _opener(server: RequestTemplate) -> Callable[..., Any] | None:

@@ -202,6 +202,50 @@ def test_a_drain_closes_parked_conversations_at_once(parking):
     assert server.stats().active == 0
 
 
+class Large(ConversationHandler):
+    """Begins a reply that is too large for the socket's buffers, says so, and finishes it once its server is told to stop."""
+
+    SIZE = 8_000_000
+    begun = threading.Event()
+    stopping = threading.Event()
+
+    def handle_one_request(self):
+        line = self.rfile.readline()
+        if line == b"large\n":
+            self.begun.set()
+            assert self.stopping.wait(10)
+            self.wfile.write(b"x" * self.SIZE)
+        self.wfile.write(line)
+
+
+def test_a_reply_is_not_cut_by_a_drain_because_its_client_had_sent_the_next_request(parking):
+    Large.begun.clear()
+    Large.stopping.clear()
+    with served(Large, parking) as server, connected(server) as (client, file):
+        client.sendall(b"large\n")
+        assert Large.begun.wait(10)
+        client.sendall(b"next\n")
+        server.stop(wait=False)
+        while not server._run._intake.ending:
+            pass
+        Large.stopping.set()
+        assert file.read() == b"x" * Large.SIZE + b"large\n" + b"next\n"
+        report = server.stop()
+    assert (report.finished, report.forced) == (1, 0)
+
+
+def test_a_client_that_has_gone_is_asked_for_no_further_request_by_a_drain(parking):
+    Large.begun.clear()
+    Large.stopping.clear()
+    with served(Large, parking) as server, connected(server) as (client, file):
+        client.sendall(b"large\n")
+        assert Large.begun.wait(10)
+        client.shutdown(socket.SHUT_WR)
+        server.stop(wait=False)
+        Large.stopping.set()
+        assert file.read() == b"x" * Large.SIZE + b"large\n"  # and no reply to a request that never was
+
+
 def test_who_speaks_first_is_started_without_a_byte_and_at_once_if_it_says_so(parking):
     class Greeting(StreamRequestHandler):
         def handle(self):
