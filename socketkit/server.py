@@ -163,6 +163,7 @@ class Server(RequestTemplate):
         drain: seconds that running requests may still take; None: as the lifecycle says.
         wait: return only when nothing of the run is left. A handler, and the thread that serves, are never made to wait for
             themselves.
+        In a process that the program has forked while it served it does nothing: what serves is the parent.
         Returns: the report of the drain, if it was waited for. A stop before the first start makes that one return at once.
         """
         run = self._run
@@ -170,6 +171,8 @@ class Server(RequestTemplate):
             if self.state is State.NEW:
                 self._stop_before_start = True
             return self._report
+        if run.is_elsewhere:
+            return None
         run.stop(drain)
         current = threading.get_ident()
         if not wait or run.thread == current or self._ledger.runs_in(current):

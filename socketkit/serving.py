@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from socketkit.background import BackgroundThread, aside
 from socketkit.connection import GOODBYE
+from socketkit.forked import forks
 from socketkit.logs import Log
 from socketkit.loop import Intake
 from socketkit.parking import FINE_GRAIN
@@ -94,6 +95,7 @@ class Run:
         self._settled = 0  # requests that had ended when stop was asked for
         self.state = State.RUNNING
         self.thread = threading.get_ident()
+        self._behind = forks.behind
         self.started = threading.Event()
         self.done = threading.Event()
         self.report: DrainReport | None = None
@@ -148,6 +150,11 @@ class Run:
         """Call back after so many seconds. Only for the thread that takes requests."""
         if self._intake is not None:
             self._intake.call_later(seconds, callback)
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether this process is a copy of the one that serves, forked off by the program: there is nobody here who could end it."""
+        return self._behind != forks.behind
 
     def at_end(self, callback: Callable[[], object]) -> None:
         """Have `end` call this."""

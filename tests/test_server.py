@@ -29,7 +29,7 @@ from socketkit import (
 )
 from socketkit.errors import AlreadyServingError, ConfigError, IncompatibleError, ListenError, UnknownPartError
 from socketkit.serving import State
-from support import talk
+from support import python, talk
 
 ANYWHERE = TCP("127.0.0.1", 0)
 
@@ -694,3 +694,33 @@ def test_a_step_of_the_template_that_is_replaced_is_taken(step, where, dispatche
             setattr(server, step, replacement)
         assert talk(server.addresses[0], b"hello\n") == b"HELLO\n"
     assert taken == [step]
+
+
+@pytest.mark.parametrize("end", ["sys.exit(0)", "server.stop()", "server.stop(drain=0)", "server.server_close()"])
+def test_a_process_that_the_program_forks_ends_without_waiting_for_its_parents_server_and_without_harm_to_it(end):
+    program = f"""
+import faulthandler, os, signal, socket, sys
+from socketkit import Server
+faulthandler.cancel_dump_traceback_later()  # its thread is not in the child, which would wait for it at its end
+signal.alarm(20)
+
+def echo(request, client_address, server):
+    while data := request.recv(9):
+        request.sendall(data)
+
+server = Server("tcp://127.0.0.1:0", echo).start()
+client = socket.create_connection(server.addresses[0], 10)
+client.sendall(b"one")
+assert client.recv(9) == b"one"
+pid = os.fork()
+if pid == 0:
+    signal.alarm(10)
+    {end}
+    os._exit(0)
+assert os.waitpid(pid, 0)[1] == 0
+client.sendall(b"two")
+assert client.recv(9) == b"two"
+client.close()
+assert server.stop().forced == 0
+"""
+    python(program)

@@ -99,13 +99,12 @@ class _Pool:
     def wait(self, timeout: float | None) -> bool:
         """Wait until every thread has ended."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        for thread in self._threads:
+        for thread in list(self._threads):  # which stay on the list meanwhile: somebody else may wait for them too
             if thread is threading.current_thread() or thread.ident is None:
                 continue  # a handler closes its own server; or its start was interrupted
             thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
             if thread.is_alive():
                 return False
-        self._threads.clear()
         return True
 
     def close(self) -> None:
