@@ -57,7 +57,7 @@ def serve(  # noqa: PLR0913, PLR0917 - each is one option of the command
     given = {"listen": listen, "dispatcher": dispatcher, "lifecycle": lifecycle, "limits": limits}
     read = None  # what a reload reads again
     if what.endswith(".toml"):
-        for option in (option for option, value in given.items() if value):
+        for option in (option for option, value in given.items() if value is not None and value != ()):
             raise click.UsageError(f"--{option} is for a HANDLER; {what} says itself how its servers are made.")
         read = partial(_read, what, *names)
         compositions = read()
@@ -66,7 +66,9 @@ def serve(  # noqa: PLR0913, PLR0917 - each is one option of the command
             raise click.UsageError(f"{names[0]!r} is one argument too many: a HANDLER has no NAMEs. Give places with --listen URL.")
         if not listen:
             raise click.UsageError("A HANDLER needs a place to listen on, as in --listen tcp://127.0.0.1:9999.")
-        compositions = {"": config.composition({"handler": what, **{option: value for option, value in given.items() if value}})}
+        compositions = {
+            "": config.composition({"handler": what, **{option: value for option, value in given.items() if value is not None}})
+        }
     watch = Watch()
     servers = compose(compositions, watch)
     with ExitStack() as opened:

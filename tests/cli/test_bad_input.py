@@ -115,6 +115,13 @@ def test_a_wrong_command_is_told_and_nothing_is_served(here, case):
     assert sentence in errors
 
 
+@pytest.mark.parametrize("option", ["--dispatcher", "--lifecycle", "--limits"])
+def test_an_option_without_a_value_is_not_taken_for_the_default(here, option):
+    code, errors = socketkit("serve", "handlers:Upper", "--listen", TCP, option, "")
+    assert code == 2
+    assert errors.startswith(f"Error: {option[2:]}: ")
+
+
 def test_an_unknown_command_is_told(here):
     code, errors = socketkit("serv")
     assert code == 2
