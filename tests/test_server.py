@@ -635,6 +635,27 @@ def test_a_start_that_fails_leaves_a_failed_server():
             assert server.state is State.FAILED
 
 
+@pytest.mark.parametrize("waited_for", [Threads(), Pool(2), Adaptive()], ids=lambda each: type(each).__name__)
+def test_a_handler_that_waits_for_all_others_is_still_waited_for(waited_for):
+    inside, leave = threading.Event(), threading.Event()
+
+    def waits(request, client_address, server):
+        server._live.wait(0)
+        inside.set()
+        leave.wait(10)
+
+    with Server(ANYWHERE, waits, dispatcher=waited_for, lifecycle=Graceful(drain=10)).start() as server:
+        live = server._live
+        with socket.create_connection(server.addresses[0], timeout=10) as client:
+            client.sendall(b"x")
+            assert inside.wait(10)
+            server.stop(wait=False)
+            assert not live.wait(0.05)
+            leave.set()
+            assert live.wait(10)
+            assert client.recv(1) == b""
+
+
 @pytest.mark.parametrize("lifecycle", [Graceful(drain=10), Classic()], ids=["graceful", "classic"])
 def test_a_handler_may_close_its_own_server(dispatcher, lifecycle):
     def last_words(request, client_address, server):
