@@ -5,6 +5,7 @@ import errno
 import logging
 import socket
 import threading
+import time
 from typing import ClassVar
 
 import attrs
@@ -650,6 +651,8 @@ def test_a_handler_that_waits_for_all_others_is_still_waited_for(waited_for):
             client.sendall(b"x")
             assert inside.wait(10)
             server.stop(wait=False)
+            while server.state is not State.DRAINING:  # by then the thread that serves has put it down whom to wait for
+                time.sleep(0.001)
             assert not live.wait(0.05)
             leave.set()
             assert live.wait(10)
