@@ -173,7 +173,8 @@ def _options(items: Iterable[str]) -> dict[str, str]:
 def _decode(text: str) -> str:
     try:
         decoded = unquote(text, errors="strict")
-    except UnicodeDecodeError:
+        decoded.encode()  # a command line's bytes that are not UTF-8 come as lone surrogates, which no URL can be written with
+    except UnicodeError:
         raise ValueError(f"has {text!r}, which is not UTF-8 once its %-codes are read") from None
     if "\0" in decoded:  # no address, path or option can hold one, and the system's calls raise on it
         raise ValueError(f"has a NUL in {text!r}")

@@ -98,6 +98,7 @@ def test_urls(text, url):
         ("pool,=4", "'=4' where key=value should be"),
         ("pool,a=1,a=2", "gives 'a' twice"),
         ("pool:%ff", "'%ff', which is not UTF-8"),
+        ("pool:\udcff", r"'\udcff', which is not UTF-8"),
         ("pool:%00", "NUL"),
     ],
 )
