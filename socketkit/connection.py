@@ -164,9 +164,7 @@ class Connection(Whole):
                 self._is_first = False
             then = _Then.END if self.expired else self._serve_requests()
         except BaseException as error:  # noqa: BLE001 - as above
-            with contextlib.suppress(BaseException):  # the first error is the one to report
-                self._handler.finish()
-            self._fail(error)
+            self._give_up(error)
             return
         if then is _Then.END:
             if self.expired and self._is_first:  # else it has made a request before
@@ -217,7 +215,12 @@ class Connection(Whole):
             intake = self._reception.intake
             if self._known_to is not intake:
                 self._known_to, self.noted = intake, NEVER
-            if intake.park(self, seconds):
+            try:
+                if intake.park(self, seconds):
+                    return
+            except (OSError, ValueError) as error:  # the system watches no more descriptors
+                intake.unpark(self)
+                self._give_up(error)
                 return
         self._end()
 
@@ -230,6 +233,13 @@ class Connection(Whole):
             self._fail(error)
         else:
             self._close()
+
+    def _give_up(self, error: BaseException) -> None:
+        """Finish the handler, if there is one, and close, because of the exception being handled."""
+        if self._handler is not None:
+            with contextlib.suppress(BaseException):  # the first error is the one to report
+                self._handler.finish()
+        self._fail(error)
 
     def _is_last(self) -> bool:
         """Return whether its client shall be told that no more requests are taken after the present one."""

@@ -1,8 +1,10 @@
 """Connections without a thread: before their first byte, and between the requests of a conversation."""
 
 import contextlib
+import errno
 import http.client
 import http.server
+import select
 import socket
 import threading
 import wsgiref.simple_server
@@ -13,6 +15,7 @@ from functools import partial
 import pytest
 
 from socketkit import TCP, Adaptive, Classic, ConversationHandler, Graceful, Pool, Server, StreamRequestHandler, Sync, Threads
+from socketkit.poller import EpollPoller
 from support import python
 
 ANYWHERE = TCP("127.0.0.1", 0)
@@ -153,6 +156,37 @@ def test_an_error_ends_its_conversation_only(parking, caplog):
         server.stop()
         assert server.stats().outcomes == {"failed": 1, "finished": 1}
     assert "asked to" in caplog.text
+
+
+@pytest.mark.skipif(not hasattr(select, "epoll"), reason="needs epoll")
+def test_a_connection_that_the_system_will_not_watch_ends(parking, monkeypatch, caplog):
+    """There are /proc/sys/fs/epoll/max_user_watches; source: epoll_ctl(2), ENOSPC."""
+    refusals = []
+
+    def refuse_once(poller, fileno, thing, arm=EpollPoller.arm):
+        if refusals:
+            raise refusals.pop()
+        arm(poller, fileno, thing)
+
+    monkeypatch.setattr(EpollPoller, "arm", refuse_once)
+    with served(Reverse, parking) as server:
+        refusals.append(OSError(errno.ENOSPC, "no watch to be had"))
+        with connected(server) as (_, silent):
+            assert silent.readline() == b""
+        with connected(server) as (_, file):
+            say(file, b"fine\n")
+            assert file.readline() == b"enif\n"
+            refusals.append(OSError(errno.ENOSPC, "no watch to be had"))
+            say(file, b"more\n")
+            assert file.readline() == b"erom\n"
+            assert file.readline() == b""
+        with connected(server) as (_, file):
+            say(file, b"bye\n")
+            assert file.readline() == b"eyb\n"
+        server.stop()
+        assert server.stats().outcomes == {"failed": 2, "finished": 1}
+        assert server.stats().active == 0
+    assert caplog.text.count("no watch to be had") == 2
 
 
 def test_finish_runs_once_however_a_conversation_ends(parking):
