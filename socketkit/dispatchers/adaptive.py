@@ -225,6 +225,11 @@ class _Adaptive:
         try:
             while self._lead(worker) and self._wait_spare(worker):
                 pass
+        except BaseException as error:  # noqa: BLE001 - it belongs to whoever called `drive`: this thread may have had the baton
+            self._error = error
+            self._intake.stop()
+            self._table.append(BATON)
+            self._alarm.wake()
         finally:
             with self._hiring:
                 self._workers.discard(worker)
@@ -234,12 +239,7 @@ class _Adaptive:
         intake, table = self._intake, self._table
         self._leader = worker
         while True:
-            try:
-                unit = intake.take()
-            except BaseException as error:  # noqa: BLE001 - it belongs to whoever called `drive`
-                self._error = error
-                intake.stop()
-                unit = None
+            unit = intake.take()
             if unit is None:
                 table.append(BATON)
                 self._alarm.wake()

@@ -141,6 +141,31 @@ def test_a_leader_that_is_done_just_as_its_baton_was_taken_becomes_a_spare(rooms
         assert len(live._workers) == 1, "the spare one was called, nobody was hired"
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the request that it had just taken is lost
+def test_an_error_outside_of_every_request_ends_serving_and_not_just_the_thread_that_met_it(rooms, monkeypatch):
+    errors = []
+
+    def serve_it():
+        try:
+            server.serve_forever()
+        except MemoryError as error:
+            errors.append(error)
+
+    def fail(now):
+        raise MemoryError
+
+    with Server(ANYWHERE, rooms, dispatcher=Adaptive(), lifecycle=Graceful(drain=10)) as server:
+        serving = threading.Thread(target=serve_it)
+        serving.start()
+        assert talk(server.addresses[0], b"fast") == b"done"
+        monkeypatch.setattr(server._live, "_set_alarm", fail)
+        server._live._alarm_set = adaptive.NEVER
+        with socket.create_connection(server.addresses[0], timeout=10) as client:
+            client.sendall(b"fast")
+            serving.join(10)
+    assert len(errors) == 1
+
+
 def test_no_thread_to_be_had_leaves_the_baton_to_whoever_is_done_first(rooms, monkeypatch, caplog):
     with serve(rooms) as server:
         assert talk(server.addresses[0], b"fast") == b"done"
