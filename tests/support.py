@@ -133,6 +133,11 @@ class Program:
         """All it has printed so far, to either stream."""
         return "".join(self._lines)
 
+    @property
+    def code(self) -> int | None:
+        """Its exit code, once it has ended."""
+        return self._group.code
+
     def line(self, pattern: str, count: int = 1, timeout: float = GUARD) -> list[re.Match[str]]:
         """Return the first `count` matches of the pattern in its lines, as soon as they are there; fail the test if they never are."""
         deadline = time.monotonic() + timeout

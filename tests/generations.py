@@ -1,0 +1,155 @@
+"""A service in a process of its own that is restarted by SIGUSR2, and the service manager that it speaks to."""
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+from support import GUARD, Program, address
+
+PROGRAM = """
+import os, signal, sys, time
+from http.server import BaseHTTPRequestHandler
+from socketkit import Graceful, Server
+
+trouble = os.path.exists("trouble") and open("trouble").read()
+exec(trouble or "")
+
+def count():
+    os.write(counter, b".")  # in one piece, at the end of the file, whichever generation does it
+
+class Http(BaseHTTPRequestHandler):
+    def do_GET(self):
+        count()
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"ok")
+
+    def log_message(self, *arguments):
+        pass
+
+class KeptAlive(Http):
+    protocol_version = "HTTP/1.1"
+    wbufsize = -1
+
+def pong(request, client_address, server):
+    if request.recv(100).startswith(b"*1"):  # what redis-benchmark asks for PING
+        count()
+        request.sendall(b"+PONG\\r\\n")
+    else:
+        request.sendall(b"-ERR there is none\\r\\n")
+
+def pid(request, client_address, server):
+    if isinstance(request, tuple):
+        request[1].sendto(b"%d" % os.getppid() if os.getpid() != main else b"%d" % main, client_address)
+    else:
+        request.recv(1)
+        request.sendall(b"%d" % os.getppid() if os.getpid() != main else b"%d" % main)
+
+def wait(request, client_address, server):
+    request.sendall(b"%d" % main)
+    request.sendall(request.recv(10).upper())
+
+main = os.getpid()
+counter = os.open("count", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+handler, dispatcher, options, *urls = sys.argv[1:]
+server = Server(urls, globals()[handler], dispatcher=dispatcher, lifecycle=eval(f"Graceful({options})"))
+print("begins", os.getpid(), flush=True)
+with server:
+    print("listens", *server.urls, flush=True)
+    server.serve_forever()
+print("ends", os.getpid(), server.stop(), flush=True)
+"""
+
+
+class Service(Program):
+    """The program above, and the service manager it speaks to."""
+
+    def __init__(self, folder, handler, *urls, dispatcher="adaptive", options="", watchdog=None):
+        (folder / "program.py").write_text(PROGRAM)
+        self.folder = folder
+        self.manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.manager.bind(str(folder / "notify"))
+        self.manager.settimeout(GUARD)
+        environment = {**os.environ, "NOTIFY_SOCKET": str(folder / "notify")}
+        if watchdog:
+            environment["WATCHDOG_USEC"] = watchdog
+        command = ("-u", "-X", "faulthandler", "program.py", handler, dispatcher, options, *urls)
+        super().__init__(sys.executable, *command, cwd=folder, env=environment)
+
+    def __enter__(self):
+        super().__enter__()
+        try:
+            assert self.told() == ["READY=1"]
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *error):
+        super().__exit__(*error)
+        self.manager.close()
+
+    @property
+    def place(self):
+        return self.places[0]
+
+    @property
+    def places(self):
+        return [address(url) for url in self.line(r"^listens (.*)")[0][1].split()]
+
+    def told(self):
+        """Return the lines of the next message to the manager."""
+        return self.manager.recv(4096).decode().splitlines()
+
+    def signal(self, number=signal.SIGUSR2):
+        os.kill(self.pid, number)
+
+    def restart(self):
+        """Restart it, and return when the new generation serves."""
+        self.signal()
+        assert self.told()[0] == "RELOADING=1"
+        ready, main = self.told()
+        assert ready == "READY=1"
+        before, self.pid = self.pid, int(main.removeprefix("MAINPID="))
+        assert self.pid != before
+        while listens(before):
+            time.sleep(0.001)
+
+    def fail(self):
+        """Ask for a restart that is to fail; return why it did, as the log and the manager are told."""
+        self.signal()
+        assert self.told()[0] == "RELOADING=1"
+        ready, status = self.told()
+        assert ready == "READY=1"
+        [logged] = self.line(r"restart failed, and this process goes on serving: (.*)")
+        assert status == f"STATUS=restart failed: {logged[1]}"
+        return logged[1]
+
+    def counted(self):
+        return (self.folder / "count").stat().st_size
+
+
+def holds(pid, wanted):
+    """Return whether the process has a TCP socket of which the fields of its row in /proc/net/tcp are as wanted. Source: proc(5)."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    held = set(descriptors(pid))
+    return any(f"socket:[{row[9]}]" in held for row in rows if wanted(row))
+
+
+def descriptors(pid):
+    """Return what the process has open; nothing if it has ended."""
+    found = []
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed just now
+                found.append(os.readlink(link))
+    return found
+
+
+def listens(pid):
+    return holds(pid, lambda row: row[3] == "0A")
