@@ -31,6 +31,7 @@ _REMEDIES = {
     errno.EPERM: "listen on a port from 1024 on or a path you may write, or run with the right to",
     errno.ENOENT: "create the directory first",
     errno.ENOTDIR: "give a path inside a directory",
+    errno.ENOSPC: "make room on that file system",
     errno.EAFNOSUPPORT: "use an address of a family that this system supports",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
 }

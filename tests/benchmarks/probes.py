@@ -7,7 +7,7 @@ import json
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from .clients import ClientError
 from .figures import Reading, percentile
@@ -35,16 +35,13 @@ def idle_connections(number: int) -> Callable[[Server, float], Reading]:
 
     def probe(server: Server, _seconds: float) -> Reading:
         for _ in range(FRESH):
-            _ask_fresh(server)
+            ask_fresh(server)
         time.sleep(SETTLE)
         memory, threads = server.memory(), server.threads()
-        with contextlib.ExitStack() as stack:
-            for _ in range(number):
-                connection = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=30))
-                _ask(connection)
+        with kept_open(server, number):
             time.sleep(LONGER)
             more, busy = server.memory() - memory, server.threads() - threads
-            times = [_ask_fresh(server) for _ in range(FRESH)]
+            times = [ask_fresh(server) for _ in range(FRESH)]
         return {BYTES: more / number, THREADS: busy, FRESH_P99: percentile(times, 0.99) * 1000}
 
     return probe
@@ -53,7 +50,7 @@ def idle_connections(number: int) -> Callable[[Server, float], Reading]:
 def idle_server(server: Server, seconds: float) -> Reading:
     """Count what a server does that has answered and has nothing to do."""
     for _ in range(100):
-        _ask_fresh(server)
+        ask_fresh(server)
     time.sleep(SETTLE)
     before, began = server.switches(), time.monotonic()
     time.sleep(max(seconds, 5.0))
@@ -69,7 +66,16 @@ def stop_times(command: list[str], _seconds: float) -> Reading:
     return {STOP_P99: percentile(times, 0.99), STOP_MEDIAN: percentile(times, 0.5)}
 
 
-def _ask_fresh(server: Server) -> float:
+@contextlib.contextmanager
+def kept_open(server: Server, number: int) -> Iterator[None]:
+    """Keep so many connections open, each after one request, inside this block."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(number):
+            _ask(stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=30)))
+        yield
+
+
+def ask_fresh(server: Server) -> float:
     """Make one request on a connection of its own; return how many seconds it took, from connecting to the reply."""
     began = time.monotonic()
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:

@@ -63,6 +63,13 @@ class Server:
         self._process.communicate()
         self._errors.close()
 
+    def stop(self, seconds: float = START_SECONDS) -> float:
+        """Send SIGTERM and return how many seconds its end took. Raises: subprocess.TimeoutExpired after so many seconds."""
+        began = time.monotonic()
+        self._process.terminate()
+        self._process.wait(seconds)
+        return time.monotonic() - began
+
     def cpu(self) -> float:
         """Return the seconds of processor time that it has used, user and system, with its children, dead or alive."""
         ticks = 0

@@ -49,6 +49,9 @@ TRANSPORTS = {"tcp": "stream", "unix": "stream", "udp": "datagram", "unix-dgram"
 Step = Callable[[Any, bytes], "bytes | None"]
 """What a handler does with a message: it gets the handler and the message, and returns the reply or None for none."""
 
+Figure = dict[str, Any]
+"""What was measured, by what it is called."""
+
 _numbers = itertools.count()
 
 _clients: weakref.WeakSet[socket.socket] = weakref.WeakSet()

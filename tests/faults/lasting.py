@@ -1,34 +1,20 @@
-"""Figures of endurance: what stays the same over many requests, many stops and much that goes wrong.
-
-``python -m faults.figures NAME DISPATCHER TRANSPORT SIZE`` measures one and prints it as JSON. The measurement says what was seen;
-`HOLD` says what has to hold. ``python -m faults.figures`` measures all, in their long form, and writes the page: it takes hours.
-"""
+"""What lasts: nothing grows over many requests, and a server goes on after many stops, scans, storms and whatever goes wrong."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import logging
 import os
 import random
 import signal
-import subprocess
-import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from faults.lab import DISPATCHERS, PATIENCE, TRANSPORTS, Faults, Lab, children, open_descriptors, resets, within
+from faults.lab import PATIENCE, Faults, Figure, Lab, children, open_descriptors, resets, within
 from socketkit.testing import Account
-from support import HERE, with_path
-
-RESULTS = Path(__file__).resolve().parents[2] / "docs/explanation/endurance.json"
-
-Figure = dict[str, Any]
 
 
 def resident(pids: list[int]) -> int:
@@ -206,62 +192,3 @@ def stampede(lab: Lab, size: int) -> Figure:
         herd.served.stop()
         logging.getLogger().removeHandler(herd.sick)
     return {"faults": size, "seed": seed, "answered meanwhile": sum(answered), "fresh requests not answered": 100 - fresh}
-
-
-MEASURES: dict[str, Callable[[Lab, int], Figure]] = {
-    "leaks": leaks,
-    "stops": stops,
-    "scans": scans,
-    "storm": storm,
-    "stampede": stampede,
-}
-HOLD: dict[str, dict[str, float]] = {
-    "leaks": {"bytes more": 1 << 20, "descriptors more": 0, "threads more": 0, "wrong": 0},
-    "stops": {"99th ms": 50},
-    "scans": {"not counted": 0, "failed": 0, "log lines": 10, "tracebacks": 0},
-    "storm": {"at once": 4, "not answered": 0},
-    "stampede": {"fresh requests not answered": 0},
-}
-"""What each figure may be at most."""
-
-ALL = {(dispatcher, transport) for dispatcher in DISPATCHERS for transport in TRANSPORTS}
-WHERE: dict[str, list[tuple[str, str]]] = {
-    "leaks": sorted(ALL),
-    "stops": [(dispatcher, "tcp") for dispatcher in DISPATCHERS if dispatcher != "prefork"],
-    "scans": [(dispatcher, "tcp") for dispatcher in DISPATCHERS if dispatcher != "fork"],
-    "storm": [("pool", "tcp"), ("pool", "unix")],
-    "stampede": [(dispatcher, "tcp") for dispatcher in DISPATCHERS],
-}
-LONG = {"leaks": 100_000, "stops": 1000, "scans": 10_000, "storm": 2000, "stampede": 3000}
-
-
-def missed(name: str, figure: Figure) -> list[str]:
-    """Return what of a figure is more than may be."""
-    return [f"{what}: {figure[what]}, at most {most}" for what, most in HOLD[name].items() if figure[what] > most]
-
-
-def measure(name: str, dispatcher: str, transport: str, size: int, seconds: float | None = None) -> Figure:
-    """Measure in a process of its own."""
-    command = [sys.executable, "-m", "faults.figures", name, dispatcher, transport, str(size)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False, env=with_path(HERE))
-    if done.returncode:
-        raise AssertionError(f"{' '.join(command)} failed:\n{done.stdout}\n{done.stderr}")
-    return json.loads(done.stdout)
-
-
-def main(*arguments: str) -> None:
-    if arguments:
-        name, dispatcher, transport, size = arguments
-        with tempfile.TemporaryDirectory(prefix="f") as folder, Lab(dispatcher, transport, "socketkit", Path(folder)) as lab:
-            print(json.dumps(MEASURES[name](lab, int(size))))
-        return
-    results: dict[str, dict[str, Figure]] = {}
-    for name, pairs in WHERE.items():
-        for pair in pairs:
-            size = LONG[name] // (10 if pair[0] == "fork" else 1)
-            results.setdefault(name, {})["/".join(pair)] = measure(name, *pair, size)
-            RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -1,15 +1,18 @@
 """Paths of Unix sockets, when somebody meddles with them."""
 
 import os
+import shutil
 import socket
 import stat
+import subprocess
+import sys
 import threading
 
 import pytest
 
 from socketkit import Server, UnixStream
 from socketkit.errors import ListenError
-from support import talk
+from support import ROOT, run, talk, with_path
 
 
 def echo(request, client_address, server):
@@ -86,3 +89,36 @@ def test_a_folder_that_cannot_take_a_socket_is_refused_and_nothing_is_left(folde
         taken.listen()
         with pytest.raises(ListenError, match="stop the program that uses it"):
             UnixStream(str(folder / "taken")).open()
+
+
+FULL = """
+mount -t tmpfs -o nr_inodes=3 none "$1"
+exec "$2" -c '
+import os, socket, sys
+from socketkit import TCP, Server, UnixStream
+from socketkit.errors import ListenError
+folder = sys.argv[1]
+with Server(UnixStream(folder + "/one"), print).start():
+    before = len(os.listdir("/proc/self/fd"))
+    places = [TCP("127.0.0.1", 0), UnixStream(folder + "/two"), UnixStream(folder + "/three")]
+    try:
+        Server(places, print).start()
+    except ListenError as error:
+        print(error)
+    print(sorted(os.listdir(folder)), len(os.listdir("/proc/self/fd")) - before)
+    with Server(UnixStream(folder + "/two"), print).start():
+        print(sorted(os.listdir(folder)))
+print(os.listdir(folder))
+' "$1"
+"""
+
+
+def test_a_file_system_without_room_for_a_socket_fails_the_start_and_nothing_stays_bound(folder):
+    """The mount has room for itself and two more."""
+    alone = ("unshare", "-Urm")
+    if shutil.which("unshare") is None or subprocess.run([*alone, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no mount namespace can be had here")
+    done = run(*alone, "sh", "-ec", FULL, "sh", str(folder), sys.executable, env=with_path(ROOT))
+    refused, *rest = done.stdout.splitlines()
+    assert refused == f"cannot listen on unix://{folder}/three: No space left on device; make room on that file system"
+    assert rest == ["['one'] 0", "['one', 'two']", "[]"]

@@ -1,0 +1,218 @@
+"""Figures of endurance: what stays the same over many requests, many stops and much that goes wrong.
+
+``python -m faults.figures`` measures all of them in their long form, each in a process of its own, and writes them down for the page;
+``--only NAME...`` measures some. It says what it is at, and how long the last time took. ``--scale 0.01`` is for trying it out: a
+hundredth of each size, and nothing is written. What holds is said in `HOLD`, what was seen by the measurements.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from faults import crowds, deaths, fuzz, lasting, shortages
+from faults.lab import DISPATCHERS, TRANSPORTS, Figure, Lab
+from faults.shortages import CannotMeasureError
+from support import HERE, ROOT, with_path
+
+RESULTS = ROOT / "docs/explanation/endurance.json"
+
+
+def in_lab(measured: Callable[[Lab, int], Figure]) -> Callable[[str, int], Figure]:
+    """Return the measurement for a dispatcher and a transport, as in ``pool/tcp``."""
+
+    @functools.wraps(measured)
+    def measure(subject: str, size: int) -> Figure:
+        dispatcher, transport = subject.split("/")
+        with tempfile.TemporaryDirectory(prefix="f") as folder, Lab(dispatcher, transport, "socketkit", Path(folder)) as lab:
+            return measured(lab, size)
+
+    return measure
+
+
+MEASURES: dict[str, Callable[[str, int], Figure]] = {
+    "leaks": in_lab(lasting.leaks),
+    "idle": crowds.idle,
+    "kills": deaths.kills,
+    "restarts": deaths.restarts,
+    "emfile": in_lab(shortages.emfile),
+    "stops": in_lab(lasting.stops),
+    "slow": crowds.slow,
+    "scans": in_lab(lasting.scans),
+    "storm": in_lab(lasting.storm),
+    "stampede": in_lab(lasting.stampede),
+    "fuzz": fuzz.fuzz,
+    "memory": shortages.memory,
+    "calls": shortages.calls,
+}
+HOLD: dict[str, dict[str, float]] = {
+    "leaks": {"bytes more": 1 << 20, "descriptors more": 0, "threads more": 0, "left behind": 0, "wrong": 0},
+    "idle": {"bytes each": 8192, "threads more": 0, "% of a processor": 0.5, "fresh 99th ms": 50, "stop ms": 2000},
+    "kills": {"wrong": 0, "refused": 0, "hung": 0, "lost that nobody held": 0, "full strength after ms": 1000},
+    "restarts": {"not answered": 0, "dropped by the kernel": 0},
+    "emfile": {
+        "attempts/s": 20,
+        "% of a processor": 3,
+        "log lines": 2,
+        "requests in work that were hurt": 0,
+        "wrong": 0,
+        "served after ms": 1000,
+    },
+    "stops": {"99th ms": 50},
+    "slow": {"fresh 99th ms more": 20, "gone too early": 0, "gone late, ms": 1000},
+    "scans": {"not counted": 0, "failed": 0, "log lines": 10, "tracebacks": 0},
+    "storm": {"at once": 4, "not answered": 0},
+    "stampede": {"fresh requests not answered": 0},
+    "fuzz": {"wrong": 0},
+    "memory": {"crashed": 0, "hung": 0},
+    "calls": {"ended": 0, "crashed": 0, "hung": 0},
+}
+"""What each figure may be at most."""
+
+TIMES = {"% of a processor", "fresh 99th ms", "stop ms", "full strength after ms", "served after ms", "fresh 99th ms more", "gone late, ms"}
+"""What a machine that does other things too makes worse."""
+
+ON_TCP = [f"{dispatcher}/tcp" for dispatcher in DISPATCHERS]
+WHERE: dict[str, list[str]] = {
+    "leaks": sorted(f"{dispatcher}/{transport}" for dispatcher in DISPATCHERS for transport in TRANSPORTS),
+    "idle": ["pool", "adaptive", "asyncio"],
+    "kills": ["sync", "adaptive"],
+    "restarts": ["thread", "pool:8", "adaptive", "asyncio", "prefork:2"],
+    "emfile": ON_TCP,
+    "stops": [each for each in ON_TCP if each != "prefork/tcp"],
+    "slow": list(crowds.PROGRAMS),
+    "scans": [each for each in ON_TCP if each != "fork/tcp"],
+    "storm": ["pool/tcp", "pool/unix"],
+    "stampede": ON_TCP,
+    "fuzz": list(fuzz.CASES),
+    "memory": ["sync", "thread", "fork", "pool:4", "adaptive", "prefork:2/sync", "asyncio"],
+    "calls": ["sync", "thread", "fork", "pool:4", "adaptive", "prefork:2/sync", "asyncio"],
+}
+"""What each is measured of: a dispatcher over a transport, or what else the measurement knows."""
+
+LONG = {
+    "leaks": 100_000,
+    "idle": 9_990,  # and the descriptors that a server needs itself make up the ten thousand that many systems allow
+    "kills": 600,
+    "restarts": 200,
+    "emfile": 100,
+    "stops": 1000,
+    "slow": 1000,
+    "scans": 10_000,
+    "storm": 2000,
+    "stampede": 3000,
+    "fuzz": 1_000_000,
+    "memory": 300,
+    "calls": 20,
+}
+
+NOT_SHOWN = {"left behind", "seed", "seconds measured", "commit", "date", "examples"}
+"""What is kept for whoever asks, and is no column of the page."""
+
+
+def long(name: str, subject: str) -> int:
+    """Return the size of the long form."""
+    return LONG[name] // (10 if subject.startswith("fork") and name in {"leaks", "stops", "stampede"} else 1)
+
+
+def missed(name: str, figure: Figure) -> list[str]:
+    """Return what of a figure is more than may be. What could not be seen is None, and what is listed is counted."""
+    found = {what: len(value) if isinstance(value, list) else value for what, value in figure.items()}
+    return [f"{what}: {found[what]}, at most {most}" for what, most in HOLD[name].items() if found[what] is not None and found[what] > most]
+
+
+NOT_HERE = 77
+"""The exit code that says that this system lacks what the measurement needs."""
+
+
+def measure(name: str, subject: str, size: int, seconds: float | None = None) -> Figure:
+    """Measure in a process of its own. Raises: CannotMeasureError."""
+    prefix = deaths.in_own_network() if name == "restarts" else []
+    command = [*prefix, sys.executable, "-m", "faults.figures", "--one", name, subject, str(size)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False, env=with_path(HERE, ROOT))
+    if done.returncode == NOT_HERE:
+        raise CannotMeasureError(done.stderr.strip())
+    if done.returncode:
+        raise AssertionError(f"{' '.join(command)} failed:\n{done.stdout}\n{done.stderr}")
+    if done.stderr:
+        print(done.stderr[-20_000:], file=sys.stderr, flush=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def keep(name: str, subject: str, figure: Figure) -> None:
+    """Put a figure into the file of all of them, with the commit and the day."""
+    results = known()
+    results.setdefault(name, {})[subject] = {**figure, "commit": commit(), "date": time.strftime("%Y-%m-%d")}
+    in_order = {each: results[each] for each in MEASURES if each in results}
+    RESULTS.write_text(json.dumps(in_order, indent=1) + "\n")
+
+
+def known() -> dict[str, dict[str, Figure]]:
+    """Return the figures of the file."""
+    return json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {}
+
+
+def commit() -> str:
+    """Return the commit that is checked out, with a plus if files were changed since; "" outside of a repository."""
+    with contextlib.suppress(FileNotFoundError):
+        command = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+    return ""
+
+
+def all_of(names: list[str], scale: float) -> bool:
+    """Measure these figures, and say how it goes; return whether all hold."""
+    todo = [(name, subject) for name in names for subject in WHERE[name]]
+    last = known()
+    needed = sum(last.get(name, {}).get(subject, {}).get("seconds measured", 0) for name, subject in todo)
+    print(f"{len(todo)} figures; where it is known, they took {needed / 60:.0f} minutes the last time", flush=True)
+    began, hold = time.monotonic(), True
+    for number, (name, subject) in enumerate(todo, 1):
+        print(f"{number}/{len(todo)} after {(time.monotonic() - began) / 60:.1f} min: {name} {subject} ...", end=" ", flush=True)
+        started = time.monotonic()
+        try:
+            figure = measure(name, subject, max(1, round(long(name, subject) * scale)))
+        except (CannotMeasureError, AssertionError) as error:
+            hold = hold and isinstance(error, CannotMeasureError)
+            print(f"not measured: {error}", flush=True)
+            continue
+        figure["seconds measured"] = round(time.monotonic() - started, 1)
+        wrong = missed(name, figure)
+        hold = hold and not wrong
+        print("; ".join(wrong) or "holds", f"({figure['seconds measured']} s)", flush=True)
+        if scale == 1:
+            keep(name, subject, figure)
+        else:
+            print(f"  {figure}", flush=True)
+    return hold
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m faults.figures", description="Measure the figures of endurance, in hours.")
+    parser.add_argument(
+        "--only", nargs="+", choices=MEASURES, default=list(MEASURES), help="measure these, and leave the others as they are"
+    )
+    parser.add_argument("--scale", type=float, default=1.0, help="of the long form's sizes; with any but 1 nothing is written")
+    parser.add_argument("--one", nargs=3, metavar=("NAME", "SUBJECT", "SIZE"), help="measure this one here, and print it as JSON")
+    arguments = parser.parse_args()
+    if arguments.one:
+        name, subject, size = arguments.one
+        try:
+            print(json.dumps(MEASURES[name](subject, int(size))))
+        except CannotMeasureError as error:
+            print(error, file=sys.stderr)
+            sys.exit(NOT_HERE)
+        return
+    sys.exit(not all_of(arguments.only, arguments.scale))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,213 @@
+"""What the system does not give: descriptors for a while, one allocation of memory, one system call."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shutil
+import signal
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Self
+
+from faults.deaths import ask
+from faults.lab import PATIENCE, Counted, Figure, Lab, ProcessorTime, no_descriptors, within
+from support import ROOT, Program, with_path
+
+
+class CannotMeasureError(Exception):
+    """This system lacks what the measurement needs; the text says what."""
+
+
+# --- descriptors -----------------------------------------------------------------------------------------------------
+
+
+def emfile(lab: Lab, size: int) -> Figure:
+    """Leave no descriptor for so many tenths of a second while a client waits: what is tried, used and logged meanwhile?"""
+    counted, latch = Counted(), lab.latch()
+    attempts = counted.attempts
+    holds = lab.dispatcher != "sync"  # with whose only thread in a handler nothing would be tried
+
+    def handle(_handler: object, message: bytes) -> bytes:
+        if message == b"hold":
+            latch.hold()
+        return message[::-1]
+
+    with lab.serve(handle, faults=counted, blocking=True) as served, contextlib.ExitStack() as stack:
+        served.good(8)
+        pids = served.processes()
+        assert served.quiet()
+        held = stack.enter_context(served.connect())
+        if holds:
+            served.send(held, b"hold")
+            latch.wait()
+        else:
+            assert served.quiet()
+        waiting = stack.enter_context(served.client())
+        processor = stack.enter_context(contextlib.closing(ProcessorTime(pids)))
+        with no_descriptors(pids):
+            taken, used, began = attempts.value, processor.seconds(), time.monotonic()
+            waiting.connect(served.address)
+            served.send(waiting, b"patience")
+            early = bool(select.select([waiting], [], [], size / 10)[0])
+            seconds = time.monotonic() - began
+            tried, busy = attempts.value - taken, processor.seconds() - used
+            if holds:
+                latch.release()
+            else:
+                served.send(held, b"hold")
+            unaffected = not holds or served.receive(held) == b"dloh"
+        relieved = time.monotonic()
+        answered = served.receive(waiting) == b"ecneitap"
+        after = time.monotonic() - relieved
+    return {
+        "seconds": round(seconds, 1),
+        "attempts/s": round(tried / seconds / len(pids), 1),
+        "% of a processor": round(busy / seconds / len(pids) * 100, 2),
+        "log lines": round(len(lab.log().splitlines()) / len(pids), 1),
+        "requests in work that were hurt": int(not unaffected),
+        "wrong": int(early) + int(not answered),
+        "served after ms": round(after * 1000),
+    }
+
+
+# --- memory and system calls -----------------------------------------------------------------------------------------
+
+HANDLERS = {"asyncio": "awaited"}
+"""All others serve the plain handler."""
+
+AT_MOST = 5.0
+"""Seconds within which a server serves again, or has ended."""
+
+DETACH = 1.0
+"""Seconds that strace gets to let go of processes; it sometimes waits for ever for one that has ended meanwhile."""
+
+NO_ANSWER = 1.0
+"""Seconds after which a request is taken to be one that nobody will end."""
+
+
+class Victim:
+    """A server to which something is done again and again. If it ends, another one takes its place."""
+
+    def __init__(self, dispatcher: str) -> None:
+        self._command = ("-m", "faults.served", HANDLERS.get(dispatcher, "plain"), dispatcher)
+        self._stack = contextlib.ExitStack()
+        self.counts = {"served on": 0, "requests without an end": 0, "ended": 0, "crashed": 0, "hung": 0}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def live(self, **environment: str) -> Program:
+        """Return the server; start it if there is none."""
+        if not self._is_there():
+            self._stack.close()
+            variables = {**with_path(ROOT, ROOT / "tests"), **environment}
+            self.program = self._stack.enter_context(Program.python(*self._command, cwd=ROOT, env=variables))
+            self.port = int(self.program.line(r"^port (\d+)")[0][1])
+            assert within(PATIENCE, lambda: self.ask() == "answered")
+        return self.program
+
+    def ask(self) -> str:
+        """Make a request, and say how it ended. One that does not end at all is counted."""
+        end = ask(self.port, NO_ANSWER)
+        if end == "hung" and self.program.code is None:
+            self.counts["requests without an end"] += 1
+        return end
+
+    def workers(self) -> list[int]:
+        """Return the pids of its workers, if it has any that stay."""
+        if "prefork" not in self._command[-1]:
+            return []
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            tasks = Path(f"/proc/{self.program.pid}/task").iterdir()
+            return [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
+        return []
+
+    def judge(self, what: str) -> None:
+        """Find out how it took it: it serves again, or has ended, within the time that it may take; anything else is a hang."""
+        end = time.monotonic() + AT_MOST
+        while (code := self.program.code) is None and time.monotonic() < end:
+            if self.ask() == "answered":
+                self.counts["served on"] += 1
+                return
+        kind = "hung" if code is None else "ended" if code > 0 else "crashed"
+        self.counts[kind] += 1
+        if kind == "hung":
+            self.program.send_signal(signal.SIGABRT)  # it shows where its threads stand
+            self.program.wait()
+        if kind != "ended":
+            print(f"{what}: {kind}, exit code {code}\n{self.program.output[-3000:]}", file=sys.stderr)
+        self._stack.close()
+
+    def _is_there(self) -> bool:
+        return hasattr(self, "program") and self.program.code is None
+
+
+def memory(dispatcher: str, size: int) -> Figure:
+    """Let the n-th allocation fail from when a server waits for its next request, for each n: does it serve on, or end with an error?
+
+    Of prefork it is the parent's, which then loses a worker.
+    """
+    if find_spec("_testcapi") is None:
+        raise CannotMeasureError("this Python has no _testcapi")
+    with Victim(dispatcher) as victim:
+        for number in range(1, size + 1):
+            program = victim.live(FAIL_FROM=str(number))
+            program.send_signal(signal.SIGUSR1)
+            program.line(rf"armed {number}\b")
+            for worker in victim.workers()[:1]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(worker, signal.SIGKILL)
+            victim.ask()
+            victim.judge(f"allocation {number} of {dispatcher}")
+    return {"allocations": size, **victim.counts}
+
+
+CALLS = {
+    "accept4": "EMFILE",
+    "clone3": "EAGAIN",
+    "epoll_ctl": "ENOMEM",
+    "sendto": "ENOBUFS",
+    "fcntl": "EINVAL",
+    "openat": "EMFILE",
+}
+"""System calls, and the error that each fails with."""
+
+
+def calls(dispatcher: str, size: int) -> Figure:
+    """Let the n-th of each kind of system call fail while a server serves, for each n: does it serve on, or end with an error?"""
+    if shutil.which("strace") is None:
+        raise CannotMeasureError("strace is not installed")
+    failed = 0
+    with Victim(dispatcher) as victim:
+        for call, error in CALLS.items():
+            for number in range(1, size + 1):
+                failed += ask_under(victim, f"{call}:error={error}:when={number}", number + 1)
+                victim.judge(f"{call} {number} of {dispatcher}")
+    return {"calls failed": failed, **victim.counts}
+
+
+def ask_under(victim: Victim, fault: str, requests: int) -> int:
+    """Make so many requests while strace injects this fault into the server; return how often it did."""
+    pids = [victim.live().pid, *victim.workers()]
+    command = ["strace", "-f", "-e", f"trace={fault.partition(':')[0]}", "-e", f"inject={fault}"]
+    for pid in pids:
+        command += ["-p", str(pid)]
+    with Program(*command) as strace:
+        for pid in pids:
+            strace.line(rf"Process {pid} attached|not permitted")
+        if "not permitted" in strace.output:
+            raise CannotMeasureError("strace may not attach to processes here")
+        for _ in range(requests):
+            if victim.ask() in {"refused", "hung"}:
+                break
+        with contextlib.suppress(ProcessLookupError):
+            strace.send_signal(signal.SIGINT)
+        within(DETACH, lambda: strace.code is not None)  # else it is killed, which lets go of them too
+        return strace.output.count("(INJECTED)")
