@@ -19,8 +19,10 @@ from faults.lab import Figure
 from support import HERE, with_path
 
 PROGRAMS = {
-    "adaptive": ("messages", "adaptive"),
-    "pool": ("messages", "pool:8"),
+    "adaptive": ("conversation", "adaptive"),
+    "pool": ("conversation", "pool:8"),
+    "adaptive, messages": ("messages", "adaptive"),
+    "pool, messages": ("messages", "pool:8"),
     "asyncio": ("awaited", "asyncio"),
     "adaptive, a thread each": ("plain", "adaptive"),
     "thread": ("plain", "thread"),

@@ -33,6 +33,7 @@ class Load:
     def __init__(self, clients: int, ask: Callable[[], str]) -> None:
         self._ask = ask
         self._over = threading.Event()
+        self._done, self._counting = 0, threading.Lock()
         self._ends: list[Counter[str]] = [Counter() for _ in range(clients)]
         self._threads = [threading.Thread(target=self._run, args=(ends,)) for ends in self._ends]
 
@@ -45,6 +46,7 @@ class Load:
         self._over.set()
         for thread in self._threads:
             thread.join()
+        assert self._done == len(self._threads), "a client has ended with an error of its own"
 
     def ends(self) -> Counter[str]:
         """Return how many requests ended how, so far."""
@@ -53,6 +55,8 @@ class Load:
     def _run(self, ends: Counter[str]) -> None:
         while not self._over.is_set():
             ends[self._ask()] += 1
+        with self._counting:
+            self._done += 1
 
 
 # --- workers ---------------------------------------------------------------------------------------------------------
@@ -68,10 +72,10 @@ def ask(port: int, patience: float = PATIENCE) -> str:
             said = b"".join(iter(lambda: client.recv(4096), b""))
     except ConnectionRefusedError:
         return "refused"
-    except ConnectionError:
-        return "lost"
     except TimeoutError:
         return "hung"
+    except OSError:
+        return "lost"
     if not said.endswith(b"\n"):
         return "lost"
     pid = said.partition(b" ")[0]

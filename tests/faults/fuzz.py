@@ -139,6 +139,13 @@ def configuration(folder: str) -> Case:
 COUNTS = ["0", "1", "2", "3", "-1", "+1", " 1", "1 ", "1e1", "", "\u0663", "\u00b2", "01", "99"]
 
 
+def activated(_folder: str) -> Case:
+    """Return the case in which sockets may have been passed on to this process: the descriptors from 3 on are there."""
+    while os.open(os.devnull, os.O_RDONLY) < activation.FIRST + 2:
+        pass
+    return variables
+
+
 def variables(chance: random.Random) -> bool:
     """Have LISTEN_FDS and the rest say anything: what is on offer is what is open, under one name each, or nothing."""
     pid = chance.choice([str(os.getpid())] * 5 + ["1", "", "x", f" {os.getpid()}", f"0{os.getpid()}"])
@@ -245,7 +252,7 @@ CASES: dict[str, Callable[[str], Case]] = {
     "dispatchers": lambda _: accepts(config.dispatcher, PARTS),
     "limits": lambda _: accepts(config.limits, OPTIONS),
     "configuration": configuration,
-    "activation": lambda _: variables,
+    "activation": activated,
     "lines": lambda _: framing(Lines, lines),
     "lengths": lambda _: framing(Lengths, lengths),
 }
@@ -262,4 +269,11 @@ def fuzz(parser: str, size: int) -> Figure:
                 accepted += case(random.Random(seed + number))
             except Exception as error:  # noqa: BLE001 - that any other error comes out is what is looked for
                 failures.append(f"seed {seed + number}: {type(error).__name__}: {error}")
-    return {"texts": size, "seed": seed, "accepted": accepted, "wrong": len(failures), "examples": failures[:5]}
+    return {
+        "texts": size,
+        "seed": seed,
+        "accepted": accepted,
+        "never accepted": int(not accepted),
+        "wrong": len(failures),
+        "examples": failures[:5],
+    }

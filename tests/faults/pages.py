@@ -46,11 +46,11 @@ ENDURANCE_HEAD = """# Endurance
 
 What stays the same over many requests, many stops and much that goes wrong. Each figure was measured in a process of its own, on a machine
 that did other things too: the counts are what to look at, and times are those of that machine. The tests measure the same in short each
-time; `PYTHONPATH=.:tests python -m faults.figures` measures all of it in long.
+time; `PYTHONPATH=.:tests python -m faults.figures` measures all of it in long, about two hours, and with `--only idle slow` a part of it.
 
 ## What these figures are worth
 
-- They were put together from several runs while the code was still changing, not measured in one go: rows may be of different commits.
+- They were put together from several runs while the code was still changing, not measured in one go: each row names its commit.
 - The stampede under `pool` left one of a hundred fresh requests unanswered, once. Six long runs on a later commit answered all of them. Why
   it happened is **not known**: no fault was left over in those of them that looked. The run that missed is the one shown.
 - The stampede under `prefork` kills workers and injects no errors of `accept`: each worker would have a queue of them of its own, which

@@ -15,7 +15,7 @@ import signal
 import sys
 from typing import Any
 
-from socketkit import TCP, AsyncStreamRequestHandler, Graceful, MessageHandler, Server, StreamRequestHandler
+from socketkit import TCP, AsyncStreamRequestHandler, ConversationHandler, Graceful, MessageHandler, Server, StreamRequestHandler
 
 DRAIN = 1.0
 """Seconds that it drains when it is told to stop."""
@@ -36,6 +36,13 @@ class Messages(MessageHandler):
         return answer(message, os.getpid())
 
 
+class Conversation(ConversationHandler):
+    """A connection waits without a thread for its next line."""
+
+    def handle_one_request(self) -> None:
+        self.wfile.write(answer(self.rfile.readline().removesuffix(b"\n"), os.getpid()) + b"\n")
+
+
 class Plain(StreamRequestHandler):
     """A connection has a thread from its first byte on, for one line."""
 
@@ -50,7 +57,7 @@ class Awaited(AsyncStreamRequestHandler):
             await self.writer.drain()
 
 
-HANDLERS = {"messages": Messages, "plain": Plain, "awaited": Awaited}
+HANDLERS = {"messages": Messages, "conversation": Conversation, "plain": Plain, "awaited": Awaited}
 
 
 class Watcher:

@@ -40,12 +40,10 @@ def emfile(lab: Lab, size: int) -> Figure:
         served.good(8)
         pids = served.processes()
         assert served.quiet()
-        held = stack.enter_context(served.connect())
         if holds:
+            held = stack.enter_context(served.connect())
             served.send(held, b"hold")
             latch.wait()
-        else:
-            assert served.quiet()
         waiting = stack.enter_context(served.client())
         processor = stack.enter_context(contextlib.closing(ProcessorTime(pids)))
         with no_descriptors(pids):
@@ -57,9 +55,7 @@ def emfile(lab: Lab, size: int) -> Figure:
             tried, busy = attempts.value - taken, processor.seconds() - used
             if holds:
                 latch.release()
-            else:
-                served.send(held, b"hold")
-            unaffected = not holds or served.receive(held) == b"dloh"
+            hurt = holds and served.receive(held) != b"dloh"
         relieved = time.monotonic()
         answered = served.receive(waiting) == b"ecneitap"
         after = time.monotonic() - relieved
@@ -68,7 +64,7 @@ def emfile(lab: Lab, size: int) -> Figure:
         "attempts/s": round(tried / seconds / len(pids), 1),
         "% of a processor": round(busy / seconds / len(pids) * 100, 2),
         "log lines": round(len(lab.log().splitlines()) / len(pids), 1),
-        "requests in work that were hurt": int(not unaffected),
+        "requests in work that were hurt": int(hurt),
         "wrong": int(early) + int(not answered),
         "served after ms": round(after * 1000),
     }
