@@ -58,7 +58,7 @@ time; `PYTHONPATH=.:tests python -m faults.figures` measures all of it in long, 
 - A request without an end, where memory or system calls fail, is one whose connection stays open until its client goes. CPython's `accept`
   forgets the descriptor it has just got if there is no memory for the address; asyncio does not tell of a descriptor that it cannot watch;
   and a unit of work that meets the failure before its own guard is logged and not closed. Nothing is promised of them but that the server
-  goes on, or ends with its error.
+  goes on, or ends with its error. CPython can also wait for ever in `Thread.start`, or crash, where there is no memory for its own work.
 - How the throughput compares with all defaults on is [measured](measurements.md) with the benchmark, and not here.
 - Leaks over `unix-dgram` were measured twice. With clients that bound a file each the process grew by 0.3 to 1.0 MB, within the limit but
   under every dispatcher; with names that the kernel chooses, by next to nothing. The second is shown. Clients and server share the process.
