@@ -156,7 +156,8 @@ class Connection(Whole):
         self.thread = threading.get_ident()
         deadlines = self._reception.deadlines
         if deadlines is not None:
-            self.began = self._reception.ledger.clock()
+            if not self._is_within_request():
+                self.began = self._reception.ledger.clock()
             if deadlines.asleep:
                 deadlines.begin()
         try:
@@ -171,8 +172,9 @@ class Connection(Whole):
                 self._reception.ledger.cut(self, "no request in time")
             self._end()
             return
-        self.thread, self.began = None, NEVER
+        self.thread = None
         if then is _Then.GO_ON:
+            self._rest()
             if not self._reception.intake.again(self):  # it has had its share; others first
                 self._end()
         else:
@@ -202,8 +204,16 @@ class Connection(Whole):
         deadlines = self._reception.deadlines
         if first and deadlines is not None and deadlines.first_byte is not None and (limit is None or deadlines.first_byte < limit):
             self._is_first, limit = True, deadlines.first_byte
-        self.began = NEVER
+        self._rest()
         self._park(limit)
+
+    def _rest(self) -> None:
+        """Take notice that nobody works on it for now; the time of a request of which a part was read goes on."""
+        if not self._is_within_request():
+            self.began = NEVER
+
+    def _is_within_request(self) -> bool:
+        return getattr(self._handler, "is_within_request", False)
 
     def _park(self, seconds: float | None) -> None:
         """Wait in the intake, or in one that comes after it; end if none does."""

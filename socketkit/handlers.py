@@ -180,9 +180,12 @@ class ConversationHandler(StreamRequestHandler):
 
     Attributes:
         close_connection: set it to true in `handle_one_request` to make that request the last.
+        is_within_request: for handlers that read a request piece by piece: whether part of one was read when `handle_one_request`
+            returns. The time that the server's limits grant a request then goes on. May be a property.
     """
 
     close_connection: bool = False
+    is_within_request: bool = False
 
     def handle(self) -> None:
         """Handle requests until one was the last, or the peer sends no more."""

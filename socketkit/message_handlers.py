@@ -74,11 +74,16 @@ class MessageHandler(ConversationHandler):
         if not self._is_datagram:
             super().finish()
 
+    @property
+    def is_within_request(self) -> bool:  # type: ignore[override]  # read only
+        """Whether part of a message was read."""
+        return not self._is_datagram and self._frames.is_within_message
+
     def another_request(self) -> bool:
         """Wait for more bytes; False if the peer has closed its side. Raises: ConnectionError if it did so within a message."""
         if self._is_datagram or super().another_request():
             return True
-        if self._frames.is_within_message:
+        if self.is_within_request:
             raise ConnectionAbortedError(errno.ECONNABORTED, "the peer left in the middle of a message")
         return False
 

@@ -17,6 +17,7 @@ from socketkit import (
     Executor,
     Graceful,
     Limits,
+    MessageHandler,
     Pool,
     Server,
     StreamRequestHandler,
@@ -663,3 +664,35 @@ with Server(TCP("127.0.0.1", 0), Answer, limits=Limits(first_byte=0.3)).start() 
 
 def test_an_entry_knows_when_it_began():
     assert Entry(object(), "peer", 5.0).began == 5.0
+
+
+class Shout(MessageHandler):
+    def reply(self, message, client_address):
+        return message.upper()
+
+
+@pytest.mark.parametrize("dispatcher", [Pool(1), Adaptive(), Executor(), Sync(), Threads()], ids=lambda each: type(each).__name__)
+def test_a_message_that_comes_bit_by_bit_has_no_more_time_than_another(served, dispatcher):
+    serve, client = served
+    server = serve(Shout, dispatcher, request=10.0, idle=100.0, write_stall=None)
+    one = client(server)
+    for _ in range(3):  # each message has its own time
+        one.sendall(b"a")
+        if server.dispatcher in {Pool(1), Adaptive(), Executor()}:
+            wait_until(lambda: any(entry._handler and entry._handler.is_within_request for entry in server._ledger.active()))
+            wait_until(lambda: server._run._intake._lot.parked)
+        server.clock.advance(6.0)
+        one.sendall(b"b\n")
+        assert one.recv(10) == b"AB\n"
+        if server.dispatcher in {Sync(), Threads()}:
+            break  # there a connection is one request
+    one.sendall(b"a")
+    if server.dispatcher in {Pool(1), Adaptive(), Executor()}:
+        wait_until(lambda: any(entry._handler and entry._handler.is_within_request for entry in server._ledger.active()))
+    server.clock.advance(6.0)
+    with contextlib.suppress(OSError):  # it is cut by now where the whole connection counts
+        one.sendall(b"b")
+    server.clock.advance(6.0)
+    assert one.recv(10) == b""
+    wait_until(lambda: server.stats().outcomes)
+    assert server.stats().outcomes == {"timed out": 1}
