@@ -28,7 +28,7 @@ BRIEFLY = {
     "restarts": ["adaptive"],
     "emfile": ["thread/tcp", "adaptive/tcp"],
     "stops": ["sync/tcp", "pool/tcp", "adaptive/tcp"],
-    "slow": ["adaptive, a thread each", "asyncio"],
+    "slow": ["adaptive, messages", "adaptive, a thread each", "asyncio"],
     "scans": ["thread/tcp", "adaptive/tcp"],
     "storm": ["pool/tcp"],
     "stampede": ["pool/tcp", "adaptive/tcp", "prefork/tcp"],
