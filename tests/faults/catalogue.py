@@ -51,6 +51,8 @@ class Row:
     """Other tests that hold it, by node id within tests/."""
     missing: str = ""
     """What is not built yet."""
+    part: str = ""
+    """The part it is about, if there is no such part: nobody can meet it then."""
     not_ours: str = ""
     """Why it is nobody's fault that this does not hold."""
     stdlib: str = attrs.field(default="", validator=attrs.validators.in_(("", "passes", "fails", "has no such thing")))
@@ -76,6 +78,8 @@ class Row:
         held = bool(self.tests) or (has_scenario and any(not matching(self.fails, *pair) for pair in self.pairs()))
         if self.not_ours:
             return "not ours"
+        if self.part:
+            return "no such part"
         if self.fails:
             return "held in part" if held else "not held"
         if self.missing:

@@ -19,14 +19,15 @@ CONTRACT = ROOT / "docs/explanation/contract.md"
 ENDURANCE = ROOT / "docs/explanation/endurance.md"
 PROMISES = tomllib.loads((HERE / "contract.toml").read_text("utf-8"))
 
-ORDER = ("held", "held in part", "not held", "not built", "not promised")
+ORDER = ("held", "held in part", "not held", "not built", "not promised", "no such part")
 
 NOTICE = "<!-- Made from tests/faults/*.toml by faults.pages: change those and run it. -->"
 
 FAULTS_HEAD = """# Faults
 
 What can go wrong around a server, what socketkit does then, and what the standard library's `socketserver` does. Where it says *held*,
-tests hold it; many run under every dispatcher and every transport. Where it does not, something is missing, and the page says what.
+tests hold it; many run under every dispatcher and every transport. Otherwise the page says why: a fault of a part that socketkit does not
+have can be met by nobody, and some are not for a server to prevent.
 
 {summary}
 
@@ -67,7 +68,7 @@ time; `PYTHONPATH=.:tests python -m faults.figures` measures all of it in long, 
 CONTRACT_HEAD = """# The contract
 
 What socketkit promises about reliability. Each promise stands with the [faults](../reference/faults.md) that would break it: those that
-tests show it to withstand are *held*, and all others are gaps.
+tests show it to withstand are *held*. Of parts that socketkit does not have yet, such as TLS, nothing is promised until it has them.
 """
 
 
@@ -98,6 +99,8 @@ def state(row: Row) -> str:
     gaps += dict.fromkeys(row.fails.values())
     if row.not_ours:
         return f"not promised: {row.not_ours}"
+    if row.part:
+        return f"no such part yet: {row.part}"
     return f"*{word}*" if word == "held" else f"**{word}**: {'; '.join(gaps)}"
 
 
