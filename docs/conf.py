@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout, wh
 import click
 
 import socketkit
-from socketkit import builtin, cli, logs, loop, seams
+from socketkit import builtin, cli, loop, repeats, seams
 from socketkit.errors import SocketkitError
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def tables() -> dict[str, str]:
             [
                 ("`SHORTEST_PAUSE`", f"{loop.SHORTEST_PAUSE:g} s", "the first rest of a listener"),
                 ("`LONGEST_PAUSE`", f"{loop.LONGEST_PAUSE:g} s", "the longest; each rest is twice the one before"),
-                ("`WINDOW`", f"{logs.WINDOW:g} s", "the least time between two warnings about one listener"),
+                ("`WINDOW`", f"{repeats.WINDOW:g} s", "the least time between two warnings about one listener"),
                 ("`RETRIES_IN_A_ROW`", f"{loop.RETRIES_IN_A_ROW}", "so many `retry` errors without a success count as a `pause`"),
                 ("`UNITS_PER_WAIT`", f"{loop.UNITS_PER_WAIT}", "so many requests are taken before the selector is asked again"),
             ],

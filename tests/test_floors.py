@@ -12,7 +12,7 @@ from support import python
 PACKAGE = Path(importlib.util.find_spec("socketkit").origin).parent
 
 FLOORS = """
-    background
+    background repeats
     logs
     errors seams poller forked notify
     grammar recipes parking activation timekeeper lingering credentials

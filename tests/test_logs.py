@@ -15,8 +15,8 @@ import weakref
 
 import pytest
 
-from socketkit import TCP, Graceful, Server, logs
-from socketkit.logs import Emitter, Log, Repeats
+from socketkit import TCP, Graceful, Server, logs, repeats
+from socketkit.logs import Emitter, Log
 from support import HERE, python, with_path
 
 log = Log("socketkit.tests")
@@ -33,7 +33,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(logs, "_repeats", Repeats(clock))
+    monkeypatch.setattr(logs, "_repeats", repeats.Repeats(clock))
     return clock
 
 
@@ -100,7 +100,7 @@ def test_the_first_few_are_said_at_once_and_the_rest_counted(clock, heard):
 def test_the_next_one_after_the_window_says_how_many_were_suppressed(clock, heard):
     for number in range(100):
         log.warning("trouble %d", number)
-    clock.now += logs.WINDOW
+    clock.now += repeats.WINDOW
     for number in range(100, 105):
         log.warning("trouble %d", number)
     assert heard()[3:] == ["trouble 100 (97 more like this were suppressed)", "trouble 101", "trouble 102"]
@@ -109,7 +109,7 @@ def test_the_next_one_after_the_window_says_how_many_were_suppressed(clock, hear
 def test_whatever_is_said_after_the_window_tells_how_many_were_suppressed(clock, heard):
     for number in range(10):
         log.warning("trouble %d", number)
-    clock.now += logs.WINDOW
+    clock.now += repeats.WINDOW
     log.info("something else")
     assert heard()[3:] == ["7 more like this were suppressed: trouble 0", "something else"]
 
@@ -131,7 +131,7 @@ def test_no_flood_gets_more_than_its_lines_in_each_window(clock, heard):
             log.warning("trouble", few=1)
     logs.finish()
     suppressed = [int(number) for message in heard() for number in re.findall(r"(\d+) more like this", message)]
-    assert len(heard()) <= 60 / logs.WINDOW + 1
+    assert len(heard()) <= 60 / repeats.WINDOW + 1
     assert sum(suppressed) + sum(message.startswith("trouble") for message in heard()) == 600
 
 
@@ -159,13 +159,13 @@ def test_exceptions_are_alike_if_they_are_raised_at_the_same_place(clock, heard,
 
 
 def test_what_is_counted_is_bounded_and_no_count_is_lost(clock, heard):
-    for subject in range(3 * logs.MOST_WINDOWS):
+    for subject in range(3 * repeats.MOST_WINDOWS):
         for _ in range(2):
             log.warning("down", about=subject, few=1)
         assert logs.flush(10)
-    assert len(logs._repeats._windows) <= logs.MOST_WINDOWS + 1
+    assert len(logs._repeats._windows) <= repeats.MOST_WINDOWS + 1
     logs.finish()
-    assert heard().count("1 more like this were suppressed: down") == 3 * logs.MOST_WINDOWS
+    assert heard().count("1 more like this were suppressed: down") == 3 * repeats.MOST_WINDOWS
 
 
 def test_a_line_that_nobody_wants_costs_neither_text_nor_thread(caplog, monkeypatch):
