@@ -214,13 +214,13 @@ class Run:
     def _end(self) -> None:
         self.ready = False
         self._mark_end()
-        intake = self._intake
-        if intake is not None:
-            intake.stop()
         end = self._asked + self._patience if self._patience is not None else None
         if self._minder is None and getattr(self._live(), "inline", False) and self._left(end) is not None:
             with contextlib.suppress(RuntimeError):  # no thread to be had
                 self._minder = aside(partial(self._mind, end))
+        intake = self._intake
+        if intake is not None:
+            intake.stop()  # not before there is a minder, or the drain would not dismiss it
 
     def _mind(self, end: float | None) -> None:
         """See that the drain begins by `end`, although it has to wait for a handler which holds the thread that serves."""

@@ -176,6 +176,8 @@ def test_a_connection_that_the_system_will_not_watch_ends(parking, monkeypatch, 
         with connected(server) as (_, file):
             say(file, b"fine\n")
             assert file.readline() == b"enif\n"
+            while not server._run._intake._lot.parked:
+                pass
             refusals.append(OSError(errno.ENOSPC, "no watch to be had"))
             say(file, b"more\n")
             assert file.readline() == b"erom\n"

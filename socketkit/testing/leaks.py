@@ -43,6 +43,8 @@ class Account:
         end = time.monotonic() + GRACE
         for thread in _threads().keys() - self.threads.keys():
             if "threads" not in forgiven:
+                while thread.ident is None and time.monotonic() < end:  # about to be started, and not to be joined until then
+                    time.sleep(0.001)
                 thread.join(max(0.0, end - time.monotonic()))
         found = self._compare(forgiven)
         if found:
