@@ -27,7 +27,7 @@ _URL = re.compile(r"([^:/?]*):(?://|(?=@))([^?]*)(?:\?(.*))?", re.DOTALL)
 _SECONDS = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|)")
 
 _PART_FORM = "write NAME[:VALUE][,key=value]..., nested with '/', as in pool:32 or prefork:4/pool:16"
-_URL_FORM = "write NAME://PLACE[?key=value&...], as in tcp://127.0.0.1:9999, tcp+tls://[::]:443?tls.cert=a.pem or unix:///run/echo.sock"
+_URL_FORM = "write NAME://PLACE[?key=value&...], as in tcp://127.0.0.1:9999 or unix:///run/echo.sock?mode=600"
 
 _IN_PART = ":@[]*+?&"  # what a value may hold as it is, besides letters and digits
 _IN_URL = ":@[]*+=,/"
