@@ -238,6 +238,7 @@ class Connection(Whole):
         """Finish the handler, if there is one, and close."""
         try:
             if self._handler is not None:
+                handlers.discard_rest(self._handler)
                 self._handler.finish()
         except BaseException as error:  # noqa: BLE001 - as above
             self._fail(error)
@@ -248,6 +249,7 @@ class Connection(Whole):
         """Finish the handler, if there is one, and close, because of the exception being handled."""
         if self._handler is not None:
             with contextlib.suppress(BaseException):  # the first error is the one to report
+                handlers.discard_rest(self._handler)
                 self._handler.finish()
         self._fail(error)
 
@@ -357,26 +359,17 @@ def _say_goodbye(handler: Any, is_last: Callable[[], bool]) -> bool:
     return True
 
 
-class _Buffered(socket.SocketIO):
-    """The raw file under a conversation's `rfile`, which can be told not to read while somebody looks into the buffer above it."""
-
-    looking = False
-
-    def readinto(self, buffer: Any) -> int | None:
-        return None if self.looking else super().readinto(buffer)
-
-
 def _watch_buffer(handler: Any) -> None:
     rfile = getattr(handler, "rfile", None)
     if isinstance(rfile, io.BufferedReader) and type(rfile.raw) is socket.SocketIO:
-        rfile.raw.__class__ = _Buffered
+        rfile.raw.__class__ = handlers.SocketInput
 
 
 def _has_more(handler: Any) -> bool:
     """Return whether bytes of a next request were read already, and so will never make the descriptor readable."""
     rfile = handler.rfile
     raw = getattr(rfile, "raw", None)
-    if type(raw) is _Buffered:
+    if type(raw) is handlers.SocketInput:
         raw.looking = True
         try:
             if rfile.peek(1):

@@ -14,6 +14,7 @@ from io import DEFAULT_BUFFER_SIZE, BufferedIOBase, BufferedReader, BytesIO
 from typing import Any, ClassVar
 
 from socketkit.errors import LineTooLongError
+from socketkit.lingering import discard_unread
 from socketkit.seams import Address, Request
 
 
@@ -86,6 +87,26 @@ class SocketWriter(BufferedIOBase):
         return number
 
 
+class SocketInput(socket.SocketIO):
+    """The raw file under an `rfile`, which can be told not to read while somebody looks into the buffer above it.
+
+    Attributes:
+        looking: set it to have nothing read.
+        may_have_more: whether the peer is likely to have sent what was not read: nothing was, or all that there was room for.
+    """
+
+    looking = False
+    may_have_more = True
+
+    def readinto(self, buffer: Any) -> int | None:
+        """As `socket.SocketIO.readinto`."""
+        if self.looking:
+            return None
+        count = super().readinto(buffer)
+        self.may_have_more = count == len(buffer)
+        return count
+
+
 _readline = BufferedReader.readline
 
 
@@ -113,9 +134,18 @@ def open_reader(connection: Any, size: int, max_line: int | None) -> Any:
     raw = connection.makefile("rb", 0)
     if not isinstance(raw, socket.SocketIO):
         return raw  # a connection of another kind has files of its own
+    if type(raw) is socket.SocketIO:
+        raw.__class__ = SocketInput
     reader = SocketReader(raw, DEFAULT_BUFFER_SIZE if size < 0 else size)
     reader.max_line = max_line
     return reader
+
+
+def discard_rest(handler: Any) -> None:
+    """Throw away what the handler's client is likely to have sent beyond what was read, so that closing destroys no reply."""
+    raw = getattr(getattr(handler, "rfile", None), "raw", None)
+    if type(raw) is SocketInput and raw.may_have_more:
+        discard_unread(handler.connection)
 
 
 make_writer: Callable[[Any], Any] = SocketWriter
@@ -165,6 +195,7 @@ class StreamRequestHandler(BaseRequestHandler):
         if not self.wfile.closed:
             with contextlib.suppress(OSError):  # such as a reset by the peer, before the last bytes were out
                 self.wfile.flush()
+        discard_rest(self)
         try:
             self.wfile.close()
         finally:

@@ -24,7 +24,7 @@ _DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
 
 
 def discard_unread(sock: Any) -> None:
-    """Throw away what has come and was not read; never waits. For a socket that is about to be closed, after its shutdown.
+    """Throw away what has come and was not read; never waits. For a socket that is about to be closed.
 
     Does nothing for what is no socket, and where the system does not tell how much there is.
     """

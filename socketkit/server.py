@@ -25,7 +25,6 @@ from socketkit.explanation import Explanation, explain
 from socketkit.handlers import unwrapped
 from socketkit.lifecycles.graceful import Graceful
 from socketkit.limits import Limits
-from socketkit.lingering import discard_unread
 from socketkit.logs import Log
 from socketkit.loop import Intake
 from socketkit.seams import Address, Clock, Dispatch, Dispatcher, Drive, Lifecycle, Listener, Request, Transport
@@ -73,6 +72,8 @@ class Server(RequestTemplate):
 
     dispatcher: Any = None
     lifecycle: Any = None
+
+    _discards_unread = True
 
     # --- composing ---------------------------------------------------------------------------------------------------
 
@@ -273,17 +274,12 @@ class Server(RequestTemplate):
         self.__dispatch(request, client_address)
 
     def shutdown_request(self, request: Request) -> None:
-        """End a stream request: tell the peer that nothing more comes, then `close_request`.
-
-        What the peer has sent by then and nobody has read is thrown away first, or closing would destroy what it has yet to receive.
-        """
+        """End a stream request: tell the peer that nothing more comes, then `close_request`."""
         if not isinstance(request, tuple):
-            try:
+            try:  # noqa: SIM105 - this is run for every connection, and `suppress` costs as much as the system call
                 request.shutdown(1)  # socket.SHUT_WR; a request need not be a socket
             except OSError:
                 pass  # the peer may be gone
-            else:
-                discard_unread(request)
         self.close_request(request)
 
     def close_request(self, request: Request) -> None:

@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from socketkit.forked import forks, leave
+from socketkit.lingering import discard_unread
 from socketkit.logs import Log
 from socketkit.seams import Address, Request
 from socketkit.stats import books
@@ -47,6 +48,9 @@ class RequestTemplate:
     close_request: Any
     handle_error: Any
 
+    _discards_unread = False
+    """Whether what a client has sent and nobody has read is thrown away before its connection is closed."""
+
     def verify_request(self, request: Request, client_address: Address) -> bool:  # noqa: ARG002 - for overriding
         """Return whether to go on with the request. An exception says no, and goes to `handle_error`."""
         return True
@@ -64,6 +68,8 @@ class RequestTemplate:
             books(self).fail(request, error)
             self.handle_error(request, client_address)
         finally:
+            if self._discards_unread and not isinstance(request, tuple):
+                discard_unread(request)
             self.shutdown_request(request)
 
     def finish_request(self, request: Request, client_address: Address) -> None:
@@ -117,6 +123,8 @@ class RequestTemplate:
                     request[1].sendto(reply, _DONT_WAIT, client_address)
                 elif reply:
                     request.send(reply, _DONT_WAIT)
+            if not isinstance(request, tuple):
+                discard_unread(request)
             self.shutdown_request(request)
         finally:
             ledger.settle(request)

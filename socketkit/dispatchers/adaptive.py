@@ -173,11 +173,7 @@ class _Adaptive:
 
     def _pick_up(self) -> bool:
         """Take the baton from the table; False if it does not lie there."""
-        try:
-            self._table.pop()
-        except IndexError:
-            return False
-        return True
+        return _picked_up(self._table)
 
     def _pass_baton(self) -> None:
         """Give the baton, which the caller holds, to a spare worker or to a new one; put it down if there is neither."""
@@ -236,7 +232,7 @@ class _Adaptive:
 
     def _lead(self, worker: _Worker) -> bool:
         """Take and run units until the baton is lost (True) or the intake is stopped (False)."""
-        intake, table = self._intake, self._table
+        intake, table = self._intake, self._table  # of this run: by the time a unit is done there may be another one
         self._leader = worker
         while True:
             unit = intake.take()
@@ -255,11 +251,11 @@ class _Adaptive:
             del unit  # nothing of a request outlives it here
             if self._score > FAINT:
                 self._score *= DECAY
-            if self._leader is worker and self._pick_up():
+            if self._leader is worker and _picked_up(table):
                 continue
             has_blocked = time.monotonic() - now > self._handoff
             self._count(worker, has_blocked=has_blocked)
-            if not (has_blocked and self._pick_up()):  # one who was quick would only disturb the one who leads now
+            if not (has_blocked and _picked_up(table)):  # one who was quick would only disturb the one who leads now
                 return True
             self._leader = worker
 
@@ -312,3 +308,12 @@ class _Adaptive:
 
     def close(self) -> None:
         """Do nothing: what there is to release ended with `drive` and `wait`."""
+
+
+def _picked_up(table: deque[str]) -> bool:
+    """Take the baton from a table; return whether it lay there."""
+    try:
+        table.pop()
+    except IndexError:
+        return False
+    return True

@@ -131,6 +131,9 @@ class _FaultyListener:
         self.socket = inner.socket
         self.url = inner.url
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
     @property
     def address(self) -> Address:
         return self._inner.address

@@ -1,9 +1,14 @@
 """A server's life in any order: started, stopped, drained, closed, served again, with clients in every state.
 
-Hypothesis makes up the order. After each step the books balance and nothing has taken long; after the last one nothing is left.
+Hypothesis makes up the order. After each step the books balance and nothing has taken long; after the last one nothing is left. The
+steps of reloading a configuration are in `test_reload_model`, because that is the command's.
 """
 
 import contextlib
+import errno
+import os
+import select
+import signal
 import socket
 import threading
 import time
@@ -17,7 +22,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from socketkit import TCP, Graceful, Server, StreamRequestHandler
 from socketkit.errors import AlreadyServingError
 from socketkit.serving import State
-from socketkit.testing import Account
+from socketkit.testing import Account, Faults, FaultyTransport
+from support import python
 
 DRAIN = 0.05
 A_STEP = 2.0
@@ -29,14 +35,20 @@ class Reverse(StreamRequestHandler):
         self.wfile.write(self.rfile.readline().rstrip(b"\n")[::-1])
 
 
-class Started:
-    """An observer that lets one wait for the next start."""
+class Events:
+    """An observer that lets one wait for the next start, and for the next time that accepting pauses and goes on."""
 
     def __init__(self):
-        self.events = threading.Semaphore(0)
+        self.started, self.paused, self.resumed = (threading.Semaphore(0) for _ in range(3))
 
     def server_started(self, server):
-        self.events.release()
+        self.started.release()
+
+    def accept_paused(self, server, url, error, seconds):
+        self.paused.release()
+
+    def accept_resumed(self, server, url, failures):
+        self.resumed.release()
 
 
 class Client:
@@ -53,16 +65,17 @@ class Life(RuleBasedStateMachine):
         self.before = Account.take()
         self.clients = []
         self.phase = "idle"
-        self.stopped_before_start = self.ever_served = False
+        self.stopped_before_start = self.ever_served = self.rests = False
         self.thread = None
         self.last = Counter()
         self.step_began = time.monotonic()
 
     @initialize(dispatcher=st.sampled_from(["sync", "thread", "pool:16", "adaptive"]))
     def compose(self, dispatcher):
-        self.started = Started()
+        self.events, self.faults = Events(), Faults()
         self.alone = dispatcher == "sync"  # it serves one client at a time
-        self.server = Server(TCP("127.0.0.1", 0), Reverse, dispatcher=dispatcher, lifecycle=Graceful(drain=DRAIN), observers=[self.started])
+        transport = FaultyTransport(TCP("127.0.0.1", 0), self.faults)
+        self.server = Server(transport, Reverse, dispatcher=dispatcher, lifecycle=Graceful(drain=DRAIN), observers=[self.events])
 
     # --- starting
 
@@ -72,7 +85,7 @@ class Life(RuleBasedStateMachine):
             assert self.server.stop() is None
         else:
             self.phase = "serving"
-            assert self.started.events.acquire(timeout=A_STEP)
+            assert self.events.started.acquire(timeout=A_STEP)
         self.ever_served = True
 
     @precondition(lambda self: self.phase == "idle")
@@ -99,11 +112,36 @@ class Life(RuleBasedStateMachine):
         with pytest.raises(AlreadyServingError):
             self.server.serve_forever()
 
+    @precondition(lambda self: self.phase == "idle" and not self.stopped_before_start)
+    @rule(asks=st.booleans())
+    def serve_until_a_signal(self, asks):
+        """In the main thread, which alone is sent signals."""
+
+        def use():
+            assert self.events.started.acquire(timeout=A_STEP)
+            with contextlib.ExitStack() as opened:
+                if asks:
+                    client = Client(self.server.addresses[0])
+                    opened.callback(client.socket.close)
+                    client.socket.sendall(b"main\n")
+                    answers.append(self.rest_of(client))
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        answers, before = [], signal.getsignal(signal.SIGTERM)
+        user = threading.Thread(target=use)
+        user.start()
+        self.server.serve_forever()
+        user.join(A_STEP)
+        self.ever_served = True
+        assert answers == [b"niam"] * asks
+        assert signal.getsignal(signal.SIGTERM) is before
+        self.now_idle()
+
     # --- stopping
 
     def now_idle(self):
         self.join()
-        self.phase = "idle"
+        self.phase, self.rests = "idle", False
         assert self.server.stats().active == 0
         assert self.server.state is State.STOPPED or not self.ever_served
         self.drop_clients()
@@ -144,6 +182,42 @@ class Life(RuleBasedStateMachine):
         if self.phase != "idle":
             self.now_idle()
         assert self.server.addresses == []
+
+    # --- what else a program does meanwhile
+
+    @precondition(lambda self: self.phase == "serving")
+    @rule()
+    def fork(self):
+        """The child has a copy of a server that its parent serves."""
+        pid = os.fork()
+        if not pid:
+            os._exit(0 if self.server.stop() is None else 1)
+        ended = os.pidfd_open(pid)
+        try:
+            assert select.select([ended], [], [], A_STEP)[0], "the child waits for a server that is not its own"
+        finally:
+            os.close(ended)
+            _, status = os.waitpid(pid, 0)
+        assert status == 0
+
+    @precondition(lambda self: self.phase == "serving" and not self.rests and not (self.alone and self.clients) and len(self.clients) < 10)
+    @rule()
+    def pause(self):
+        """The system has no descriptor left: the listener rests, and who has come waits."""
+        for event in (self.events.paused, self.events.resumed):
+            while event.acquire(blocking=False):
+                pass
+        self.faults.add(errno.EMFILE)
+        self.clients.append(Client(self.server.addresses[0]))
+        assert self.events.paused.acquire(timeout=A_STEP)
+        self.rests = True
+
+    @precondition(lambda self: self.phase == "serving" and self.rests)
+    @rule()
+    def resume(self):
+        """It has some again: who has waited is accepted."""
+        assert self.events.resumed.acquire(timeout=A_STEP)
+        self.rests = False
 
     # --- one request at a time
 
@@ -257,6 +331,15 @@ class Life(RuleBasedStateMachine):
             self.leave(self.clients[0])
 
 
+ALONE = """
+import logging, warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of a fork beside threads
+logging.getLogger("socketkit").addHandler(logging.NullHandler())  # the steps are meant to make it complain
+from faults.test_lifecycle_model import live
+live({examples})
+"""
+
+
 def live(examples):
     checks = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
     run_state_machine_as_test(
@@ -265,10 +348,10 @@ def live(examples):
 
 
 def test_any_order_of_steps_leaves_the_books_balanced_and_nothing_behind():
-    live(60)
+    python(ALONE.format(examples=60), guard=100)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(0)
 def test_fifty_thousand_orders():
-    live(50_000)
+    python(ALONE.format(examples=50_000), guard=20 * 3600)

@@ -1,0 +1,77 @@
+"""`socketkit serve` in a process of its own, which reads its configuration again on SIGHUP, and the service manager that it speaks to."""
+
+import os
+import signal
+import socket
+import sys
+
+from support import GUARD, Program
+
+SERVE = (sys.executable, "-X", "faulthandler", "-m", "socketkit", "serve")
+
+GIVEN = """
+import os
+
+def upper(request, client_address, server):
+    if isinstance(request, tuple):
+        request[1].sendto(request[0].upper(), client_address)
+    else:
+        request.sendall(request.recv(1000).upper())
+
+def lower(request, client_address, server):
+    if isinstance(request, tuple):
+        request[1].sendto(request[0].lower(), client_address)
+    else:
+        request.sendall(request.recv(1000).lower())
+
+def pid(request, client_address, server):
+    request.recv(1)
+    request.sendall(b"%d" % os.getpid())
+
+def chat(request, client_address, server):
+    request.sendall(b"hello")
+    while data := request.recv(1000):
+        request.sendall(data.upper())
+
+from http.server import BaseHTTPRequestHandler
+
+class Http(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"ok")
+
+    def log_message(self, *arguments):
+        pass
+"""
+
+
+class Service(Program):
+    """`socketkit serve`, and the manager that it speaks to."""
+
+    def __init__(self, *arguments, **environment):
+        self.manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.manager.bind(os.path.abspath("notify"))
+        self.manager.settimeout(GUARD)
+        super().__init__(*SERVE, *arguments, env={**os.environ, "NOTIFY_SOCKET": os.path.abspath("notify"), **environment})
+
+    def __exit__(self, *error):
+        super().__exit__(*error)
+        self.manager.close()
+
+    def told(self):
+        return self.manager.recv(4096).decode().splitlines()
+
+    def reload(self):
+        """Send SIGHUP; return what the manager is told when that is over."""
+        self.send_signal(signal.SIGHUP)
+        return self.reloaded()
+
+    def reloaded(self):
+        while (said := self.told()) == ["WATCHDOG=1"]:
+            pass
+        assert said[0] == "RELOADING=1", said
+        while (said := self.told()) == ["WATCHDOG=1"]:
+            pass
+        return said
