@@ -87,6 +87,9 @@ class SocketWriter(BufferedIOBase):
         return number
 
 
+_readinto = socket.SocketIO.readinto  # which `super()` would look up anew for each request
+
+
 class SocketInput(socket.SocketIO):
     """The raw file under an `rfile`, which can be told not to read while somebody looks into the buffer above it.
 
@@ -102,7 +105,7 @@ class SocketInput(socket.SocketIO):
         """As `socket.SocketIO.readinto`."""
         if self.looking:
             return None
-        count = super().readinto(buffer)
+        count = _readinto(self, buffer)
         self.may_have_more = count == len(buffer)
         return count
 
