@@ -335,6 +335,8 @@ class Served:
     def start(self) -> None:
         self._thread = threading.Thread(target=self._serve, name="lab")
         self._thread.start()
+        if self._lab.ours and self._lab.dispatcher == "prefork":  # a worker forked later would keep a copy of a client's socket open
+            within(PATIENCE, lambda: len(children()) > 1 or not self._thread.is_alive())
 
     def _serve(self) -> None:
         try:
