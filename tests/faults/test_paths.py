@@ -1,12 +1,12 @@
 """Paths of Unix sockets, when somebody meddles with them."""
 
+import itertools
 import os
 import shutil
 import socket
 import stat
 import subprocess
 import sys
-import threading
 
 import pytest
 
@@ -39,35 +39,48 @@ def test_a_link_at_the_path_is_not_followed(folder):
     assert not (folder / "nowhere").exists()
 
 
-def test_an_attacker_who_swaps_the_path_for_a_link_reaches_nothing(folder):
-    victim, path, over = folder / "victim", folder / "path", threading.Event()
+def at_moment(number, action, code):
+    """Run `code`, and `action` in the midst of it: moment 0 is before its first call of anything in C, 1 after it, and so on. Return the outcome."""
+    moments = itertools.count()
+
+    def profiler(frame, event, argument):
+        if event in ("c_call", "c_return") and next(moments) == number:
+            action()
+
+    sys.setprofile(profiler)
+    try:
+        return code()
+    finally:
+        sys.setprofile(None)
+
+
+def test_an_attacker_who_swaps_the_path_for_a_link_reaches_nothing_whenever_it_is_done(folder):
+    victim, path, link = folder / "victim", folder / "path", folder / "link"
     victim.write_text("precious")
     victim.chmod(0o640)
+    swapped = set()
 
     def swap():
-        count = 0
-        while not over.is_set():
-            count += 1
-            link = folder / f"link{count}"
-            link.symlink_to(victim)
-            os.replace(link, path)
-            path.unlink(missing_ok=True)
+        link.symlink_to(victim)
+        link.replace(path)
+        swapped.add(number)
 
-    attacker = threading.Thread(target=swap)
-    attacker.start()
-    opened = 0
-    try:
-        for _ in range(300):
-            try:
-                UnixStream(str(path), mode=0o666).open().close()
-                opened += 1
-            except ListenError:
-                pass
-            assert (victim.read_text(), stat.S_IMODE(victim.stat().st_mode)) == ("precious", 0o640)
-    finally:
-        over.set()
-        attacker.join()
-    assert opened, "the attacker won every race, so none was run"
+    def open_and_close():
+        try:
+            UnixStream(str(path), mode=0o666).open().close()
+        except ListenError:
+            return "refused"
+        return "opened"
+
+    outcomes = []
+    for number in itertools.count():
+        outcomes.append(at_moment(number, swap, open_and_close))
+        assert (victim.read_text(), stat.S_IMODE(victim.stat().st_mode)) == ("precious", 0o640), number
+        path.unlink(missing_ok=True)
+        if number not in swapped:  # the code has no such moment any more
+            break
+    assert outcomes[-1] == "opened"
+    assert set(outcomes[:-1]) == {"refused", "opened"}
 
 
 def test_a_relative_path_is_removed_wherever_the_process_is_by_then(folder, monkeypatch):
