@@ -51,6 +51,8 @@ class _Place:
     origin: socket.socket | None = None
     order: int = attrs.field(factory=itertools.count().__next__)
     """Which came first, of those with the same URL: only that tells one port 0 from another."""
+    given: bool = False
+    """Whether another server of this process has a copy, and listens there from now on."""
 
 
 class _Sockets:
@@ -166,7 +168,7 @@ def estate() -> list[tuple[str, int]]:
     """Return all that a next generation gets: names and descriptors of what this process listens on, and of what it never claimed."""
     with _sockets.changing:
         places = sorted(_sockets.places.items(), key=lambda item: item[1].order)
-        listening = [(encode(place.url), sock.fileno()) for sock, place in places if sock.fileno() != -1]
+        listening = [(encode(place.url), sock.fileno()) for sock, place in places if sock.fileno() != -1 and not place.given]
         return listening + [(offer.name, offer.fileno) for offer in _sockets.read()]
 
 
@@ -197,7 +199,7 @@ def offering(sockets: Iterable[socket.socket]) -> Iterator[None]:
                 if place.origin is not None:
                     before = _sockets.places[place.origin]
                     place.ours, place.order, place.origin = before.ours, before.order, None
-                    before.ours = False
+                    before.ours, before.given = False, True
     finally:
         with _sockets.changing:
             for offer in offers:

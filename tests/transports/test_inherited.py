@@ -303,6 +303,18 @@ assert "is a datagram socket, not a stream socket" in refused(TCP("127.0.0.1", 0
     )
 
 
+def test_what_another_server_of_the_process_has_taken_over_is_passed_on_once():
+    python(f"""{PRELUDE}
+from socketkit import activation
+
+first, second = TCP("127.0.0.1", 0).open(), TCP("127.0.0.1", 0).open()
+with activation.offering([first.socket]):
+    successor = TCP("127.0.0.1", 0).open()
+assert successor.address == first.address
+assert [number for _, number in activation.estate()] == [successor.fileno(), second.fileno()]  # though the first is not closed yet
+""")
+
+
 @pytest.mark.parametrize("dispatcher", ["fork", "prefork:1"])
 def test_children_do_not_get_the_descriptors(dispatcher):
     python(
