@@ -3,12 +3,11 @@
 import contextlib
 import os
 import signal
-import socket
 import sys
 import time
 from pathlib import Path
 
-from support import GUARD, Program, address
+from support import Managed, address
 
 PROGRAM = """
 import os, signal, sys, time
@@ -66,20 +65,14 @@ print("ends", os.getpid(), server.stop(), flush=True)
 """
 
 
-class Service(Program):
+class Service(Managed):
     """The program above, and the service manager it speaks to."""
 
     def __init__(self, folder, handler, *urls, dispatcher="adaptive", options="", watchdog=None):
         (folder / "program.py").write_text(PROGRAM)
         self.folder = folder
-        self.manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.manager.bind(str(folder / "notify"))
-        self.manager.settimeout(GUARD)
-        environment = {**os.environ, "NOTIFY_SOCKET": str(folder / "notify")}
-        if watchdog:
-            environment["WATCHDOG_USEC"] = watchdog
-        command = ("-u", "-X", "faulthandler", "program.py", handler, dispatcher, options, *urls)
-        super().__init__(sys.executable, *command, cwd=folder, env=environment)
+        command = (sys.executable, "-u", "-X", "faulthandler", "program.py", handler, dispatcher, options, *urls)
+        super().__init__(folder, *command, cwd=folder, env={"WATCHDOG_USEC": watchdog} if watchdog else {})
 
     def __enter__(self):
         super().__enter__()
@@ -90,10 +83,6 @@ class Service(Program):
             raise
         return self
 
-    def __exit__(self, *error):
-        super().__exit__(*error)
-        self.manager.close()
-
     @property
     def place(self):
         return self.places[0]
@@ -101,10 +90,6 @@ class Service(Program):
     @property
     def places(self):
         return [address(url) for url in self.line(r"^listens (.*)")[0][1].split()]
-
-    def told(self):
-        """Return the lines of the next message to the manager."""
-        return self.manager.recv(4096).decode().splitlines()
 
     def signal(self, number=signal.SIGUSR2):
         os.kill(self.pid, number)

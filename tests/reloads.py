@@ -1,11 +1,9 @@
 """`socketkit serve` in a process of its own, which reads its configuration again on SIGHUP, and the service manager that it speaks to."""
 
-import os
 import signal
-import socket
 import sys
 
-from support import GUARD, Program
+from support import Managed
 
 SERVE = (sys.executable, "-X", "faulthandler", "-m", "socketkit", "serve")
 
@@ -47,21 +45,11 @@ class Http(BaseHTTPRequestHandler):
 """
 
 
-class Service(Program):
+class Service(Managed):
     """`socketkit serve`, and the manager that it speaks to."""
 
     def __init__(self, *arguments, **environment):
-        self.manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.manager.bind(os.path.abspath("notify"))
-        self.manager.settimeout(GUARD)
-        super().__init__(*SERVE, *arguments, env={**os.environ, "NOTIFY_SOCKET": os.path.abspath("notify"), **environment})
-
-    def __exit__(self, *error):
-        super().__exit__(*error)
-        self.manager.close()
-
-    def told(self):
-        return self.manager.recv(4096).decode().splitlines()
+        super().__init__(".", *SERVE, *arguments, env=environment)
 
     def reload(self):
         """Send SIGHUP; return what the manager is told when that is over."""

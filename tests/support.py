@@ -179,6 +179,25 @@ class Program:
             self._more.notify_all()
 
 
+class Managed(Program):
+    """A program under a service manager, whose socket is ``notify`` in the folder: what it is told can be waited for."""
+
+    def __init__(self, folder: Path | str, *command: str, env: dict[str, str], **options: Any) -> None:
+        place = os.path.join(os.path.abspath(folder), "notify")
+        self._manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._manager.bind(place)
+        self._manager.settimeout(GUARD)
+        super().__init__(*command, env={**os.environ, "NOTIFY_SOCKET": place, **env}, **options)
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
+        self._manager.close()
+
+    def told(self) -> list[str]:
+        """Return the lines of the next message to the manager."""
+        return self._manager.recv(4096).decode().splitlines()
+
+
 def with_path(*folders: Path | str) -> dict[str, str]:
     """Return this process's environment with the folders first on Python's path."""
     path = [str(folder) for folder in folders] + [each for each in (os.environ.get("PYTHONPATH"),) if each]
