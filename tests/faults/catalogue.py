@@ -45,12 +45,8 @@ class Row:
     transports: tuple[str, ...] = attrs.field(default=("every",), converter=_some(EVERY_TRANSPORT))
     unless: dict[str, str] = attrs.field(factory=dict)
     """Pairs it does not apply to (patterns such as ``fork/*``), and why."""
-    fails: dict[str, str] = attrs.field(factory=dict)
-    """Pairs that do not hold it yet, and why: strict expected failures."""
     tests: tuple[str, ...] = attrs.field(default=(), converter=tuple)
     """Other tests that hold it, by node id within tests/."""
-    missing: str = ""
-    """What is not built yet."""
     part: str = ""
     """The part it is about, if there is no such part: nobody can meet it then."""
     not_ours: str = ""
@@ -75,16 +71,11 @@ class Row:
 
     def state(self, has_scenario: bool) -> str:
         """Return in a word how the row stands."""
-        held = bool(self.tests) or (has_scenario and any(not matching(self.fails, *pair) for pair in self.pairs()))
         if self.not_ours:
             return "not ours"
         if self.part:
             return "no such part"
-        if self.fails:
-            return "held in part" if held else "not held"
-        if self.missing:
-            return "held in part" if held else "not built"
-        return "held" if held else "nothing"
+        return "held" if self.tests or has_scenario else "nothing"
 
 
 def matching(patterns: dict[str, str], dispatcher: str, transport: str) -> str:

@@ -1,8 +1,9 @@
 """Figures of endurance: what stays the same over many requests, many stops and much that goes wrong.
 
 ``python -m faults.figures`` measures all of them in their long form, each in a process of its own, and writes them down for the page;
-``--only NAME...`` measures some. It says what it is at, and how long it took the last time: all of them about two hours. ``--scale 0.01`` is for trying it out: a
-hundredth of each size, and nothing is written. What holds is said in `HOLD`, what was seen by the measurements.
+``--only NAME...`` measures some. It says what it is at, and how long it took the last time: all of them about two hours.
+``--scale 0.01`` is for trying it out: a hundredth of each size, and nothing is written.
+What holds is said in `HOLD`, what was seen by the measurements.
 """
 
 from __future__ import annotations
