@@ -544,14 +544,10 @@ def _drops(listener: Listener) -> int | None:
     return dropped
 
 
-def _sum(counts: Iterable[int | None]) -> int | None:
+def _sum(counts: Sequence[int | None]) -> int | None:
     """Return the sum, if all are known."""
-    total = 0
-    for count in counts:
-        if count is None:
-            return None
-        total += count
-    return total
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
 
 
 def _adapted(accept: Callable[[], tuple[Request, Address]], adapt: Callable[[Request], Request]) -> tuple[Request, Address]:

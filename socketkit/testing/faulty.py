@@ -132,7 +132,7 @@ class _FaultyListener:
         self.url = inner.url
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
+        return getattr(self._inner, name)  # what only some listeners have, such as `receive`
 
     @property
     def address(self) -> Address:
