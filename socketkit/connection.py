@@ -68,7 +68,7 @@ class Connection(Whole):
     def arrive(self) -> Connection | None:
         """Open its entry in the books; return itself if it can run at once, or None after parking it for its first byte."""
         self._reception.ledger.open(self)
-        if something_is_there(self.request):
+        if peek(self.request) is not None:
             return self
         self._park(self._parking.defer)
         return None
@@ -102,7 +102,7 @@ class Connection(Whole):
 
     def is_readable(self) -> bool:
         """Return whether there is something to read, if only that the peer has gone."""
-        return something_is_there(self.request)
+        return peek(self.request) is not None
 
     def is_owed_goodbye(self, now: float) -> bool:
         """Return whether its client may be about to make a request, and could be told with the answer that it was the last."""
@@ -189,7 +189,7 @@ class Connection(Whole):
             handler.handle_one_request()
             if handler.close_connection:
                 return _Then.END
-            if not _has_more(handler) and not (self._reception.intake.ending and _has_sent_more(self.request)):
+            if not _has_more(handler) and not (self._reception.intake.ending and peek(self.request)):
                 return _Then.WAIT
         return _Then.END if self._reception.intake.ending else _Then.GO_ON
 
@@ -238,7 +238,6 @@ class Connection(Whole):
         """Finish the handler, if there is one, and close."""
         try:
             if self._handler is not None:
-                handlers.discard_rest(self._handler)
                 self._handler.finish()
         except BaseException as error:  # noqa: BLE001 - as above
             self._fail(error)
@@ -249,7 +248,6 @@ class Connection(Whole):
         """Finish the handler, if there is one, and close, because of the exception being handled."""
         if self._handler is not None:
             with contextlib.suppress(BaseException):  # the first error is the one to report
-                handlers.discard_rest(self._handler)
                 self._handler.finish()
         self._fail(error)
 
@@ -264,6 +262,8 @@ class Connection(Whole):
 
     def _close(self) -> None:
         self._forget()
+        if self._handler is not None:
+            handlers.discard_rest(self._handler)
         if self._says_goodbye:
             vars(self._handler).pop("end_headers", None)  # or the two keep each other alive
         super()._close()
@@ -282,23 +282,15 @@ def can_wait(server: RequestTemplate, request: Request) -> bool:
     return type(request) is socket.socket and not getattr(handlers.unwrapped(server.RequestHandlerClass), "speaks_first", False)
 
 
-def something_is_there(request: Request) -> bool:
-    """Return whether there is something to read from a plain socket, if only that the peer has gone."""
+def peek(request: Request) -> bytes | None:
+    """Return the first byte there is to read from a plain socket: b"" if its peer has gone, None if there is nothing yet."""
     try:
-        request.recv(1, _PEEK)
+        first: bytes = request.recv(1, _PEEK)
     except BlockingIOError:
-        return False
-    except OSError:
-        pass  # reset already: the handler shall find out
-    return True
-
-
-def _has_sent_more(request: Request) -> bool:
-    """Return whether a peer has sent what was not read. To close with that resets the connection, and cuts the reply before it."""
-    try:
-        return bool(request.recv(1, _PEEK))
-    except OSError:  # nothing, or nobody there
-        return False
+        return None
+    except OSError:  # reset already: the handler shall find out
+        return b""
+    return first
 
 
 def _opener(server: RequestTemplate) -> Callable[..., Any] | None:

@@ -148,6 +148,7 @@ def discard_rest(handler: Any) -> None:
     """Throw away what the handler's client is likely to have sent beyond what was read, so that closing destroys no reply."""
     raw = getattr(getattr(handler, "rfile", None), "raw", None)
     if type(raw) is SocketInput and raw.may_have_more:
+        raw.may_have_more = False
         discard_unread(handler.connection)
 
 

@@ -17,7 +17,7 @@ import attrs
 from socketkit import capabilities, config, logs
 from socketkit.admission import Admission, fitted
 from socketkit.catalog import Catalog
-from socketkit.connection import something_is_there
+from socketkit.connection import peek
 from socketkit.deadlines import Deadlines, limit_stalls
 from socketkit.dispatchers.adaptive import Adaptive
 from socketkit.errors import AlreadyServingError
@@ -513,7 +513,7 @@ class Server(RequestTemplate):
     def _wait_for_first_byte(self, request: Request) -> None:
         """In a child forked for one request: see that its client says something. The rest of the time is the parent's to keep."""
         limits = attrs.evolve(self.limits, request=None)
-        if limits.first_byte is not None and not isinstance(request, tuple) and not something_is_there(request):
+        if limits.first_byte is not None and not isinstance(request, tuple) and peek(request) is None:
             deadlines = Deadlines(limits, self._ledger, Timekeeper(self._clock).call_later, speaks_first=self._speaks_first)
             deadlines.listen_to(request)
             deadlines.begin()

@@ -1,6 +1,7 @@
 """Closing a connection whose client has sent more than was read: it still reads all that it was sent, and the end."""
 
 import socket
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 
@@ -43,6 +44,36 @@ def test_the_whole_reply_and_its_end_are_read_whatever_was_sent(tmp_path, transp
         server.start()
         assert within(5, lambda: server.stats().outcomes.get("finished" if limits.reply == "" else "refused"))
         assert client.makefile("rb").read() == REPLY.encode()
+
+
+class TooLarge(BaseHTTPRequestHandler):
+    """Answers without having read the body."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self):
+        self.send_response(413)
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(REPLY.encode())
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.mark.parametrize("dispatcher", ["sync", "thread", "pool", "adaptive"])
+def test_an_http_client_whose_body_is_too_large_reads_the_whole_answer(dispatcher):
+    with Server(TCP("127.0.0.1", 0), TooLarge, dispatcher=dispatcher) as server, socket.socket() as client:
+        client.settimeout(10)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(address(server.urls[0]))
+        client.sendall(b"POST / HTTP/1.1\r\nContent-Length: 40000\r\n\r\n" + bytes(40_000))
+        assert within(5, lambda: not unacknowledged(client))
+        server.start()
+        assert within(5, lambda: server.stats().outcomes.get("finished"))
+        head, body = client.makefile("rb").read().split(b"\r\n\r\n", 1)
+    assert head.startswith(b"HTTP/1.1 413 ")
+    assert body == REPLY.encode()
 
 
 def test_it_does_not_wait_for_what_is_not_there(pair):
