@@ -31,7 +31,7 @@ def discard_unread(sock: Any) -> None:
     if ioctl is None:
         return
     left = MOST
-    try:  # no `suppress`: this is run for every connection
+    try:  # no `suppress`: under some dispatchers this is run for every connection
         while left > 0 and ioctl(sock, FIONREAD, _NONE) != _NONE:  # no `recv` that would find nothing: those of some sockets wait
             left -= sock.recv_into(_SCRATCH, 0, _DONT_WAIT) or left  # at its end none is left
     except (OSError, ValueError, TypeError, AttributeError):

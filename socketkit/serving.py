@@ -224,15 +224,11 @@ class Run:
 
     def _mind(self, end: float | None) -> None:
         """See that the drain begins by `end`, although it has to wait for a handler which holds the thread that serves."""
-        while not self._draining.is_set():
-            left = self._left(end)
-            if left is not None and left <= 0:
-                self._cut_here()
-                if not self._draining.wait(AFTER_FORCE):
-                    for stuck in self._ledger.stuck():
-                        log.warning("a handler goes on after the deadline, and the server with it: %s\n%s", stuck.peer, stuck.stack)
-                return
-            self._draining.wait(WAIT_SLICE if left is None else min(left, WAIT_SLICE))
+        if self._is_due(end, self._draining):
+            self._cut_here()
+            if not self._draining.wait(AFTER_FORCE):
+                for stuck in self._ledger.stuck():
+                    log.warning("a handler goes on after the deadline, and the server with it: %s\n%s", stuck.peer, stuck.stack)
 
     def _dismiss_minder(self) -> None:
         self._draining.set()
@@ -358,12 +354,9 @@ class Run:
         over = threading.Event()
 
         def watch() -> None:
-            while not over.wait(WAIT_SLICE):
-                left = self._left(end)
-                if left is not None and left <= 0:
-                    last.stop()
-                    self._cut_here()
-                    return
+            if not over.wait(WAIT_SLICE) and self._is_due(end, over):
+                last.stop()
+                self._cut_here()
 
         watcher = BackgroundThread(watch, "socketkit-drain")
         watcher.start()
@@ -372,6 +365,15 @@ class Run:
         finally:
             over.set()
             watcher.join()
+
+    def _is_due(self, end: float | None, over: threading.Event) -> bool:
+        """Wait until `end`, or an earlier moment that `stop` names meanwhile; return False as soon as that is `over` before."""
+        while not over.is_set():
+            left = self._left(end)
+            if left is not None and left <= 0:
+                return True
+            over.wait(WAIT_SLICE if left is None else min(left, WAIT_SLICE))
+        return False
 
     def _left(self, end: float | None) -> float | None:
         """Return the seconds until `end`, or an earlier moment that `stop` has named; None if there is neither."""
