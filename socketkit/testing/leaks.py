@@ -74,7 +74,7 @@ class Account:
 
 def _descriptors() -> dict[str, str]:
     targets = {}
-    for entry in Path("/proc/self/fd").glob("*"):
+    for entry in _entries("/proc/self/fd"):
         with contextlib.suppress(FileNotFoundError):  # the one that listed them
             targets[entry.name] = f"{entry.name} -> {entry.readlink()}"
     return targets
@@ -92,14 +92,24 @@ def _children() -> dict[int, str]:
     except (AttributeError, ChildProcessError):
         return {}
     children = {}
-    for entry in Path("/proc").glob("[0-9]*/stat"):
+    for entry in _entries("/proc"):
+        if not entry.name.isdecimal():
+            continue
         with contextlib.suppress(OSError):  # it ended meanwhile
-            pid, _, rest = entry.read_text().partition(" (")
+            pid, _, rest = (entry / "stat").read_text().partition(" (")
             name, _, fields = rest.rpartition(") ")
             state, parent, *_ = fields.split()
             if int(parent) == os.getpid():
                 children[int(pid)] = f"{pid} ({name}, state {state})"
     return children
+
+
+def _entries(folder: str) -> list[Path]:
+    """Return what a folder of proc(5) lists. None of it is looked at, as `Path.glob` would: it may be gone by then."""
+    try:
+        return list(Path(folder).iterdir())
+    except OSError:  # there is no such folder
+        return []
 
 
 def _signals() -> dict[str, str]:

@@ -1,12 +1,16 @@
 """What a test leaves behind is seen, and fails it."""
 
+import errno
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
+from functools import partial
+from pathlib import Path
 
 from socketkit.testing import Account
 from support import HERE, run, with_path
@@ -50,6 +54,22 @@ def test_a_child_that_nobody_waited_for_is_seen():
 
     left = left_by(leave, lambda: [child.wait() for child in children])
     assert [sentence for sentence in left if sentence.startswith("children: ") and "state Z" in sentence]
+
+
+def test_processes_that_end_while_the_children_are_looked_for_are_no_error(monkeypatch):
+    def gone(path, real):
+        if re.fullmatch(r"/proc/\d+(/stat)?", str(path)) and f"/{child.pid}" not in str(path):
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), str(path))
+        return real(path)
+
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        stat, read_text = os.stat, Path.read_text
+        monkeypatch.setattr(os, "stat", lambda path, **options: gone(path, partial(stat, **options)))
+        monkeypatch.setattr(Path, "read_text", lambda path: gone(path, read_text))
+        account = Account.take()
+        monkeypatch.undo()
+        child.communicate(b"\n")
+    assert list(account.children) == [child.pid]
 
 
 def test_a_signal_handler_a_umask_and_a_working_directory_are_seen(tmp_path):
