@@ -34,6 +34,8 @@ GOODBYE = 1.0
 BUFFER = 4096
 """Bytes of the buffer under a conversation's `rfile`, if the handler does not say: many wait for most of the time, each with its own."""
 
+_CAN_BE_LOOKED_INTO = (handlers.SocketInput, handlers.WatchedInput)
+
 _PEEK = getattr(socket, "MSG_PEEK", 0) | getattr(socket, "MSG_DONTWAIT", 0)
 
 
@@ -354,14 +356,14 @@ def _say_goodbye(handler: Any, is_last: Callable[[], bool]) -> bool:
 def _watch_buffer(handler: Any) -> None:
     rfile = getattr(handler, "rfile", None)
     if isinstance(rfile, io.BufferedReader) and type(rfile.raw) is socket.SocketIO:
-        rfile.raw.__class__ = handlers.SocketInput
+        rfile.raw.__class__ = handlers.WatchedInput
 
 
 def _has_more(handler: Any) -> bool:
     """Return whether bytes of a next request were read already, and so will never make the descriptor readable."""
     rfile = handler.rfile
     raw = getattr(rfile, "raw", None)
-    if type(raw) is handlers.SocketInput:
+    if isinstance(raw, _CAN_BE_LOOKED_INTO):
         raw.looking = True
         try:
             if rfile.peek(1):

@@ -10,7 +10,7 @@ import errno
 import socket
 from collections.abc import Callable
 from functools import partial
-from io import DEFAULT_BUFFER_SIZE, BufferedIOBase, BufferedReader, BytesIO
+from io import DEFAULT_BUFFER_SIZE, BufferedIOBase, BufferedReader, BytesIO, RawIOBase
 from typing import Any, ClassVar
 
 from socketkit.errors import LineTooLongError
@@ -87,16 +87,58 @@ class SocketWriter(BufferedIOBase):
         return number
 
 
-_readinto = socket.SocketIO.readinto  # which `super()` would look up anew for each request
-
-
-class SocketInput(socket.SocketIO):
-    """The raw file under an `rfile`, which can be told not to read while somebody looks into the buffer above it.
+class SocketInput(RawIOBase):
+    """The raw, readable file of a socket, under an `rfile`. Does not own the socket. Reads as `socket.SocketIO` does.
 
     Attributes:
-        looking: set it to have nothing read.
+        looking: set it to have nothing read, while somebody looks into the buffer above.
         may_have_more: whether the peer is likely to have sent what was not read: nothing was, or all that there was room for.
     """
+
+    mode = "rb"
+
+    def __init__(self, sock: Any) -> None:
+        self._sock = sock
+        self._timed_out = False
+        self.looking = False
+        self.may_have_more = True
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        """Read once; return how many bytes came, None if none is there and the socket does not wait. Raises: OSError.
+
+        After a timeout it raises OSError each time: nobody knows how much of what was asked for has come by then.
+        """
+        if self.looking:
+            return None
+        if self._timed_out:
+            raise OSError("cannot read from timed out object")
+        try:
+            count: int = self._sock.recv_into(buffer)
+        except BlockingIOError:
+            return None
+        except TimeoutError:
+            self._timed_out = True
+            raise
+        self.may_have_more = count == len(buffer)
+        return count
+
+    def fileno(self) -> int:
+        """Return the socket's descriptor."""
+        number: int = self._sock.fileno()
+        return number
+
+    @property
+    def name(self) -> int:
+        """The socket's descriptor, as other files say what they are of."""
+        return self.fileno()
+
+
+class WatchedInput(socket.SocketIO):
+    """What `socket.makefile` gives, made to tell the same as a `SocketInput`: only its class is another one."""
 
     looking = False
     may_have_more = True
@@ -105,7 +147,7 @@ class SocketInput(socket.SocketIO):
         """As `socket.SocketIO.readinto`."""
         if self.looking:
             return None
-        count = _readinto(self, buffer)
+        count = super().readinto(buffer)
         self.may_have_more = count == len(buffer)
         return count
 
@@ -134,11 +176,9 @@ def open_reader(connection: Any, size: int, max_line: int | None) -> Any:
     """Return the readable file of a connection; size: of its buffer, as for `socket.makefile`. Without a buffer lines have no bound."""
     if max_line is None or size == 0:
         return connection.makefile("rb", size)
-    raw = connection.makefile("rb", 0)
-    if not isinstance(raw, socket.SocketIO):
+    raw = SocketInput(connection) if isinstance(connection, socket.socket) else connection.makefile("rb", 0)
+    if not isinstance(raw, RawIOBase):
         return raw  # a connection of another kind has files of its own
-    if type(raw) is socket.SocketIO:
-        raw.__class__ = SocketInput
     reader = SocketReader(raw, DEFAULT_BUFFER_SIZE if size < 0 else size)
     reader.max_line = max_line
     return reader
@@ -146,8 +186,8 @@ def open_reader(connection: Any, size: int, max_line: int | None) -> Any:
 
 def discard_rest(handler: Any) -> None:
     """Throw away what the handler's client is likely to have sent beyond what was read, so that closing destroys no reply."""
-    raw = getattr(getattr(handler, "rfile", None), "raw", None)
-    if type(raw) is SocketInput and raw.may_have_more:
+    raw: Any = getattr(getattr(handler, "rfile", None), "raw", None)
+    if getattr(raw, "may_have_more", False):
         raw.may_have_more = False
         discard_unread(handler.connection)
 

@@ -13,7 +13,7 @@ from support import talk
 ANYWHERE = TCP("127.0.0.1", 0)
 
 
-class Endless(socket.SocketIO):
+class Endless(io.RawIOBase):
     """Delivers text, and then what never is the end of a line; counts what was taken."""
 
     def __init__(self, text=b""):
@@ -76,6 +76,38 @@ def test_who_says_how_many_bytes_gets_them():
 def test_without_a_bound_or_a_buffer_the_file_is_the_usual_one():
     assert type(opened(max_line=None)) is io.BufferedReader
     assert type(opened(size=0)) is Endless
+
+
+@pytest.fixture(params=["ours", "the usual one"])
+def file_and_peer(request):
+    """Return a connection, its readable file and its peer."""
+    one, other = socket.socketpair()
+    with one, other, open_reader(one, -1, 10 if request.param == "ours" else None) as file:
+        yield one, file, other
+
+
+def test_a_file_that_has_timed_out_reads_no_more(file_and_peer):
+    connection, file, peer = file_and_peer
+    connection.settimeout(0.01)
+    with pytest.raises(TimeoutError):
+        file.readline()
+    peer.sendall(b"late\n")
+    with pytest.raises(OSError, match="cannot read from timed out object"):
+        file.readline()
+
+
+def test_a_file_of_a_connection_that_does_not_wait_gives_what_is_there(file_and_peer):
+    connection, file, peer = file_and_peer
+    connection.setblocking(False)
+    assert file.read1() == b""
+    assert file.raw.read(1) is None
+    peer.sendall(b"some")
+    assert file.read(10) == b"some"
+
+
+def test_a_file_says_which_descriptor_it_reads(file_and_peer):
+    connection, file, _peer = file_and_peer
+    assert (file.fileno(), file.name, file.mode, file.readable(), file.writable()) == (*[connection.fileno()] * 2, "rb", True, False)
 
 
 def test_a_connection_of_another_kind_has_its_own_file():
