@@ -37,11 +37,17 @@ SPARE_SECONDS = 10.0
 DECAY = 0.99
 """What a unit leaves of the score of those before it: the score is about how many of the last hundred blocked."""
 
+LESSON = 0.05
+"""By how much each unit changes what is known of how long they usually take."""
+
 BLOCKING = 25.0
 """Above this score the leader passes the baton before it runs a unit, not after."""
 
 HASTE = 4.0
 """By how much each point of the score divides the time that a unit may hold the leader."""
+
+LEAST = 4.0
+"""How many times as long as units usually take one may hold the leader at least: who computes is not blocked."""
 
 SHORTEST = 50e-6
 """Seconds that a unit may hold the leader at least: to wake another thread takes as long."""
@@ -107,6 +113,7 @@ class _Adaptive:
         self._workers: set[_Worker] = set()
         self._hiring = threading.Lock()  # guards the set
         self._score = 0.0  # how many of the last hundred units blocked, about
+        self._usual = 0.0  # how long units take that do not block, about; in seconds
         self._patience = recipe.handoff  # how long the present unit may hold the leader
         self._alarm_set = NEVER  # or when a leader did
         self._leader: _Worker | None = None  # the last one that was given the baton
@@ -164,7 +171,7 @@ class _Adaptive:
         It does with the first unit it begins after one patience, so a unit that is still running then has run for one to two. The more
         units have blocked lately, the less patience: each of them is waited for.
         """
-        self._patience = max(self._handoff / (1.0 + HASTE * self._score), min(self._handoff, SHORTEST))
+        self._patience = min(self._handoff, max(self._handoff / (1.0 + HASTE * self._score), LEAST * self._usual, SHORTEST))
         self._wanted = False
         self._alarm_set = now
         self._alarm.set(2 * self._patience)
@@ -250,7 +257,7 @@ class _Adaptive:
             self._run(unit)
             del unit  # nothing of a request outlives it here
             if self._score > FAINT:
-                self._score *= DECAY
+                self._learn(time.monotonic() - now)
             if self._leader is worker and _picked_up(table):
                 continue
             has_blocked = time.monotonic() - now > self._handoff
@@ -258,6 +265,12 @@ class _Adaptive:
             if not (has_blocked and _picked_up(table)):  # one who was quick would only disturb the one who leads now
                 return True
             self._leader = worker
+
+    def _learn(self, seconds: float) -> None:
+        """Take notice of how long a unit took: of the time that units usually take, and in the score."""
+        self._score *= DECAY
+        if seconds <= self._handoff:
+            self._usual += (seconds - self._usual) * LESSON
 
     def _count(self, worker: _Worker, *, has_blocked: bool) -> None:
         """Keep the score, for a worker that has lost the baton while it ran a unit."""

@@ -1,9 +1,11 @@
 """The leader, the monitor and the spare workers, held still at each of the moments that matter."""
 
+import itertools
 import shutil
 import socket
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -241,6 +243,24 @@ def test_the_more_have_blocked_the_sooner_the_monitor_looks():
     assert script.alarms[0] == 0.002
     assert script.alarms == sorted(script.alarms, reverse=True)
     assert script.alarms[-1] == 2 * adaptive.SHORTEST
+
+
+@pytest.mark.parametrize(("usual", "patience"), [(150e-6, 600e-6), (1e-6, 1e-3 / 41), (900e-6, 1e-3)])
+def test_a_handler_that_takes_what_they_usually_take_is_not_hurried(monkeypatch, usual, patience):
+    now = itertools.count()
+    monkeypatch.setattr(adaptive, "SHORTEST", 0.0)
+    monkeypatch.setattr(adaptive, "time", SimpleNamespace(monotonic=lambda: next(now) * usual))  # looked at before and after each
+    live, _ = scripted(*[lambda: None] * 90, handoff=0.001)
+    live._score = 10 / adaptive.DECAY**90
+    assert live._lead(adaptive._Worker()) is False
+    live._set_alarm(0.0)
+    assert live._patience == pytest.approx(patience, rel=0.02)
+
+
+def test_one_that_has_blocked_says_nothing_about_what_they_usually_take():
+    live, _ = scripted(handoff=0.001)
+    live._learn(0.1)
+    assert live._usual == 0.0
 
 
 def test_no_patience_is_longer_than_the_handoff():
