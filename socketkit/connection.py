@@ -17,6 +17,7 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from socketkit import handlers
+from socketkit.lingering import discard_unread
 from socketkit.parking import NEVER
 from socketkit.template import replaced_steps
 from socketkit.units import Whole
@@ -136,6 +137,7 @@ class Connection(Whole):
         try:
             if not server.verify_request(request, self.client_address):
                 self._reception.ledger.refuse(request, "verify_request said no")
+                discard_unread(request)
                 self._close()
                 return
             handler = opener(request, self.client_address, server)

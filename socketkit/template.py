@@ -68,9 +68,7 @@ class RequestTemplate:
             books(self).fail(request, error)
             self.handle_error(request, client_address)
         finally:
-            if self._discards_unread and not isinstance(request, tuple):
-                discard_unread(request)
-            self.shutdown_request(request)
+            self._end_request(request)
 
     def finish_request(self, request: Request, client_address: Address) -> None:
         """Call the handler."""
@@ -96,7 +94,7 @@ class RequestTemplate:
                 self.process_request(request, client_address)
             else:
                 ledger.refuse(request, "verify_request said no")
-                self.shutdown_request(request)
+                self._end_request(request)
         except BaseException as error:  # noqa: BLE001 - a request's error is judged here, whatever it is
             entry.elsewhere = False  # nobody took it
             ledger.fail(request, error)
@@ -106,10 +104,16 @@ class RequestTemplate:
                 elif not self._confines_error(error):
                     raise
             finally:
-                self.shutdown_request(request)
+                self._end_request(request)
         finally:
             if not entry.elsewhere:
                 ledger.settle(request)
+
+    def _end_request(self, request: Request) -> None:
+        """Close it, as `shutdown_request` does."""
+        if self._discards_unread and not isinstance(request, tuple):
+            discard_unread(request)
+        self.shutdown_request(request)
 
     def _refuse_request(self, request: Request, client_address: Address, reason: str, reply: bytes = b"") -> None:
         """Turn the request away before a handler sees it, with a last word if there is one; never waits for the peer."""

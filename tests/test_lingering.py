@@ -6,7 +6,7 @@ from http.server import BaseHTTPRequestHandler
 import pytest
 
 from faults.lab import unacknowledged, within
-from socketkit import TCP, Limits, Server, StreamRequestHandler, UnixStream, lingering
+from socketkit import TCP, ConversationHandler, Limits, Server, StreamRequestHandler, UnixStream, lingering
 from socketkit.lingering import discard_unread
 from support import address
 
@@ -43,6 +43,28 @@ def test_the_whole_reply_and_its_end_are_read_whatever_was_sent(tmp_path, transp
         assert transport == "unix" or within(5, lambda: not unacknowledged(client))
         server.start()
         assert within(5, lambda: server.stats().outcomes.get("finished" if limits.reply == "" else "refused"))
+        assert client.makefile("rb").read() == REPLY.encode()
+
+
+class Picky(Server):
+    """Says why not, without having read."""
+
+    def verify_request(self, request, client_address):
+        request.sendall(REPLY.encode())
+        return False
+
+
+@pytest.mark.parametrize("dispatcher", ["sync", "thread", "fork", "pool", "adaptive"])
+@pytest.mark.parametrize("handler", [StreamRequestHandler, ConversationHandler])
+def test_the_last_word_of_verify_request_is_read_whatever_was_sent(dispatcher, handler):
+    with Picky(TCP("127.0.0.1", 0), handler, dispatcher=dispatcher) as server, socket.socket() as client:
+        client.settimeout(10)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(address(server.urls[0]))
+        client.sendall(bytes(40_000))
+        assert within(5, lambda: not unacknowledged(client))
+        server.start()
+        assert within(5, lambda: server.stats().outcomes.get("refused"))
         assert client.makefile("rb").read() == REPLY.encode()
 
 
