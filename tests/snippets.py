@@ -31,7 +31,7 @@ from typing import Any
 
 import attrs
 
-from support import Program, talk
+from support import Program, free_port, talk
 
 LINE = b"hello\n"
 """What the client sends to each server."""
@@ -87,15 +87,15 @@ def _blocks(text: str, page: str) -> Iterator[Block]:
         yield Block(page, start, opened["info"].strip("{} ").partition(" ")[0], "\n".join(found) + "\n", heading)
 
 
-_PORTS: dict[str, str] = {}
+ports: dict[str, str] = {}
+"""What stands for the ports that pages name: others for each test, or one would bind where the connections of another one linger."""
 
 
 def _with_free_ports(text: str) -> str:
     def free(found: re.Match[str]) -> str:
-        if found[0] not in _PORTS:
-            with socket.create_server(("127.0.0.1", 0)) as sock:
-                _PORTS[found[0]] = str(sock.getsockname()[1])
-        return _PORTS[found[0]]
+        if found[0] not in ports:
+            ports[found[0]] = str(free_port())
+        return ports[found[0]]
 
     return re.sub(r"\b9[0-9]{3}\b", free, text)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import re
 import signal
 import socket
@@ -211,6 +212,16 @@ def address(url: str) -> Any:
         return "\0" + place[1:] if place.startswith("@") else place.removeprefix("//")
     host, _, port = place.removeprefix("//").rpartition(":")
     return host.strip("[]"), int(port)
+
+
+def free_port() -> int:
+    """Return a port of the loopback interface that is free, and that the system gives to no client: it takes those from 32768 on."""
+    while True:
+        port = random.randrange(10_000, 32_768)
+        with contextlib.suppress(OSError), socket.socket() as stream, socket.socket(type=socket.SOCK_DGRAM) as datagram:
+            for sock in (stream, datagram):
+                sock.bind(("127.0.0.1", port))
+            return port
 
 
 def talk(where: Any, data: bytes, timeout: float = 10.0) -> bytes:

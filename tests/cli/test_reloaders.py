@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from support import Program, run, with_path
+from support import Program, free_port, run, with_path
 
 RUN = (sys.executable, "-m", "socketkit", "run")
 
@@ -44,14 +44,6 @@ if __name__ == "__main__":
     from django.core.management import execute_from_command_line
     execute_from_command_line(sys.argv)
 """
-
-
-def free_port():
-    """Return a port that was free just now: both reloaders want to know it beforehand."""
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return sock.getsockname()[1]
 
 
 def fetch(port):

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from socketkit import InheritedFD, Systemd, config
-from support import GUARD, HERE, Program, address, ask, python, talk, with_path
+from support import GUARD, HERE, Program, address, ask, free_port, python, talk, with_path
 
 PRELUDE = """
 import os, socket, sys
@@ -360,8 +360,7 @@ def test_serve_takes_an_inherited_descriptor(tmp_path):
 @pytest.mark.parametrize("kind", ["stream", "datagram"])
 def test_systemd_socket_activate_starts_it(kind, tmp_path):
     (tmp_path / "given.py").write_text(HANDLER)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     activate = ["systemd-socket-activate", *(["-d"] if kind == "datagram" else []), f"--listen=127.0.0.1:{port}", "--fdname=web"]
     serve = [sys.executable, "-m", "socketkit", "serve", "given:both", "--listen", f"systemd://web?kind={kind}"]
     environment = [f"--setenv={name}={value}" for name, value in with_path(HERE).items() if name in {"PYTHONPATH", "PATH"}]
