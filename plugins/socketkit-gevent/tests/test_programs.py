@@ -50,14 +50,22 @@ def place(running):
 
 
 def effort(pid):
-    """Return how often the process's threads have slept or been interrupted, and how much time they have used."""
+    """Return the process's state, how often its threads have slept or been interrupted, and how much time they have used."""
     switches = [
         line.split()[1]
         for task in Path(f"/proc/{pid}/task").iterdir()
         for line in (task / "status").read_text().splitlines()
         if "ctxt" in line
     ]
-    return switches, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return state, switches, fields[10:12]
+
+
+def let_rest(pid):
+    """Wait until nothing goes on in the process any more."""
+    before = None
+    while before != (before := effort(pid)) or before[0] != "S":
+        time.sleep(0.05)
 
 
 # --- signals ---------------------------------------------------------------------------------------------------------
@@ -124,6 +132,7 @@ def test_an_unhandled_control_c_ends_the_program(busy):
                 client.sendall(b"x\n")
                 assert client.recv(100) == b"x\n"
                 assert client.recv(100) == b""
+                let_rest(running.pid)  # Python ignores the exception of a Ctrl-C that comes while an object is cleaned up
             assert running.stop(signal.SIGINT) == -signal.SIGINT
         assert "KeyboardInterrupt" in running.output
 
