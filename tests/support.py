@@ -5,10 +5,13 @@ Whatever forks, handles signals or changes limits runs in a process of its own, 
 
 from __future__ import annotations
 
+import codecs
 import contextlib
+import io
 import os
 import random
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -107,7 +110,7 @@ class Program:
     def __init__(self, *command: str, **options: Any) -> None:
         self._command = command
         self._options = options
-        self._lines: list[str] = []
+        self._lines: list[str] = []  # all that it has printed; the last one may not be complete
         self._more = threading.Condition()
         self._ended = False
 
@@ -117,8 +120,8 @@ class Program:
         return cls(sys.executable, "-u", "-X", "faulthandler", *arguments, **options)
 
     def __enter__(self) -> Self:
-        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        self._group = _Group(self._command, **pipes, **self._options)
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        self._group = _Group(self._command, **{**pipes, **self._options})
         self.pid = self._group.process.pid
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
@@ -131,8 +134,9 @@ class Program:
 
     @property
     def output(self) -> str:
-        """All it has printed so far, to either stream."""
-        return "".join(self._lines)
+        """All it has printed so far, to either stream; once `wait` has returned, all that it will ever have."""
+        with self._more:
+            return "".join(self._lines)
 
     @property
     def code(self) -> int | None:
@@ -143,7 +147,7 @@ class Program:
         """Return the first `count` matches of the pattern in its lines, as soon as they are there; fail the test if they never are."""
         deadline = time.monotonic() + timeout
         with self._more:
-            while len(found := [match for match in (re.search(pattern, line) for line in self._lines) if match]) < count:
+            while len(found := [match for match in (re.search(pattern, line) for line in self._whole_lines()) if match]) < count:
                 if self._ended or not self._more.wait(max(0.0, deadline - time.monotonic())):
                     raise AssertionError(f"{self._command} printed {len(found)} lines with {pattern!r}, not {count}:\n{self.output}")
         return found[:count]
@@ -163,6 +167,9 @@ class Program:
             self.send_signal(signal.SIGABRT)
             self._reader.join(5)
             raise AssertionError(f"{self._command} did not end:\n{self.output}")
+        with self._more:  # what it has printed is in the pipe, and all of it in the lines as soon as the pipe is empty
+            while not self._ended and _is_readable(self._group.process.stdout, 0):
+                self._more.wait(1)
         return self._group.code
 
     def stop(self, number: int = signal.SIGTERM, timeout: float = GUARD) -> int:
@@ -170,14 +177,26 @@ class Program:
         self.send_signal(number)
         return self.wait(timeout)
 
+    def _whole_lines(self) -> list[str]:
+        return self._lines if self._ended or not self._lines or self._lines[-1].endswith("\n") else self._lines[:-1]
+
     def _read(self) -> None:
-        for line in self._group.process.stdout:
-            with self._more:
-                self._lines.append(line)
+        pipe, decoder = self._group.process.stdout, codecs.getincrementaldecoder("utf-8")("backslashreplace")
+        while not self._ended:
+            _is_readable(pipe, None)
+            with self._more:  # to read and to keep are one step for whoever looks
+                data = os.read(pipe.fileno(), 65536)
+                self._ended = not data
+                unfinished = self._lines.pop() if self._lines and not self._lines[-1].endswith("\n") else ""
+                self._lines += io.StringIO(unfinished + decoder.decode(data, self._ended)).readlines()
                 self._more.notify_all()
-        with self._more:
-            self._ended = True
-            self._more.notify_all()
+
+
+def _is_readable(pipe: IO[bytes], milliseconds: float | None) -> bool:
+    """Wait until something can be read, or the end."""
+    poll = select.poll()
+    poll.register(pipe, select.POLLIN)
+    return bool(poll.poll(milliseconds))
 
 
 class Managed(Program):

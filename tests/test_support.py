@@ -32,6 +32,25 @@ def test_waiting_for_a_line_ends_with_the_program():
         program.serving()
 
 
+def test_all_that_a_program_has_printed_is_there_when_it_has_ended():
+    for _ in range(5):
+        with Program.python("-c", "import os; os.write(1, b'x' * 50_000); os._exit(0)") as program:
+            assert program.wait() == 0
+            assert len(program.output) == 50_000
+
+
+def test_a_line_is_matched_when_it_is_whole():
+    source = "import sys; sys.stdout.write('serving tcp'); sys.stdout.flush(); input(); print('://127.0.0.1:7 ()'); input()"
+    reader, writer = os.pipe()
+    with Program.python("-c", source, stdin=reader) as program:
+        with pytest.raises(AssertionError, match="printed 0 lines"):
+            program.line("^serving", timeout=1)
+        os.write(writer, b"\n")
+        assert program.serving() == ["tcp://127.0.0.1:7"]
+    os.close(reader)
+    os.close(writer)
+
+
 def test_the_clients_return_all_that_a_server_says():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         served = threading.Thread(target=_answer, args=(listener,))

@@ -304,7 +304,7 @@ Server = Picky
         for how in (b"kill", b"exit"):
             with contextlib.suppress(OSError):  # reset, or not connected any more
                 talk(address, how)
-        assert re.search(r"log: ERROR worker \d+ died: SIGKILL, perhaps for want of memory; it had served 4 requests", program.output)
+        program.line(r"log: ERROR worker \d+ died: SIGKILL, perhaps for want of memory; it had served 4 requests")
         program.line(r"^died \d+ exit code 3")
         assert ended(program) == {"failed": 1, "aborted": 1, "finished": 1, "refused": 1, "died": 2}
 
