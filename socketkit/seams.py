@@ -3,7 +3,7 @@
 A *recipe* is the configuration of one part: a frozen attrs class, comparable and printable, with no socket and no thread in it.
 A *live part* is what a recipe makes when a server starts; it owns resources and has `close()`.
 Conform by shape; do not inherit from these classes. A power that only some parts have is a Protocol of its own (`Adapts`, `Narrows`, `Cuts`,
-`Forces`, `Watches`), looked up once, when a server is composed, and never on a request.
+`Forces`, `Shares`, `Watches`), looked up once, when a server is composed, and never on a request.
 
 Times are float seconds, deadlines are on `time.monotonic()`, and None means without limit.
 """
@@ -343,6 +343,17 @@ class Forces(Protocol):
 
     def force(self) -> None:
         """End what still runs, without waiting for it. Called once, when a drain's deadline has passed."""
+        ...
+
+
+class Shares(Protocol):
+    """Power of a simple live dispatcher: processes that it forks have copies of the listeners for a moment."""
+
+    def unshare(self) -> None:
+        """Wait until they have not: whoever is in the queue of a copy when the last one is closed is reset.
+
+        Called in the thread that serves, before the queue is taken for the last time and the listeners are closed.
+        """
         ...
 
 

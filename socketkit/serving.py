@@ -295,7 +295,7 @@ class Run:
             before, self._intake = self._intake, last
             for source in self._sources:
                 source.intake = last  # before the other is emptied: who does not find that one open shall find this one
-            units = [unit for source in self._sources for unit in queued(source)] if queue else []
+            units = self._queued() if queue else []
             self._close_listeners(streams_only=True)
             if before is not None:
                 units = [*before.waiting(), *self._move(before.parked(), last, end), *units]
@@ -308,6 +308,13 @@ class Run:
             for unit in last.waiting():
                 self._cut += 1
                 unit.refuse("the server stopped before it was run")
+
+    def _queued(self) -> list[Any]:
+        """Take what the kernel has queued."""
+        unshare = getattr(self._live(), "unshare", None)
+        if unshare is not None:
+            unshare()
+        return [unit for source in self._sources for unit in queued(source)]
 
     def _move(self, parked: Sequence[Any], last: Intake, end: float | None) -> list[Any]:
         """Let connections wait on, if their client is likely to speak; return those that can be served now, and end the others."""

@@ -3,6 +3,8 @@
 import contextlib
 import http.client
 import http.server
+import os
+import signal
 import socket
 import threading
 import time
@@ -12,7 +14,7 @@ import pytest
 from rooms import Rooms, answers, held
 from socketkit import TCP, Adaptive, Asyncio, ConversationHandler, Executor, Graceful, Pool, Server, StreamRequestHandler, Sync, Threads
 from socketkit.testing import FakeClock
-from support import python
+from support import Program, address, python
 
 ANYWHERE = TCP("127.0.0.1", 0)
 
@@ -100,6 +102,46 @@ assert got == [b"HELLO\\n"] * 20, got
 assert server.stats().outcomes == {"finished": 21}, server.stats()
 """
     )
+
+
+HELD_FORKS = """
+import os
+os.register_at_fork(after_in_child=lambda: os.read(0, 1), after_in_parent=lambda: print("forked", flush=True))  # before all others
+from socketkit import *
+from socketkit.dispatchers import forks
+forks.UNSHARING = 30
+
+class Upper(StreamRequestHandler):
+    def handle(self): self.wfile.write(self.rfile.readline().upper())
+class Tells:
+    def server_stopping(self, server): print("stopping", flush=True)
+
+with Server(TCP("127.0.0.1", 0), Upper, dispatcher=Forks(), observers=[Tells()]) as server:
+    print("serving", *server.urls, "()", flush=True)
+    server.serve_forever()
+"""
+
+
+def test_who_comes_while_a_fresh_child_has_the_listener_still_is_answered():
+    reader, writer = os.pipe()
+    with Program.python("-c", HELD_FORKS, stdin=reader) as program, contextlib.ExitStack() as clients:
+        [where] = map(address, program.serving())
+
+        def client(text):
+            connection = clients.enter_context(socket.create_connection(where, timeout=10))
+            connection.sendall(text)
+            return connection
+
+        first = client(b"first\n")
+        program.line("^forked")
+        program.send_signal(signal.SIGTERM)
+        program.line("^stopping")
+        others = [client(b"other\n") for _ in range(50)]  # for longer than a server takes to close its listener
+        os.write(writer, b"." * 51)
+        assert [read_all(each) for each in (first, *others)] == [b"FIRST\n"] + [b"OTHER\n"] * 50
+        assert program.wait() == 0
+    os.close(reader)
+    os.close(writer)
 
 
 def test_who_is_in_the_queue_of_prefork_workers_is_answered():

@@ -7,6 +7,7 @@ import os
 import select
 import signal
 import socket
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
@@ -22,7 +23,11 @@ def fork(run: Callable[[], int]) -> int:
     """
     if logs.flush(logs.SHORT_PATIENCE):  # so that usually no second thread is there to be left behind
         logs.flush_streams()
-    pid = os.fork()
+    _forking.add(threading.get_ident())
+    try:
+        pid = os.fork()
+    finally:
+        _forking.discard(threading.get_ident())
     if pid:
         return pid
     with contextlib.suppress(ValueError):  # not the main thread
@@ -90,20 +95,24 @@ def how_it_ended(code: int) -> str:
 
 
 _private: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+_shared: weakref.WeakSet[socket.socket] = weakref.WeakSet()  # with the children of `fork`
+_forking: set[int] = set()  # the threads inside `fork`
 
 
-def keep_private(sock: socket.socket) -> None:
-    """Have the socket closed in every process that is forked from this one, by whomever.
+def keep_private(sock: socket.socket, *, share: bool = False) -> None:
+    """Have the socket closed in every process that is forked from this one, by whomever; share: but not in the children of `fork`.
 
-    Its other end then hears of this process's death, however many children live on.
+    Its other end then hears of this process's death, and of those children's, however many others live on.
     """
-    _private.add(sock)
+    (_shared if share else _private).add(sock)
 
 
 def _close_private() -> None:
-    for sock in list(_private):
+    sets = [_private] if threading.get_ident() in _forking else [_private, _shared]
+    for sock in [sock for each in sets for sock in each]:
         sock.close()
     _private.clear()
+    _shared.clear()
 
 
 if hasattr(os, "register_at_fork"):

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 import time
 from typing import ClassVar
 
 import attrs
 
-from socketkit.dispatchers._processes import fork, pidfd, reap, send_signal, wait_any
+from socketkit.dispatchers._processes import fork, keep_private, pidfd, reap, send_signal, wait_any
 from socketkit.recipes import at_least
 from socketkit.seams import Address, Request, Watcher, Work
 
 EXIT_CODES = {"finished": 0, "failed": 1, "aborted": 75, "timed out": 124}
 """How a child tells its parent the outcome. The last two are EX_TEMPFAIL of sysexits.h, and what timeout(1) exits with: a handler that
 exits is unlikely to use them."""
+
+UNSHARING = 1.0
+"""Seconds to wait, at most, for children that were just forked to close their copies of the listeners."""
 
 _OUTCOMES = {code: outcome for outcome, code in EXIT_CODES.items()}
 
@@ -47,6 +52,8 @@ class _ForkPerRequest:
     max_children: int
     children: dict[int, _Child] = attrs.field(factory=dict)
     loop: Watcher | None = None
+    witness: tuple[socket.socket, socket.socket] | None = None
+    """A pair whose second end each child closes when it has closed the listeners."""
 
     def attach(self, loop: Watcher | None) -> None:
         self.loop = loop
@@ -55,6 +62,7 @@ class _ForkPerRequest:
         while self.loop is None and len(self.children) >= self.max_children:
             wait_any(self.children, None)  # no loop to hold back: a single request is being handled
             self._collect(*self.children)
+        self._have_witness()
         reader, writer = os.pipe() if not hasattr(os, "pidfd_open") else (-1, -1)
         try:
             pid = fork(lambda: self._serve(request, client_address))
@@ -91,12 +99,33 @@ class _ForkPerRequest:
             if child.request is request:
                 send_signal(pid, signal.SIGTERM)
 
+    def unshare(self) -> None:
+        if self.witness is not None:
+            here, there = self.witness
+            there.close()
+            here.settimeout(UNSHARING)
+            with contextlib.suppress(TimeoutError):
+                here.recv(1)
+            self.close()
+
     def close(self) -> None:
-        pass
+        if self.witness is not None:
+            for end in self.witness:
+                end.close()
+            self.witness = None
+
+    def _have_witness(self) -> None:
+        if self.witness is None:
+            with contextlib.suppress(OSError):  # no descriptor left: then it goes without
+                self.witness = socket.socketpair()
+                keep_private(self.witness[1], share=True)
 
     def _serve(self, request: Request, client_address: Address) -> int:
         for child in self.children.values():
             _close(child.exit_descriptor)
+        if not isinstance(request, tuple):
+            self.work.forget()
+        self.close()
         return EXIT_CODES.get(self.work.run_alone(request, client_address), 1)
 
     def _collect(self, *pids: int) -> None:
