@@ -163,11 +163,15 @@ def known() -> dict[str, dict[str, Figure]]:
 
 
 def commit() -> str:
-    """Return the commit that is checked out, with a plus if files were changed since; "" outside of a repository."""
+    """Return the commit that is checked out, with a plus if files but these results were changed since; "" outside of a repository."""
     with contextlib.suppress(FileNotFoundError):
-        command = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+        changes = _git("status", "--porcelain", "--", ".", f":!{RESULTS.relative_to(ROOT)}")
+        return _git("describe", "--always", "--exclude=*") + "+" * bool(changes)
     return ""
+
+
+def _git(*words: str) -> str:
+    return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def all_of(names: list[str], scale: float) -> bool:
