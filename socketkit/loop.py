@@ -426,13 +426,14 @@ class Intake:
         self._soon.append(callback)
         self._wakeup.wake()
 
-    def retire(self, grace: float = 0.0) -> None:
+    def retire(self, grace: float = 0.0, coming: Callable[[], bool] = lambda: False) -> None:
         """Take nothing new, hand out what was accepted before, then stop.
 
         grace: seconds that what is parked may still wait. Who has not begun by then is handed out too.
+        coming: says whether somebody is likely to be parked here yet.
         """
         self.ending = True
-        self.call_soon(partial(self._linger, self._clock() + grace))
+        self.call_soon(partial(self._linger, self._clock() + grace, coming))
 
     def on_stop(self, callback: Callable[[], None]) -> None:
         """Have `stop` call this too, in whatever thread or signal handler it is called: `Wakeup.wake` is fit for that."""
@@ -451,10 +452,10 @@ class Intake:
 
     # inside
 
-    def _linger(self, until: float) -> None:
+    def _linger(self, until: float, coming: Callable[[], bool]) -> None:
         left = until - self._clock()
-        if left > 0 and self._lot.parked:
-            self.call_later(min(left, LINGER), partial(self._linger, until))
+        if left > 0 and (coming() or self._lot.parked):
+            self.call_later(min(left, LINGER), partial(self._linger, until, coming))
         else:
             self._retire()
 

@@ -300,14 +300,18 @@ class Run:
             if before is not None:
                 units = [*before.waiting(), *self._move(before.parked(), last, end), *units]
             last.hand_out(units)
-            if last.due() is not None:
-                last.retire(GOODBYE + 2 * FINE_GRAIN)
+            if last.due() is not None or self._conversations_go_on():
+                last.retire(GOODBYE + 2 * FINE_GRAIN, self._conversations_go_on)
                 self._hand_out(last, end)
             for connection in last.parked():
                 connection.abandon()
             for unit in last.waiting():
                 self._cut += 1
                 unit.refuse("the server stopped before it was run")
+
+    def _conversations_go_on(self) -> bool:
+        """Return whether there are conversations, parked or with a handler that may park them when it is done."""
+        return any(getattr(entry, "begun", False) for entry in self._ledger.active())
 
     def _queued(self) -> list[Any]:
         """Take what the kernel has queued."""

@@ -13,6 +13,7 @@ import pytest
 
 from rooms import Rooms, answers, held
 from socketkit import TCP, Adaptive, Asyncio, ConversationHandler, Executor, Graceful, Pool, Server, StreamRequestHandler, Sync, Threads
+from socketkit.loop import Intake
 from socketkit.testing import FakeClock
 from support import Program, address, python
 
@@ -293,7 +294,7 @@ def test_a_connection_that_is_accepted_as_the_stop_comes_is_answered(dispatcher)
 
 
 class Page(http.server.BaseHTTPRequestHandler):
-    """Answers on a connection that is kept alive; `/wait` only once it may."""
+    """Answers on a connection that is kept alive; `/wait` only once it may, and `/late` is done only once it may."""
 
     protocol_version = "HTTP/1.1"
     inside, leave = threading.Event(), threading.Event()
@@ -309,6 +310,9 @@ class Page(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", "2")
         self.end_headers()
         self.wfile.write(b"ok")
+        if self.path == "/late":
+            self.inside.set()
+            assert self.leave.wait(20)
 
     def do_POST(self):
         self.rfile.read(int(self.headers["Content-Length"]))
@@ -371,6 +375,21 @@ def test_an_http_client_that_was_just_answered_may_ask_once_more(page, dispatche
         assert get(client) == (200, [])
         thread = stopping(server)
         assert get(client, path) == (status, ["close"])
+        thread.join()
+    assert server.stats().outcomes == {"finished": 1}
+
+
+@PARKING
+def test_an_http_client_whose_handler_is_not_done_with_the_last_request_may_ask_once_more(page, dispatcher, monkeypatch):
+    waits, retire = threading.Event(), Intake.retire
+    monkeypatch.setattr(Intake, "retire", lambda *arguments: (waits.set(), retire(*arguments)))
+    with serving(page, dispatcher) as server, connection(server) as client:
+        assert get(client, "/late") == (200, [])
+        assert page.inside.wait(10)
+        thread = stopping(server)
+        assert waits.wait(10)
+        page.leave.set()
+        assert get(client) == (200, ["close"])
         thread.join()
     assert server.stats().outcomes == {"finished": 1}
 

@@ -311,6 +311,25 @@ def test_an_intake_that_retires_waits_for_who_is_parked_as_long_as_it_was_told(s
         assert intake.stopped
 
 
+def test_an_intake_that_retires_waits_for_who_is_about_to_be_parked():
+    (ours, theirs), clock, coming = socket.socketpair(), FakeClock(), [True, True, False, False]
+    with ours, theirs, Intake([], clock=clock) as intake:
+        late = Guest(theirs, begun=True)
+        intake.retire(1.0, lambda: coming.pop(0))
+        for _ in range(2):
+            assert intake.take(0) is None
+            assert not intake.stopped
+            clock.advance(LINGER)
+        intake.park(late, 60)
+        assert intake.take(0) is None
+        ours.send(b"x")
+        assert intake.take() is late
+        clock.advance(LINGER)
+        assert intake.take() is None
+        assert intake.stopped
+        assert not coming
+
+
 def test_who_parks_once_all_was_taken_out_is_told_so():
     ours, theirs = socket.socketpair()
     with ours, theirs, Intake([]) as intake:
