@@ -154,22 +154,24 @@ def memory(dispatcher: str, size: int) -> Figure:
         raise CannotMeasureError("this Python has no _testcapi")
     with Victim(dispatcher) as victim:
         for number in range(1, size + 1):
-            arm(victim.live(FAIL_FROM=str(number)), number)
-            for worker in victim.workers()[:1]:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(worker, signal.SIGKILL)
-            victim.ask()
+            if arm(victim.live(FAIL_FROM=str(number)), number):
+                for worker in victim.workers()[:1]:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(worker, signal.SIGKILL)
+                victim.ask()
             victim.judge(f"allocation {number} of {dispatcher}")
     return {"allocations": size, **victim.counts}
 
 
-def arm(program: Program, number: int) -> None:
-    """Have it let this allocation fail; ask again if it was the one before that failed just as it was asked."""
+def arm(program: Program, number: int) -> bool:
+    """Have it let this allocation fail; ask again if it was the one before that failed just as it was asked. False: it has ended."""
     for _ in range(3):
         program.send_signal(signal.SIGUSR1)
         with contextlib.suppress(AssertionError):
             program.line(rf"armed {number}\b", timeout=5)
-            return
+            return True
+        if program.code is not None:
+            return False
     raise AssertionError(f"allocation {number} cannot be made to fail:\n{program.output}")
 
 
