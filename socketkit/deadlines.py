@@ -98,7 +98,7 @@ class Deadlines:
             end = self._cut_those_over(now)
             if end == NEVER or not self._wake_up():
                 return
-        self._later(min(max(end - now, GRAIN), LONGEST), self._look)
+        self._later(min(max(end - self._clock(), GRAIN), LONGEST), self._look)  # to look at all of them has taken its time
 
     def _cut_those_over(self, now: float) -> float:
         """Return when the first of those that are left is over."""
