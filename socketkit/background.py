@@ -1,4 +1,4 @@
-"""Threads of the library's own, beside those that run handlers."""
+"""Threads whose start ends, and those of the library's own, beside the ones that run handlers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,31 @@ import threading
 from collections.abc import Callable
 
 
-class BackgroundThread(threading.Thread):
+class SureThread(threading.Thread):
+    """A thread whose `start` comes to an end, whatever becomes of the thread.
+
+    That of `threading.Thread` waits for the new thread to say that it runs. One that has no memory for its first steps never does.
+    """
+
+    _failed = False
+
+    def start(self) -> None:
+        """As `threading.Thread.start`. Raises: RuntimeError when the system has no thread to give, or no memory for its first steps."""
+        super().start()
+        if self._failed:
+            raise RuntimeError("can't start new thread: there is no memory for its first steps")
+
+    def _bootstrap(self) -> None:
+        try:
+            super()._bootstrap()  # type: ignore[misc]
+        finally:
+            started: threading.Event = self._started  # type: ignore[attr-defined]
+            if not started.is_set():
+                self._failed = True
+                started.set()
+
+
+class BackgroundThread(SureThread):
     """A daemon thread that takes no signals. Owner: whoever starts it.
 
     The system hands a signal to any thread that takes it, and Python runs its handler in the main thread. If that one sleeps in a

@@ -36,6 +36,55 @@ def test_the_last_thread_that_the_system_has_does_it(monkeypatch):
     assert done != [threading.get_ident()]
 
 
+STILLBORN = """
+import contextlib, threading
+from socketkit import *
+from socketkit.background import BackgroundThread
+from support import talk
+def no_memory(thread):
+    threading.Thread._bootstrap_inner = usual
+    raise MemoryError
+usual = threading.Thread._bootstrap_inner
+def let_the_next_fail(): threading.Thread._bootstrap_inner = no_memory
+def echo(request, client_address, server): request.sendall(request.recv(10))
+"""
+
+
+def test_to_start_one_that_has_no_memory_for_its_first_steps_fails_and_does_not_wait():
+    python(
+        STILLBORN
+        + """
+done = []
+let_the_next_fail()
+try:
+    BackgroundThread(lambda: done.append(1), "test").start()
+except RuntimeError as error:
+    assert "no memory for its first steps" in str(error)
+    assert not done
+else:
+    raise AssertionError("it says that it was started")
+BackgroundThread(lambda: done.append(2), "test").start()
+while not done: pass
+assert done == [2]
+"""
+    )
+
+
+def test_a_request_whose_thread_has_no_memory_for_its_first_steps_is_refused_and_the_next_one_is_served():
+    python(
+        STILLBORN
+        + """
+with Server(TCP("127.0.0.1", 0), echo, dispatcher="thread").start() as server:
+    assert talk(server.addresses[0], b"zero") == b"zero"  # which starts the thread that keeps the time
+    let_the_next_fail()
+    with contextlib.suppress(OSError):
+        talk(server.addresses[0], b"one")
+    assert talk(server.addresses[0], b"two") == b"two"
+assert server.stats().outcomes == {"refused": 1, "finished": 2}, server.stats()
+"""
+    )
+
+
 def test_one_is_had_in_a_signal_handler_that_interrupts_the_start_of_another():
     python("""
 import signal, threading, os

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from contextvars import copy_context
 
+from socketkit.background import SureThread
 from socketkit.logs import Log
 from socketkit.seams import Unit
 
@@ -97,7 +98,7 @@ class Crew(Load):
             self._work.put(None)
 
     def _hire(self) -> None:
-        thread = threading.Thread(target=self._serve, name=f"{self._name}-{self._threads + 1}", daemon=True)
+        thread = SureThread(target=self._serve, name=f"{self._name}-{self._threads + 1}", daemon=True)
         try:
             thread.start()
         except RuntimeError as error:

@@ -23,6 +23,7 @@ from typing import Any, ClassVar
 
 import attrs
 
+from socketkit.background import SureThread
 from socketkit.dispatchers._alarm import best_alarm
 from socketkit.logs import Log
 from socketkit.parking import Parking
@@ -206,9 +207,7 @@ class _Adaptive:
         with self._hiring:
             if len(self._workers) >= self._most:
                 return False
-            worker.thread = threading.Thread(
-                target=self._work, args=(worker,), name=f"socketkit-adaptive-{len(self._workers) + 1}", daemon=True
-            )
+            worker.thread = SureThread(target=self._work, args=(worker,), name=f"socketkit-adaptive-{len(self._workers) + 1}", daemon=True)
             self._workers.add(worker)
         try:
             worker.thread.start()

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 
 import attrs
 
+from socketkit.background import SureThread
 from socketkit.limits import Limits
 from socketkit.logs import Log
 from socketkit.loop import Wakeup
@@ -111,7 +112,7 @@ class _Pool:
         """Do nothing: what there is to release ended with `drive` and `wait`."""
 
     def _add_thread(self) -> None:
-        thread = threading.Thread(target=self._serve, name=f"socketkit-pool-{len(self._threads) + 1}", daemon=True)
+        thread = SureThread(target=self._serve, name=f"socketkit-pool-{len(self._threads) + 1}", daemon=True)
         self._threads.append(thread)
         self._free += 1  # it may have taken a request before `start` returns
         try:

@@ -9,7 +9,10 @@ from typing import Any, ClassVar
 
 import attrs
 
+from socketkit.background import SureThread
 from socketkit.seams import Address, Request, Work
+
+_USUAL = threading.Thread
 
 
 @attrs.frozen
@@ -76,7 +79,8 @@ def start_thread(run: Callable[..., object], arguments: tuple[Any, ...], threads
 
     Raises: RuntimeError when the system has no thread left to give.
     """
-    thread = threading.Thread(target=run, args=arguments)
+    kind = SureThread if threading.Thread is _USUAL else threading.Thread  # which programs replace
+    thread = kind(target=run, args=arguments)
     thread.daemon = daemon
     thread.start()
     threads.append(thread)

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import resource_tracker
 
 import pytest
 
@@ -33,6 +34,7 @@ def executors():
         patch.setenv("PYTHONPATH", PATH["PYTHONPATH"])
         import executors
 
+        resource_tracker.ensure_running()  # before any test: it is the interpreter's, and stays
         yield executors
     del sys.modules["executors"]
 
