@@ -137,7 +137,7 @@ class Stampede:
         self.served = lab.prepare(self.handle, faults=self.faults, observers=[self.sick])
 
     def handle(self, _handler: Any, message: bytes) -> bytes:
-        if message.startswith(b"bad"):
+        if message.startswith(b"ill"):  # which no hexadecimal number does: those are what good clients send
             raise self.ERRORS[message[3] % len(self.ERRORS)]
         return message[::-1]
 
@@ -147,7 +147,7 @@ class Stampede:
 
     def ask_badly(self) -> None:
         with contextlib.suppress(OSError, AssertionError):
-            self.served.tell(b"bad%d" % self.chance.randrange(10))
+            self.served.tell(b"ill%d" % self.chance.randrange(10))
 
     def change_health(self) -> None:
         self.sick.ill = not self.sick.ill

