@@ -170,7 +170,7 @@ def arm(program: Program, number: int) -> bool:
         with contextlib.suppress(AssertionError):
             program.line(rf"armed {number}\b", timeout=5)
             return True
-        if program.code is not None:
+        if within(1, lambda: program.code is not None):
             return False
     raise AssertionError(f"allocation {number} cannot be made to fail:\n{program.output}")
 
