@@ -1,7 +1,7 @@
 """Figures of endurance: what stays the same over many requests, many stops and much that goes wrong.
 
 ``python -m faults.figures`` measures all of them in their long form, each in a process of its own, and writes them down for the page;
-``--only NAME...`` measures some. It says what it is at, and how long it took the last time: all of them about two hours.
+``--only NAME...`` measures some. It says what it is at, and how long it took the last time: all of them about an hour.
 ``--scale 0.01`` is for trying it out: a hundredth of each size, and nothing is written.
 What holds is said in `HOLD`, what was seen by the measurements.
 """
@@ -202,7 +202,7 @@ def all_of(names: list[str], scale: float) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m faults.figures", description="Measure the figures of endurance: about two hours.")
+    parser = argparse.ArgumentParser(prog="python -m faults.figures", description="Measure the figures of endurance: about an hour.")
     parser.add_argument(
         "--only", nargs="+", choices=MEASURES, default=list(MEASURES), help="measure these, and leave the others as they are"
     )

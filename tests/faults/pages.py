@@ -47,7 +47,7 @@ ENDURANCE_HEAD = """# Endurance
 
 What stays the same over many requests, many stops and much that goes wrong. Each figure was measured in a process of its own, on a machine
 that did other things too: the counts are what to look at, and times are those of that machine. The tests measure the same in short each
-time; `PYTHONPATH=.:tests python -m faults.figures` measures all of it in long, about two hours, and with `--only idle slow` a part of it.
+time; `PYTHONPATH=.:tests python -m faults.figures` measures all of it in long, about an hour, and with `--only idle slow` a part of it.
 
 ## What these figures are worth
 
@@ -57,8 +57,8 @@ time; `PYTHONPATH=.:tests python -m faults.figures` measures all of it in long, 
 - A request without an end, where memory or system calls fail, is one whose connection stays open until its client goes. CPython's `accept`
   forgets the descriptor it has just got if there is no memory for the address; asyncio does not tell of a descriptor that it cannot watch;
   and a unit of work that meets the failure before its own guard is logged and not closed. Nothing is promised of them but that the server
-  goes on, or ends with its error. CPython can also crash, or leave a lock of `threading` locked for ever, where there is no memory for its
-  own work: that is what the servers do that hang.
+  goes on, or ends with its error. Where CPython has no memory for its own work it can also crash, leave a lock of `threading` locked for
+  ever, or wait for ever for a thread that could not even be called: that is what those servers met that hung.
 - How the throughput compares with all defaults on is [measured](measurements.md) with the benchmark, and not here.
 - Leaks over `unix-dgram` were measured twice. With clients that bound a file each the process grew by 0.3 to 1.0 MB, within the limit but
   under every dispatcher; with names that the kernel chooses, by next to nothing. The second is shown. Clients and server share the process.
