@@ -82,7 +82,10 @@ class EpollPoller:
                 self._epoll.modify(fileno, select.EPOLLIN)
                 return
         self._known.add(fileno)
-        self._epoll.register(fileno, select.EPOLLIN)
+        try:
+            self._epoll.register(fileno, select.EPOLLIN)
+        except FileExistsError:  # by another thread, for one that was forgotten and closed meanwhile, whose number this one got
+            self._epoll.modify(fileno, select.EPOLLIN)
 
     def forget(self, fileno: int, thing: Any = None) -> None:
         """As `Poller.forget`."""

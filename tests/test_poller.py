@@ -142,6 +142,17 @@ def test_what_nobody_armed_again_is_silent_while_it_stays_readable_or_its_peer_h
 
 
 @pytest.mark.skipif(not hasattr(select, "epoll"), reason="epoll is Linux's")
+def test_a_number_that_somebody_who_was_late_has_registered_is_no_obstacle(pair):
+    ours, theirs = pair
+    poller = EpollPoller()
+    poller._epoll.register(theirs.fileno(), select.EPOLLIN)  # as a thread does whose own was forgotten while it armed it
+    poller.arm(theirs.fileno(), "mine")
+    ours.send(b"x")
+    assert poller.poll(10) == ["mine"]
+    poller.close()
+
+
+@pytest.mark.skipif(not hasattr(select, "epoll"), reason="epoll is Linux's")
 def test_a_report_that_is_out_of_date_is_not_believed(pair):
     class Late:
         """Between the kernel's report and the look at it, somebody else reads what it was about and arms the descriptor again."""

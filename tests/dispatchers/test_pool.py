@@ -71,9 +71,12 @@ def test_beyond_the_bound_clients_are_turned_away_with_a_word_if_so_asked(rooms)
             assert talk(server.addresses[0], b"") == b"busy, come back\n"
         rooms.leave.set()
         assert all(map(answers, clients))
-        assert talk(server.addresses[0], b"fast") == b"done"
+        refused = 3
+        while (said := talk(server.addresses[0], b"fast")) == b"busy, come back\n":  # a client is answered before its thread is free
+            refused += 1
+        assert said == b"done"
         server.stop()
-        assert server.stats().outcomes == {"refused": 3, "finished": 3}
+        assert server.stats().outcomes == {"refused": refused, "finished": 3}
         assert rooms.most == 2
 
 
