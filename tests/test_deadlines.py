@@ -343,7 +343,7 @@ for handler, first_byte, request, word in ((Plain, 0.3, None, b""), (Plain, None
     limits = Limits(first_byte=first_byte, request=request)
     server = Server({transport}, handler, dispatcher=Forks(4), limits=limits, lifecycle=Graceful(drain=5))
     with server.start():
-        client, began = connect(server), time.monotonic()
+        began, client = time.monotonic(), connect(server)  # in this order: the server's clock starts in between
         client.sendall(word)
         try:
             while client.recv(10): pass
