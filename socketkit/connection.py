@@ -267,7 +267,7 @@ class Connection(Whole):
     def _close(self) -> None:
         self._forget()
         if self._handler is not None:
-            handlers.discard_rest(self._handler)
+            handlers.discard_rest(self._handler)  # which `finish` of ours has done, and that of http.server's handlers does not
         if self._says_goodbye:
             vars(self._handler).pop("end_headers", None)  # or the two keep each other alive
         super()._close()

@@ -365,7 +365,7 @@ class Run:
         over = threading.Event()
 
         def watch() -> None:
-            if not over.wait(WAIT_SLICE) and self._is_due(end, over):
+            if not over.wait(WAIT_SLICE) and self._is_due(end, over):  # a moment in any case, for what is ready to be served
                 last.stop()
                 self._cut_here()
 

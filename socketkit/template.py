@@ -110,7 +110,7 @@ class RequestTemplate:
                 ledger.settle(request)
 
     def _end_request(self, request: Request) -> None:
-        """Close it, as `shutdown_request` does."""
+        """Close it, and keep what its peer has yet to receive safe if the server does that."""
         if self._discards_unread and not isinstance(request, tuple):
             discard_unread(request)
         self.shutdown_request(request)

@@ -1,11 +1,8 @@
 """`socketkit serve` in a process of its own, which reads its configuration again on SIGHUP, and the service manager that it speaks to."""
 
 import signal
-import sys
 
-from support import Managed
-
-SERVE = (sys.executable, "-X", "faulthandler", "-m", "socketkit", "serve")
+from support import SERVE, Managed
 
 GIVEN = """
 import os

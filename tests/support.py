@@ -24,6 +24,9 @@ from typing import IO, Any, Self
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 
+SERVE = (sys.executable, "-X", "faulthandler", "-m", "socketkit", "serve")
+"""The command that serves what it is told to, and shows where it stands if it hangs."""
+
 GUARD = 30.0
 """Seconds after which a program is thought to hang."""
 

@@ -63,8 +63,9 @@ except RuntimeError as error:
     assert not done
 else:
     raise AssertionError("it says that it was started")
-BackgroundThread(lambda: done.append(2), "test").start()
-while not done: pass
+thread = BackgroundThread(lambda: done.append(2), "test")
+thread.start()
+thread.finish()
 assert done == [2]
 """
     )

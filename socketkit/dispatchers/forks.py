@@ -124,7 +124,7 @@ class _ForkPerRequest:
         for child in self.children.values():
             _close(child.exit_descriptor)
         if not isinstance(request, tuple):
-            self.work.forget()
+            self.work.forget()  # now, and not as `run_alone` begins: the witness tells that it is done
         self.close()
         return EXIT_CODES.get(self.work.run_alone(request, client_address), 1)
 

@@ -132,7 +132,7 @@ class _FaultyListener:
         self.url = inner.url
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)  # what only some listeners have, such as `receive`
+        return getattr(self._inner, name)  # what only some listeners have, such as `max_packet_size`
 
     @property
     def address(self) -> Address:

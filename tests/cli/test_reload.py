@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from reloads import GIVEN, SERVE, Service
-from support import GUARD, Program, address, ask, talk
+from reloads import GIVEN, Service
+from support import GUARD, SERVE, Program, address, ask, talk
 
 THREE = """
 [servers.a]

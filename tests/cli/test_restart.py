@@ -4,14 +4,11 @@ import contextlib
 import os
 import signal
 import socket
-import sys
 from pathlib import Path
 
 import pytest
 
-from support import GUARD, Program, address, ask, talk
-
-SERVE = (sys.executable, "-X", "faulthandler", "-m", "socketkit", "serve")
+from support import GUARD, SERVE, Program, address, ask, talk
 
 PIDS = """
 import os

@@ -4,15 +4,12 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from support import GUARD, Program, address, ask, talk
-
-SERVE = (sys.executable, "-X", "faulthandler", "-m", "socketkit", "serve")
+from support import GUARD, SERVE, Program, address, ask, talk
 
 BOTH = """
 [servers.echo]
