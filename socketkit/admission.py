@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from socketkit.seams import Address, Clock, Request
     from socketkit.stats import Entry, Ledger
 
-log = Log(__name__)
+log = Log("socketkit.admission")
 
 MARGIN = 64
 """Descriptors that are left to the program: standard streams, the loop's own, logs, modules that are imported late."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from pluggy import PluginManager
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("socketkit.catalog")
 
 PartKind: TypeAlias = Literal["transport", "layer", "dispatcher", "lifecycle"]
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from socketkit.seams import Request
     from socketkit.stats import Entry, Ledger
 
-log = Log(__name__)
+log = Log("socketkit.deadlines")
 
 GRAIN = 0.05
 """Seconds between two looks at least."""

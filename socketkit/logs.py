@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 from socketkit.background import BackgroundThread
 from socketkit.repeats import FEW, Repeats, Window
 
-_own = logging.getLogger(__name__)
+_own = logging.getLogger("socketkit.logs")
 
 MOST_WAITING = 256
 """Records that may wait for the emitter."""
@@ -256,7 +256,7 @@ class Emitter:
         lost = self._lost
         if _own.isEnabledFor(logging.WARNING):
             text = f"{lost} log records were lost, because log handlers failed or were too slow"
-            _own.handle(_own.makeRecord(__name__, logging.WARNING, __file__, 0, text, (), None))
+            _own.handle(_own.makeRecord("socketkit.logs", logging.WARNING, __file__, 0, text, (), None))
         with self._lock:
             self._lost -= lost
 

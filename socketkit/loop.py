@@ -27,7 +27,7 @@ from socketkit.poller import Poller, SelectorPoller, best_poller
 if TYPE_CHECKING:
     from socketkit.seams import Clock, Unit
 
-log = Log(__name__)
+log = Log("socketkit.loop")
 
 Verdict = Literal["retry", "pause", "fatal"]
 

@@ -38,7 +38,7 @@ from socketkit.work import Work, put_to_work
 if TYPE_CHECKING:
     from types import TracebackType
 
-log = Log(__name__)
+log = Log("socketkit.server")
 
 _started: weakref.WeakSet[Server] = weakref.WeakSet()  # servers with a serving thread of their own, stopped at exit
 

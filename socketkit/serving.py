@@ -27,7 +27,7 @@ from socketkit.stats import NOBODY, DrainReport, Entry, Ledger
 if TYPE_CHECKING:
     from socketkit.stats import Observers
 
-log = Log(__name__)
+log = Log("socketkit.serving")
 
 WAIT_SLICE = 0.1
 """Seconds after which a drain looks whether it was told to hurry."""

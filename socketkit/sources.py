@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from socketkit.parking import Parking
     from socketkit.template import RequestTemplate
 
-log = Log(__name__)
+log = Log("socketkit.sources")
 
 TRUNCATED = "truncated"
 """Why a datagram is refused that is larger than its listener takes."""

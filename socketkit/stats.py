@@ -21,7 +21,7 @@ from socketkit.errors import StalledError
 from socketkit.logs import Log
 from socketkit.seams import EVENTS, Address, Clock, Layer, Request
 
-log = Log(__name__)
+log = Log("socketkit.stats")
 
 TIMED_OUT = "timed out"
 

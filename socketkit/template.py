@@ -15,7 +15,7 @@ from socketkit.logs import Log
 from socketkit.seams import Address, Request
 from socketkit.stats import books
 
-log = Log(__name__)
+log = Log("socketkit.template")
 
 _DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
 

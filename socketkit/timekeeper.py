@@ -16,7 +16,7 @@ from socketkit.logs import Log
 if TYPE_CHECKING:
     from socketkit.seams import Clock
 
-log = Log(__name__)
+log = Log("socketkit.timekeeper")
 
 
 class Timekeeper:

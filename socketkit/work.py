@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from socketkit.serving import Run
     from socketkit.template import RequestTemplate
 
-log = Log(__name__)
+log = Log("socketkit.work")
 
 
 class Work:

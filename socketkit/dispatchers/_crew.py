@@ -11,7 +11,7 @@ from socketkit.background import SureThread
 from socketkit.logs import Log
 from socketkit.seams import Unit
 
-log = Log(__name__)
+log = Log("socketkit.dispatchers._crew")
 
 
 class Load:
