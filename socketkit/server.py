@@ -31,7 +31,7 @@ from socketkit.seams import Address, Clock, Dispatch, Dispatcher, Drive, Lifecyc
 from socketkit.serving import Run, State, close_all, feed, keep_calling
 from socketkit.sources import GuardedSource, ListenerSource
 from socketkit.stats import LEDGER, DrainReport, Ledger, Observers, Stats
-from socketkit.template import RequestTemplate
+from socketkit.template import RequestTemplate, own_step
 from socketkit.timekeeper import Timekeeper
 from socketkit.work import Work, put_to_work
 
@@ -269,6 +269,7 @@ class Server(RequestTemplate):
                 return listener.accept()
         raise BlockingIOError
 
+    @own_step
     def process_request(self, request: Request, client_address: Address) -> None:
         """Hand the request to the dispatcher."""
         self.__dispatch(request, client_address)

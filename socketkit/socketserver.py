@@ -40,7 +40,7 @@ from socketkit.loop import Intake
 from socketkit.seams import Address, Dispatcher, Request
 from socketkit.serving import Run, feed, keep_calling
 from socketkit.stats import LEDGER, NOBODY, Ledger, books
-from socketkit.template import RequestTemplate
+from socketkit.template import RequestTemplate, own_step
 
 __version__ = "0.4"
 
@@ -202,11 +202,13 @@ class BaseServer(RequestTemplate):
         else:
             self._begin_request(request, client_address)
 
+    @own_step
     def process_request_thread(self, request: Request, client_address: Address) -> None:
         """Run the request where it stands, by the method of that name of a mix-in that comes after the server, if there is one."""
         mixed_in = getattr(super(RequestTemplate, self), "process_request_thread", None)
         (mixed_in or super().process_request_thread)(request, client_address)
 
+    @own_step
     def process_request(self, request: Request, client_address: Address) -> None:
         """Run the request here and close it."""
         if chosen.dispatched(self, request, client_address):
@@ -514,10 +516,12 @@ class ThreadingMixIn:
     def _own_dispatcher(self: Any) -> Dispatcher:
         return Threads(daemon=self.daemon_threads)
 
+    @own_step
     def process_request_thread(self: Any, request: Request, client_address: Address) -> None:
         """Handle the request and close it, in the thread that was started for it."""
         RequestTemplate.process_request_thread(self, request, client_address)
 
+    @own_step
     def process_request(self: Any, request: Request, client_address: Address) -> None:
         """Start a thread that runs `process_request_thread`."""
         if chosen.dispatched(self, request, client_address):
@@ -578,6 +582,7 @@ if hasattr(os, "fork"):
             """Collect children."""
             self.collect_children()
 
+        @own_step
         def process_request(self: Any, request: Request, client_address: Address) -> None:
             """Start a process that handles the request, and close this process's copy of it."""
             if chosen.dispatched(self, request, client_address):

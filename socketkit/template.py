@@ -6,8 +6,9 @@ import contextlib
 import signal
 import socket
 import threading
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 from socketkit.forked import forks, leave
 from socketkit.lingering import discard_unread
@@ -22,18 +23,26 @@ _DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
 STEPS = frozenset({"verify_request", "process_request", "process_request_thread", "finish_request"})
 """What a request goes through on its way to its handler."""
 
-_OURS = frozenset({"socketkit.template", "socketkit.server", "socketkit.socketserver", "socketserver"})
+_own_steps: list[Any] = []
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def own_step(function: Function) -> Function:
+    """Mark a step as the library's own. A server all of whose steps are marked may run its requests in one go."""
+    _own_steps.append(function)
+    return function
 
 
 def replaced_steps(server: RequestTemplate) -> frozenset[str]:
-    """Return the steps that the server's class takes in a way of its own."""
+    """Return the names of the steps that the server's class overrides."""
     kind: Any = type(server)
     return _replaced_steps(kind)
 
 
 @lru_cache(maxsize=256)  # bounded, for programs that make classes as they go
 def _replaced_steps(kind: type) -> frozenset[str]:
-    return frozenset(step for step in STEPS if getattr(kind, step).__module__ not in _OURS)
+    return frozenset(step for step in STEPS if not any(getattr(kind, step) is own for own in _own_steps))
 
 
 class RequestTemplate:
@@ -51,10 +60,12 @@ class RequestTemplate:
     _discards_unread = False
     """Whether what a client has sent and nobody has read is thrown away before its connection is closed."""
 
+    @own_step
     def verify_request(self, request: Request, client_address: Address) -> bool:  # noqa: ARG002 - for overriding
         """Return whether to go on with the request. An exception says no, and goes to `handle_error`."""
         return True
 
+    @own_step
     def process_request_thread(self, request: Request, client_address: Address) -> None:
         """Run the request where it stands: handler, errors, close. Called in the thread or process that the dispatcher chose."""
         behind = forks.behind
@@ -70,6 +81,7 @@ class RequestTemplate:
         finally:
             self._end_request(request)
 
+    @own_step
     def finish_request(self, request: Request, client_address: Address) -> None:
         """Call the handler."""
         self.RequestHandlerClass(request, client_address, self)
