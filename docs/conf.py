@@ -20,7 +20,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the checkout, wh
 import click
 
 import socketkit
-from socketkit import builtin, cli, loop, repeats, seams
+from socketkit import cli, seams
+from socketkit._engine import intake as loop
+from socketkit._system import repeats
+from socketkit.composition import builtin
 from socketkit.errors import SocketkitError
 
 if TYPE_CHECKING:

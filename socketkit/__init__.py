@@ -11,8 +11,7 @@ from socketkit import socketserver
 from socketkit.socketserver import *  # noqa: F403 - the classic names, as many as this platform has
 
 if TYPE_CHECKING:
-    from socketkit.async_handlers import AsyncDatagramRequestHandler, AsyncStreamRequestHandler
-    from socketkit.credentials import PeerCredentials, peer_credentials
+    from socketkit._system.credentials import PeerCredentials, peer_credentials
     from socketkit.dispatchers.adaptive import Adaptive
     from socketkit.dispatchers.aio import Asyncio
     from socketkit.dispatchers.executor import Executor
@@ -21,13 +20,14 @@ if TYPE_CHECKING:
     from socketkit.dispatchers.prefork import Prefork
     from socketkit.dispatchers.sync import Sync
     from socketkit.dispatchers.threads import Threads
-    from socketkit.handlers import ConversationHandler
+    from socketkit.handlers.conversation import ConversationHandler
+    from socketkit.handlers.coroutines import AsyncDatagramRequestHandler, AsyncStreamRequestHandler
+    from socketkit.handlers.messages import MessageHandler
     from socketkit.lifecycles.classic import Classic
     from socketkit.lifecycles.graceful import Graceful
-    from socketkit.limits import Limits
-    from socketkit.message_handlers import MessageHandler
+    from socketkit.seams.limits import Limits
+    from socketkit.seams.stats import DrainReport, Stats
     from socketkit.server import Server, compose
-    from socketkit.stats import DrainReport, Stats
     from socketkit.transports.inherited import InheritedFD, Systemd
     from socketkit.transports.layered import Layered
     from socketkit.transports.tcp import TCP
@@ -70,8 +70,8 @@ __all__ = [  # noqa: RUF022 - classes, then functions and modules, then the clas
 __all__ += socketserver.__all__
 
 _PLACES = {
-    "async_handlers": ("AsyncDatagramRequestHandler", "AsyncStreamRequestHandler"),
-    "credentials": ("PeerCredentials", "peer_credentials"),
+    "handlers.coroutines": ("AsyncDatagramRequestHandler", "AsyncStreamRequestHandler"),
+    "_system.credentials": ("PeerCredentials", "peer_credentials"),
     "dispatchers.adaptive": ("Adaptive",),
     "dispatchers.aio": ("Asyncio",),
     "dispatchers.executor": ("Executor",),
@@ -80,13 +80,13 @@ _PLACES = {
     "dispatchers.prefork": ("Prefork",),
     "dispatchers.sync": ("Sync",),
     "dispatchers.threads": ("Threads",),
-    "handlers": ("ConversationHandler",),
+    "handlers.conversation": ("ConversationHandler",),
     "lifecycles.classic": ("Classic",),
     "lifecycles.graceful": ("Graceful",),
-    "limits": ("Limits",),
-    "message_handlers": ("MessageHandler",),
+    "seams.limits": ("Limits",),
+    "handlers.messages": ("MessageHandler",),
     "server": ("Server", "compose"),
-    "stats": ("DrainReport", "Stats"),
+    "seams.stats": ("DrainReport", "Stats"),
     "transports.inherited": ("InheritedFD", "Systemd"),
     "transports.layered": ("Layered",),
     "transports.tcp": ("TCP",),

@@ -14,26 +14,28 @@ from typing import TYPE_CHECKING, Any, Self
 
 import attrs
 
-from socketkit import capabilities, config, logs
-from socketkit.admission import Admission, fitted
-from socketkit.catalog import Catalog
-from socketkit.connection import peek
-from socketkit.deadlines import Deadlines, limit_stalls
+from socketkit._engine.admission import Admission, fitted
+from socketkit._engine.deadlines import Deadlines, limit_stalls
+from socketkit._engine.intake import Intake
+from socketkit._engine.ledger import LEDGER, Ledger, Observers
+from socketkit._engine.run import Run, State, close_all, feed, keep_calling
+from socketkit._engine.sources import GuardedSource, ListenerSource
+from socketkit._engine.steps import RequestTemplate, own_step
+from socketkit._engine.work import Work, put_to_work
+from socketkit._system import logs
+from socketkit._system.logs import Log
+from socketkit._system.sockets import peek
+from socketkit._system.timer import Timekeeper
+from socketkit.composition import capabilities, config
+from socketkit.composition.catalog import Catalog
+from socketkit.composition.explanation import Explanation, explain
 from socketkit.dispatchers.adaptive import Adaptive
 from socketkit.errors import AlreadyServingError
-from socketkit.explanation import Explanation, explain
-from socketkit.handlers import unwrapped
+from socketkit.handlers.base import unwrapped
 from socketkit.lifecycles.graceful import Graceful
-from socketkit.limits import Limits
-from socketkit.logs import Log
-from socketkit.loop import Intake
 from socketkit.seams import Address, Clock, Dispatch, Dispatcher, Drive, Lifecycle, Listener, Request, Transport
-from socketkit.serving import Run, State, close_all, feed, keep_calling
-from socketkit.sources import GuardedSource, ListenerSource
-from socketkit.stats import LEDGER, DrainReport, Ledger, Observers, Stats
-from socketkit.template import RequestTemplate, own_step
-from socketkit.timekeeper import Timekeeper
-from socketkit.work import Work, put_to_work
+from socketkit.seams.limits import Limits
+from socketkit.seams.stats import DrainReport, Stats
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -527,14 +529,14 @@ class Server(RequestTemplate):
                 if other._run is not None:  # noqa: SLF001
                     other._run.forget()  # noqa: SLF001
 
-    def _become_branch(self, dispatcher: Dispatcher, ledger: Ledger, opened: Callable[[Intake], None]) -> Run:
+    def _become_branch(self, dispatcher: Dispatcher | None, ledger: Ledger, opened: Callable[[Intake], None]) -> Run:
         """In a forked child that is to serve: be a server under another dispatcher, with books and a run of its own."""
         assert self._run is not None  # noqa: S101 - it is forked by the dispatcher that drives this run
         self._forget_others()
         self._gate = threading.Lock()
         self._ledger = vars(self)[LEDGER] = ledger
         self._run = self._run.branch(ledger, opened)
-        self.dispatcher, self._live = dispatcher, None
+        self.dispatcher, self._live = dispatcher or Adaptive(), None
         self._live_part()
         return self._run
 

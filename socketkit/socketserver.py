@@ -24,23 +24,26 @@ from io import BufferedIOBase as BufferedIOBase  # noqa: PLC0414 - re-exported: 
 from time import monotonic as time
 from typing import Any
 
-from socketkit import chosen, handlers, logs
-from socketkit.chosen import Chosen as _Chosen
-from socketkit.chosen import ClassicSource
-from socketkit.dispatchers._processes import fork, reap, wait_any
+from socketkit._engine import override as chosen
+from socketkit._engine.intake import Intake
+from socketkit._engine.ledger import LEDGER, NOBODY, Ledger, books
+from socketkit._engine.override import Chosen as _Chosen
+from socketkit._engine.override import ClassicSource
+from socketkit._engine.run import Run, feed, keep_calling
+from socketkit._engine.steps import RequestTemplate, own_step
+from socketkit._system import logs
+from socketkit._system.children import fork, reap, wait_any
+from socketkit._system.sockets import DONT_WAIT
+from socketkit.dispatchers.adaptive import Adaptive
 from socketkit.dispatchers.forks import Forks
 from socketkit.dispatchers.sync import Sync
 from socketkit.dispatchers.threads import ThreadList as _Threads
 from socketkit.dispatchers.threads import Threads, start_thread
 from socketkit.errors import AlreadyServingError
-from socketkit.handlers import BaseRequestHandler, DatagramRequestHandler, StreamRequestHandler
-from socketkit.handlers import SocketWriter as _SocketWriter
+from socketkit.handlers.base import BaseRequestHandler, DatagramRequestHandler, StreamRequestHandler
+from socketkit.handlers.files import SocketWriter as _SocketWriter
 from socketkit.lifecycles.classic import Classic
-from socketkit.loop import Intake
 from socketkit.seams import Address, Dispatcher, Request
-from socketkit.serving import Run, feed, keep_calling
-from socketkit.stats import LEDGER, NOBODY, Ledger, books
-from socketkit.template import RequestTemplate, own_step
 
 __version__ = "0.4"
 
@@ -64,8 +67,6 @@ if hasattr(socket, "AF_UNIX"):
 
 _ServerSelector: Any = getattr(selectors, "PollSelector", selectors.SelectSelector)  # programs put another one here
 _OwnSelector = _ServerSelector
-
-handlers.make_writer = lambda sock: _SocketWriter(sock)  # noqa: PLW0108 - the name is looked up at each call: programs replace it here
 
 
 class _StopFlag:
@@ -239,6 +240,11 @@ class BaseServer(RequestTemplate):
     def __exit__(self, *args: object) -> None:
         self.server_close()
 
+    @staticmethod
+    def _make_writer(sock: Any) -> Any:
+        """Return an unbuffered `wfile`. The name is looked up at each call: programs replace it in this module."""
+        return _SocketWriter(sock)
+
     # --- inside: names are mangled, because subclasses have every other name already ------------------------------------
 
     __accept_errors: list[OSError] | None = None  # where `_take_turn` finds them; not kept otherwise, with all that their frames hold
@@ -333,13 +339,13 @@ class BaseServer(RequestTemplate):
         if self.__run is not None:
             self.__run.forget()
 
-    def _become_branch(self, dispatcher: Dispatcher, ledger: Ledger, opened: Callable[[Intake], None]) -> Run:
+    def _become_branch(self, dispatcher: Dispatcher | None, ledger: Ledger, opened: Callable[[Intake], None]) -> Run:
         """In a forked child that is to serve: be a server under another dispatcher, with books and a run of its own."""
         assert self.__run is not None  # noqa: S101 - it is forked by the dispatcher that drives this run
         run = self.__run = self.__run.branch(ledger, opened)
         attributes = vars(self)
         attributes[LEDGER] = ledger
-        chosen.put_under(self, dispatcher)
+        chosen.put_under(self, dispatcher or Adaptive())
         os.set_blocking(self.fileno(), False)  # another worker may take what the selector has just reported
         return run
 
@@ -369,11 +375,8 @@ def _accept_now(server: Any) -> Callable[[], tuple[Request, Address]] | None:
 
 
 def _receive_now(server: Any) -> tuple[Request, Address]:
-    data, client_address = server.socket.recvfrom(server.max_packet_size, _DONT_WAIT)
+    data, client_address = server.socket.recvfrom(server.max_packet_size, DONT_WAIT)
     return (data, server.socket), client_address
-
-
-_DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
 
 
 class TCPServer(BaseServer):

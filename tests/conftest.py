@@ -2,7 +2,7 @@
 
 import pytest
 
-from socketkit import logs
+from socketkit._system import logs
 
 pytest_plugins = ["socketkit.testing.pytest_plugin"]
 

@@ -7,7 +7,7 @@ How a page is written for it:
 * A block of any kind whose first line is a comment that names a file (``# echo.toml``) is saved as that file first, next to the
   program. A ``python`` block that is saved can be imported, and runs as well.
 * Ports 9000 to 9999 stand for free ones: each is replaced, the same everywhere on the page.
-* ``toml`` blocks are read as TOML, and through `socketkit.config` if they describe servers. Handlers in ``myapp`` are the reader's.
+* ``toml`` blocks are read as TOML, and through `socketkit.composition.config` if they describe servers. Handlers in ``myapp`` are the reader's.
 * ``sh`` blocks hold one command a line; see `commands`.
 * What shall not run is marked as ``text`` or has no language; ``console`` and others are left alone too.
 

@@ -26,9 +26,9 @@ from socketkit import (
     admission,
     stats,
 )
-from socketkit.admission import Admission, Bucket, Networks, Peers, number
-from socketkit.loop import Intake, NoRoomError
-from socketkit.stats import Entry, Ledger
+from socketkit._engine.admission import Admission, Bucket, Networks, Peers, number
+from socketkit._engine.intake import Intake, NoRoomError
+from socketkit._engine.ledger import Entry, Ledger
 from socketkit.testing import FakeClock
 from support import address, ask, python, talk
 

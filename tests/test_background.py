@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from socketkit.background import BackgroundThread, aside
+from socketkit._system.threads import BackgroundThread, aside
 from support import python
 
 
@@ -39,7 +39,7 @@ def test_the_last_thread_that_the_system_has_does_it(monkeypatch):
 STILLBORN = """
 import contextlib, threading
 from socketkit import *
-from socketkit.background import BackgroundThread
+from socketkit._system.threads import BackgroundThread
 from support import talk
 def no_memory(thread):
     threading.Thread._bootstrap_inner = usual
@@ -89,7 +89,7 @@ assert server.stats().outcomes == {"refused": 1, "finished": 2}, server.stats()
 def test_one_is_had_in_a_signal_handler_that_interrupts_the_start_of_another():
     python("""
 import signal, threading, os
-from socketkit.background import aside
+from socketkit._system.threads import aside
 done, main = [], threading.get_ident()
 signal.signal(signal.SIGUSR1, lambda number, frame: done.append(aside(lambda: None)))
 real = threading._active_limbo_lock

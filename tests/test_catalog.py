@@ -9,7 +9,7 @@ import attrs
 import pytest
 
 from socketkit import hookspecs
-from socketkit.catalog import KINDS, Catalog
+from socketkit.composition.catalog import KINDS, Catalog
 from socketkit.dispatchers.threads import Threads
 from socketkit.errors import ClashError, PluginError, UnknownPartError
 
@@ -279,5 +279,7 @@ def test_our_recipes_are_frozen(offer):
 
 
 def test_importing_the_catalog_leaves_pluggy_and_cattrs_alone():
-    program = "import sys, socketkit.config, socketkit.catalog; sys.exit(bool({'pluggy', 'cattrs'} & set(sys.modules)))"
+    program = (
+        "import sys, socketkit.composition.config, socketkit.composition.catalog; sys.exit(bool({'pluggy', 'cattrs'} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

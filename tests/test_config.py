@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from socketkit import config, options
-from socketkit.catalog import KINDS, Catalog, Offer, Plugin
-from socketkit.config import Composition
+from socketkit.composition import config, options
+from socketkit.composition.catalog import KINDS, Catalog, Offer, Plugin
+from socketkit.composition.config import Composition
 from socketkit.dispatchers.forks import Forks
 from socketkit.dispatchers.sync import Sync
 from socketkit.dispatchers.threads import Threads

@@ -15,7 +15,7 @@ from functools import partial
 import pytest
 
 from socketkit import TCP, Adaptive, Classic, ConversationHandler, Graceful, Pool, Server, StreamRequestHandler, Sync, Threads
-from socketkit.poller import EpollPoller
+from socketkit._engine.poller import EpollPoller
 from support import python
 
 ANYWHERE = TCP("127.0.0.1", 0)

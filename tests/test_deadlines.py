@@ -26,8 +26,8 @@ from socketkit import (
     UnixStream,
     deadlines,
 )
-from socketkit.deadlines import Deadlines, Unheard
-from socketkit.stats import Entry, Ledger
+from socketkit._engine.deadlines import Deadlines, Unheard
+from socketkit._engine.ledger import Entry, Ledger
 from socketkit.testing import FakeClock
 from support import address, python, talk
 

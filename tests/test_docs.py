@@ -13,8 +13,10 @@ import attrs
 import pytest
 
 import socketkit
-from socketkit import builtin, config, errors, hookspecs, seams, serving, socketserver
+from socketkit import errors, hookspecs, seams, socketserver
+from socketkit._engine import run as serving
 from socketkit.cli import main
+from socketkit.composition import builtin, config
 from support import ROOT, python, run, with_path
 
 DOCS = ROOT / "docs"

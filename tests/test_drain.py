@@ -13,7 +13,7 @@ import pytest
 
 from rooms import Rooms, answers, held
 from socketkit import TCP, Adaptive, Asyncio, ConversationHandler, Executor, Graceful, Pool, Server, StreamRequestHandler, Sync, Threads
-from socketkit.loop import Intake
+from socketkit._engine.intake import Intake
 from socketkit.testing import FakeClock
 from support import Program, address, python
 
@@ -414,7 +414,7 @@ def test_an_http_client_that_has_been_idle_is_not_waited_for(page, dispatcher, m
         while not server._run._intake._lot.parked:
             time.sleep(0.001)
         clock.advance(2.0)
-        monkeypatch.setattr("socketkit.loop.Intake.retire", lambda *arguments: pytest.fail("it waits for somebody"))
+        monkeypatch.setattr("socketkit._engine.intake.Intake.retire", lambda *arguments: pytest.fail("it waits for somebody"))
         server.stop()
         assert client.sock.recv(1) == b""
 

@@ -2,9 +2,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from socketkit import grammar
 from socketkit.errors import ConfigError
-from socketkit.grammar import Part, Url
+from socketkit.seams import grammar
+from socketkit.seams.grammar import Part, Url
 
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]*", fullmatch=True)
 keys = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]*", fullmatch=True)

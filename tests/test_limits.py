@@ -2,7 +2,8 @@
 
 import pytest
 
-from socketkit import TCP, Limits, Server, compose, config
+from socketkit import TCP, Limits, Server, compose
+from socketkit.composition import config
 from socketkit.errors import ConfigError
 
 ANYWHERE = TCP("127.0.0.1", 0)
@@ -82,7 +83,7 @@ def test_users_are_given_by_name_or_by_number():
 
 
 def test_where_the_system_does_not_tell_who_a_peer_is_no_list_of_users_is_taken(monkeypatch):
-    monkeypatch.setattr("socketkit.limits.ARE_KNOWN", False)
+    monkeypatch.setattr("socketkit.seams.limits.ARE_KNOWN", False)
     with pytest.raises(ValueError, match="SO_PEERCRED"):
         Limits(allow_users=["root"])
     Limits()

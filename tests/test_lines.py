@@ -7,7 +7,7 @@ import pytest
 
 from socketkit import TCP, ConversationHandler, Limits, Server, StreamRequestHandler, TCPServer
 from socketkit.errors import LineTooLongError
-from socketkit.handlers import SocketReader, open_reader
+from socketkit.handlers.files import SocketReader, open_reader
 from support import talk
 
 ANYWHERE = TCP("127.0.0.1", 0)

@@ -6,8 +6,9 @@ from http.server import BaseHTTPRequestHandler
 import pytest
 
 from faults.lab import unacknowledged, within
-from socketkit import TCP, ConversationHandler, Limits, Server, StreamRequestHandler, UnixStream, lingering
-from socketkit.lingering import discard_unread
+from socketkit import TCP, ConversationHandler, Limits, Server, StreamRequestHandler, UnixStream
+from socketkit._system import sockets as lingering
+from socketkit._system.sockets import discard_unread
 from support import address
 
 REPLY = "no, thank you\n" * 6000
@@ -112,7 +113,7 @@ def test_it_does_not_wait_for_what_is_not_there(pair):
 
 def test_no_more_is_thrown_away_than_a_bound(pair, monkeypatch):
     one, other = pair
-    monkeypatch.setattr(lingering, "MOST", 10_000)
+    monkeypatch.setattr(lingering, "MOST_DISCARDED", 10_000)
     other.sendall(bytes(100_000))
     discard_unread(one)
     assert len(one.recv(100_000)) == 100_000 - len(lingering._SCRATCH)

@@ -15,8 +15,9 @@ import weakref
 
 import pytest
 
-from socketkit import TCP, Graceful, Server, logs, repeats
-from socketkit.logs import Emitter, Log
+from socketkit import TCP, Graceful, Server
+from socketkit._system import logs, repeats
+from socketkit._system.logs import Emitter, Log
 from support import HERE, python, with_path
 
 log = Log("socketkit.tests")
@@ -400,7 +401,8 @@ def test_jobs_are_dropped_only_when_too_many_wait():
 
 SINKS = """
 import fcntl, logging, os, signal, socket, socketserver, sys, threading, time
-from socketkit import Graceful, Server, TCP, logs
+from socketkit import Graceful, Server, TCP
+from socketkit._system import logs
 from socketkit import socketserver as classic
 from support import talk
 
@@ -515,7 +517,7 @@ def test_no_sink_keeps_a_classic_server_from_answering_and_its_program_from_endi
 def test_a_program_ends_although_nobody_reads_its_standard_error(sink):
     source = """
 import logging, sys
-from socketkit import logs
+from socketkit._system import logs
 log = logs.Log("socketkit.tests")
 sink = sys.argv[1]
 if sink == "handler":
@@ -544,7 +546,8 @@ def test_what_a_program_logs_last_is_written_before_it_ends():
     done = python(
         """
 import atexit, logging, sys
-from socketkit import Graceful, Server, TCP, logs
+from socketkit import Graceful, Server, TCP
+from socketkit._system import logs
 log = logs.Log("socketkit.tests")
 logging.basicConfig(stream=sys.stdout, level=logging.DEBUG, format="%(message)s")
 atexit.register(lambda: log.warning("at the very end"))
@@ -565,7 +568,7 @@ def test_a_child_forked_while_the_handlers_lock_is_held_logs_and_answers():
     done = python(
         """
 import logging, os, sys, threading
-from socketkit import logs
+from socketkit._system import logs
 log = logs.Log("socketkit.tests")
 inside, leave = threading.Event(), threading.Event()
 parent = os.getpid()
@@ -606,7 +609,8 @@ def test_forked_processes_answer_while_their_parent_logs_all_the_time(dispatcher
         """
 import logging, os, sys, threading, warnings
 warnings.simplefilter("ignore")
-from socketkit import Graceful, Server, TCP, logs
+from socketkit import Graceful, Server, TCP
+from socketkit._system import logs
 from support import talk
 class Sink(logging.Handler):  # no stream, whose own lock would not outlive the fork
     def emit(self, record):

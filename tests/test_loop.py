@@ -9,9 +9,11 @@ import threading
 
 import pytest
 
-from socketkit import logs, loop
-from socketkit.loop import ACCEPT_ERRORS, LINGER, Intake, Wakeup, verdict
-from socketkit.parking import NEVER
+from socketkit._engine import intake as loop
+from socketkit._engine.intake import ACCEPT_ERRORS, LINGER, Intake, verdict
+from socketkit._engine.parking import NEVER
+from socketkit._system import logs
+from socketkit._system.wakeup import Wakeup
 from socketkit.testing import FakeClock
 
 

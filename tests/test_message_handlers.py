@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from socketkit import TCP, UDP, Server, Sync, Threads, UnixDatagram
 from socketkit.dispatchers.adaptive import Adaptive
 from socketkit.dispatchers.pool import Pool
-from socketkit.message_handlers import MessageHandler, MessageTooLargeError, answer, answered_by
+from socketkit.handlers.messages import MessageHandler, MessageTooLargeError, answer, answered_by
 from support import ask, talk
 
 ANYWHERE = TCP("127.0.0.1", 0)

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from socketkit import notify
+from socketkit._system import notify
 from support import python
 
 PRELUDE = """

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import attrs
 import pytest
 
+from socketkit.composition.options import Faults, Text, build, leading, names, structure, types_of
 from socketkit.errors import ConfigError, Fault, IncompatibleError
-from socketkit.options import Faults, Text, build, leading, names, structure, types_of
 from socketkit.seams import Seconds
 
 if TYPE_CHECKING:

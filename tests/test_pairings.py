@@ -2,7 +2,7 @@
 
 import pytest
 
-from socketkit.catalog import Catalog
+from socketkit.composition.catalog import Catalog
 from support import python
 
 TRANSPORTS = {

@@ -7,9 +7,9 @@ import weakref
 import pytest
 
 from interleaving import schedules
-from socketkit import parking
-from socketkit.loop import Intake
-from socketkit.parking import FINE, FINE_GRAIN, GRAIN, Lot
+from socketkit._engine import parking
+from socketkit._engine.intake import Intake
+from socketkit._engine.parking import FINE, FINE_GRAIN, GRAIN, Lot
 
 
 class Car:

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from socketkit.loop import Wakeup
-from socketkit.poller import EpollPoller, SelectorPoller
+from socketkit._engine.poller import EpollPoller, SelectorPoller
+from socketkit._system.wakeup import Wakeup
 
 
 class Woken(SelectorPoller):

@@ -9,8 +9,8 @@ import click
 import pytest
 
 import snippets
-from socketkit import config
 from socketkit.cli import main
+from socketkit.composition import config
 from support import ROOT
 
 README = ROOT / "README.md"

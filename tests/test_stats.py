@@ -3,8 +3,9 @@
 import logging
 import threading
 
-from socketkit import logs
-from socketkit.stats import DrainReport, Ledger, Observers, Stats, books
+from socketkit._engine.ledger import Ledger, Observers, books
+from socketkit._system import logs
+from socketkit.seams.stats import DrainReport, Stats
 from support import python
 
 
@@ -156,7 +157,8 @@ def test_what_a_child_of_that_process_does_is_not_counted_twice():
     python(
         """
 import os
-from socketkit.stats import Ledger, Stats
+from socketkit._engine.ledger import Ledger
+from socketkit.seams.stats import Stats
 ledger, request = Ledger(), object()
 branch = ledger.in_branch(ledger.open_branch(), None)
 branch.admit(request, "peer")

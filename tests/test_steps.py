@@ -3,7 +3,7 @@
 import pytest
 
 from socketkit import ConversationHandler, Server, TCPServer, ThreadingTCPServer
-from socketkit.template import RequestTemplate, replaced_steps
+from socketkit._engine.steps import RequestTemplate, replaced_steps
 
 
 class Relayed(Server):
@@ -36,7 +36,7 @@ def test_conversations_park_also_if_the_library_s_modules_have_other_names(monke
 
     for step in (RequestTemplate.verify_request, RequestTemplate.finish_request, Server.process_request):
         monkeypatch.setattr(step, "__module__", "moved.elsewhere")
-    from socketkit.connection import _opener
+    from socketkit._engine.connection import _opener
 
     class Elsewhere(Server):  # a class of its own: what is known of others is remembered
         pass

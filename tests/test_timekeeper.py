@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
+from socketkit._system.timer import Timekeeper
 from socketkit.testing import FakeClock
-from socketkit.timekeeper import Timekeeper
 
 
 @pytest.fixture

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import click
 
-from socketkit.catalog import Catalog
-from socketkit.limits import Limits
-from socketkit.options import Faults
+from socketkit.composition.catalog import Catalog
+from socketkit.composition.options import Faults
+from socketkit.seams.limits import Limits
+from socketkit.seams.stats import DrainReport
 from socketkit.server import Server
-from socketkit.stats import DrainReport
 
 if TYPE_CHECKING:
-    from socketkit.config import Composition
-    from socketkit.serving import Run
+    from socketkit._engine.run import Run
+    from socketkit.composition.config import Composition
 
 
 class Watch:

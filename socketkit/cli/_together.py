@@ -7,15 +7,15 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-from socketkit import activation, notify
+from socketkit._engine.run import State
+from socketkit._system import activation, notify
+from socketkit._system.logs import Log
 from socketkit.cli._servers import Watch, compose, run_of
-from socketkit.logs import Log
-from socketkit.serving import State
-from socketkit.stats import DrainReport
+from socketkit.seams.stats import DrainReport
 
 if TYPE_CHECKING:
-    from socketkit.config import Composition
-    from socketkit.loop import Wakeup
+    from socketkit._system.wakeup import Wakeup
+    from socketkit.composition.config import Composition
     from socketkit.seams import Listener
     from socketkit.server import Server
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from socketkit import config
 from socketkit.cli._servers import compose, import_from_here, limits, strategy
+from socketkit.composition import config
 
 
 @click.command(short_help="Tell everything that is wrong with a configuration file.", epilog="\b\nsocketkit check servers.toml")

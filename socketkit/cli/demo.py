@@ -11,10 +11,10 @@ from typing import Any
 
 import click
 
-from socketkit import capabilities
-from socketkit.catalog import Catalog, Offer
+from socketkit.composition import capabilities
+from socketkit.composition.catalog import Catalog, Offer
 from socketkit.errors import SocketkitError
-from socketkit.handlers import DatagramRequestHandler, StreamRequestHandler
+from socketkit.handlers.base import DatagramRequestHandler, StreamRequestHandler
 from socketkit.lifecycles.graceful import Graceful
 from socketkit.server import Server
 from socketkit.transports.tcp import TCP

@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 import click
 
-from socketkit.catalog import KINDS, Catalog, Offer, Plugin
+from socketkit.composition.catalog import KINDS, Catalog, Offer, Plugin
 from socketkit.errors import ClashError, ConfigError, did_you_mean
 
 

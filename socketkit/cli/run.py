@@ -11,8 +11,8 @@ from typing import NoReturn
 
 import click
 
-from socketkit import capabilities, config
-from socketkit.dropin import environment
+from socketkit._dropin.install import environment
+from socketkit.composition import capabilities, config
 from socketkit.lifecycles.classic import Classic
 from socketkit.transports.tcp import TCP
 

@@ -11,21 +11,22 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from socketkit import config, logs, notify
-from socketkit.background import aside
+from socketkit._engine.run import State
+from socketkit._system import logs, notify
+from socketkit._system.logs import Log
+from socketkit._system.threads import aside
+from socketkit._system.wakeup import Wakeup
 from socketkit.cli._servers import Watch, compose, import_from_here
 from socketkit.cli._together import Together, tell_failure
+from socketkit.composition import config
 from socketkit.errors import ConfigError
 from socketkit.lifecycles.graceful import Graceful
-from socketkit.logs import Log
-from socketkit.loop import Wakeup
-from socketkit.serving import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from types import FrameType
 
-    from socketkit.config import Composition
+    from socketkit.composition.config import Composition
     from socketkit.server import Server
 
 log = Log(__name__)

@@ -11,11 +11,11 @@ from collections.abc import Callable, Coroutine
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from socketkit.dispatchers._crew import Crew
-from socketkit.logs import Log
-from socketkit.loop import Wakeup
-from socketkit.parking import Parking
+from socketkit._system.logs import Log
+from socketkit._system.wakeup import Wakeup
+from socketkit.dispatchers._workers import Crew
 from socketkit.seams import Address, Request, Work
+from socketkit.seams.parking import Parking
 
 if TYPE_CHECKING:
     from socketkit.dispatchers.aio import Asyncio

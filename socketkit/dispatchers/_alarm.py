@@ -9,7 +9,7 @@ import sys
 import time
 from typing import Any
 
-from socketkit.loop import Wakeup
+from socketkit._system.wakeup import Wakeup
 
 
 class Alarm(Wakeup):

@@ -20,13 +20,13 @@ from functools import partial, reduce
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from socketkit.dispatchers._crew import Crew, Load
+from socketkit._system.logs import Log
+from socketkit._system.wakeup import Wakeup
+from socketkit.dispatchers._workers import Crew, Load
 from socketkit.errors import ConfigError, IncompatibleError
-from socketkit.logs import Log
-from socketkit.loop import Wakeup
-from socketkit.message_handlers import MessageHandler, answer, answered_by
-from socketkit.parking import Parking
+from socketkit.handlers.messages import MessageHandler, answer, answered_by
 from socketkit.seams import Address, Work
+from socketkit.seams.parking import Parking
 
 if TYPE_CHECKING:
     from concurrent.futures import Future

@@ -1,4 +1,4 @@
-"""Handlers as coroutines, all in the one thread that serves; see `socketkit.async_handlers`."""
+"""Handlers as coroutines, all in the one thread that serves; see `socketkit.handlers.coroutines`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import attrs
 
 from socketkit.errors import ConfigError
-from socketkit.recipes import at_least, seconds_or_none
 from socketkit.seams import Seconds, Work
+from socketkit.seams.validators import at_least, seconds_or_none
 
 if TYPE_CHECKING:
     from socketkit.dispatchers._aio import EventLoop

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 
-from socketkit.handlers import unwrapped
-from socketkit.recipes import at_least, seconds, seconds_or_none
+from socketkit.handlers.base import unwrapped
 from socketkit.seams import Seconds, Work
+from socketkit.seams.validators import at_least, seconds, seconds_or_none
 
 if TYPE_CHECKING:
     from socketkit.dispatchers._executor import Handover

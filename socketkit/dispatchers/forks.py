@@ -11,9 +11,9 @@ from typing import ClassVar
 
 import attrs
 
-from socketkit.dispatchers._processes import fork, keep_private, pidfd, reap, send_signal, wait_any
-from socketkit.recipes import at_least
+from socketkit._system.children import fork, keep_private, pidfd, reap, send_signal, wait_any
 from socketkit.seams import Address, Request, Watcher, Work
+from socketkit.seams.validators import at_least
 
 EXIT_CODES = {"finished": 0, "failed": 1, "aborted": 75, "timed out": 124}
 """How a child tells its parent the outcome. The last two are EX_TEMPFAIL of sysexits.h, and what timeout(1) exits with: a handler that

@@ -11,13 +11,13 @@ from typing import Any, ClassVar, Literal
 
 import attrs
 
-from socketkit.background import SureThread
-from socketkit.limits import Limits
-from socketkit.logs import Log
-from socketkit.loop import Wakeup
-from socketkit.parking import Parking
-from socketkit.recipes import at_least, seconds, seconds_or_none
+from socketkit._system.logs import Log
+from socketkit._system.threads import SureThread
+from socketkit._system.wakeup import Wakeup
 from socketkit.seams import Seconds, Work
+from socketkit.seams.limits import Limits
+from socketkit.seams.parking import Parking
+from socketkit.seams.validators import at_least, seconds, seconds_or_none
 
 log = Log(__name__)
 

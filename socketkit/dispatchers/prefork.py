@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 
-from socketkit.recipes import at_least, seconds, seconds_or_none, some_seconds_or_none
 from socketkit.seams import Dispatcher, Seconds, Work
+from socketkit.seams.validators import at_least, seconds, seconds_or_none, some_seconds_or_none
 
 if TYPE_CHECKING:
-    from socketkit.dispatchers._supervisor import Supervisor
+    from socketkit.dispatchers._prefork.supervisor import Supervisor
 
 
 def _inner(_recipe: Any, field: Any, value: Any) -> None:
@@ -82,7 +82,7 @@ class Prefork:
 
     def start(self, work: Work) -> Supervisor:
         """Return the live part."""
-        from socketkit.dispatchers._supervisor import Supervisor  # noqa: PLC0415 - only servers that fork need it, and what it imports
+        from socketkit.dispatchers._prefork.supervisor import Supervisor  # noqa: PLC0415 - only servers that fork need it, and what it imports
 
         return Supervisor(self, work, self.processes)
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import attrs
 
-from socketkit.background import SureThread
+from socketkit._system.threads import SureThread
 from socketkit.seams import Address, Request, Work
 
 _USUAL = threading.Thread

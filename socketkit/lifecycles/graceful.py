@@ -11,12 +11,12 @@ from types import FrameType
 
 import attrs
 
-from socketkit import activation, notify
-from socketkit.lifecycles._generation import Handover
-from socketkit.logs import Log
-from socketkit.recipes import seconds, seconds_or_none
+from socketkit._system import activation, notify
+from socketkit._system.logs import Log
+from socketkit.lifecycles._restart import Handover
 from socketkit.seams import Seconds, Serving
-from socketkit.stats import DrainReport
+from socketkit.seams.stats import DrainReport
+from socketkit.seams.validators import seconds, seconds_or_none
 
 log = Log(__name__)
 

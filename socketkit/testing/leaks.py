@@ -16,7 +16,7 @@ from pathlib import Path
 
 import attrs
 
-from socketkit import logs
+from socketkit._system import logs
 
 GRACE = 2.0
 """Seconds that threads which are about to end get, all together."""

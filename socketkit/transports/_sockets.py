@@ -11,14 +11,13 @@ from typing import Any, TypeAlias
 
 import attrs
 
-from socketkit import activation
+from socketkit._system import activation
+from socketkit._system.sockets import DONT_WAIT
 from socketkit.errors import ListenError
-from socketkit.grammar import quote
 from socketkit.seams import Address
+from socketkit.seams.grammar import quote
 
 Socket: TypeAlias = socket.socket  # inside the listeners `socket` is an attribute
-
-_DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)  # Windows has none; there the selector's word has to do
 _INHERITS_NONBLOCKING = sys.platform != "linux"  # BSD's accept(2) hands the listener's O_NONBLOCK down
 
 _SO_MEMINFO = 55  # for which Python has no name; source: asm-generic/socket.h
@@ -186,7 +185,7 @@ class DatagramListener:
 
         One that is longer than `max_packet_size` was cut, and comes with one byte more than that, by which it can be told.
         """
-        data, address = self.socket.recvfrom(self.max_packet_size + 1, _DONT_WAIT)
+        data, address = self.socket.recvfrom(self.max_packet_size + 1, DONT_WAIT)
         return (data, self.socket), address
 
     def close(self) -> None:

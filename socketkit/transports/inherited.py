@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 
 import attrs
 
-from socketkit import activation
+from socketkit._system import activation
 from socketkit.errors import ListenError
-from socketkit.recipes import at_least
 from socketkit.seams import Kind, Listener
+from socketkit.seams.validators import at_least
 from socketkit.transports._sockets import DatagramListener, StreamListener, inet_url, inherited, unix_url
 
 

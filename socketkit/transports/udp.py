@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 
 import attrs
 
-from socketkit.recipes import at_least
 from socketkit.seams import Kind
+from socketkit.seams.validators import at_least
 from socketkit.transports._sockets import (
     DatagramListener,
     bind_inet,

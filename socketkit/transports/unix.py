@@ -13,8 +13,8 @@ from typing import ClassVar
 
 import attrs
 
-from socketkit.recipes import at_least, permission_bits, socket_path
 from socketkit.seams import Kind
+from socketkit.seams.validators import at_least, permission_bits, socket_path
 from socketkit.transports._sockets import DatagramListener, StreamListener, cannot_listen, inherit_or_open, open_socket, unix_url
 
 _AF_UNIX = getattr(socket, "AF_UNIX", -1)

@@ -40,7 +40,7 @@ def both(request, client_address, server):
 def usual():
     """Return the name of the dispatcher that a server has when none is given."""
     from socketkit import TCP, Server
-    from socketkit.catalog import Catalog
+    from socketkit.composition.catalog import Catalog
 
     return Catalog.load().offer_of(Server(TCP("127.0.0.1", 0), print).dispatcher).name
 

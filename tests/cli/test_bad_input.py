@@ -173,7 +173,7 @@ def test_an_address_of_another_machine(here):
 
 AS_NOBODY = """
 import os, sys, handlers
-from socketkit import config
+from socketkit.composition import config
 from socketkit.cli import main
 config.dispatcher("fork:2")  # what is needed is loaded while it may be read
 if os.getuid() == 0:

@@ -145,7 +145,8 @@ def test_the_drop_in_is_the_one_socketserver(files):
     told("""
 import importlib, pickle, sys
 import socketserver, http.server, xmlrpc.server, wsgiref.simple_server, logging.config
-from socketkit import handlers, socketserver as ours
+from socketkit import socketserver as ours
+from socketkit.handlers import base as handlers
 assert ours is socketserver is sys.modules["socketserver"] is sys.modules["socketkit.socketserver"]
 assert socketserver.__name__ == socketserver.__spec__.name == "socketserver" and socketserver.__package__ == ""
 assert socketserver.__file__ == socketserver.__spec__.origin

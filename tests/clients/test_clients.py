@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from socketkit import builtin
+from socketkit.composition import builtin
 from support import Program, address, run, talk, with_path
 
 pytestmark = pytest.mark.clients

@@ -3,14 +3,14 @@
 import pytest
 
 from compat.classic import program
-from socketkit.builtin import socketkit_dispatchers
+from socketkit.composition.builtin import socketkit_dispatchers
 
 DISPATCHERS = ["", *socketkit_dispatchers()]
 
 SETUP = """
 import socket, threading
 from compat.classic import WAIT, looping, serving, talk
-from socketkit import config
+from socketkit.composition import config
 
 drop_in = sys.modules["socketserver"]
 if sys.argv[1]:

@@ -7,7 +7,7 @@ import time
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 
-from socketkit.message_handlers import MessageHandler
+from socketkit.handlers.messages import MessageHandler
 
 answer = 42
 

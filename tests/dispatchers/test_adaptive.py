@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 from rooms import Rooms, answers, held
-from socketkit import TCP, UDP, Adaptive, Graceful, Server, logs
+from socketkit import TCP, UDP, Adaptive, Graceful, Server
+from socketkit._system import logs
 from socketkit.dispatchers import adaptive
 from support import ask, python, talk
 
@@ -469,7 +470,7 @@ def test_a_server_is_idle_again_when_conversations_have_come_and_gone(tmp_path):
     assert not wake_ups(
         """
 import socket
-from socketkit import parking
+from socketkit._engine import parking
 parking.GRAIN = 0.002  # so that not many conversations make many deadlines
 class Answer(ConversationHandler):
     def handle_one_request(self):

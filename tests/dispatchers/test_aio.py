@@ -16,15 +16,17 @@ from typing import ClassVar
 import attrs
 import pytest
 
-from socketkit import TCP, UDP, Classic, Graceful, Layered, Server, UnixDatagram, logs, socketserver
-from socketkit.async_handlers import AsyncDatagramRequestHandler, AsyncRequestHandler, AsyncStreamRequestHandler
-from socketkit.chosen import Chosen
+from socketkit import TCP, UDP, Classic, Graceful, Layered, Server, UnixDatagram, socketserver
+from socketkit._engine.override import Chosen
+from socketkit._system import logs
 from socketkit.dispatchers import aio
 from socketkit.dispatchers._aio import new_loop
-from socketkit.dispatchers._crew import Crew, Load
+from socketkit.dispatchers._workers import Crew, Load
 from socketkit.dispatchers.aio import Asyncio
 from socketkit.errors import ConfigError, IncompatibleError
-from socketkit.handlers import ConversationHandler, StreamRequestHandler
+from socketkit.handlers.base import StreamRequestHandler
+from socketkit.handlers.conversation import ConversationHandler
+from socketkit.handlers.coroutines import AsyncDatagramRequestHandler, AsyncRequestHandler, AsyncStreamRequestHandler
 from socketkit.testing import Account
 from support import GUARD, HERE, Program, ask, python, talk, with_path
 
@@ -614,8 +616,8 @@ def test_a_blocking_handler_may_close_its_server(dispatcher, lifecycle):
 SIGNALLED = """
 import asyncio, signal, sys
 from socketkit import Server, TCP, Graceful
-from socketkit.chosen import Chosen
-from socketkit.async_handlers import AsyncStreamRequestHandler
+from socketkit._engine.override import Chosen
+from socketkit.handlers.coroutines import AsyncStreamRequestHandler
 from socketkit.dispatchers.aio import Asyncio
 
 class Held(AsyncStreamRequestHandler):
@@ -906,8 +908,8 @@ def test_an_idle_server_makes_no_wake_ups_though_connections_are_open(loop):
 import os, pathlib, socket, sys, time
 from socketkit import Graceful, Server, TCP
 from socketkit.dispatchers.aio import Asyncio
-from socketkit.chosen import Chosen
-from socketkit.async_handlers import AsyncStreamRequestHandler
+from socketkit._engine.override import Chosen
+from socketkit.handlers.coroutines import AsyncStreamRequestHandler
 
 class Upper(AsyncStreamRequestHandler):
     async def handle(self):
@@ -979,8 +981,8 @@ def test_each_process_of_prefork_can_have_a_loop(loop):
         """
 import os, sys
 from socketkit import Graceful, Server, TCP
-from socketkit.chosen import Chosen
-from socketkit.async_handlers import AsyncStreamRequestHandler
+from socketkit._engine.override import Chosen
+from socketkit.handlers.coroutines import AsyncStreamRequestHandler
 from socketkit.dispatchers.aio import Asyncio
 from socketkit.dispatchers.prefork import Prefork
 from support import talk

@@ -15,10 +15,11 @@ from multiprocessing import resource_tracker
 
 import pytest
 
-from socketkit import TCP, Graceful, Server, StreamRequestHandler, logs
+from socketkit import TCP, Graceful, Server, StreamRequestHandler
+from socketkit._system import logs
 from socketkit.dispatchers.executor import Executor
 from socketkit.errors import ConfigError, IncompatibleError
-from socketkit.handlers import ConversationHandler
+from socketkit.handlers.conversation import ConversationHandler
 from support import HERE, python, talk, with_path
 
 FOLDER = pathlib.Path(__file__).parent
@@ -422,7 +423,7 @@ def test_a_handler_of_the_program_itself_runs_in_forked_processes_only():
 import multiprocessing
 from functools import partial
 from socketkit.errors import IncompatibleError
-from socketkit.message_handlers import MessageHandler
+from socketkit.handlers.messages import MessageHandler
 
 class Own(MessageHandler):
     def reply(self, message, client_address):

@@ -212,7 +212,7 @@ from unittest.mock import patch
 server = serve(lambda request, peer, server: request.sendall(b"served"))
 program = "import socket, sys; c = socket.create_connection(('127.0.0.1', int(sys.argv[1])));\\ntry: print(c.recv(9))\\nexcept OSError: print(b'')"
 ask_ = lambda: subprocess.run([sys.executable, "-c", program, str(server.addresses[0][1])], stdout=subprocess.PIPE, text=True).stdout
-import socketkit.dispatchers._processes as processes
+import socketkit._system.children as processes
 class FakeOS:
     fork = staticmethod(fork)
     def __getattr__(self, name): return getattr(os, name)

@@ -12,12 +12,13 @@ import time
 
 import pytest
 
-from socketkit import UDP, Prefork, Server, Sync, config
-from socketkit.async_handlers import AsyncStreamRequestHandler
+from socketkit import UDP, Prefork, Server, Sync
+from socketkit.composition import config
 from socketkit.dispatchers import prefork
-from socketkit.dispatchers._supervisor import SHORTEST_PAUSE
-from socketkit.dispatchers._worker import memory_in_use
+from socketkit.dispatchers._prefork.supervisor import SHORTEST_PAUSE
+from socketkit.dispatchers._prefork.worker import memory_in_use
 from socketkit.errors import ConfigError, IncompatibleError
+from socketkit.handlers.coroutines import AsyncStreamRequestHandler
 from support import ROOT, Program, ask, python, talk, with_path
 
 SERVER = """
@@ -236,7 +237,7 @@ def test_datagrams_too(inner):
 
 def test_handlers_that_are_awaited_too():
     body = """
-from socketkit.async_handlers import AsyncStreamRequestHandler
+from socketkit.handlers.coroutines import AsyncStreamRequestHandler
 class Who(AsyncStreamRequestHandler):
     async def handle(self):
         self.writer.write(await self.reader.read(100) + b" %d" % os.getpid())
@@ -620,7 +621,7 @@ serve(Prefork(2, Sync(), boots=2))
 
 
 def test_without_a_pidfd_an_end_is_noticed_all_the_same():
-    body = "import socketkit.dispatchers._supervisor as supervisor\nsupervisor.pidfd = lambda pid: None\nserve(Prefork(2, Forks(), max_age=0.5))"
+    body = "import socketkit.dispatchers._prefork.supervisor as supervisor\nsupervisor.pidfd = lambda pid: None\nserve(Prefork(2, Forks(), max_age=0.5))"
     with serving(body) as (program, address):
         with Crowd(address, 2) as crowd:
             os.kill(started(program, 2)[0], signal.SIGKILL)
@@ -676,7 +677,7 @@ hoard = []
 def handler(request, peer, server):
     hoard.append(b"x" * int(request.recv(100)))
     request.sendall(b"%d" % os.getpid())
-from socketkit.dispatchers._worker import memory_in_use
+from socketkit.dispatchers._prefork.worker import memory_in_use
 serve(Prefork(1, Sync(), max_rss=memory_in_use() + 50_000_000), handler)
 """
     with serving(body) as (program, address):

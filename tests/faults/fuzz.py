@@ -15,9 +15,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from faults.lab import Figure
-from socketkit import activation, config, grammar
+from socketkit._system import activation
+from socketkit.composition import config
 from socketkit.errors import ConfigError, UnknownPartError
-from socketkit.message_handlers import PREFIX, MessageHandler, MessageTooLargeError
+from socketkit.handlers.messages import PREFIX, MessageHandler, MessageTooLargeError
+from socketkit.seams import grammar
 
 Case = Callable[[random.Random], bool]
 """Tries one text. Returns whether it was accepted; fails if that was wrong, or with any error that is not the parser's own."""

@@ -28,7 +28,7 @@ from typing import Any, Self
 import attrs
 
 from socketkit import AsyncDatagramRequestHandler, AsyncStreamRequestHandler, DatagramRequestHandler, Graceful, Server, StreamRequestHandler
-from socketkit import config as socketkit_config
+from socketkit.composition import config as socketkit_config
 from socketkit.testing import Faults, FaultyTransport
 
 PATIENCE = float(os.environ.get("FAULTS_PATIENCE", "5"))

@@ -409,7 +409,7 @@ def test_a_handler_that_goes_on_even_then_is_told_of_with_its_stack():
         PRELUDE
         + """
 import logging
-from socketkit import logs
+from socketkit._system import logs
 told, lines = threading.Event(), []
 class Told(logging.Handler):
     def emit(self, record):

@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from socketkit import TCP, Adaptive, ConversationHandler, Graceful, Pool, Server
-from socketkit.loop import Intake
+from socketkit._engine.intake import Intake
 from socketkit.testing import FakeClock
 
 

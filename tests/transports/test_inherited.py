@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from socketkit import InheritedFD, Systemd, config
+from socketkit import InheritedFD, Systemd
+from socketkit.composition import config
 from support import GUARD, HERE, Program, address, ask, free_port, python, talk, with_path
 
 PRELUDE = """
@@ -305,7 +306,7 @@ assert "is a datagram socket, not a stream socket" in refused(TCP("127.0.0.1", 0
 
 def test_what_another_server_of_the_process_has_taken_over_is_passed_on_once():
     python(f"""{PRELUDE}
-from socketkit import activation
+from socketkit._system import activation
 
 first, second = TCP("127.0.0.1", 0).open(), TCP("127.0.0.1", 0).open()
 with activation.offering([first.socket]):

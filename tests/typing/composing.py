@@ -21,9 +21,9 @@ from socketkit import (
     UnixStream,
     compose,
 )
-from socketkit.explanation import Explanation
+from socketkit._engine.run import State
+from socketkit.composition.explanation import Explanation
 from socketkit.seams import Dispatcher, Lifecycle, Transport
-from socketkit.serving import State
 
 
 class Upper(StreamRequestHandler):

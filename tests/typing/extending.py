@@ -24,7 +24,7 @@ from socketkit.seams import (
     Transport,
     Work,
 )
-from socketkit.stats import DrainReport
+from socketkit.seams.stats import DrainReport
 
 
 @attrs.frozen

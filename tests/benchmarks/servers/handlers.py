@@ -58,7 +58,7 @@ def _conversation() -> Any:
 
     It is asked for by name, because a standard library's server that forks would pay for all that socketkit imports.
     """
-    from socketkit.handlers import ConversationHandler
+    from socketkit.handlers.conversation import ConversationHandler
 
     class Conversation(ConversationHandler):
         def handle_one_request(self) -> None:

@@ -1,0 +1,87 @@
+# ruff: noqa: INP001 - the interpreter finds this folder on its path; it is no package
+"""Answers ``import socketserver`` with socketkit's drop-in, in a process of a program that runs under ``socketkit run``.
+
+Every Python process of the program comes here at its start, so nothing is imported that the interpreter does not have loaded, and
+nothing of socketkit until it is asked for. See `socketkit._dropin.install`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from _frozen_importlib_external import PathFinder  # importlib.machinery without its imports
+from _thread import get_ident
+
+TYPE_CHECKING = False  # typing's own would cost an import
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+
+NAME = "socketserver"
+
+
+def install(here: str) -> None:
+    """Answer from now on. here: this folder, in the `socketkit` that runs the program."""
+    words = os.environ.pop("SOCKETKIT_RUN_WORDS", "")
+    if words:
+        _tell_how_it_was_started(here, int(words))
+    same = os.environ["SOCKETKIT_RUN"] == f"{sys.implementation.cache_tag}:{sys.prefix}"
+    if NAME in sys.modules:
+        _forget(sys.modules[NAME])
+    root = os.path.dirname(os.path.dirname(os.path.dirname(here)))  # noqa: PTH120 - pathlib is more than a start should pay for
+    sys.meta_path.insert(0, _Finder(root if same else None))
+
+
+def _tell_how_it_was_started(here: str, words: int) -> None:
+    """Say in `sys.orig_argv` that the program runs under ``socketkit run``: some programs start themselves again by it.
+
+    The command is this folder instead of ``-m socketkit``, which a new process may have another path to look for in.
+    """
+    chosen = (("--dispatcher", "SOCKETKIT_RUN_DISPATCHER"), ("--lifecycle", "SOCKETKIT_RUN_LIFECYCLE"))
+    options = [word for option, variable in chosen if variable in os.environ for word in (option, os.environ[variable])]
+    at = len(sys.orig_argv) - words
+    sys.orig_argv[at:at] = [here, "run", *options]
+
+
+def _forget(real: ModuleType) -> None:
+    """Drop a `socketserver` that a .pth file had imported before us, and all modules that have got hold of something in it."""
+    for name, module in list(sys.modules.items()):
+        values = list(vars(module).values()) if hasattr(module, "__dict__") else []
+        if module is real or any(value is real or _comes_from(value) for value in values):
+            del sys.modules[name]
+
+
+def _comes_from(value: object) -> bool:
+    return isinstance(value, type) and any(getattr(base, "__module__", None) == NAME for base in type.mro(value))
+
+
+class _Finder:
+    def __init__(self, root: str | None) -> None:
+        self._root = root  # None: another environment than the one that `socketkit run` was started in
+        self._path = [*sys.path] if root is None else [*sys.path, root]  # without the program's own folder, which comes later
+        self._thread: int | None = None  # the one that is importing socketkit
+
+    def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:  # noqa: ARG002
+        if path is not None:
+            return None
+        if name == NAME:
+            return self._drop_in()
+        if name == "socketkit" and self._root is not None:
+            return PathFinder.find_spec(name, [self._root])
+        if self._thread == get_ident():  # what socketkit needs does not come from a namesake among the program's own modules
+            return PathFinder.find_spec(name, self._path)
+        return None
+
+    def _drop_in(self) -> ModuleSpec | None:
+        outer, self._thread = self._thread, get_ident()
+        try:
+            from socketkit._dropin import install as dropin  # noqa: PLC0415 - see above
+
+            return dropin.install()
+        except Exception:
+            if self._root is None:
+                return None  # this environment has no socketkit, or another one: it keeps what it has
+            raise
+        finally:
+            self._thread = outer

@@ -1,0 +1,89 @@
+"""The drop-in under the standard library's name: how `socketkit run` reaches a program and the Python processes it starts.
+
+The program is run by the interpreter itself, so that nothing about it differs from a plain ``python``. What makes it find the drop-in
+is its environment, which its children inherit: `environment` makes it, ``_child/sitecustomize.py`` is what it leads to, and `install`
+is what happens in a process, at its first ``import socketserver`` and not before.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.util import spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+from socketkit import socketserver
+from socketkit._engine.override import Chosen
+from socketkit.composition import config
+
+NAME = "socketserver"
+
+_SHIM = str(Path(__file__).parent / "child")
+
+
+def environment(words: int, dispatcher: str | None = None, lifecycle: str | None = None) -> dict[str, str]:
+    """Return the environment for an interpreter whose last `words` arguments are the program and its own arguments.
+
+    dispatcher, lifecycle: text for what every server in the program shall run under; None: what its class is named for.
+    """
+    variables = {key: value for key, value in os.environ.items() if not key.startswith("SOCKETKIT_RUN")}
+    if sys.flags.ignore_environment:  # that interpreter has to heed PYTHONPATH, so all the rest goes
+        variables = {key: value for key, value in variables.items() if not key.startswith("PYTHON")}
+    path = [each for each in variables.get("PYTHONPATH", "").split(os.pathsep) if each not in {"", _SHIM}]
+    chosen = {"SOCKETKIT_RUN_DISPATCHER": dispatcher, "SOCKETKIT_RUN_LIFECYCLE": lifecycle}
+    return {
+        **variables,
+        "PYTHONPATH": os.pathsep.join((_SHIM, *path)),
+        "SOCKETKIT_RUN": f"{sys.implementation.cache_tag}:{sys.prefix}",
+        "SOCKETKIT_RUN_WORDS": str(words),
+        **{name: text for name, text in chosen.items() if text is not None},
+    }
+
+
+def install() -> ModuleSpec:
+    """Put the drop-in into `sys.modules` as ``socketserver``, under what the environment chose; return its spec. Legal twice.
+
+    Raises: what `socketkit.composition.config` raises, and then nothing is installed.
+    """
+    if socketserver.__name__ == NAME:
+        sys.modules[NAME] = socketserver
+        return _spec()
+    for name in socketserver.__all__:
+        getattr(socketserver, name).__module__ = NAME
+    socketserver.__name__, socketserver.__package__ = NAME, ""
+    socketserver.__spec__ = spec = _spec()
+    socketserver.__loader__ = spec.loader
+    sys.modules[NAME] = socketserver  # before the choice: a plugin may import it
+    try:
+        _choose()
+    except BaseException:
+        del sys.modules[NAME]
+        socketserver.__name__ = f"socketkit.{NAME}"
+        raise
+    return spec
+
+
+def _choose() -> None:
+    dispatcher, lifecycle = os.environ.get("SOCKETKIT_RUN_DISPATCHER"), os.environ.get("SOCKETKIT_RUN_LIFECYCLE")
+    Chosen.dispatcher = config.dispatcher(dispatcher) if dispatcher else None
+    Chosen.lifecycle = config.lifecycle(lifecycle) if lifecycle else None
+    Chosen.nodelay = True
+
+
+class _Loader(SourceFileLoader):
+    """Loads what is there already, also when it is imported afresh or reloaded: there is one module, with one set of classes."""
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:  # noqa: ARG002 - the import system's signature
+        return socketserver
+
+    def exec_module(self, module: ModuleType) -> None:
+        pass
+
+
+def _spec() -> ModuleSpec:
+    file = str(socketserver.__file__)
+    spec = spec_from_file_location(NAME, file, loader=_Loader(NAME, file))
+    assert spec is not None  # noqa: S101 - a loader was given
+    return spec

@@ -1,0 +1,367 @@
+"""A stream connection as a unit of work that can be parked: before its first byte, and between the requests of a conversation.
+
+A *conversation* is a handler whose `handle()` is nothing but a loop over `handle_one_request()` until `close_connection`: every
+handler of `http.server`, and every `ConversationHandler`. Only such a handler can be left alone between two requests.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import io
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any
+
+from socketkit._engine.parking import NEVER
+from socketkit._engine.request import Whole
+from socketkit._engine.steps import replaced_steps
+from socketkit._system.sockets import discard_unread, peek
+from socketkit.handlers.base import unwrapped
+from socketkit.handlers.conversation import ConversationHandler
+from socketkit.handlers.files import SocketInput, WatchedInput, discard_rest
+
+if TYPE_CHECKING:
+    from socketkit._engine.intake import Intake
+    from socketkit._engine.request import Reception
+    from socketkit._engine.steps import RequestTemplate
+    from socketkit.seams import Address, Request
+    from socketkit.seams.parking import Parking
+
+GOODBYE = 1.0
+"""Seconds in which a client that was just answered may make one more request, to be told with its answer that it is the last."""
+
+BUFFER = 4096
+"""Bytes of the buffer under a conversation's `rfile`, if the handler does not say: many wait for most of the time, each with its own."""
+
+_CAN_BE_LOOKED_INTO = (SocketInput, WatchedInput)
+
+
+class Connection(Whole):
+    """One accepted connection, from its acceptance to its outcome; calling it runs it as far as it goes without waiting.
+
+    It is in one place at a time: parked, waiting to be taken, or with the one thread that called it.
+    """
+
+    __slots__ = ("_fileno", "_handler", "_is_first", "_known_to", "_parking", "_says_goodbye", "deadline", "expired", "noted", "parked_at")
+
+    def __init__(self, reception: Reception, parking: Parking, request: Request, client_address: Address) -> None:
+        super().__init__(reception, request, client_address)
+        self._parking = parking
+        self._handler: Any = None  # once a conversation has begun
+        self._fileno: int = request.fileno()
+        self._known_to: Intake | None = None  # where it was parked last, and so its descriptor is known
+        self._is_first = False  # it waits for its first request, and for no longer than for a first byte
+        self._says_goodbye = False  # its handler tells the client which answer is the last
+        self.parked_at = self.deadline = self.noted = NEVER
+        self.expired = False
+
+    @property
+    def begun(self) -> bool:
+        """Whether its conversation has begun."""
+        return self._handler is not None
+
+    def fileno(self) -> int:
+        """Return the connection's descriptor."""
+        return self._fileno
+
+    def arrive(self) -> Connection | None:
+        """Open its entry in the books; return itself if it can run at once, or None after parking it for its first byte."""
+        self._reception.ledger.open(self)
+        if peek(self.request) is not None:
+            return self
+        self._park(self._parking.defer)
+        return None
+
+    def __call__(self) -> None:
+        """Go on, in this thread."""
+        if self._handler is not None:
+            self._converse()
+            return
+        if self.expired and self.is_readable():
+            self.expired = False  # its first byte came while others were served
+        opener = None if self.layers else _opener(self._reception.server)
+        if opener is None:
+            if not self.expired:
+                self.heard = True
+            elif self._reception.deadlines is not None:
+                self._reception.deadlines.listen_to(self.request)
+            self._forget()  # first, because the handler may close the descriptor and its number be another's
+            super().__call__()
+        else:
+            self.thread = threading.get_ident()
+            self._open(opener)
+
+    def move(self, intake: Intake) -> None:
+        """Go on to wait in another intake than the one it was taken out of."""
+        self._reception.intake = intake
+        if self._handler is None:
+            self._park(self._parking.defer)
+        else:
+            self._wait_for_request()
+
+    def is_readable(self) -> bool:
+        """Return whether there is something to read, if only that the peer has gone."""
+        return peek(self.request) is not None
+
+    def is_owed_goodbye(self, now: float) -> bool:
+        """Return whether its client may be about to make a request, and could be told with the answer that it was the last."""
+        return self._says_goodbye and now - self.parked_at < GOODBYE
+
+    def refuse(self, reason: str, reply: bytes = b"") -> None:
+        """Turn the connection away instead of running it, or instead of letting its conversation go on."""
+        if self._handler is not None:
+            self._reception.ledger.refuse(self.request, reason)
+            self._end()
+            return
+        self._forget()
+        super().refuse(reason, reply)
+
+    def evict(self, reason: str) -> None:
+        """Have the next call end its conversation, which was taken out of the lot."""
+        self._reception.ledger.refuse(self.request, reason)
+        self.expired, self._is_first = True, False
+
+    def abandon(self) -> None:
+        """End it where it is parked, because its server stops."""
+        self._end()
+
+    # inside
+
+    def _open(self, opener: Callable[..., Any]) -> None:
+        """Verify the request, construct the handler without running it, and begin the conversation."""
+        server, request = self._reception.server, self.request
+        try:
+            if not server.verify_request(request, self.client_address):
+                self._reception.ledger.refuse(request, "verify_request said no")
+                discard_unread(request)
+                self._close()
+                return
+            handler = opener(request, self.client_address, server)
+            handler.__class__ = type(handler).__base__
+        except BaseException as error:  # noqa: BLE001 - a request's error is judged in one place, whatever it is
+            self._fail(error)
+            return
+        self._handler, self.heard = handler, True  # or it is parked
+        self._says_goodbye = _say_goodbye(handler, self._is_last)
+        _watch_buffer(handler)
+        if not isinstance(handler, ConversationHandler):
+            handler.close_connection = True  # as http.server's `handle()` has it before the first request
+        if self.expired:  # no first byte in time: the handler is set up, and has said what it says unasked
+            self._wait_for_request(first=True)
+        else:
+            self._converse()
+
+    def _converse(self) -> None:
+        """Serve requests until there is none to read; then park, or end."""
+        self.thread = threading.get_ident()
+        deadlines = self._reception.deadlines
+        if deadlines is not None:
+            if not self._is_within_request():
+                self.began = self._reception.ledger.clock()
+            if deadlines.asleep:
+                deadlines.begin()
+        try:
+            if not self.expired:
+                self._is_first = False
+            then = _Then.END if self.expired else self._serve_requests()
+        except BaseException as error:  # noqa: BLE001 - as above
+            self._give_up(error)
+            return
+        if then is _Then.END:
+            if self.expired and self._is_first:  # else it has made a request before
+                self._reception.ledger.cut(self, "no request in time")
+            self._end()
+            return
+        self.thread = None
+        if then is _Then.GO_ON:
+            self._rest()
+            if not self._reception.intake.again(self):  # it has had its share; others first
+                self._end()
+        else:
+            self._wait_for_request()
+
+    def _serve_requests(self) -> _Then:
+        """Serve what can be read without waiting, up to the share of one connection."""
+        handler = self._handler
+        if isinstance(handler, ConversationHandler) and not handler.another_request():
+            return _Then.END
+        for _ in range(self._parking.max_inline):
+            handler.handle_one_request()
+            if handler.close_connection:
+                return _Then.END
+            if not _has_more(handler) and not (self._reception.intake.ending and peek(self.request)):
+                return _Then.WAIT
+        return _Then.END if self._reception.intake.ending else _Then.GO_ON
+
+    def _wait_for_request(self, *, first: bool = False) -> None:
+        limit = getattr(self._handler, "timeout", None)
+        limit = self._parking.idle if limit is None else limit
+        if self._reception.intake.ending:
+            if not self._says_goodbye:
+                self._end()
+                return
+            limit = GOODBYE if limit is None else min(limit, GOODBYE)
+        deadlines = self._reception.deadlines
+        if first and deadlines is not None and deadlines.first_byte is not None and (limit is None or deadlines.first_byte < limit):
+            self._is_first, limit = True, deadlines.first_byte
+        self._rest()
+        self._park(limit)
+
+    def _rest(self) -> None:
+        """Take notice that nobody works on it for now; the time of a request of which a part was read goes on."""
+        if not self._is_within_request():
+            self.began = NEVER
+
+    def _is_within_request(self) -> bool:
+        return getattr(self._handler, "is_within_request", False)
+
+    def _park(self, seconds: float | None) -> None:
+        """Wait in the intake, or in one that comes after it; end if none does."""
+        if self.request.fileno() != self._fileno:  # a handler has closed it
+            self._end()
+            return
+        intake = None
+        while intake is not self._reception.intake:
+            intake = self._reception.intake
+            if self._known_to is not intake:
+                self._known_to, self.noted = intake, NEVER
+            try:
+                if intake.park(self, seconds):
+                    return
+            except (OSError, ValueError) as error:  # the system watches no more descriptors
+                intake.unpark(self)
+                self._give_up(error)
+                return
+        self._end()
+
+    def _end(self) -> None:
+        """Finish the handler, if there is one, and close."""
+        try:
+            if self._handler is not None:
+                self._handler.finish()
+        except BaseException as error:  # noqa: BLE001 - as above
+            self._fail(error)
+        else:
+            self._close()
+
+    def _give_up(self, error: BaseException) -> None:
+        """Finish the handler, if there is one, and close, because of the exception being handled."""
+        if self._handler is not None:
+            with contextlib.suppress(BaseException):  # the first error is the one to report
+                self._handler.finish()
+        self._fail(error)
+
+    def _is_last(self) -> bool:
+        """Return whether its client shall be told that no more requests are taken after the present one."""
+        return self._reception.intake.ending or self._reception.intake.lame
+
+    def _forget(self) -> None:
+        if self._known_to is not None:
+            self._known_to.forget(self)
+            self._known_to = None
+
+    def _close(self) -> None:
+        self._forget()
+        if self._handler is not None:
+            discard_rest(self._handler)  # which `finish` of ours has done, and that of http.server's handlers does not
+        if self._says_goodbye:
+            vars(self._handler).pop("end_headers", None)  # or the two keep each other alive
+        super()._close()
+
+
+class _Then(enum.Enum):
+    """What a conversation does next."""
+
+    END = enum.auto()
+    WAIT = enum.auto()
+    GO_ON = enum.auto()
+
+
+def can_wait(server: RequestTemplate, request: Request) -> bool:
+    """Return whether the request may be parked before its first byte: a plain socket, and a client that speaks first."""
+    return type(request) is socket.socket and not getattr(unwrapped(server.RequestHandlerClass), "speaks_first", False)
+
+
+def _opener(server: RequestTemplate) -> Callable[..., Any] | None:
+    """Return what constructs the server's handler without running it; None if it has to run in one piece.
+
+    It has to if it is no conversation, or if the server goes a way of its own between the request and the handler.
+    """
+    if not replaced_steps(server) <= {"verify_request"}:
+        return None
+    factory = server.RequestHandlerClass
+    if isinstance(factory, partial):
+        inner = _unrun(factory.func) if isinstance(factory.func, type) else None
+        return inner and partial(inner, *factory.args, **factory.keywords)
+    return _unrun(factory) if isinstance(factory, type) else None
+
+
+@lru_cache(maxsize=256)  # bounded, for programs that make classes as they go
+def _unrun(kind: type) -> type | None:
+    """Return a subclass whose constructor only sets up; None if the class is no conversation.
+
+    The constructor of every request handler calls setup, handle and finish. Here the last two do nothing; once constructed, the
+    handler is made an instance of `kind` itself.
+    """
+    if not _is_conversation(kind):
+        return None
+    changes: dict[str, Any] = {"__slots__": (), "handle": lambda _: None, "finish": lambda _: None, "__module__": __name__}
+    if getattr(kind, "rbufsize", None) == -1:
+        changes["rbufsize"] = BUFFER
+    return type(kind.__name__, (kind,), changes)
+
+
+def _is_conversation(kind: type) -> bool:
+    """Return whether `handle()` is one of the known loops over `handle_one_request()`."""
+    handle = getattr(kind, "handle", None)
+    if handle is ConversationHandler.handle:
+        return True
+    http_server = sys.modules.get("http.server")
+    return http_server is not None and handle is http_server.BaseHTTPRequestHandler.handle
+
+
+def _say_goodbye(handler: Any, is_last: Callable[[], bool]) -> bool:
+    """Have the handler tell its client which answer is the last, if it speaks HTTP; return whether it will.
+
+    Source: RFC 9112, 9.6. An interim answer (100, 101) is none.
+    """
+    http_server = sys.modules.get("http.server")
+    if http_server is None or not isinstance(handler, http_server.BaseHTTPRequestHandler):
+        return False
+    end_headers = handler.end_headers
+
+    def end_headers_of_the_last() -> None:
+        lines = getattr(handler, "_headers_buffer", None)
+        if is_last() and not handler.close_connection and lines and lines[0][9:10] != b"1":
+            handler.send_header("Connection", "close")
+        end_headers()
+
+    handler.end_headers = end_headers_of_the_last
+    return True
+
+
+def _watch_buffer(handler: Any) -> None:
+    rfile = getattr(handler, "rfile", None)
+    if isinstance(rfile, io.BufferedReader) and type(rfile.raw) is socket.SocketIO:
+        rfile.raw.__class__ = WatchedInput
+
+
+def _has_more(handler: Any) -> bool:
+    """Return whether bytes of a next request were read already, and so will never make the descriptor readable."""
+    rfile = handler.rfile
+    raw = getattr(rfile, "raw", None)
+    if isinstance(raw, _CAN_BE_LOOKED_INTO):
+        raw.looking = True
+        try:
+            if rfile.peek(1):
+                return True
+        finally:
+            raw.looking = False
+    if type(handler.connection) is socket.socket:
+        return False
+    pending = getattr(handler.connection, "pending", None)  # TLS keeps decrypted bytes of its own
+    return pending is not None and pending() > 0

@@ -1,0 +1,96 @@
+"""A request's life in an event loop."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from socketkit._engine.ledger import books
+from socketkit._system.forking import forks, leave
+from socketkit.handlers.coroutines import constructing
+from socketkit.seams import Address, Layer, Request
+
+if TYPE_CHECKING:  # asyncio takes longer to import than all of socketkit, and most programs do without it
+    from socketkit._engine.steps import RequestTemplate
+    from socketkit.handlers.coroutines import AsyncRequestHandler
+
+Wrap = Callable[[Request, Address, tuple[Layer, ...]], tuple[Request, Address] | None]
+
+
+async def serve(server: RequestTemplate, request: Request, client_address: Address, wrap: Wrap) -> None:
+    """Run one request in this event loop: layers, handler, errors, close, account. See `socketkit.seams.Work.run_async`."""
+    ledger = books(server)
+    entry = ledger.find(request)
+    if entry is not None:
+        entry.thread = threading.get_ident()
+        if entry.layers:
+            wrapped = await _in_thread(lambda: wrap(request, client_address, entry.layers))
+            if wrapped is None:
+                return
+            request, client_address = wrapped
+    try:
+        await _process(server, request, client_address)
+    except BaseException as error:
+        ledger.fail(request, error)
+        if not _is_wanted(error) and not server._confines_error(error):  # noqa: SLF001 - a server and its requests are one thing in two files
+            raise
+    finally:
+        ledger.settle(request)
+
+
+async def _process(server: RequestTemplate, request: Request, client_address: Address) -> None:
+    """Do what `process_request_thread` does with other handlers."""
+    behind = forks.behind
+    try:
+        with constructing() as made:
+            server.finish_request(request, client_address)
+        for handler in made:
+            await _run(handler)
+    except SystemExit as error:
+        if forks.behind != behind:
+            leave(error)
+        raise
+    except Exception as error:  # noqa: BLE001 - that is what handle_error is for
+        books(server).fail(request, error)
+        server.handle_error(request, client_address)
+    finally:
+        server.shutdown_request(request)
+
+
+async def _run(handler: AsyncRequestHandler) -> None:
+    try:
+        await handler.setup()
+        try:
+            await handler.handle()
+        finally:
+            await handler.finish()
+    finally:
+        if hasattr(handler, "writer"):
+            with contextlib.suppress(AttributeError):  # asyncio's way to say that it is closed
+                handler.writer.transport.abort()  # the loop forgets the descriptor before the server closes it
+
+
+def _is_wanted(error: BaseException) -> bool:
+    """Return whether the error is that this task was told to end, as by a drain at its deadline: nothing to complain about."""
+    import asyncio  # noqa: PLC0415 - see above
+
+    return isinstance(error, asyncio.CancelledError) and (task := asyncio.current_task()) is not None and task.cancelling() > 0
+
+
+async def _in_thread(function: Callable[[], Any]) -> Any:
+    """Run the function in a thread and return what it returns. Being cancelled meanwhile takes effect afterwards."""
+    import asyncio  # noqa: PLC0415 - see above
+
+    task = asyncio.current_task()
+    running = asyncio.get_running_loop().run_in_executor(None, function)
+    cancelled = False
+    while not running.done():
+        try:
+            await asyncio.wait((running,))
+        except asyncio.CancelledError:
+            cancelled = True
+    if cancelled and task is not None:
+        task.cancel()
+    return running.result()

@@ -1,0 +1,208 @@
+"""How long a server puts up with a client: whoever is over its time is found, told of in the books, and cut."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import struct
+import sys
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from socketkit._system.logs import Log
+from socketkit._system.sockets import is_readable
+
+if TYPE_CHECKING:
+    from socketkit._engine.ledger import Entry, Ledger
+    from socketkit.seams import Request
+    from socketkit.seams.limits import Limits
+
+log = Log("socketkit.deadlines")
+
+GRAIN = 0.05
+"""Seconds between two looks at least."""
+
+LONGEST = 86400.0
+"""Seconds between two looks at most: no system's wait takes any number."""
+
+NEVER = float("inf")
+
+_INET = (socket.AF_INET, getattr(socket, "AF_INET6", socket.AF_INET))
+_TCP_INFO = getattr(socket, "TCP_INFO", None) if sys.platform == "linux" else None
+_BYTES_RECEIVED = slice(128, 136)  # tcpi_bytes_received, a __u64 of struct tcp_info; source: linux/tcp.h
+
+
+class Deadlines:
+    """Watches over the connections that somebody works on, for one run of one server.
+
+    Nothing is done for a single request but to say that it has begun. There is one timer at most, set for the earliest deadline;
+    when it is over all entries of the books are looked at, and it is set for the earliest that is left. With nobody at work there
+    is none. It is not missed that somebody begins meanwhile: the one who looks says that it is `asleep` *before* it looks for the
+    last time, and whoever begins is in the books *before* it reads that.
+
+    later: calls back after so many seconds; in the same thread as `begin` is called in, or else from any. cut: ends a request that
+    is over; None: its socket is shut down, which wakes whoever is blocked in it.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        ledger: Ledger,
+        later: Callable[[float, Callable[[], object]], None],
+        *,
+        speaks_first: Callable[[], bool],
+        cut: Callable[[Request], None] | None = None,
+    ) -> None:
+        self.first_byte = limits.first_byte
+        self.asleep = True
+        self._request = NEVER if limits.request is None else limits.request
+        self._first_byte = NEVER if limits.first_byte is None else limits.first_byte
+        self._ledger = ledger
+        self._clock = ledger.clock
+        self._later = later
+        self._speaks_first = speaks_first
+        self._cut = cut or _shut_down
+        self._setting = threading.Lock()  # guards the change of `asleep` from true to false, which goes with a timer
+
+    @staticmethod
+    def are_needed(limits: Limits) -> bool:
+        """Return whether there is anything to watch over."""
+        return limits.first_byte is not None or limits.request is not None
+
+    def begin(self) -> None:
+        """Take notice that a request has begun; call it only if it is `asleep`."""
+        if self._wake_up():
+            try:
+                self._later(min(self._first_byte, self._request, LONGEST), self._look)
+            except RuntimeError as error:  # no thread to keep the time with
+                log.warning("deadlines are not kept for now: %s", error)
+                self.asleep = True
+
+    def listen_to(self, request: Any) -> None:
+        """Have it known when the first byte comes from a peer that has not sent one yet, if the system would not tell."""
+        if self.first_byte is not None and hasattr(select, "poll") and type(request) is socket.socket and request.family not in _INET:
+            request.__class__ = Unheard
+
+    def _wake_up(self) -> bool:
+        with self._setting:
+            was_asleep, self.asleep = self.asleep, False
+        return was_asleep
+
+    def _look(self) -> None:
+        now = self._clock()
+        end = self._cut_those_over(now)
+        if end == NEVER:
+            self.asleep = True
+            end = self._cut_those_over(now)
+            if end == NEVER or not self._wake_up():
+                return
+        self._later(min(max(end - self._clock(), GRAIN), LONGEST), self._look)  # to look at all of them has taken its time
+
+    def _cut_those_over(self, now: float) -> float:
+        """Return when the first of those that are left is over."""
+        exempt, first = self._first_byte == NEVER or self._speaks_first(), NEVER
+        for entry in self._ledger.active():
+            if isinstance(entry.request, tuple) or entry.is_cut:
+                continue
+            end = entry.began + self._request
+            if now >= end:
+                self._end(entry, f"not done within {self._request:g} s")
+                continue
+            if not exempt and not entry.heard and entry.began < NEVER:
+                end = min(end, entry.began + self._first_byte)
+                if now >= end:
+                    end = entry.began + self._request
+                    entry.heard = not _is_silent(entry.request)
+                    if not entry.heard:
+                        self._end(entry, f"not a byte within {self._first_byte:g} s")
+                        continue
+            first = min(first, end)
+        return first
+
+    def _end(self, entry: Entry, reason: str) -> None:
+        self._ledger.cut(entry, reason)
+        with contextlib.suppress(Exception):  # it has ended by itself, just now
+            self._cut(entry.request)
+
+
+def _shut_down(request: Any) -> None:
+    request.shutdown(socket.SHUT_RDWR)
+
+
+# --- who has not said anything ---------------------------------------------------------------------------------------
+
+
+def _is_silent(request: Any) -> bool:
+    """Return whether it is known that the peer has not sent a byte."""
+    if type(request) is Unheard:
+        return not is_readable(socket.socket.fileno(request))  # else something is there, and the handler has yet to read it
+    try:
+        if _TCP_INFO is None or request.family not in _INET:
+            return False
+        return not any(request.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _BYTES_RECEIVED.stop)[_BYTES_RECEIVED] or b"?")
+    except (OSError, AttributeError):  # closed, or no socket
+        return False
+
+
+class Unheard(socket.socket):
+    """A connection whose peer has not sent a byte, of a family for which the system does not tell.
+
+    Only the class is another one, and only until the first byte is read, or until somebody asks for the descriptor and might read
+    past this.
+    """
+
+    __slots__ = ()
+
+    def recv(self, *args: Any) -> Any:
+        """As `socket.socket.recv`."""
+        return self._heard(super().recv(*args))
+
+    def recv_into(self, *args: Any, **kwargs: Any) -> Any:
+        """As `socket.socket.recv_into`."""
+        return self._heard(super().recv_into(*args, **kwargs))
+
+    def recvmsg(self, *args: Any) -> Any:
+        """As `socket.socket.recvmsg`."""
+        return self._heard(super().recvmsg(*args))
+
+    def fileno(self) -> int:
+        """As `socket.socket.fileno`."""
+        return self._heard(super().fileno())  # type: ignore[no-any-return]
+
+    def detach(self) -> int:
+        """As `socket.socket.detach`."""
+        return self._heard(super().detach())  # type: ignore[no-any-return]
+
+    def _heard(self, result: Any) -> Any:
+        self.__class__ = socket.socket  # type: ignore[assignment]
+        return result
+
+
+# --- who takes nothing -----------------------------------------------------------------------------------------------
+
+
+def limit_stalls(listener: Any, accept: Callable[[], tuple[Request, Any]], seconds: float) -> Callable[[], tuple[Request, Any]]:
+    """Have the listener's connections wait for so long, at most, until their peer takes something; return how to accept then.
+
+    A blocking send that could not send a byte ends with EAGAIN. Source: socket(7), SO_SNDTIMEO. Connections inherit it from the
+    listener, but for those of Unix sockets.
+    """
+    if os.name != "posix":
+        return accept
+    whole = int(min(seconds, LONGEST))
+    value = struct.pack("@ll", whole, int((min(seconds, LONGEST) - whole) * 1e6) or not whole)  # 0 would mean for ever
+    with contextlib.suppress(OSError, AttributeError):  # no socket, or closed: the accept will tell
+        listener.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
+    if getattr(listener.socket, "family", None) in _INET:
+        return accept
+
+    def accept_limited() -> tuple[Request, Any]:
+        request, client_address = accept()
+        with contextlib.suppress(OSError, AttributeError):
+            request.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
+        return request, client_address
+
+    return accept_limited

@@ -1,0 +1,477 @@
+"""One run of a server, from its first request to the report of its drain.
+
+This module turns the crank; what a request goes through is the business of the server's template methods.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import math
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from socketkit._engine.connection import GOODBYE
+from socketkit._engine.intake import Intake
+from socketkit._engine.ledger import NOBODY, Entry, Ledger
+from socketkit._engine.parking import FINE_GRAIN
+from socketkit._engine.sources import queued
+from socketkit._system.forking import forks
+from socketkit._system.logs import Log
+from socketkit._system.threads import BackgroundThread, aside
+from socketkit.seams import Dispatch, Drive, Listener
+from socketkit.seams.stats import DrainReport
+
+if TYPE_CHECKING:
+    from socketkit._engine.ledger import Observers
+
+log = Log("socketkit.serving")
+
+WAIT_SLICE = 0.1
+"""Seconds after which a drain looks whether it was told to hurry."""
+
+AFTER_FORCE = 0.5
+"""Seconds that handlers get to fall out of their system calls once their sockets are shut down."""
+
+
+class State(enum.Enum):
+    """Where a server is in its life. FAILED is reached from any other; a stopped or failed server may be started again."""
+
+    NEW = "new"
+    RUNNING = "running"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+class Run:
+    """One run of one server: what a lifecycle gets (`socketkit.seams.Serving`) and what `Server.stop` talks to.
+
+    `crank` takes requests until stopped; it opens its intake through `open_intake`. `close_listeners` may be called twice.
+    lame_duck: seconds it goes on when it is told to stop. patience: seconds that handlers may then take; None: as many as they like.
+    """
+
+    def __init__(  # noqa: PLR0913 - it ties a server's ends together, each by name
+        self,
+        ledger: Ledger,
+        observers: Observers,
+        server: object,
+        *,
+        live: Callable[[], Dispatch | Drive | None],
+        crank: Callable[[Run], None],
+        close_listeners: Callable[..., None],
+        opened: Callable[[Intake], None] = lambda _intake: None,
+        lame_duck: float = 0.0,
+        patience: float | None = None,
+    ) -> None:
+        self._ledger = ledger
+        self._clock = ledger.clock
+        self._observers = observers
+        self._server = server
+        self._live = live
+        self._crank = crank
+        self._close_listeners = close_listeners
+        self._opened = opened
+        self._lame_duck = lame_duck
+        self._patience = patience
+        self._lame_until: float | None = None  # once it was told to stop: the moment at which it will
+        self._handed_over = False
+        self._at_end: list[Callable[[], object]] = []
+        self._on_ready: list[tuple[Callable[[], None], float | None]] = []
+        self._intake: Intake | None = None
+        self._sources: Sequence[Any] = ()
+        self._before: Run | None = None
+        self._last: Intake | None = None  # of the last round, while that is served
+        self._asked = math.inf  # when stop was
+        self._minder: BackgroundThread | None = None
+        self._draining = threading.Event()
+        self._deadline: float | None = None  # set by stop(drain): the moment at which a drain ends, whatever it was given
+        self.ready = False  # requests are taken, and stop was not asked for
+        self.stopping = False
+        self.drained = False  # whether its live dispatcher was waited for and closed
+        self._cut = 0  # requests that the last round had to end
+        self._settled = 0  # requests that had ended when stop was asked for
+        self.state = State.RUNNING
+        self.thread = threading.get_ident()
+        self._behind = forks.behind
+        self.started = threading.Event()
+        self.done = threading.Event()
+        self.report: DrainReport | None = None
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        """Take requests until stopped."""
+        self.thread = threading.get_ident()
+        self._observers.tell("server_started", self._server)
+        if not self.stopping:
+            self._crank(self)
+
+    def open_intake(self, sources: Callable[[], Sequence[Any]], selector: Callable[[], Any] | None = None) -> Intake:
+        """Return a new intake of these sources that `stop` reaches; in the last round, that one's. Owner: the caller.
+
+        selector: makes the one to use, if not the best.
+        """
+        if self._last is not None:
+            return self._last
+        self._sources = sources()
+        intake = self._intake = Intake(self._sources, selector and selector(), self._clock)
+        for source in self._sources:
+            source.intake = intake
+        if self.stopping:  # it may have been asked for before there was anybody to tell
+            intake.stop()
+        before, self._before = self._before, None
+        if before is not None:
+            for connection in before.leftover():
+                connection.move(intake)
+        self._opened(intake)
+        if self._sources:
+            self.be_ready()
+        return intake
+
+    def on_ready(self, callback: Callable[[], None], every: float | None = None) -> None:
+        """Have `callback` called by whoever takes requests, as soon as somebody does."""
+        self._on_ready.append((callback, every))
+
+    def be_ready(self) -> None:
+        """Take notice that requests are taken, by this process or by the first of the processes that serve for it."""
+        intake = self._intake
+        if self.started.is_set() or self.stopping or intake is None:
+            return
+        self.ready = True
+        for callback, every in self._on_ready:
+            intake.call_soon(callback)
+            if every is not None:
+                intake.call_soon(partial(keep_calling, intake, callback, every))
+        self.started.set()
+
+    def call_later(self, seconds: float, callback: Callable[[], object]) -> None:
+        """Call back after so many seconds. Only for the thread that takes requests."""
+        if self._intake is not None:
+            self._intake.call_later(seconds, callback)
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether this process is a copy of the one that serves, forked off by the program: there is nobody here who could end it."""
+        return self._behind != forks.behind
+
+    def at_end(self, callback: Callable[[], object]) -> None:
+        """Have `end` call this."""
+        self._at_end.append(callback)
+
+    def end(self) -> None:
+        """Release what was there for this run only."""
+        self._dismiss_minder()
+        while self._at_end:
+            self._at_end.pop()()
+
+    def branch(self, ledger: Ledger, opened: Callable[[Intake], None]) -> Run:
+        """In a process just forked: close what is the parent's, and return the run of this process. Its intake goes to `opened`."""
+        self.forget()
+        return Run(ledger, NOBODY, self._server, live=self._live, crank=self._crank, close_listeners=self._close_listeners, opened=opened)
+
+    def stop(self, drain: float | None = None) -> None:
+        """Ask for the end of `run`, or shorten the drain. Stores, and writes one byte; with 0 it also forces what runs right now.
+
+        That last is for handlers that hold the serving thread itself: nobody else could wake them.
+        """
+        if drain is not None:
+            deadline = self._clock() + drain
+            self._deadline = deadline if self._deadline is None else min(self._deadline, deadline)
+        if drain == 0:
+            self._end()
+            shut_down(self._ledger.active())
+        elif self.ready and self._lame_duck:
+            self._lame_until = self._clock() + self._lame_duck
+            if self._intake is not None:
+                self._intake.lame = True
+            aside(self._be_lame)
+        elif not self._is_lame and (drain is not None or not self.stopping):
+            self._end()
+        self.ready = False
+
+    def hand_over(self) -> None:
+        """Take nothing new, hand out what was accepted, end `run`, and leave to others what the kernel has queued."""
+        self.ready, self._handed_over = False, True
+        self._mark_end()
+        if self._intake is not None:
+            self._intake.retire()
+
+    @property
+    def _is_lame(self) -> bool:
+        return self._lame_until is not None and not self.stopping
+
+    def _be_lame(self) -> None:
+        """Go on for a while, less if a drain is to be over before; then end."""
+        while self._is_lame:
+            left = self._left(self._lame_until)
+            if left is None or left <= 0:
+                self._end()
+            else:
+                self.done.wait(min(left, WAIT_SLICE))
+
+    def _end(self) -> None:
+        self.ready = False
+        self._mark_end()
+        end = self._asked + self._patience if self._patience is not None else None
+        if self._minder is None and getattr(self._live(), "inline", False) and self._left(end) is not None:
+            with contextlib.suppress(RuntimeError):  # no thread to be had
+                self._minder = aside(partial(self._mind, end))
+        intake = self._intake
+        if intake is not None:
+            intake.stop()  # not before there is a minder, or the drain would not dismiss it
+
+    def _mind(self, end: float | None) -> None:
+        """See that the drain begins by `end`, although it has to wait for a handler which holds the thread that serves."""
+        if self._is_due(end, self._draining):
+            self._cut_here()
+            if not self._draining.wait(AFTER_FORCE):
+                for stuck in self._ledger.stuck():
+                    log.warning("a handler goes on after the deadline, and the server with it: %s\n%s", stuck.peer, stuck.stack)
+
+    def _dismiss_minder(self) -> None:
+        self._draining.set()
+        if self._minder is not None:
+            self._minder.finish()
+
+    def _cut_here(self) -> None:
+        """Wake the handler that runs in the thread that serves, if one does."""
+        here = [entry for entry in self._ledger.active() if entry.thread == self.thread]
+        self._cut += len(here)
+        shut_down(here)
+
+    def forget(self) -> None:
+        """In a forked child: close this process's copies of the selector and the wake-up descriptor."""
+        if self._intake is not None:
+            self._intake.close()
+
+    def inherit(self, before: Run | None) -> None:
+        """Serve the connections, too, that a run before this one, which was not drained, has left parked."""
+        self._before = before
+
+    def leftover(self) -> list[Any]:
+        """Take out and return the connections that wait, for one who comes after this run."""
+        before, self._before = self._before, None
+        older = [] if before is None else before.leftover()  # it came to no intake
+        return older if self._intake is None else [*older, *self._intake.waiting(), *self._intake.parked()]
+
+    def abandon(self) -> None:
+        """End the connections that wait, because nobody comes after this run."""
+        for connection in self.leftover():
+            connection.abandon()
+
+    def drain(self, seconds: float | None, *, queue: bool = True) -> DrainReport:
+        """Serve what waits, close the listeners, let running requests finish, force the rest, release everything."""
+        self.state, self.ready = State.DRAINING, False
+        self._dismiss_minder()
+        self._mark_end()
+        self._observers.tell("server_stopping", self._server)
+        live = self._live()
+        end = None if seconds is None else self._asked + seconds
+        try:
+            self._serve_last_round(end, queue=queue and not self._handed_over)
+            ended = self._wait(live, end)
+            finished = self._ledger.settled - self._settled - self._cut
+            late = 0 if ended else self._ledger.stats().active
+            if not ended:
+                self._force(live, self._ledger.active())
+            stuck = self._ledger.stuck() if late else ()
+        finally:
+            self.drained = True
+            self._close_listeners()
+            if live is not None:
+                live.close()
+        self.report = DrainReport(finished, self._cut + late - len(stuck), stuck)
+        if self._cut or late:
+            log.warning("stopped at the deadline: %s", self.report)
+        return self.report
+
+    def _serve_last_round(self, end: float | None, *, queue: bool) -> None:
+        """Serve what had come when stop was asked for, be it accepted or in the kernel's queue; close the listeners, and who is idle."""
+        if self._deadline is not None and self._deadline <= self._clock():
+            queue = False
+        with self._open_last() as last:
+            before, self._intake = self._intake, last
+            for source in self._sources:
+                source.intake = last  # before the other is emptied: who does not find that one open shall find this one
+            units = self._queued() if queue else []
+            self._close_listeners(streams_only=True)
+            if before is not None:
+                units = [*before.waiting(), *self._move(before.parked(), last, end), *units]
+            last.hand_out(units)
+            if last.due() is not None or self._conversations_go_on():
+                last.retire(GOODBYE + 2 * FINE_GRAIN, self._conversations_go_on)
+                self._hand_out(last, end)
+            for connection in last.parked():
+                connection.abandon()
+            for unit in last.waiting():
+                self._cut += 1
+                unit.refuse("the server stopped before it was run")
+
+    def _conversations_go_on(self) -> bool:
+        """Return whether there are conversations, parked or with a handler that may park them when it is done."""
+        return any(getattr(entry, "begun", False) for entry in self._ledger.active())
+
+    def _queued(self) -> list[Any]:
+        """Take what the kernel has queued."""
+        unshare = getattr(self._live(), "unshare", None)
+        if unshare is not None:
+            unshare()
+        return [unit for source in self._sources for unit in queued(source)]
+
+    def _move(self, parked: Sequence[Any], last: Intake, end: float | None) -> list[Any]:
+        """Let connections wait on, if their client is likely to speak; return those that can be served now, and end the others."""
+        left, ready = self._left(end), []
+        for connection in parked:
+            if connection.is_readable():
+                ready.append(connection)
+            elif not connection.begun or (connection.is_owed_goodbye(self._clock()) and (left is None or left > 0)):
+                connection.move(last)
+            else:
+                connection.abandon()
+        return ready
+
+    def _open_last(self) -> Intake:
+        """Return an intake without sources. Where no descriptor is left for one, the listeners have to make room."""
+        try:
+            last = Intake((), clock=self._clock)
+        except OSError as error:
+            log.warning("what the kernel has queued is lost: %s", error)
+            self._close_listeners()
+            last = Intake((), clock=self._clock)
+        last.ending = True
+        return last
+
+    def _hand_out(self, last: Intake, end: float | None) -> None:
+        """Have the dispatcher run what the last intake has, until `end` at most."""
+        self._last = last
+        live = self._live()
+        try:
+            if hasattr(live, "drive") or getattr(live, "inline", False):
+                with self._watched(end, last):
+                    self._crank(self)
+            else:  # this thread is at the intake all the time, and none shall be started in a process that forks
+                left = self._left(end)
+                if left is not None:
+                    last.call_later(max(left, 0.0), last.stop)
+                self._crank(self)
+        finally:
+            self._last = None
+
+    @contextlib.contextmanager
+    def _watched(self, end: float | None, last: Intake) -> Iterator[None]:
+        """Stop the intake at `end`, or an earlier moment that `stop` names meanwhile: those who would take may all be busy."""
+        over = threading.Event()
+
+        def watch() -> None:
+            if not over.wait(WAIT_SLICE) and self._is_due(end, over):  # a moment in any case, for what is ready to be served
+                last.stop()
+                self._cut_here()
+
+        watcher = BackgroundThread(watch, "socketkit-drain")
+        watcher.start()
+        try:
+            yield
+        finally:
+            over.set()
+            watcher.join()
+
+    def _is_due(self, end: float | None, over: threading.Event) -> bool:
+        """Wait until `end`, or an earlier moment that `stop` names meanwhile; return False as soon as that is `over` before."""
+        while not over.is_set():
+            left = self._left(end)
+            if left is not None and left <= 0:
+                return True
+            over.wait(WAIT_SLICE if left is None else min(left, WAIT_SLICE))
+        return False
+
+    def _left(self, end: float | None) -> float | None:
+        """Return the seconds until `end`, or an earlier moment that `stop` has named; None if there is neither."""
+        ends = [moment for moment in (end, self._deadline) if moment is not None]
+        return min(ends) - self._clock() if ends else None
+
+    def _mark_end(self) -> None:
+        if not self.stopping:
+            self._settled = self._ledger.settled
+            self._asked = self._clock()
+            self.stopping = True
+
+    def _wait(self, live: Dispatch | Drive | None, end: float | None) -> bool:
+        """Wait for the dispatcher until `end`, or an earlier moment that `stop` names meanwhile."""
+        while live is not None:
+            left = self._left(end)
+            if live.wait(WAIT_SLICE if left is None else max(0.0, min(left, WAIT_SLICE))):
+                break
+            if left is not None and left <= 0:
+                return False
+        return True
+
+    @staticmethod
+    def _force(live: Dispatch | Drive | None, late: Sequence[Any]) -> None:
+        """Shut down the sockets of what still runs, so that blocked handlers wake, and wait a moment for them."""
+        shut_down(late)
+        if live is not None:
+            force = getattr(live, "force", None)
+            if force is not None:
+                force()
+            live.wait(AFTER_FORCE)
+
+
+def feed(intake: Intake, live: Any, turned: Callable[[], object] | None, pace: float | None) -> None:
+    """Take and run units in this thread until the intake is stopped: the loop of every simple dispatcher.
+
+    live: the dispatcher, which is shown the loop if it wants to see it. turned: called after every turn, and at least every `pace`
+    seconds.
+    """
+    attach = getattr(live, "attach", None)
+    with intake.woken_by_signals():
+        if attach is None:
+            _feed(intake, turned, pace)
+            return
+        attach(intake)
+        try:
+            _feed(intake, turned, pace)
+        finally:
+            attach(None)
+
+
+def _feed(intake: Intake, turned: Callable[[], object] | None, pace: float | None) -> None:
+    if turned is None:
+        while not intake.stopped:
+            unit = intake.take()
+            if unit is not None:
+                unit()
+        return
+    while not intake.stopped:
+        unit = intake.take(pace)
+        if unit is not None:
+            unit()
+        elif intake.stopped:
+            return
+        turned()
+
+
+def keep_calling(intake: Intake, callback: Callable[[], object], pace: float) -> None:
+    """Call `callback` every `pace` seconds from within `intake.take`: `turned`, for dispatchers that drive."""
+
+    def again() -> None:
+        callback()
+        intake.call_later(pace, again)
+
+    intake.call_later(pace, again)
+
+
+def shut_down(entries: Sequence[Entry]) -> None:
+    """Shut down the requests' sockets in both directions: who reads from one gets its end, who writes gets an error."""
+    for entry in entries:
+        with contextlib.suppress(Exception):  # a datagram has no socket of its own; another's may be closed by now
+            entry.request.shutdown(socket.SHUT_RDWR)
+
+
+def close_all(listeners: Sequence[Listener]) -> None:
+    """Close every listener, also when one of them raises; the first error is raised at the end."""
+    with contextlib.ExitStack() as stack:
+        for listener in listeners:
+            stack.callback(listener.close)

@@ -1,0 +1,160 @@
+"""What a dispatcher is given to do: requests to run, and processes to become."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from socketkit._engine import coroutines
+from socketkit._engine.ledger import Ledger
+from socketkit._system.logs import Log
+from socketkit.handlers.base import unwrapped
+from socketkit.seams import Address, Dispatch, Dispatcher, Drive, Layer, Request
+from socketkit.seams.stats import Stats
+
+if TYPE_CHECKING:
+    from socketkit._engine.intake import Intake
+    from socketkit._engine.run import Run
+    from socketkit._engine.steps import RequestTemplate
+
+log = Log("socketkit.work")
+
+
+class Work:
+    """What a live dispatcher gets: see `socketkit.seams.Work`."""
+
+    def __init__(
+        self,
+        server: RequestTemplate,
+        ledger: Ledger,
+        forget_parent: Callable[[Request], object],
+        become_branch: Callable[..., Run],
+        be_ready: Callable[[], object],
+    ) -> None:
+        self._server = server
+        self._ledger = ledger
+        self._forget_parent = forget_parent
+        self._become_branch = become_branch
+        self._be_ready = be_ready
+
+    def run(self, request: Request, client_address: Address) -> None:
+        """Run one request here and now."""
+        ledger, server = self._ledger, self._server
+        entry = ledger.find(request)
+        if entry is not None:
+            entry.thread = threading.get_ident()
+            if entry.layers:
+                wrapped = self._wrap(request, client_address, entry.layers)
+                if wrapped is None:
+                    return
+                request, client_address = wrapped
+        try:
+            server.process_request_thread(request, client_address)
+        except BaseException as error:
+            ledger.fail(request, error)
+            if not server._confines_error(error):  # noqa: SLF001 - the server and its run are one thing in two files
+                raise
+        finally:
+            ledger.settle(request)
+
+    def run_alone(self, request: Request, client_address: Address) -> str:
+        """Run one request in a process forked for it; return its outcome."""
+        self._forget_parent(request)
+        entry = self._ledger.find(request)
+        self.run(request, client_address)
+        return "finished" if entry is None else entry.outcome
+
+    @property
+    def handler(self) -> Any:
+        """What handles the server's requests."""
+        return unwrapped(self._server.RequestHandlerClass)
+
+    def run_async(self, request: Request, client_address: Address) -> Coroutine[Any, Any, None]:
+        """Run one request in the event loop that awaits this."""
+        return coroutines.serve(self._server, request, client_address, self._wrap)
+
+    def hand_over(self, dispatch: Callable[[Request, Address], None], request: Request, client_address: Address) -> None:
+        """Give the request to a dispatcher that will account for it. If that has no thread or process left, refuse the request."""
+        entry = self._ledger.find(request)
+        if entry is not None:
+            entry.elsewhere = True
+        try:
+            dispatch(request, client_address)
+        except (OSError, RuntimeError) as error:
+            log.warning("refused %s: nobody to run its request: %s", client_address, error)
+            self._ledger.refuse(request, str(error))
+            self._server.shutdown_request(request)
+            self._ledger.settle(request)
+
+    def release(self, request: Request) -> None:
+        """Close this process's copy of the request."""
+        self._server.close_request(request)
+
+    def forget(self) -> None:
+        """Close this process's copies of the listeners and of the loop's descriptors."""
+        self._forget_parent(None)
+
+    def settle(self, request: Request, outcome: str) -> None:
+        """Account for a request that ran in another process."""
+        self._ledger.settle(request, outcome)
+
+    def branch(self) -> Branch:
+        """Return what serves in a process that is about to be forked, and what its parent learns of it."""
+        return Branch(self._ledger, self._become_branch, self._be_ready)
+
+    def _wrap(self, request: Request, client_address: Address, layers: tuple[Layer, ...]) -> tuple[Request, Address] | None:
+        """Pass the request through the layers; None if one of them ended it."""
+        for layer in layers:
+            try:
+                wrapped, client_address = layer.wrap(request, client_address)
+            except Exception as error:  # noqa: BLE001 - a layer is a plug-in fed by a peer: whatever it raises ends this peer only
+                log.debug("%s: %s ended the connection: %s", client_address, layer, error)
+                self._ledger.fail(request, error)
+                self._server.shutdown_request(request)
+                self._ledger.settle(request)
+                return None
+            self._ledger.replace(request, wrapped, client_address)
+            request = wrapped
+        return request, client_address
+
+
+class Branch:
+    """One more process that serves: see `socketkit.seams.Branch`."""
+
+    def __init__(self, ledger: Ledger, become: Callable[..., Run], be_ready: Callable[[], object]) -> None:
+        self._ledger = ledger
+        self._become = become
+        self._be_ready = be_ready
+        self._tally = ledger.open_branch()
+
+    def enter(self, dispatcher: Dispatcher | None, opened: Callable[[Intake], None], settled: Callable[[int], None] | None = None) -> Run:
+        """Make the server of this process, the child, one of its own."""
+        ledger = self._ledger.in_branch(self._tally, settled)
+        return self._become(dispatcher, ledger, opened)
+
+    def begun(self, worker: object) -> None:
+        """Tell the observers; with its first worker the server is ready."""
+        self._be_ready()
+        self._ledger.tell("worker_started", worker)
+
+    def stats(self) -> Stats:
+        """Return what the child has done so far."""
+        return self._tally.stats()
+
+    def close(self, worker: object = None, reason: str = "") -> None:
+        """Take over the child's counts; tell the observers if there was a reason for its end."""
+        self._ledger.close_branch(self._tally)
+        if reason:
+            self._ledger.tell("worker_died", worker, reason)
+
+
+def put_to_work(recipe: Dispatcher, work: Work) -> tuple[Dispatch | Drive, Callable[[Request, Address], object]]:
+    """Start a dispatcher; return its live part, and what `process_request` calls with each request.
+
+    A driver's own threads take requests and run them where they are; anything that has `dispatch` is handed the request and accounts
+    for it.
+    """
+    live = recipe.start(work)
+    return live, (partial(work.hand_over, live.dispatch) if hasattr(live, "dispatch") else work.run)

@@ -1,0 +1,387 @@
+"""What the library logs, said in such a way that whoever serves neither waits for a log nor falls with it.
+
+Serving code speaks to a `Log`. Each line becomes a `logging.LogRecord` in the thread that says it, complete and of bounded length, and
+is handed to the program's log handlers by another thread, the *emitter*, which is there only while something waits for it. Records
+beyond `MOST_WAITING` are dropped and counted. Of lines that are all alike the first few are said, and the rest counted.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import os
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Hashable
+from contextvars import copy_context
+from functools import partial
+from typing import Any, NoReturn
+
+from socketkit._system.repeats import FEW, Repeats, Window
+from socketkit._system.threads import BackgroundThread
+
+_own = logging.getLogger("socketkit.logs")
+
+MOST_WAITING = 256
+"""Records that may wait for the emitter."""
+
+LONGEST = 16_384
+"""Characters of a message, and of a traceback; of a longer one the middle is left out."""
+
+PATIENCE = 1.0
+"""Seconds that the end of a run, or of the program, waits for one record to be written, and for all of them."""
+
+SHORT_PATIENCE = 0.25
+"""Seconds that somebody who serves waits: for a standard stream, or before a fork."""
+
+
+class Log:
+    """A logger for code that serves; `name` is that of the `logging.Logger` behind it, whose levels and handlers hold.
+
+    The methods are those of a `logging.Logger`, but they never wait for a handler and raise nothing. What else they take:
+
+    about: what the line is about, so that lines about one thing do not keep those about another from being said. Nothing that a peer
+        chooses, or it could fill the log.
+    few: how many such lines are said within `WINDOW` seconds.
+    error: the exception to show. Where it was raised belongs to what the line is about.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._logger = logging.getLogger(name)
+
+    def debug(self, message: str, *args: object, **how: Any) -> None:
+        """Say it at DEBUG."""
+        if self._logger.isEnabledFor(logging.DEBUG):
+            self._say(logging.DEBUG, message, args, **how)
+
+    def info(self, message: str, *args: object, **how: Any) -> None:
+        """Say it at INFO."""
+        if self._logger.isEnabledFor(logging.INFO):
+            self._say(logging.INFO, message, args, **how)
+
+    def warning(self, message: str, *args: object, **how: Any) -> None:
+        """Say it at WARNING."""
+        if self._logger.isEnabledFor(logging.WARNING):
+            self._say(logging.WARNING, message, args, **how)
+
+    def error(self, message: str, *args: object, **how: Any) -> None:
+        """Say it at ERROR."""
+        if self._logger.isEnabledFor(logging.ERROR):
+            self._say(logging.ERROR, message, args, **how)
+
+    def exception(self, message: str, *args: object, **how: Any) -> None:
+        """Say it at ERROR, with the exception that is being handled."""
+        if self._logger.isEnabledFor(logging.ERROR):
+            self._say(logging.ERROR, message, args, error=sys.exception(), **how)
+
+    def _say(  # noqa: PLR0913 - a line, in all its parts
+        self,
+        level: int,
+        message: str,
+        args: tuple[object, ...],
+        *,
+        about: Hashable = None,
+        few: int = FEW,
+        error: BaseException | None = None,
+    ) -> None:
+        logger = self._logger
+        try:
+            window = _repeats.admit((logger.name, level, message, about, _origin(error)), few)
+            _sum_up(_repeats.overdue())
+            if window is None:
+                return
+            text = _format(message, args)
+            window.like = window.like or (logger, level, text)
+            if window.before:
+                text += f" ({window.before} more like this were suppressed)"
+                window.before = 0
+            record = _record(logger, level, text, error, stacklevel=4)
+            _emitter.put(partial(copy_context().run, logger.handle, record))
+        except Exception:  # noqa: BLE001 - the program's record factory is as foreign as its handlers, and memory may be short
+            _emitter.lose()
+
+
+def write(stream: Any, text: str) -> None:
+    """Write to a standard stream, and return when that is done, has failed, or takes too long to wait for."""
+    if stream is None:  # as under pythonw, and after its descriptor was closed
+        return
+    if _may_block(stream):
+        _emitter.put(partial(_write, stream, text))
+        _emitter.flush(SHORT_PATIENCE)
+    else:
+        with contextlib.suppress(Exception):  # closed, full, or a program's own that raises
+            _write(stream, text)
+
+
+def flush(seconds: float = PATIENCE) -> bool:
+    """Wait until all that was said is written, for so many seconds at most; return whether it is.
+
+    A record that has kept the handlers for longer than `PATIENCE` already is not waited for.
+    """
+    return _emitter.flush(seconds)
+
+
+def finish() -> None:
+    """At the end of a run: say how many lines were suppressed, count anew, and wait as `flush` does."""
+    _sum_up(_repeats.overdue(everything=True))
+    if not _emitter.flush(PATIENCE) and not is_emitter(threading.current_thread()):
+        _step_aside(_stuck()[1])
+
+
+def flush_streams() -> None:
+    """Flush the standard streams, if they can be flushed."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # closed, broken or None
+            stream.flush()
+
+
+def leave(status: int) -> NoReturn:
+    """End this process by `os._exit`, once its log and its standard streams are written or have taken too long."""
+    finish()
+    if _emitter.forked_amid_writing or not flush(0):
+        for stream in (sys.stdout, sys.stderr):
+            write(stream, "")
+    else:
+        flush_streams()
+    os._exit(status)
+
+
+def is_emitter(thread: threading.Thread) -> bool:
+    """Return whether the thread is the one that hands records to handlers."""
+    return thread is _emitter.thread
+
+
+# --- what is said once, and what is counted ----------------------------------------------------------------------------
+
+
+def _sum_up(windows: list[Window]) -> None:
+    for window in windows:
+        if window.like is not None:
+            logger, level, text = window.like
+            record = logger.makeRecord(logger.name, level, __file__, 0, f"{window.missed} more like this were suppressed: {text}", (), None)
+            _emitter.put(partial(logger.handle, record))
+
+
+# --- the thread that waits for handlers --------------------------------------------------------------------------------
+
+
+class Emitter:
+    """Calls one job after the other in a thread that ends when there are none left. Safe from every thread, also from its own."""
+
+    def __init__(self, *, forked_amid_writing: bool = False) -> None:
+        self.forked_amid_writing = forked_amid_writing  # so that a stream may hold what its parent could not write
+        self.thread: threading.Thread | None = None
+        self._lock = threading.RLock()  # a signal handler may interrupt whoever holds it
+        self._waiting: deque[Callable[[], object]] = deque()
+        self.job: Callable[[], object] | None = None  # the present one
+        self._began = 0.0  # when it did
+        self._lost = 0
+
+    def put(self, job: Callable[[], object]) -> None:
+        """Have the job called soon; drop it if too many wait already."""
+        with self._lock:
+            if len(self._waiting) >= MOST_WAITING:
+                self._lost += 1
+                return
+            self._waiting.append(job)
+            self._start()
+
+    def lose(self) -> None:
+        """Count a record that could not be made."""
+        with self._lock:
+            self._lost += 1
+
+    def flush(self, seconds: float) -> bool:
+        """See the function `flush`."""
+        end = time.monotonic() + seconds
+        while True:
+            with self._lock:
+                if self._waiting:
+                    self._start()
+                thread = self.thread
+                if thread is None:
+                    return not self._waiting
+                left = min(end, self._began + PATIENCE) - time.monotonic()
+            if left <= 0 or thread is threading.current_thread():  # a log handler may stop a server
+                return False
+            with contextlib.suppress(RuntimeError):  # a signal handler has interrupted its start
+                thread.join(left)
+
+    def emit_here(self) -> None:
+        """Do in this thread what no thread could be started for."""
+        while self._waiting and self.thread is None:
+            self._call(self._waiting.popleft())
+
+    def _start(self) -> None:
+        if self.thread is not None:
+            return
+        self.thread = BackgroundThread(self._run, "socketkit-logs")
+        self._began = time.monotonic()
+        try:
+            self.thread.start()
+        except RuntimeError:  # the system has none to give: the next one who has something to say tries again
+            self.thread = None
+        except BaseException:  # Ctrl-C: should it have started nevertheless, then there are two for a while, which does no harm
+            self.thread = None
+            raise
+
+    def _run(self) -> None:
+        told = False
+        while True:
+            with self._lock:
+                self.job = None  # and with it goes what it keeps alive
+                if self._waiting:
+                    self.job = self._waiting.popleft()
+                elif self._lost and not told:
+                    self.job, told = self._tell_of_lost, True
+                else:
+                    if self.thread is threading.current_thread():
+                        self.thread = None
+                    return
+                self._began = time.monotonic()
+            self._call(self.job)
+
+    def _call(self, job: Callable[[], object]) -> None:
+        try:
+            job()
+        except BaseException:  # noqa: BLE001 - whatever a handler raises is the end of this record only
+            if job != self._tell_of_lost:
+                self.lose()
+
+    def _tell_of_lost(self) -> None:
+        lost = self._lost
+        if _own.isEnabledFor(logging.WARNING):
+            text = f"{lost} log records were lost, because log handlers failed or were too slow"
+            _own.handle(_own.makeRecord("socketkit.logs", logging.WARNING, __file__, 0, text, (), None))
+        with self._lock:
+            self._lost -= lost
+
+
+# --- records -----------------------------------------------------------------------------------------------------------
+
+
+def _record(logger: logging.Logger, level: int, text: str, error: BaseException | None, *, stacklevel: int) -> logging.LogRecord:
+    """Return a record of the present moment, thread and place that keeps nothing alive: what it shows is text already."""
+    file, line, function, _ = logger.findCaller(stacklevel=stacklevel)
+    record = logger.makeRecord(logger.name, level, file, line, _shorten(text), (), None, function)
+    if error is not None:
+        record.exc_text = _shorten(_guarded(lambda: "".join(traceback.format_exception(error)).rstrip("\n")))
+    return record
+
+
+def _format(message: str, args: tuple[object, ...]) -> str:
+    return _guarded(lambda: message % args if args else message, message)
+
+
+def _guarded(make: Callable[[], str], instead: str = "") -> str:
+    """Return the text, or why there is none: what is shown may be of any kind, and raise anything."""
+    try:
+        return make()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - as above
+        return f"{instead} (which cannot be shown: {type(error).__name__})"
+
+
+def _shorten(text: str) -> str:
+    left_out = len(text) - LONGEST
+    return text if left_out <= 0 else f"{text[: LONGEST // 2]}... ({left_out} characters left out) ...{text[-LONGEST // 2 :]}"
+
+
+def _origin(error: BaseException | None) -> Hashable:
+    """Return what tells an exception from others: its class and where it was raised."""
+    if error is None:
+        return None
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return type(error).__qualname__, trace and (trace.tb_frame.f_code.co_filename, trace.tb_lineno)
+
+
+def _may_block(stream: Any) -> bool:
+    """Return whether writing to the stream can take for ever: it is more than an object in memory."""
+    try:
+        return bool(stream.fileno() >= 0)
+    except Exception:  # noqa: BLE001 - there is no descriptor
+        return False
+
+
+def _write(stream: Any, text: str) -> None:
+    stream.write(text)
+    stream.flush()
+
+
+# --- processes and their end -------------------------------------------------------------------------------------------
+
+_repeats = Repeats()
+_emitter = Emitter()
+
+
+def _after_fork() -> None:
+    """In a child: what waits is its parent's to say, and no thread came along."""
+    global _repeats, _emitter
+    _repeats, _emitter = Repeats(), Emitter(forked_amid_writing=_emitter.thread is not None)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+@atexit.register  # after logging's own, so it is called before
+def _at_exit() -> None:
+    finish()
+    if _emitter.thread is None:
+        _emitter.emit_here()  # Python 3.12.0 and 3.12.1 start no thread so late
+    else:
+        _leave_behind()
+
+
+def _leave_behind() -> None:
+    """Let the interpreter end although a handler is stuck: it would wait for the handler's lock, and for that of its stream."""
+    atexit.unregister(logging.shutdown)
+    free, streams = _stuck()
+    logging.shutdown(free)
+    _step_aside(streams)
+    for name in ("__stdout__", "__stderr__"):
+        if getattr(sys, name) in streams:
+            setattr(sys, name, None)
+
+
+def _stuck() -> tuple[list[Any], list[Any]]:
+    """Return references to the log handlers that nobody is inside of, and the streams that the others write to."""
+    references = list(logging._handlerList)  # type: ignore[attr-defined] # noqa: SLF001 - what `logging.shutdown` goes through
+    held = [reference for reference in references if _is_held(reference())]
+    streams = [getattr(reference(), "stream", None) for reference in held]
+    if isinstance(_emitter.job, partial) and _emitter.job.func is _write:
+        streams.append(_emitter.job.args[0])
+    streams = [stream for stream in streams if stream is not None]
+    free = [each for each in references if each not in held and getattr(each(), "stream", None) not in streams]
+    return free, streams
+
+
+def _is_held(handler: logging.Handler | None) -> bool:
+    lock = getattr(handler, "lock", None)
+    if lock is None:
+        return False
+    if not lock.acquire(timeout=0.1):
+        return True
+    lock.release()
+    return False
+
+
+def _step_aside(streams: list[Any]) -> None:
+    """Put an equal stream in the place of a standard stream that the emitter is stuck in.
+
+    The interpreter flushes its standard streams before it calls anybody at its end. It would wait for the lock that a stream's buffer
+    has, even if there is nothing to flush.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is not None and stream in streams:
+            with contextlib.suppress(Exception):  # a program's own, which has no descriptor or no encoding
+                how = {"encoding": stream.encoding, "errors": stream.errors, "closefd": False}
+                setattr(sys, name, open(stream.fileno(), "w", buffering=1, **how))  # noqa: SIM115, PTH123 - it closes nothing

@@ -1,0 +1,61 @@
+"""A descriptor that any thread and any signal handler can make readable."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+
+from socketkit._system.sockets import is_readable
+
+
+class Wakeup:
+    """A descriptor that any thread and any signal handler can make readable. Owner: whoever made it; close it there."""
+
+    def __init__(self) -> None:
+        self._reader, self._writer = socket.socketpair()
+        self._reader.setblocking(False)
+        self._writer.setblocking(False)
+
+    def fileno(self) -> int:
+        """Return the descriptor to watch for reading."""
+        return self._reader.fileno()
+
+    def wake(self) -> None:
+        """Make the descriptor readable. A full buffer means that it is so already; a closed one, that nobody waits any more."""
+        with contextlib.suppress(OSError):
+            self._writer.send(b"\0")
+
+    def clear(self) -> None:
+        """Take the bytes out again."""
+        with contextlib.suppress(OSError):
+            while self._reader.recv(4096):
+                pass
+
+    @contextlib.contextmanager
+    def woken_by_signals(self) -> Iterator[None]:
+        """Be woken by every signal, inside this block, if it is entered in the main thread.
+
+        Python runs a signal's handler between two instructions. A signal that comes after the last one and just before a system
+        call would have to wait for that call's end, which may be never. Source: signal.set_wakeup_fd.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        previous = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(previous)
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Block the calling thread until somebody wakes it, for `timeout` seconds at most; then clear."""
+        if is_readable(self._reader, timeout):
+            self.clear()
+
+    def close(self) -> None:
+        """Close both ends."""
+        self._reader.close()
+        self._writer.close()

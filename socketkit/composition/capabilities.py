@@ -1,0 +1,73 @@
+"""What this platform can carry, and which parts can work together: everything that is refused is refused here, by name."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import sys
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from socketkit.errors import ConfigError, IncompatibleError
+from socketkit.handlers.base import unwrapped
+
+_SOCKETS = sys.platform not in {"emscripten", "wasi"}
+
+FEATURES: dict[str, bool] = {
+    "sockets": _SOCKETS,
+    "threads": _SOCKETS,
+    "epoll or kqueue": hasattr(select, "epoll") or hasattr(select, "kqueue"),
+    "fork": _SOCKETS and hasattr(os, "fork"),
+    "Unix sockets": _SOCKETS and hasattr(socket, "AF_UNIX"),
+}
+"""What a recipe may name in `requires`, and whether this platform has it."""
+
+
+BOTH = frozenset({"stream", "datagram"})
+
+
+def check(transports: Sequence[Any], dispatcher: Any, lifecycle: Any, handler: Any = None) -> None:
+    """Refuse a composition that cannot work. Nothing is bound by then.
+
+    Recipes declare, all of it optional: `requires`, features of the platform (any part); `kinds`, the kinds of request it runs,
+    `runs_async`, whether it awaits handlers, and `check(handler)`, which raises IncompatibleError (dispatchers). Handlers declare
+    `request_kinds` and `is_async`; layers `replaces_socket`, that handlers get an object of their making.
+    Raises: ConfigError, IncompatibleError.
+    """
+    if not transports:
+        raise ConfigError.of("a server needs at least one transport; give one, such as tcp://127.0.0.1:9999")
+    for part in (*transports, dispatcher, lifecycle):
+        for feature in sorted(getattr(part, "requires", ())):
+            if not FEATURES.get(feature, False):
+                name = type(part).__name__
+                raise IncompatibleError(name, f"needs {feature}, which this platform ({sys.platform}) lacks", "choose another part")
+    handler = unwrapped(handler)
+    for transport in transports:
+        _check_kind(type(dispatcher).__name__, getattr(dispatcher, "kinds", BOTH), transport, "dispatcher")
+        _check_kind(getattr(handler, "__name__", repr(handler)), _request_kinds(handler), transport, "handler")
+    if getattr(handler, "is_async", False) and not getattr(dispatcher, "runs_async", False):
+        raise IncompatibleError(handler.__name__, f"is to be awaited, which {type(dispatcher).__name__} does not do", "use asyncio")
+    for layer in (layer for transport in transports for layer in getattr(transport, "layers", ())):
+        if getattr(handler, "is_async", False) and getattr(layer, "replaces_socket", False):
+            reason = f"puts another object in the place of the socket, and {handler.__name__} can only await a socket"
+            raise IncompatibleError(type(layer).__name__, reason, "choose a handler that blocks")
+    if hasattr(dispatcher, "check"):
+        dispatcher.check(handler)
+
+
+def _check_kind(name: str, kinds: Collection[str], transport: Any, role: str) -> None:
+    if transport.kind not in kinds:
+        reason = f"takes {' and '.join(sorted(kinds))} requests, and {transport.url} brings {transport.kind}s"
+        raise IncompatibleError(name, reason, f"choose another {role} or transport")
+
+
+def _request_kinds(handler: Any) -> Collection[str]:
+    """Return the kinds that a handler takes, by its own word or by its base class in the standard library."""
+    standard = sys.modules.get("socketserver")
+    declared = getattr(handler, "request_kinds", None)
+    if declared is not None or standard is None or not isinstance(handler, type):
+        return BOTH if declared is None else declared
+    if issubclass(handler, standard.StreamRequestHandler):
+        return frozenset({"stream"})
+    return frozenset({"datagram"}) if issubclass(handler, standard.DatagramRequestHandler) else BOTH

@@ -1,0 +1,248 @@
+"""What is installed: names to recipes, and who supplies each. The only caller of pluggy's hooks.
+
+Plugins are looked for when the first name is looked up, and never before: a server composed of objects does not come here.
+Each plugin gets a plugin manager of its own, because in a shared one a single bad plugin spoils the call for all of them.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import reprlib
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import attrs
+
+from socketkit.composition import options
+from socketkit.errors import ClashError, PluginError, UnknownPartError, did_you_mean
+from socketkit.seams import grammar
+
+if TYPE_CHECKING:
+    from importlib.metadata import Distribution
+
+    from pluggy import PluginManager
+
+logger = logging.getLogger("socketkit.catalog")
+
+PartKind: TypeAlias = Literal["transport", "layer", "dispatcher", "lifecycle"]
+
+KINDS: tuple[PartKind, ...] = ("transport", "layer", "dispatcher", "lifecycle")
+
+_BLOCKED = "SOCKETKIT_DISABLED_PLUGINS"
+
+
+@attrs.frozen
+class Offer:
+    """One name that can be used, the recipe class it stands for, and who supplies it."""
+
+    kind: PartKind
+    name: str
+    recipe: type[Any]
+    plugin: str
+    distribution: str
+    version: str
+
+
+@attrs.frozen
+class Plugin:
+    """One installed plugin: `offers` is empty if it is blocked, or broken, which `error` then explains."""
+
+    name: str
+    distribution: str
+    version: str
+    offers: tuple[Offer, ...] = ()
+    error: PluginError | None = None
+    blocked: bool = False
+    _hooks: PluginManager | None = attrs.field(default=None, eq=False, repr=False)
+
+    def observers(self, server: object) -> list[object]:
+        """Return this plugin's observers for `server`. What its hook raises is logged."""
+        if self._hooks is None:
+            return []
+        try:
+            return [observer for found in self._hooks.hook.socketkit_observers(server=server) for observer in found]
+        except Exception:
+            logger.exception("plugin %r of %s gave no observers", self.name, self.distribution)
+            return []
+
+
+@attrs.frozen
+class Catalog:
+    """All parts that can be used by name."""
+
+    plugins: tuple[Plugin, ...]
+    """Everything installed, our own parts first."""
+
+    @classmethod
+    def load(cls) -> Catalog:
+        """Return the catalog of this process, looking for plugins the first time. A broken one is recorded, not raised."""
+        return _load()
+
+    @classmethod
+    def forget(cls) -> None:
+        """Make the next `load` look again, for tests that install plugins."""
+        _load.cache_clear()
+
+    def offers(self, kind: PartKind) -> tuple[Offer, ...]:
+        """Return all that plugins offer of one kind, clashes included."""
+        return tuple(offer for plugin in self.plugins for offer in plugin.offers if offer.kind == kind)
+
+    def find(self, kind: PartKind, name: str) -> Offer:
+        """Return the one offer of that name.
+
+        Raises: ClashError if two plugins offer different recipes under it; PluginError if a broken plugin bears the name;
+            UnknownPartError with the nearest name, and with every plugin that might have had it but is broken or blocked.
+        """
+        offers = [offer for offer in self.offers(kind) if offer.name == name]
+        if not offers:
+            raise self._missing(kind, name)
+        for other in offers:
+            if other.recipe is not offers[0].recipe:  # two names of one module offer the same class: no clash
+                raise ClashError(kind, name, _source(offers[0]), _source(other))
+        return offers[0]
+
+    def offer_of(self, recipe: object) -> Offer | None:
+        """Return the offer that a recipe object is an instance of, or None when no plugin supplies its class."""
+        return next((offer for kind in KINDS for offer in self.offers(kind) if offer.recipe is type(recipe)), None)
+
+    def observers(self, server: object) -> list[object]:
+        """Return what the plugins want to be told about `server`."""
+        return [observer for plugin in self.plugins for observer in plugin.observers(server)]
+
+    def _missing(self, kind: PartKind, name: str) -> PluginError | UnknownPartError:
+        suspects = []
+        for plugin in self.plugins:
+            if plugin.error and plugin.name == name:
+                error = attrs.evolve(plugin.error)  # a fresh one: a raised exception collects tracebacks
+                error.__cause__ = plugin.error.__cause__
+                return error
+            if plugin.error:
+                suspects.append(str(plugin.error))
+            elif plugin.blocked:
+                suspects.append(f"plugin {plugin.name!r} of {plugin.distribution} is blocked by {_BLOCKED}")
+        known = sorted({offer.name for offer in self.offers(kind)})
+        return UnknownPartError(kind, name, tuple(known), tuple(suspects))
+
+
+def _source(offer: Offer) -> str:
+    return f"{offer.plugin!r} of {offer.distribution}"
+
+
+@cache
+def _load() -> Catalog:
+    from importlib import metadata  # noqa: PLC0415 - as the next
+
+    from socketkit import hookspecs  # noqa: PLC0415 - objects alone need neither pluggy nor the search
+    from socketkit.composition import builtin  # noqa: PLC0415 - objects alone need neither pluggy nor the search
+
+    blocked = {name.strip() for name in os.environ.get(_BLOCKED, "").split(",")}
+    found: dict[tuple[str, str], Plugin] = {}
+    for distribution in metadata.distributions():
+        for plugin in _plugins_of(distribution, hookspecs.PROJECT, blocked):
+            found.setdefault((plugin.distribution, plugin.name), plugin)  # another copy further down sys.path is hidden
+    try:
+        version = metadata.version("socketkit")
+    except metadata.PackageNotFoundError:  # run from a checkout
+        version = ""
+    return Catalog((_examine("builtin", "socketkit", version, lambda: builtin), *(found[key] for key in sorted(found))))
+
+
+def _plugins_of(distribution: Distribution, group: str, blocked: Collection[str]) -> Iterator[Plugin]:
+    try:
+        with _blaming("its entry points cannot be read"):
+            entries = distribution.entry_points.select(group=group)
+    except _UnfitError as unfit:
+        name, version = _identity(distribution)
+        yield Plugin(name, name, version, blocked=True) if name in blocked else _broken(name, name, version, unfit)
+        return
+    for entry in entries:
+        if entry.name in blocked:
+            yield Plugin(entry.name, *_identity(distribution), blocked=True)
+        else:
+            yield _examine(entry.name, *_identity(distribution), entry.load)
+
+
+def _identity(distribution: Distribution) -> tuple[str, str]:
+    try:
+        return distribution.name or "unknown", distribution.version or ""
+    except Exception:  # noqa: BLE001 - it has no metadata: None in one version of Python, an exception in another
+        return "unknown", ""
+
+
+# --- one plugin ------------------------------------------------------------------------------------------------------
+
+
+class _UnfitError(Exception):
+    """Why a plugin cannot be used."""
+
+
+def _examine(name: str, distribution: str, version: str, load: Callable[[], object]) -> Plugin:
+    """Load a plugin and ask it what it offers; whatever goes wrong becomes its `error`."""
+    try:
+        manager = _hooked(name, load)
+        offers = [
+            Offer(kind, part, recipe, name, distribution, version)
+            for kind in KINDS
+            for part, recipe in _offered(manager, f"socketkit_{kind}s").items()
+        ]
+    except _UnfitError as unfit:
+        return _broken(name, distribution, version, unfit)
+    return Plugin(name, distribution, version, tuple(offers), hooks=manager)
+
+
+def _broken(name: str, distribution: str, version: str, unfit: _UnfitError) -> Plugin:
+    error = PluginError(name, distribution, str(unfit))
+    error.__cause__ = unfit.__cause__
+    return Plugin(name, distribution, version, error=error)
+
+
+@contextmanager
+def _blaming(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (Exception, SystemExit) as error:  # a plugin that leaves at import shall not take the program with it
+        raise _UnfitError(f"{what} ({type(error).__name__}: {' '.join(str(error).split())})") from error
+
+
+def _hooked(name: str, load: Callable[[], object]) -> PluginManager:
+    """Return a manager for this one plugin, whose hooks are all known and rightly declared."""
+    from pluggy import PluginManager  # noqa: PLC0415 - see _load
+
+    from socketkit import hookspecs  # noqa: PLC0415 - see _load
+
+    manager = PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    known = tuple(spec for spec in vars(hookspecs) if spec.startswith("socketkit_"))
+    with _blaming("it does not import"):
+        plugin = load()
+    with _blaming("its hooks are not declared as in socketkit.hookspecs"):
+        manager.register(plugin, name)
+    hooks = manager.get_hookcallers(plugin) or []
+    if not hooks:
+        raise _UnfitError("it has no hooks; mark its functions with socketkit.hookspecs.hookimpl")
+    for hook in hooks:
+        if not hook.has_spec() and not all(implementation.optionalhook for implementation in hook.get_hookimpls()):
+            raise _UnfitError(f"no hook is named {hook.name!r}{did_you_mean(hook.name, known)}")
+    return manager
+
+
+def _offered(manager: PluginManager, name: str) -> Mapping[str, type[Any]]:
+    hook = getattr(manager.hook, name)
+    if not hook.get_hookimpls():
+        return {}
+    with _blaming(f"{name}() raised"):
+        results = hook()
+    parts = results[0] if results else None  # pluggy drops a None
+    if not isinstance(parts, Mapping):
+        raise _UnfitError(f"{name}() returned {reprlib.repr(parts)}, which is no mapping of names to recipe classes")
+    for part, recipe in parts.items():
+        if not isinstance(part, str) or not grammar.is_name(part):
+            raise _UnfitError(f"{name}() offers {part!r}; a name has only letters, digits, '-' and '_'")
+        if not isinstance(recipe, type) or not attrs.has(recipe):
+            raise _UnfitError(f"{name}() offers {reprlib.repr(recipe)} as {part!r}; a recipe is an attrs class")
+        with _blaming(f"the options of {part!r} have types that are not there at run time"):
+            options.types_of(recipe)
+    return parts

@@ -1,0 +1,290 @@
+"""Text, mappings and TOML files to recipes. Nothing is opened here, and whatever is wrong is told at once, key by key.
+
+A part is given as a recipe object, which is taken as it is; as text, in the forms of `socketkit.seams.grammar`; or as a mapping
+``{use = "name", option = value, ...}``, where ``inner`` holds another part of the same kind, and a transport's ``layers`` a list.
+
+All functions raise ConfigError with a `Fault` for each thing wrong. A part given alone, whose name cannot be looked up, raises what
+`socketkit.composition.catalog.Catalog.find` raises; inside anything larger that is one more fault.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from functools import partial, reduce
+from importlib import import_module
+from pathlib import Path
+from reprlib import repr as brief
+from typing import Any
+
+import attrs
+
+from socketkit.composition import capabilities
+from socketkit.composition.catalog import Catalog, Offer, PartKind
+from socketkit.composition.options import Faults, Text, build, leading, names
+from socketkit.errors import ConfigError, HandlerError, did_you_mean
+from socketkit.seams import Dispatcher, Lifecycle, Transport, grammar
+from socketkit.seams.limits import Limits
+from socketkit.transports.layered import Layered
+
+MAX_FILE_SIZE = 1024 * 1024
+"""Bytes of a configuration file; a larger one is something else."""
+
+
+@attrs.frozen
+class Composition:
+    """What one server is made of. None stands for the server's default."""
+
+    listen: tuple[Transport, ...]
+    handler: Callable[..., object]
+    dispatcher: Dispatcher | None = None
+    lifecycle: Lifecycle | None = None
+    limits: Limits | None = None
+
+
+# --- parts -----------------------------------------------------------------------------------------------------------
+
+
+def transport(spec: object) -> Transport:
+    """Return the transport for a recipe, a URL or a mapping, with its layers around it."""
+    layers: object = ()
+    if isinstance(spec, str):
+        url = grammar.url(spec)
+        spec, layers = url.transport, url.layers
+    elif isinstance(spec, Mapping):
+        layers = spec.get("layers", ())
+        spec = {key: value for key, value in spec.items() if key != "layers"}
+    made: Transport = _layered(spec, layers) if layers else _part("transport", spec)
+    return made
+
+
+def dispatcher(spec: object) -> Dispatcher:
+    """Return the dispatcher for a recipe, text such as ``prefork:4/pool:16``, or a mapping."""
+    made: Dispatcher = _part("dispatcher", spec)
+    return made
+
+
+def lifecycle(spec: object) -> Lifecycle:
+    """Return the lifecycle for a recipe, text such as ``graceful:10``, or a mapping."""
+    made: Lifecycle = _part("lifecycle", spec)
+    return made
+
+
+def limits(spec: object) -> Limits:
+    """Return the limits for a recipe, text such as ``max_connections=100,overflow=shed``, or a mapping."""
+    if isinstance(spec, Limits):
+        return spec
+    if isinstance(spec, str):
+        spec = {key: Text(value) for key, value in grammar.options(spec).items()}
+    if not isinstance(spec, Mapping):
+        raise ConfigError.of(f"{brief(spec)} are no limits; give Limits(...), text such as max_connections=100, or a mapping")
+    return build(Limits, "limits", spec)
+
+
+def handler(spec: object) -> Callable[..., object]:
+    """Return the handler that ``module:Class`` names, or the callable given.
+
+    Imports the module as the program itself would: `sys.path` is the caller's affair.
+    Raises: HandlerError.
+    """
+    found = _import(spec) if isinstance(spec, str) else spec
+    if not callable(found):
+        raise HandlerError(spec if isinstance(spec, str) else brief(spec), "cannot be called")
+    return found
+
+
+def _import(text: str) -> object:
+    module, _, attribute = text.partition(":")
+    if not module or not attribute:
+        raise HandlerError(text, "does not name a module and something in it")
+    try:
+        return reduce(getattr, attribute.split("."), import_module(module))
+    except (Exception, SystemExit) as error:  # importing runs the module, and that may raise anything
+        raise HandlerError(text, f"cannot be imported ({type(error).__name__}: {error})") from error
+
+
+# What tells a recipe from everything else, and what to write in its place.
+_SHAPES: Mapping[PartKind, tuple[str, str]] = {
+    "transport": ("open", "a URL such as tcp://127.0.0.1:9999"),
+    "layer": ("wrap", "text such as tls"),
+    "dispatcher": ("start", "text such as pool:32"),
+    "lifecycle": ("serve", "text such as graceful:10"),
+}
+
+
+def _part(kind: PartKind, spec: Any) -> Any:
+    """Return the recipe for `spec`; text of a transport has become a `grammar.Part` already."""
+    if isinstance(spec, str):
+        spec = grammar.part(spec)
+    if isinstance(spec, grammar.Part):
+        offer = Catalog.load().find(kind, spec.name)
+        return _recipe(offer, _values(offer, spec))
+    method, example = _SHAPES[kind]
+    if isinstance(spec, Mapping):
+        values = dict(spec)
+        name = values.pop("use", None)
+        if not isinstance(name, str):
+            raise ConfigError.of(f'needs the name of a {kind} as `use`, as in {{ use = "name", option = value }}')
+        return _recipe(Catalog.load().find(kind, name), values)
+    if isinstance(spec, type):
+        raise ConfigError.of(f"{spec.__name__} is a class; a {kind} is an object, as in {spec.__name__}(...)")
+    if not callable(getattr(spec, method, None)):
+        raise ConfigError.of(f"{brief(spec)} is no {kind}; give a recipe object, {example}, or a mapping with `use`")
+    return spec
+
+
+def _values(offer: Offer, part: grammar.Part) -> dict[str, object]:
+    """Return the option values that text gives, its VALUE or place among them."""
+    options: dict[str, object] = {name: Text(value) for name, value in part.options.items()}
+    if part.inner:
+        options["inner"] = part.inner
+    if offer.kind == "transport" and hasattr(offer.recipe, "locate"):
+        place = _located(offer.recipe, part.value)
+    elif not part.value:
+        place = {}
+    elif name := leading(offer.recipe):
+        place = {name: Text(part.value)}
+    else:
+        raise ConfigError.of(f"{offer.kind} {offer.name!r} takes no value, so {part.value!r} means nothing")
+    for name in place.keys() & options.keys():
+        raise ConfigError.of(f"{name} is given twice, by {part.value!r} and as an option")
+    return {**place, **options}
+
+
+def _located(recipe: Any, text: str) -> dict[str, object]:
+    try:
+        return dict(recipe.locate(text))
+    except ValueError as error:
+        raise ConfigError.of(str(error)) from None
+
+
+def _recipe(offer: Offer, values: dict[str, object]) -> Any:
+    title = f"{offer.kind} {offer.name!r}"
+    inner = transport if offer.kind == "transport" else partial(_part, offer.kind)
+    faults = Faults()
+    if "inner" in values and "inner" not in names(offer.recipe):
+        del values["inner"]
+        with faults.under(""):
+            raise ConfigError.of(f"{title} takes no inner {offer.kind}")
+    with faults.under(""):
+        recipe = build(offer.recipe, title, values, {"inner": inner})
+    faults.check()
+    return recipe
+
+
+def _layered(spec: object, layers: object) -> Any:
+    if not isinstance(layers, list | tuple):
+        raise ConfigError.of(f"must be a list, not {brief(layers)}", "layers")
+    faults, around = Faults(), []
+    with faults.under(""):
+        transport = _part("transport", spec)
+    for index, layer in enumerate(layers):
+        with faults.under(f"layers[{index}]"):
+            around.append(_part("layer", layer))
+    faults.check()
+    try:
+        return Layered(transport, *around)
+    except ValueError as error:
+        raise ConfigError.of(str(error)) from None
+
+
+# --- servers ---------------------------------------------------------------------------------------------------------
+
+
+def composition(spec: object, key: str = "") -> Composition:
+    """Return what a mapping with ``listen`` and ``handler``, perhaps ``dispatcher``, ``lifecycle`` and ``limits``, describes.
+
+    `key` is where it stands, such as ``servers.echo``: faults are named from there.
+    """
+    faults = Faults()
+    with faults.under(key):
+        if not isinstance(spec, Mapping):
+            raise ConfigError.of(f"must be a table with listen and handler, not {brief(spec)}")
+        made = build(Composition, "a server", spec, _RESOLVERS)
+        capabilities.check(made.listen, made.dispatcher, made.lifecycle, made.handler)
+    faults.check()
+    return made
+
+
+def _listen(spec: object) -> tuple[Transport, ...]:
+    if not isinstance(spec, list | tuple):
+        return (transport(spec),)
+    faults, transports = Faults(), []
+    for index, each in enumerate(spec):
+        with faults.under(f"[{index}]"):
+            transports.append(transport(each))
+    faults.check()
+    if not transports:
+        raise ConfigError.of("is empty; name one place to listen on at least")
+    return tuple(transports)
+
+
+_RESOLVERS: Mapping[str, Callable[[Any], object]] = {
+    "listen": _listen,
+    "handler": handler,
+    "dispatcher": dispatcher,
+    "lifecycle": lifecycle,
+    "limits": limits,
+}
+
+
+def read(path: str | os.PathLike[str], *only: str) -> dict[str, Composition]:
+    """Return the servers of a TOML file by name, or the ones named in `only`, whose parts and handlers alone are then looked at."""
+    servers, faults = _servers(path), Faults()
+    compositions: dict[str, Composition] = {}
+    for name in only or servers:
+        with faults.under(f"servers.{name}"):
+            if name not in servers:
+                raise ConfigError.of(f"is not in {os.fspath(path)}{did_you_mean(name, tuple(servers))}; there: {', '.join(servers)}")
+            compositions[name] = composition(servers[name])
+    with faults.under("servers"):
+        _refuse_shared_places(compositions)
+    faults.check()
+    return compositions
+
+
+def _refuse_shared_places(servers: Mapping[str, Composition]) -> None:
+    faults, taken = Faults(), dict[str, str]()
+    for name, server in servers.items():
+        for each in server.listen:
+            place = each.transport if isinstance(each, Layered) else each
+            if getattr(place, "port", None) == 0 or getattr(place, "reuse_port", False):
+                continue
+            with faults.under(f"{name}.listen"):
+                if place.url in taken:
+                    raise ConfigError.of(f"{place.url} is taken by server {taken[place.url]!r}; choose another place, or port 0 for any")
+                taken[place.url] = name
+    faults.check()
+
+
+def _servers(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the tables below ``[servers]``, unread."""
+    try:
+        with Path(path).open("rb") as file:
+            return _tables(file.read(MAX_FILE_SIZE + 1))
+    except OSError as error:
+        raise ConfigError.of(f"{os.fspath(path)} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError.of(f"{os.fspath(path)} {error}") from error
+
+
+def _tables(content: bytes) -> dict[str, Any]:
+    if len(content) > MAX_FILE_SIZE:
+        raise ValueError(f"is larger than {MAX_FILE_SIZE} bytes, too large for a configuration")
+    import tomllib  # noqa: PLC0415 - only those who read a file pay for it
+
+    try:
+        document = tomllib.loads(content.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"is not UTF-8 (at line {line})") from error
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"is not TOML: {error}") from error
+    servers = document.pop("servers", None)
+    for table in document:
+        raise ValueError(f"has {table!r} at its top{did_you_mean(table, ['servers'])}; all of it belongs into [servers.NAME] tables")
+    if not isinstance(servers, dict) or not servers:
+        raise ValueError("has no [servers.NAME] table")
+    return servers

@@ -1,0 +1,275 @@
+"""Option values to a recipe: each checked against the type and the validator of its field, all faults at once.
+
+The only user of cattrs. Where a value comes from decides how strict its type is: a file or a mapping has types of its own, and there
+``"8"`` is no number; a URL or a part in a string has only text, marked as `Text`, and there ``8`` may be one.
+"""
+
+from __future__ import annotations
+
+import math
+import reprlib
+import sys
+import types
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import attrs
+
+from socketkit import seams
+from socketkit.errors import ConfigError, Fault, SocketkitError, did_you_mean
+from socketkit.seams import grammar
+
+if TYPE_CHECKING:
+    from cattrs import Converter
+
+R = TypeVar("R")
+
+
+class Text(str):
+    """An option's value as typed in a URL or a part: it may stand for a number, a duration, true, false or none."""
+
+    __slots__ = ()
+
+
+class Faults:
+    """Gathers what is wrong, each fault under its key, so that all of it is raised together."""
+
+    def __init__(self) -> None:
+        self._found: list[Fault] = []
+
+    @contextmanager
+    def under(self, key: str) -> Iterator[None]:
+        """Keep what the block raises on socketkit's own account, below `key`, and go on after the block."""
+        try:
+            yield
+        except ConfigError as error:
+            self._found += [Fault(_join(key, fault.key), fault.message) for fault in error.faults]
+        except SocketkitError as error:
+            self._found.append(Fault(key, str(error)))
+        except RecursionError:
+            self._found.append(Fault(key, "is nested too deeply"))
+
+    def check(self) -> None:
+        """Raise the ConfigError, if anything was kept."""
+        if self._found:
+            raise ConfigError(tuple(self._found))
+
+
+def names(recipe: type[Any]) -> tuple[str, ...]:
+    """Return the options of a recipe."""
+    return tuple(_fields(recipe))
+
+
+def leading(recipe: type[Any]) -> str | None:
+    """Return the option that a part's VALUE fills, the first positional one, or None when it takes no VALUE."""
+    return next((name for name, field in _fields(recipe).items() if not field.kw_only and name != "inner"), None)
+
+
+def types_of(recipe: type[Any]) -> dict[str, Any]:
+    """Return the types of a recipe's fields.
+
+    The names of `socketkit.seams` are known even where the recipe's module imports them for the type checker only.
+    Raises: NameError for any other name that is not there at run time.
+    """
+    module = vars(sys.modules.get(recipe.__module__, seams))
+    return get_type_hints(recipe, localns={**vars(seams), **module}, include_extras=True)
+
+
+def build(recipe: type[R], title: str, values: Mapping[str, object], resolvers: Mapping[str, Callable[[Any], object]] | None = None) -> R:
+    """Return the recipe made of these option values.
+
+    `title` names it in messages. An option named in `resolvers` is turned into its field's value by that, not by the field's type.
+    Raises: ConfigError with every fault, its key the option's name, or "" for what the recipe refuses as a whole.
+    """
+    fields, kinds, resolvers = _fields(recipe), types_of(recipe), resolvers or {}
+    values = {str(name): value for name, value in values.items()}
+    faults, given = Faults(), {}
+    for name, value in values.items():
+        with faults.under(name):
+            if name not in fields:
+                near = did_you_mean(name, tuple(fields)) or f", which has {', '.join(fields) or 'none'}"
+                raise ConfigError.of(f"is no option of {title}{near}")
+            resolve = resolvers.get(name) or partial(structure, kind=kinds.get(fields[name].name, Any))
+            given[name] = _checked(name, fields[name], value, resolve)
+    for name, field in fields.items():
+        if name not in values and field.default is attrs.NOTHING:
+            with faults.under(name):
+                raise ConfigError.of(f"is missing, and {title} needs it")
+    faults.check()
+    try:
+        return recipe(**given)
+    except SocketkitError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise ConfigError.of(_sentence(error)) from error
+
+
+def structure(value: object, kind: Any) -> Any:
+    """Return `value` as the type `kind`.
+
+    Raises: ValueError, an `_ExpectedError` where one can say what would have been right; ConfigError.
+    """
+    from cattrs.errors import StructureHandlerNotFoundError  # noqa: PLC0415 - cattrs is only for composing by name
+
+    try:
+        made = _converter().structure(value, kind)
+    except (SocketkitError, ValueError):
+        raise
+    except StructureHandlerNotFoundError:
+        raise ConfigError.of("can only be given in Python, with a recipe object") from None
+    except Exception as error:
+        raise _ExpectedError(getattr(kind, "__name__", str(kind))) from error
+    return str(made) if isinstance(made, Text) else made
+
+
+def _fields(recipe: type[Any]) -> dict[str, attrs.Attribute[Any]]:
+    return {field.alias or field.name: field for field in attrs.fields(recipe) if field.init}
+
+
+def _checked(name: str, field: attrs.Attribute[Any], value: object, resolve: Callable[[Any], object]) -> object:
+    """Return the value for one field. The validator runs here, before there is a recipe, so that it stops no other field's."""
+    try:
+        made = resolve(value)
+        if field.validator and not field.converter:
+            with suppress(AttributeError):  # it looks at other fields of its recipe, which will call it again
+                field.validator(None, field, made)
+    except SocketkitError:
+        raise
+    except _ExpectedError as error:
+        reason = f"must be {error}, not {reprlib.repr(value)}"
+    except (TypeError, ValueError) as error:
+        reason = _sentence(error).removeprefix(f"{name} ").removeprefix(f"{name!r} ")
+    else:
+        return made
+    raise ConfigError.of(reason if field.repr else "is not acceptable; its value is not shown, it may be a secret")
+
+
+def _sentence(error: Exception) -> str:
+    return str(error.args[0]) if error.args else type(error).__name__
+
+
+def _join(key: str, rest: str) -> str:
+    return f"{key}.{rest}" if key and rest and not rest.startswith("[") else key + rest
+
+
+# --- types -----------------------------------------------------------------------------------------------------------
+
+
+class _ExpectedError(ValueError):
+    """A value of the wrong type; the text says which one would have been right."""
+
+
+@cache
+def _converter() -> Converter:
+    from cattrs import Converter  # noqa: PLC0415 - cattrs is only for composing by name
+
+    converter = Converter(detailed_validation=False)
+    for kind, hook in _EXACT.items():
+        converter.register_structure_hook(kind, hook)
+    for applies, hook in _SHAPES.items():
+        converter.register_structure_hook_func(applies, hook)
+    return converter
+
+
+def _integer(value: object, _: Any) -> int:
+    with suppress(ValueError):
+        number = int(value, 0) if isinstance(value, Text) else value
+        if isinstance(number, int) and not isinstance(number, bool):
+            return number
+    raise _ExpectedError("a whole number")
+
+
+def _number(value: object, _: Any) -> float:
+    with suppress(ValueError):
+        number = float(value) if isinstance(value, Text) else value
+        if isinstance(number, int | float) and not isinstance(number, bool) and not math.isnan(number):
+            return float(number)
+    raise _ExpectedError("a number")
+
+
+def _seconds(value: object, _: Any) -> float:
+    with suppress(ValueError):
+        number = grammar.seconds(value) if isinstance(value, str) else _number(value, float)
+        if 0 <= number < math.inf:
+            return number
+    raise _ExpectedError("seconds, such as 1.5, 500ms, 30s or 5m")
+
+
+def _truth(value: object, _: Any) -> bool:
+    if isinstance(value, Text):
+        value = {"true": True, "false": False}.get(value)
+    if isinstance(value, bool):
+        return value
+    raise _ExpectedError("true or false")
+
+
+def _text(value: object, _: Any) -> str:
+    if isinstance(value, str):
+        return str(value)
+    raise _ExpectedError("text")
+
+
+def _bytes(value: object, _: Any) -> bytes:
+    if isinstance(value, bytes):
+        return value
+    return _text(value, str).encode()
+
+
+def _nothing(value: object, _: Any) -> None:
+    if value is not None and value != "none":  # the word stands in for a null, which neither text nor TOML has
+        raise _ExpectedError("none")
+
+
+def _choice(value: object, kind: Any) -> object:
+    choices = {str(choice) if isinstance(value, Text) else choice: choice for choice in get_args(kind)}
+    with suppress(KeyError, TypeError):
+        return choices[value]
+    raise _ExpectedError(" or ".join(map(repr, choices)))
+
+
+def _either(value: object, kind: Any) -> object:
+    """Try the types of a union as they stand, but text last, which accepts too much."""
+    expected = []
+    for each in sorted(get_args(kind), key=lambda each: each is str):
+        try:
+            return structure(value, each)
+        except _ExpectedError as error:
+            expected.append(str(error))
+    raise _ExpectedError(", or ".join(expected))
+
+
+def _several(value: object, kind: Any) -> tuple[object, ...]:
+    items: Any = [Text(item) for item in value.split(",") if item] if isinstance(value, Text) else value
+    if not isinstance(items, list | tuple):
+        raise _ExpectedError("a list")
+    try:
+        return tuple(structure(item, get_args(kind)[0]) for item in items)
+    except _ExpectedError as error:
+        raise _ExpectedError(f"a list, each {error}") from None
+
+
+def _group(value: object, kind: Any) -> object:
+    if isinstance(value, kind):
+        return value
+    if not isinstance(value, Mapping):
+        raise _ExpectedError("a table of options")
+    return build(kind, kind.__name__, value)
+
+
+_EXACT: dict[Any, Callable[[Any, Any], object]] = {
+    int: _integer,
+    float: _number,
+    bool: _truth,
+    str: _text,
+    bytes: _bytes,
+    types.NoneType: _nothing,
+}
+_SHAPES: dict[Callable[[Any], bool], Callable[[Any, Any], object]] = {
+    attrs.has: _group,
+    lambda kind: kind == seams.Seconds: _seconds,
+    lambda kind: get_origin(kind) is Literal: _choice,
+    lambda kind: get_origin(kind) in {Union, types.UnionType}: _either,
+    lambda kind: get_origin(kind) is tuple and get_args(kind)[1:] == (...,): _several,
+}

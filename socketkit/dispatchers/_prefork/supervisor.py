@@ -1,0 +1,336 @@
+"""The parent of prefork's worker processes: it starts them, hears them, replaces those that end, and sees them out.
+
+It takes no request. Everything here happens in the thread that serves; see `socketkit.dispatchers._prefork.worker` for the other side.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from socketkit._system import logs
+from socketkit._system.children import fork, how_it_ended, keep_private, pidfd, reap, send_signal, wait_any
+from socketkit._system.logs import Log
+from socketkit.dispatchers._prefork.worker import CLOSE, DUE, FORCE, GOING, LEAVE, PING, READY, STOP, Process, State, Worker
+from socketkit.errors import BootError
+from socketkit.seams import Branch, Work
+
+if TYPE_CHECKING:
+    from socketkit.dispatchers.prefork import Prefork
+
+log = Log("socketkit.dispatchers.prefork")
+
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
+"""Seconds before another worker is started after one that failed to boot: doubling from the one to the other."""
+
+GRACE = 1.0
+"""Seconds that a worker has to end by itself after it was told to end at once."""
+
+LOOKS = 4
+"""How often within `hang_timeout` each worker is asked whether it is there."""
+
+
+class Supervisor:
+    """The live part of `Prefork`, for so many workers."""
+
+    def __init__(self, recipe: Prefork, work: Work, workers: int) -> None:
+        self._recipe = recipe
+        self._work = work
+        self._target = workers
+        self._lines = 2 * workers + 8  # of a kind that may be said in a row
+        self._processes: dict[int, Process] = {}
+        self._intake: Any = None  # while there is a drive
+        self._failures = 0  # to boot, in a row
+        self._pause = SHORTEST_PAUSE
+        self._resting = False  # after a failure to boot
+        self._looked = 0.0  # when the workers were last asked whether they are there
+        self._error: BaseException | None = None
+
+    # --- serving ---------------------------------------------------------------------------------------------------------
+
+    def drive(self, open_intake: Callable[..., Any]) -> None:
+        """Keep the workers up until the intake is stopped, then tell them to finish."""
+        _warn_of_threads()
+        self._failures, self._pause, self._resting, self._error = 0, SHORTEST_PAUSE, False, None
+        with open_intake(listening=False) as intake, intake.woken_by_signals():
+            self._intake = intake
+            for left_over in self._processes.values():
+                self._watch(left_over)
+            try:
+                self._fill()
+                if self._recipe.hang_timeout is not None:
+                    self._look_after(self._recipe.hang_timeout)
+                while not intake.stopped:
+                    intake.take()
+            finally:
+                self._intake = None
+                for process in self._processes.values():
+                    self._dismiss(process, CLOSE)
+        if self._error is not None:
+            raise self._error
+
+    def wait(self, timeout: float | None) -> bool:
+        """Wait until every worker has ended."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not self._collect():
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                return False
+            wait_any(self._processes, left)
+        return True
+
+    def force(self) -> None:
+        """Have every worker shut down the sockets of its requests."""
+        for process in self._processes.values():
+            self._hurry(process)
+
+    def close(self) -> None:
+        """End every worker that is left."""
+        for pid in self._processes:
+            send_signal(pid, signal.SIGKILL)
+        for process in list(self._processes.values()):
+            self._bury(process, reap(process.pid, block=True) or 0)
+
+    # --- starting --------------------------------------------------------------------------------------------------------
+
+    def _fill(self) -> None:
+        """Start as many workers as are missing, unless it is time to rest."""
+        while not self._resting and not self._intake.stopped and self._count(State.BOOTING, State.SERVING) < self._target:
+            self._hire()
+
+    def _has(self, process: Process) -> bool:
+        """Return whether the worker has not been buried: its pid is still its own."""
+        return self._processes.get(process.pid) is process
+
+    def _count(self, *states: State) -> int:
+        return sum(process.state in states for process in self._processes.values())
+
+    def _hire(self) -> None:
+        try:
+            process = self._fork()
+        except OSError as error:  # no process, no descriptor or no memory to be had
+            self._fail_to_boot(str(error), hopeless=not self._processes)
+            return
+        self._processes[process.pid] = process
+        self._watch(process)
+        self._intake.call_later(self._recipe.boot_timeout, partial(self._check_boot, process))
+        if self._recipe.max_age is not None:
+            self._intake.call_later(self._at_random(self._recipe.max_age), partial(self._retire, process))
+
+    def _fork(self) -> Process:
+        """Start a worker. Raises: OSError."""
+        with contextlib.ExitStack() as undo:
+            ours, theirs = socket.socketpair()
+            undo.callback(ours.close)
+            with theirs:
+                ours.setblocking(False)
+                theirs.setblocking(False)
+                keep_private(ours)
+                branch = self._work.branch()
+                undo.callback(branch.close)
+                worker = Worker(self._recipe, theirs, self._at_random(self._recipe.max_requests))
+                mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # until the child has handlers of its own
+                try:
+                    pid = fork(lambda: self._become(worker, branch))
+                finally:
+                    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            undo.pop_all()
+        return Process(pid, ours, pidfd(pid), branch)
+
+    def _become(self, worker: Worker, branch: Branch) -> int:
+        """In the child: close what is the parent's, and be the worker."""
+        for process in self._processes.values():
+            process.close()
+        return worker.serve(branch)
+
+    def _at_random(self, limit: Any) -> Any:
+        """Return the limit less a random part of it."""
+        if limit is None:
+            return None
+        less = limit * (1 - self._recipe.jitter * random.random())  # noqa: S311 - no secret
+        return max(1, round(less)) if isinstance(limit, int) else less
+
+    def _watch(self, process: Process) -> None:
+        self._intake.watch(process.channel.fileno(), partial(self._listen, process))
+        if process.exit_descriptor is not None:
+            self._intake.watch(process.exit_descriptor, partial(self._look, process))
+
+    def _check_boot(self, process: Process) -> None:
+        if process.state is State.BOOTING and self._has(process):
+            self._abort(process, f"it was not ready within {self._recipe.boot_timeout:g} s")
+
+    def _fail_to_boot(self, cause: str, *, hopeless: bool = True) -> None:
+        """Rest before the next attempt; give up after too many."""
+        self._failures += 1
+        if hopeless and self._failures >= self._recipe.boots:
+            self._error = BootError(self._failures, cause)
+            self._intake.stop()
+        elif not self._resting:
+            log.warning("a worker could not be started (%s); the next attempt is in %.1f s", cause, self._pause)
+            self._rest(self._pause)
+            self._pause = min(self._pause * 2, LONGEST_PAUSE)
+
+    def _rest(self, pause: float) -> None:
+        if not self._resting:
+            self._resting = True
+            self._intake.call_later(pause, self._rested)
+
+    def _rested(self) -> None:
+        self._resting = False
+        self._fill()
+
+    # --- hearing ---------------------------------------------------------------------------------------------------------
+
+    def _listen(self, process: Process) -> None:
+        """Hear what the worker says. Its silence for ever is its end, where no other descriptor tells of that."""
+        words = process.hear()
+        for word in words or "":
+            self._hear(process, word)
+        if words is None and self._has(process):
+            self._intake.unwatch(process.channel.fileno())
+            if process.exit_descriptor is None:
+                self._look(process)
+
+    def _hear(self, process: Process, word: str) -> None:
+        process.heard = time.monotonic()
+        if word == READY and process.state is State.BOOTING:
+            process.state = State.SERVING
+            self._failures, self._pause = 0, SHORTEST_PAUSE
+            log.info("worker %d is ready", process.pid, few=self._lines)
+            process.branch.begun(process.pid)
+            self._relieve()
+        elif word == DUE:
+            self._retire(process)
+        elif word == GOING:
+            process.state = State.LEAVING
+            self._limit_drain(process)
+            self._fill()
+        elif word == STOP:
+            process.state = State.LEAVING
+            self._intake.stop()
+
+    def _retire(self, process: Process) -> None:
+        """Start a successor; the worker serves until there is one."""
+        if process.state is State.SERVING and self._has(process):
+            process.state = State.DUE
+            self._fill()
+
+    def _relieve(self) -> None:
+        """Let a worker go whose successor has come."""
+        due = [process for process in self._processes.values() if process.state is State.DUE]
+        if due and self._count(State.SERVING, State.DUE) > self._target:
+            self._dismiss(due[0])
+            self._limit_drain(due[0])
+
+    def _look(self, process: Process) -> None:
+        """Bury the worker if it has ended."""
+        if not self._has(process):
+            return
+        code = reap(process.pid)
+        if code is not None:
+            self._bury(process, code)
+        elif process.exit_descriptor is None:
+            self._intake.call_later(0.01, partial(self._look, process))  # it has closed its channel, and is about to end
+
+    # --- ending ----------------------------------------------------------------------------------------------------------
+
+    def _dismiss(self, process: Process, word: str = LEAVE) -> None:
+        process.state = State.LEAVING
+        process.say(word)
+
+    def _limit_drain(self, process: Process) -> None:
+        if self._recipe.drain is not None:
+            self._intake.call_later(self._recipe.drain, partial(self._expel, process))
+
+    def _hurry(self, process: Process) -> None:
+        process.say(FORCE)
+        send_signal(process.pid, signal.SIGTERM)
+
+    def _expel(self, process: Process) -> None:
+        """Its drain is over."""
+        if self._has(process):
+            self._hurry(process)
+            self._intake.call_later(GRACE, partial(self._kill, process))
+
+    def _abort(self, process: Process, verdict: str) -> None:
+        """End a worker that is of no use, so that it shows where its threads stand."""
+        log.error("worker %d is ended: %s", process.pid, verdict, few=self._lines)
+        process.verdict = verdict
+        send_signal(process.pid, signal.SIGABRT)
+        self._intake.call_later(GRACE, partial(self._kill, process))
+
+    def _kill(self, process: Process) -> None:
+        if self._has(process):
+            send_signal(process.pid, signal.SIGKILL)
+
+    def _collect(self) -> bool:
+        """Bury the workers that have ended; return whether all have."""
+        for process in list(self._processes.values()):
+            code = reap(process.pid)
+            if code is not None:
+                self._bury(process, code)
+        return not self._processes
+
+    def _bury(self, process: Process, code: int) -> None:
+        """Take leave of a worker that has ended, and see to a replacement."""
+        if self._intake is not None:
+            for word in process.hear() or "":  # its last words
+                self._hear(process, word)
+            self._intake.unwatch(process.channel.fileno())
+            if process.exit_descriptor is not None:
+                self._intake.unwatch(process.exit_descriptor)
+        del self._processes[process.pid]
+        process.close()
+        cause = f"{process.verdict} ({how_it_ended(code)})" if process.verdict else how_it_ended(code)
+        stats, state = process.branch.stats(), process.state
+        served = sum(stats.outcomes.values())
+        if state is not State.LEAVING:
+            log.error("worker %d died: %s; it had served %d requests", process.pid, cause, served, few=self._lines)
+        elif code:
+            log.warning("worker %d had to be ended: %s; it had served %d requests", process.pid, cause, served, few=self._lines)
+        else:
+            log.info("worker %d has left; it had served %d requests", process.pid, served, few=self._lines)
+        process.branch.close(process.pid, "" if state is State.LEAVING else cause)
+        if self._intake is None:
+            return
+        if state is State.BOOTING:
+            self._fail_to_boot(cause)
+        elif state is not State.LEAVING and not stats.accepted:
+            self._rest(SHORTEST_PAUSE)  # the next one may fare no better
+        self._fill()
+
+    # --- those that hang -------------------------------------------------------------------------------------------------
+
+    def _look_after(self, limit: float) -> None:
+        """Ask every worker whether it is there, and end those from which no sign of life has come for too long."""
+        now = time.monotonic()
+        asleep, self._looked = now - self._looked > limit / 2, now  # this process itself, or all of them
+        for process in self._processes.values():
+            if process.state not in {State.SERVING, State.DUE} or process.verdict:
+                continue
+            settled = sum(process.branch.stats().outcomes.values())
+            if asleep or settled != process.settled:
+                process.settled, process.heard = settled, now
+            if now - process.heard > limit:
+                self._abort(process, f"it has not answered for {now - process.heard:.1f} s")
+            else:
+                process.say(PING)
+        self._intake.call_later(limit / LOOKS, partial(self._look_after, limit))
+
+
+def _warn_of_threads() -> None:
+    ours = threading.current_thread()
+    others = [thread.name for thread in threading.enumerate() if thread is not ours and not logs.is_emitter(thread)]
+    if others:
+        log.warning(
+            "workers are forked while other threads run (%s): a lock that one of them holds stays locked in a worker; "
+            "serve in the main thread, by serve_forever(), before there are others",
+            ", ".join(others),
+        )

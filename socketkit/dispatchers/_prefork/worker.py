@@ -1,0 +1,260 @@
+"""A worker process of `prefork`, from outside and from inside: what it hears from its parent, what it says, and when it leaves."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import faulthandler
+import mmap
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from socketkit._system.children import keep_private
+from socketkit._system.logs import Log
+
+if TYPE_CHECKING:
+    from socketkit._engine.intake import Intake
+    from socketkit.dispatchers.prefork import Prefork
+    from socketkit.seams import Branch, Serving
+
+log = Log("socketkit.dispatchers.prefork")
+
+LEAVE, CLOSE, FORCE, PING = "LCFP"
+"""What a parent says: finish and go; the same, and the whole server does; go at once; are you there?"""
+
+READY, HERE, DUE, GOING, STOP = "RHDGS"
+"""What a worker says: I take requests; yes; send another in my place; I leave; the whole server shall stop."""
+
+LOOK_EVERY = 1.0
+"""Seconds between two looks at the memory in use."""
+
+BACKSTOP = 1.0
+"""Seconds after the end of its drain at which the system ends a worker without a parent, whatever it is doing."""
+
+
+# --- from outside ----------------------------------------------------------------------------------------------------
+
+
+class State(enum.Enum):
+    """What a worker is doing, as far as its parent knows."""
+
+    BOOTING = enum.auto()
+    SERVING = enum.auto()
+    DUE = enum.auto()  # serving until a successor is
+    LEAVING = enum.auto()
+
+
+@attrs.define(eq=False)
+class Process:
+    """A worker as its parent sees it."""
+
+    pid: int
+    channel: socket.socket
+    exit_descriptor: int | None
+    """Its pidfd; None where there is none, and the end of the channel says it."""
+    branch: Branch
+    state: State = State.BOOTING
+    verdict: str = ""
+    """Why its parent ended it."""
+    heard: float = attrs.field(factory=time.monotonic)
+    settled: int = -1
+
+    def say(self, word: str) -> None:
+        """Say a word of `LEAVE`, `CLOSE`, `FORCE` and `PING`."""
+        with contextlib.suppress(OSError):  # it is gone, which will be heard of
+            self.channel.send(word.encode())
+
+    def hear(self) -> str | None:
+        """Return the words that have come, "" if there are none, and None if there will be none any more."""
+        try:
+            return self.channel.recv(64).decode() or None
+        except BlockingIOError:
+            return ""
+        except OSError:
+            return None
+
+    def close(self) -> None:
+        """Release this side's descriptors. The process goes on."""
+        self.channel.close()
+        if self.exit_descriptor is not None:
+            os.close(self.exit_descriptor)
+
+
+# --- from inside -----------------------------------------------------------------------------------------------------
+
+
+class Worker:
+    """One worker. It lives in a process of its own and in its main thread; `channel` connects it with its parent.
+
+    Whatever comes in on the channel also raises SIGIO, so that it is heard while a handler holds the main thread.
+    """
+
+    def __init__(self, recipe: Prefork, channel: socket.socket, most_requests: int | None) -> None:
+        self._recipe = recipe
+        self._channel = channel
+        self._most_requests = most_requests
+        self._serving: Serving | None = None
+        self._intake: Intake | None = None
+        self._leaving = False
+        self._closing = False  # and nobody else goes on to serve the listeners
+        self._orphaned = False
+        self._due = False
+        self._next_look = 0.0
+
+    def serve(self, branch: Branch) -> int:
+        """Serve until it is time to leave; return the exit code."""
+        try:
+            keep_private(self._channel)
+            _dump_stacks_when_aborted()
+            self._handle_signals()
+            limited = self._most_requests is not None or self._recipe.max_rss is not None
+            self._serving = branch.enter(self._recipe.inner, self._opened, self._settled if limited else None)
+            self._serving.run()
+            if not self._leaving:  # the server was stopped from within, by a handler
+                self._leaving = self._closing = True
+                self._say(STOP)
+            self._serving.drain(self._recipe.drain if self._orphaned else None, queue=self._closing)  # else the parent looks at the time
+        except BaseException:
+            log.exception("worker %d failed", os.getpid())
+            return 1
+        return 0
+
+    def _opened(self, intake: Intake) -> None:
+        """Begin: from here on requests are taken."""
+        self._intake = intake
+        intake.watch(self._channel.fileno(), self._listen)
+        _raise_sigio(self._channel)
+        self._say(READY)
+        if self._leaving:
+            intake.retire()
+
+    def _handle_signals(self) -> None:
+        """Forget the parent's handlers. SIGTERM asks this worker to leave; what else it may get with its parent, that one judges."""
+        for number in signal.valid_signals():
+            if callable(signal.getsignal(number)):
+                signal.signal(number, signal.SIG_IGN if number in {signal.SIGHUP, signal.SIGUSR2} else signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, self._on_sigterm)
+        signal.signal(signal.SIGIO, lambda _number, _frame: self._listen())
+        os.register_at_fork(before=_block_sigterm, after_in_parent=_unblock_sigterm, after_in_child=_default_signals)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+    def _on_sigterm(self, _number: int, _frame: Any) -> None:
+        self._listen()
+        if not self._leaving:
+            self._say(GOING)
+            self._leave()
+
+    def _listen(self) -> None:
+        """Do what the parent says. In whatever thread takes requests, and in signal handlers."""
+        try:
+            words = self._channel.recv(64)
+        except BlockingIOError:
+            return
+        except OSError:
+            words = b""
+        if not words:
+            self._lose_parent()
+        for word in words.decode():
+            if word == FORCE:
+                self._force()
+            elif word in {LEAVE, CLOSE}:
+                self._closing = word == CLOSE
+                self._leave()
+            elif self._intake is not None:
+                self._intake.call_soon(lambda: self._say(HERE))  # said by whoever takes requests: that is the proof
+
+    def _lose_parent(self) -> None:
+        if self._orphaned:
+            return
+        self._orphaned = self._closing = True
+        if self._intake is not None:
+            self._intake.call_soon(self._stop_listening)
+        if self._recipe.drain is not None:
+            signal.setitimer(signal.ITIMER_REAL, self._recipe.drain + BACKSTOP)
+        self._leave()
+
+    def _stop_listening(self) -> None:
+        if self._intake is not None:
+            self._intake.unwatch(self._channel.fileno())
+
+    def _leave(self) -> None:
+        """Take nothing more and finish what runs."""
+        self._leaving = True
+        if self._intake is not None:
+            self._intake.retire()
+
+    def _force(self) -> None:
+        """Finish what runs by shutting down its sockets."""
+        self._leaving = True
+        if self._serving is None:
+            os._exit(1)
+        self._serving.stop(0)
+
+    def _say(self, word: str) -> None:
+        with contextlib.suppress(OSError):  # nobody there any more
+            self._channel.send(word.encode())
+
+    def _settled(self, count: int) -> None:
+        """After each request: ask for a successor, once, if this worker has done its share or has grown too large."""
+        if not self._due and (self._has_done_its_share(count) or self._has_grown()):
+            self._due = True
+            self._say(DUE)
+
+    def _has_done_its_share(self, count: int) -> bool:
+        return self._most_requests is not None and count >= self._most_requests
+
+    def _has_grown(self) -> bool:
+        limit, now = self._recipe.max_rss, time.monotonic()
+        if limit is None or now < self._next_look:
+            return False
+        self._next_look = now + LOOK_EVERY
+        return memory_in_use() > limit
+
+
+def memory_in_use() -> int:
+    """Return how many bytes of this process are in memory; where the system does not tell, how many were at most."""
+    import resource  # noqa: PLC0415 - only where there is fork
+
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE  # source: proc(5)
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _raise_sigio(channel: socket.socket) -> None:
+    """Have SIGIO sent to this process when there is something to read. Source: fcntl(2), F_SETOWN and O_ASYNC."""
+    import fcntl  # noqa: PLC0415 - only where there is fork
+
+    with contextlib.suppress(OSError):  # then what the parent says is heard between requests only
+        fcntl.fcntl(channel, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(channel, fcntl.F_SETFL, fcntl.fcntl(channel, fcntl.F_GETFL) | os.O_ASYNC)
+
+
+def _block_sigterm() -> None:
+    """Before a fork in a worker: what comes too early for the child to have its own signals shall wait."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+
+def _unblock_sigterm() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
+def _default_signals() -> None:
+    """In a child of a worker: signals are not for its parent's ears."""
+    for number in (signal.SIGTERM, signal.SIGIO):
+        signal.signal(number, signal.SIG_DFL)
+    _unblock_sigterm()
+
+
+def _dump_stacks_when_aborted() -> None:
+    if not faulthandler.is_enabled():
+        with contextlib.suppress(Exception):  # standard error is closed, or is no file
+            faulthandler.enable(sys.stderr.fileno())  # given the stream it would flush it, and wait for whoever reads there

@@ -1,0 +1,117 @@
+"""What runs at once under a dispatcher that drives, and how much of it may."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from contextvars import copy_context
+
+from socketkit._system.logs import Log
+from socketkit._system.threads import SureThread
+from socketkit.seams import Unit
+
+log = Log("socketkit.dispatchers._crew")
+
+
+class Load:
+    """Counts the units that run, up to a bound that whoever adds one has to heed. Safe from every thread.
+
+    freed: called after the end of each, in the thread where it ran.
+    """
+
+    def __init__(self, most: int, freed: Callable[[], None]) -> None:
+        self.most = most
+        self._freed = freed
+        self._count = 0
+        self._inside: set[int] = set()  # threads that run one
+        self._changed = threading.Condition()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there are as many as there may be."""
+        return self._count >= self.most
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing runs."""
+        return not self._count
+
+    def others(self) -> int:
+        """Return how many run, not counting one that runs in the calling thread."""
+        with self._changed:
+            return self._count - (threading.get_ident() in self._inside)
+
+    def begin(self) -> None:
+        """Count one more, which `run` or `end` is called for."""
+        with self._changed:
+            self._count += 1
+
+    def run(self, unit: Unit) -> None:
+        """Run a unit here, and count one less."""
+        thread = threading.get_ident()
+        self._inside.add(thread)
+        try:
+            copy_context().run(unit)  # so that no request sees another's context variables
+        except BaseException:
+            log.exception("a unit of work raised; its thread goes on")
+        finally:
+            self._inside.discard(thread)
+            self.end()
+
+    def end(self) -> None:
+        """Count one less."""
+        with self._changed:
+            self._count -= 1
+            self._changed.notify_all()
+        self._freed()
+
+    def wait(self, timeout: float | None) -> bool:
+        """Wait until nothing runs but what the calling thread itself is in; return whether that is so."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self.others(), timeout)
+
+
+class Crew(Load):
+    """The same with threads to run them in: each is started when all others are busy, and they stay until `close`."""
+
+    def __init__(self, most: int, freed: Callable[[], None], name: str) -> None:
+        super().__init__(most, freed)
+        self._name = name
+        self._threads = 0
+        self._work: queue.SimpleQueue[Unit | None] = queue.SimpleQueue()
+
+    def give(self, unit: Unit) -> None:
+        """Run a unit in one of the threads. Call it from one thread at a time.
+
+        Raises: RuntimeError when the system has no thread left to give, not even the first.
+        """
+        if self._count >= self._threads:
+            self._hire()
+        self.begin()
+        self._work.put(unit)
+
+    def close(self) -> None:
+        """Send every thread home, after what it runs. Legal twice."""
+        threads, self._threads = self._threads, 0
+        for _ in range(threads):
+            self._work.put(None)
+
+    def _hire(self) -> None:
+        thread = SureThread(target=self._serve, name=f"{self._name}-{self._threads + 1}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            if not self._threads:
+                raise
+            log.warning("only %d of %d threads: %s", self._threads, self.most, error)
+        else:
+            self._threads += 1
+
+    def _serve(self) -> None:
+        while True:
+            unit = self._work.get()
+            if unit is None:
+                return
+            self.run(unit)
+            del unit  # nothing of a request outlives it here

@@ -1,0 +1,252 @@
+"""Asynchronous request handlers, one instance for each request.
+
+A handler's constructor runs nothing: it reports the new handler to whoever constructs it, and that awaits it. So `finish_request`
+stays what it is for every other handler, and may be overridden in the same way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+import sys
+import weakref
+from collections.abc import Iterator
+from contextvars import ContextVar
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from socketkit._system.sockets import DONT_WAIT
+from socketkit.errors import IncompatibleError, StalledError
+from socketkit.seams import Address, Request
+
+if TYPE_CHECKING:  # asyncio takes longer to import than all of socketkit, and most programs do without it
+    import asyncio
+
+_made: ContextVar[list[AsyncRequestHandler] | None] = ContextVar("_made", default=None)
+
+
+@contextlib.contextmanager
+def constructing() -> Iterator[list[AsyncRequestHandler]]:
+    """Collect the handlers that are constructed inside this block; the caller awaits them."""
+    made: list[AsyncRequestHandler] = []
+    token = _made.set(made)
+    try:
+        yield made
+    finally:
+        _made.reset(token)
+
+
+class AsyncRequestHandler:
+    """Handles one request in an event loop: `setup`, `handle` and `finish` are awaited in this order.
+
+    `finish` is called whatever `handle` does, also when it is cancelled, but not if `setup` raises. Override any of the three. They
+    share the loop's thread with all other requests: nothing in them may block. The asyncio dispatcher runs these handlers, and no
+    other one does.
+
+    Attributes:
+        request: the connected socket, non-blocking (stream), or (data, socket) (datagram).
+        client_address: the peer, as the transport calls it.
+        server: the server that took the request.
+    """
+
+    is_async: ClassVar[bool] = True
+
+    def __init__(self, request: Request, client_address: Address, server: Any) -> None:
+        self.request = request
+        self.client_address = client_address
+        self.server = server
+        made = _made.get()
+        if made is None:
+            raise IncompatibleError(type(self).__name__, "is asynchronous, and nothing here awaits it", "serve it with Asyncio()")
+        made.append(self)
+
+    async def setup(self) -> None:
+        """Prepare; does nothing here."""
+
+    async def handle(self) -> None:
+        """Do all the work that the request asks for; does nothing here."""
+
+    async def finish(self) -> None:
+        """Clean up; does nothing here."""
+
+
+class AsyncStreamRequestHandler(AsyncRequestHandler):
+    """Handles a connection through asyncio's streams: `reader` to read the request, `writer` to write the reply.
+
+    Call ``await self.writer.drain()`` after writing: it waits while the peer is slow, and keeps the reply from piling up in memory.
+
+    Attributes:
+        limit: bytes that `reader` buffers before the peer has to wait; also the longest line of `readline`.
+        flush_timeout: seconds that the peer has to take the rest of the reply, once `handle` has ended; None: for ever.
+    """
+
+    request_kinds: ClassVar[frozenset[str]] = frozenset({"stream"})
+    limit: int = 65536
+    flush_timeout: float | None = 10.0
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    async def setup(self) -> None:
+        """Open `reader` and `writer` on the connection."""
+        import asyncio  # noqa: PLC0415 - see above
+
+        if type(self.request) is not socket.socket:
+            kind = type(self.request).__name__
+            raise IncompatibleError(type(self).__name__, f"cannot read from a {kind}", "serve it on a transport of plain connections")
+        self.request.setblocking(False)
+        loop = asyncio.get_running_loop()
+        self.reader = asyncio.StreamReader(self.limit, loop)
+        protocol = asyncio.StreamReaderProtocol(self.reader, loop=loop)
+        transport, _ = await loop.connect_accepted_socket(lambda: protocol, _lend(self.request, loop))
+        self.writer = _writer()(transport, protocol, self.reader, loop)
+        self.writer.write_stall = getattr(getattr(self.server, "limits", None), "write_stall", None)  # type: ignore[attr-defined]
+
+    async def finish(self) -> None:
+        """Send the rest of the reply, and close `writer`. A peer that is gone is no error.
+
+        Raises: TimeoutError if the peer has not taken the rest within `flush_timeout`.
+        """
+        import asyncio  # noqa: PLC0415 - see above
+
+        self.writer.close()
+        try:
+            async with asyncio.timeout(self.flush_timeout):
+                with contextlib.suppress(OSError):  # such as a reset by the peer, before the last bytes were out
+                    await self.writer.wait_closed()
+        except TimeoutError:
+            raise TimeoutError(f"the peer did not take the rest of the reply within {self.flush_timeout} s") from None
+
+
+class AsyncDatagramRequestHandler(AsyncRequestHandler):
+    """Handles a datagram: `packet` is what came, and `reply` sends something back. Reply as often as you like, or not at all.
+
+    Attributes:
+        packet: the datagram.
+        socket: the socket it came from, shared by all requests of the listener.
+    """
+
+    request_kinds: ClassVar[frozenset[str]] = frozenset({"datagram"})
+
+    packet: bytes
+    socket: Any
+
+    async def setup(self) -> None:
+        """Take the request apart."""
+        self.packet, self.socket = self.request
+
+    async def reply(self, data: bytes) -> None:
+        """Send a datagram to the sender, as soon as the socket takes one more.
+
+        Raises: OSError, EDESTADDRREQ among them: the sender has no address, as a Unix socket that was never bound.
+        """
+        if not self.client_address:
+            raise OSError(errno.EDESTADDRREQ, "the sender has no address to reply to")
+        pause = 0.001
+        while True:
+            try:
+                self.socket.sendto(data, DONT_WAIT, self.client_address)
+            except BlockingIOError:
+                await _writable(self.socket, pause)
+                pause = min(pause * 2, 0.1)
+            else:
+                return
+
+
+@cache
+def _writer() -> type[asyncio.StreamWriter]:
+    """Return a stream writer whose `drain` does not wait for ever for a peer that takes nothing."""
+    import asyncio  # noqa: PLC0415 - see above
+
+    class Writer(asyncio.StreamWriter):
+        write_stall: float | None = None
+
+        async def drain(self) -> None:
+            """As asyncio has it. Raises: StalledError, too."""
+            left = self.transport.get_write_buffer_size()  # what is less than the low mark holds nobody up
+            if self.write_stall is None or left <= self.transport.get_write_buffer_limits()[0]:
+                await super().drain()
+                return
+            left = self._left()
+            while True:
+                try:
+                    async with asyncio.timeout(self.write_stall):
+                        await super().drain()
+                except TimeoutError:
+                    before, left = left, self._left()
+                    if left >= before:
+                        self.transport.abort()  # or whoever closes it would wait for the rest to go
+                        raise StalledError(self.write_stall) from None
+                else:
+                    return
+
+        def _left(self) -> int:
+            """Return how many bytes the peer has yet to take: there is room for more only when it has taken many of the kernel's."""
+            sock = self.get_extra_info("socket")
+            return self.transport.get_write_buffer_size() + _queued_by_kernel(sock.fileno())
+
+    return Writer
+
+
+def _queued_by_kernel(fileno: int) -> int:
+    """Return how many sent bytes the peer has not taken; 0 where the system does not tell. Source: tcp(7), SIOCOUTQ."""
+    try:
+        from fcntl import ioctl  # noqa: PLC0415 - not everywhere
+        from termios import TIOCOUTQ  # noqa: PLC0415 - the same number
+
+        return int.from_bytes(ioctl(fileno, TIOCOUTQ, bytes(4)), sys.byteorder)
+    except (ImportError, OSError):
+        return 0
+
+
+# --- sockets in an event loop ----------------------------------------------------------------------------------------
+
+
+class _Lent(socket.socket):
+    """Another object for a request's descriptor: to close it is to give it back. The request is its server's to close."""
+
+    def close(self) -> None:
+        self.detach()
+
+    __del__ = close
+
+
+def _lend(request: socket.socket, loop: asyncio.AbstractEventLoop) -> socket.socket:
+    """Return a socket for an event loop's transport, which closes what it is given."""
+    import asyncio  # noqa: PLC0415 - see above
+
+    if isinstance(loop, asyncio.SelectorEventLoop):
+        return _Lent(request.family, request.type, request.proto, request.fileno())
+    return request.dup()  # others, uvloop among them, close the descriptor itself, past the socket object
+
+
+_waiting: weakref.WeakKeyDictionary[Any, set[asyncio.Future[None]]] = weakref.WeakKeyDictionary()  # by socket
+
+
+async def _writable(sock: Any, pause: float) -> None:
+    """Wait until the socket takes a datagram, but for `pause` seconds at least.
+
+    A Unix socket counts as writable while the queue of the one peer in question is full: that is what the pause is for.
+    """
+    import asyncio  # noqa: PLC0415 - see above
+
+    loop, fileno = asyncio.get_running_loop(), sock.fileno()
+    waiting = _waiting.setdefault(sock, set())
+    if not waiting:
+        loop.add_writer(fileno, _wake_all, waiting)
+    future = loop.create_future()
+    waiting.add(future)
+    try:
+        await future
+    finally:
+        waiting.discard(future)
+        if not waiting:
+            loop.remove_writer(fileno)
+    await asyncio.sleep(pause)
+
+
+def _wake_all(waiting: set[asyncio.Future[None]]) -> None:
+    for future in waiting:
+        if not future.done():
+            future.set_result(None)

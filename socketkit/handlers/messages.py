@@ -1,0 +1,254 @@
+"""A handler for request-and-reply protocols: bytes in, bytes out, and nothing else of the connection in between.
+
+Because a message and the peer's address are all that `MessageHandler.reply` needs, it can run in another process: the executor
+dispatcher sends only these two there, and writes the reply itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias
+
+import attrs
+
+from socketkit.errors import SocketkitError
+from socketkit.handlers.conversation import ConversationHandler
+from socketkit.seams import Address
+
+PREFIX = 4
+"""Bytes of the big-endian number in front of a message with the framing "length"."""
+
+
+@attrs.define
+class MessageTooLargeError(SocketkitError, ValueError):
+    """A peer sent a message of more than `max_message` bytes; its connection is closed."""
+
+    limit: int
+
+    def __str__(self) -> str:
+        return f"message too large: it has more than {self.limit} bytes"
+
+
+class MessageHandler(ConversationHandler):
+    """Answers messages: override `reply`. Runs on connections, many messages each, and on datagrams, one message each.
+
+    Under a dispatcher that parks (pool, adaptive, executor) a connection holds no thread between two messages, nor while one is
+    incomplete. At most `max_message` bytes of a message are kept, beside the buffer of `rfile`, which `rbufsize` must leave on.
+    A peer that leaves in the middle of a message has aborted its request.
+
+    Attributes:
+        framing: how messages are told apart on a connection. "line": each ends with a newline, which `reply` neither gets nor
+            returns; any other byte is the message's, a carriage return too. "length": each is preceded by the number of its bytes,
+            big-endian in four bytes. Replies are framed in the same way. A datagram is a message as it stands.
+        max_message: bytes of the largest message; a larger one raises `MessageTooLargeError` and ends the connection.
+    """
+
+    request_kinds: ClassVar[frozenset[str]] = frozenset({"stream", "datagram"})
+    framing: ClassVar[Literal["line", "length"]] = "line"
+    max_message: int = 65536
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.framing not in _FRAMINGS:
+            raise TypeError(f"{cls.__name__}.framing must be {' or '.join(map(repr, _FRAMINGS))}, not {cls.framing!r}")
+
+    def reply(self, message: bytes, client_address: Address) -> bytes | None:  # noqa: ARG002 - for overriding
+        """Return the reply to a message, or None for none. Subclasses define this.
+
+        In an executor's process `self` has no other attributes than its class has: neither `request` nor `server` travels.
+        """
+        raise TypeError(f"{type(self).__name__} has to define reply(message, client_address)")
+
+    def setup(self) -> None:
+        """Open the files of a connection; a datagram has none."""
+        self._is_datagram = isinstance(self.request, tuple)
+        if not self._is_datagram:
+            super().setup()
+            self._frames = _FRAMINGS[self.framing](self.max_message)
+
+    def finish(self) -> None:
+        """Close the files again."""
+        if not self._is_datagram:
+            super().finish()
+
+    @property
+    def is_within_request(self) -> bool:  # type: ignore[override]  # read only
+        """Whether part of a message was read."""
+        return not self._is_datagram and self._frames.is_within_message
+
+    def another_request(self) -> bool:
+        """Wait for more bytes; False if the peer has closed its side. Raises: ConnectionError if it did so within a message."""
+        if self._is_datagram or super().another_request():
+            return True
+        if self.is_within_request:
+            raise ConnectionAbortedError(errno.ECONNABORTED, "the peer left in the middle of a message")
+        return False
+
+    def handle_one_request(self) -> None:
+        """Take the bytes that are there, and answer the message if that completed one."""
+        if self._is_datagram:
+            self.close_connection = True
+            self._answer_datagram(*self.request)
+            return
+        message = self._frames.read(self.rfile)
+        if message is not None:
+            reply = self._reply_to(message)
+            if reply is not None:
+                self.wfile.write(self._frames.encode(reply))
+
+    def _answer_datagram(self, packet: bytes, sock: Any) -> None:
+        if len(packet) > self.max_message:
+            raise MessageTooLargeError(self.max_message)
+        reply = self._reply_to(packet)
+        if reply is None:
+            return
+        if not self.client_address:
+            raise OSError(errno.EDESTADDRREQ, "the sender has no address to reply to")
+        sock.sendto(reply, self.client_address)
+
+    def _reply_to(self, message: bytes) -> bytes | None:
+        elsewhere = _answer.get()
+        if elsewhere is None:
+            return _checked(type(self), self.reply(message, self.client_address))
+        return elsewhere(type(self), message, self.client_address)
+
+
+# --- framings --------------------------------------------------------------------------------------------------------
+
+
+class _Framing(Protocol):
+    """Cuts a stream of bytes into messages, and keeps what there is of an incomplete one."""
+
+    @property
+    def is_within_message(self) -> bool:
+        """Whether there is an incomplete one."""
+        ...
+
+    def read(self, rfile: Any) -> bytes | None:
+        """Take at most one message from the bytes that are there; None if it is not complete yet. Raises: MessageTooLargeError."""
+        ...
+
+    def encode(self, message: bytes) -> bytes:
+        """Return the message as it goes over the wire."""
+        ...
+
+
+class _Lines:
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._partial = bytearray()
+
+    @property
+    def is_within_message(self) -> bool:
+        return bool(self._partial)
+
+    def read(self, rfile: Any) -> bytes | None:
+        data = rfile.peek(1)
+        end = data.find(b"\n")
+        length = len(data) if end == -1 else end
+        if len(self._partial) + length > self._limit:
+            raise MessageTooLargeError(self._limit)
+        self._partial += data[:length]
+        rfile.read1(length if end == -1 else end + 1)
+        return None if end == -1 else _take_all(self._partial)
+
+    def encode(self, message: bytes) -> bytes:
+        return message + b"\n"
+
+
+class _Lengths:
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._partial = bytearray()
+        self._length: int | None = None  # of the message, once its prefix is there
+
+    @property
+    def is_within_message(self) -> bool:
+        return bool(self._partial) or self._length is not None
+
+    def read(self, rfile: Any) -> bytes | None:
+        data = rfile.peek(1)
+        used = 0
+        if self._length is None:
+            used = self._keep(data, PREFIX)
+            if len(self._partial) == PREFIX:
+                self._length = int.from_bytes(_take_all(self._partial), "big")
+        if self._length is not None:
+            if self._length > self._limit:
+                raise MessageTooLargeError(self._limit)
+            used += self._keep(data[used:], self._length)
+        rfile.read1(used)
+        if len(self._partial) != self._length:
+            return None
+        self._length = None
+        return _take_all(self._partial)
+
+    def encode(self, message: bytes) -> bytes:
+        return len(message).to_bytes(PREFIX, "big") + message
+
+    def _keep(self, data: bytes, wanted: int) -> int:
+        """Keep what is missing to `wanted` bytes, as far as `data` has it; return how many that were."""
+        part = data[: wanted - len(self._partial)]
+        self._partial += part
+        return len(part)
+
+
+def _take_all(partial: bytearray) -> bytes:
+    whole = bytes(partial)
+    partial.clear()
+    return whole
+
+
+_FRAMINGS: dict[str, Callable[[int], _Framing]] = {"line": _Lines, "length": _Lengths}
+
+
+# --- replies from elsewhere ------------------------------------------------------------------------------------------
+
+Answer: TypeAlias = Callable[[type[MessageHandler], bytes, Address], bytes | None]
+"""What finds the reply to a message in the handler's place."""
+
+_answer: ContextVar[Answer | None] = ContextVar("_answer", default=None)
+
+
+@contextlib.contextmanager
+def answered_by(answer: Answer) -> Iterator[None]:
+    """Let `answer` find the reply to every message that is handled inside this block."""
+    token = _answer.set(answer)
+    try:
+        yield
+    finally:
+        _answer.reset(token)
+
+
+def answer(handler: type[MessageHandler], message: bytes, client_address: Address) -> bytes | None:
+    """Return the reply that a handler of this class gives: an `Answer` that any process can run.
+
+    What it raises can be carried to another process: an error that pickle cannot take there comes as a RuntimeError that tells of it.
+    """
+    try:
+        return _checked(handler, object.__new__(handler).reply(message, client_address))
+    except BaseException as error:
+        import pickle  # noqa: PLC0415 - most programs never come here
+
+        try:
+            pickle.loads(pickle.dumps(error))  # noqa: S301 - it was made in this process
+        except Exception:  # noqa: BLE001 - an error's own methods may raise anything
+            raise RuntimeError(_told(error)) from None
+        raise
+
+
+def _checked(handler: type[MessageHandler], reply: Any) -> bytes | None:
+    if reply is None or type(reply) is bytes:
+        return reply
+    if isinstance(reply, bytes | bytearray | memoryview):
+        return bytes(reply)
+    raise TypeError(f"{handler.__name__}.reply must return bytes or None, not {type(reply).__name__}")
+
+
+def _told(error: BaseException) -> str:
+    with contextlib.suppress(Exception):
+        return f"{type(error).__name__}: {error}"
+    return type(error).__name__

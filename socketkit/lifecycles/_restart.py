@@ -1,0 +1,187 @@
+"""Restart without loss: a new generation of the program is started with the sockets of this one, which goes when that one serves.
+
+The new generation is the same command, in the same folder and environment. It gets the sockets by the protocol of
+`socketkit._system.activation`, and says that it serves by a byte on a pipe. Until then nothing changes for this process; if it never does,
+nothing ever changes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+from socketkit._system import activation, notify
+from socketkit._system.logs import Log
+from socketkit._system.threads import aside
+from socketkit.seams import Serving
+
+log = Log("socketkit.lifecycles.graceful")
+
+SLICE = 0.05
+"""Seconds after which whoever waits for a new generation looks whether it has ended, or is not wanted any more."""
+
+GRACE = 2.0
+"""Seconds that a generation which is not wanted has to end by itself."""
+
+
+class Handover:
+    """Restarts of this process: any number that fail, and one that succeeds."""
+
+    def __init__(self, serving: Serving, timeout: float, drain: float | None) -> None:
+        self._serving = serving
+        self._timeout = timeout
+        self._drain = drain
+        self._under_way = threading.Lock()
+        self._over = threading.Event()  # this process takes requests no more
+        self.done = False  # another process does
+
+    def ask(self) -> None:
+        """Start a new generation, and hand over to it once it serves. Legal in a signal handler."""
+        aside(self._restart)
+
+    def end(self) -> None:
+        """Take notice that this process stops. A new generation that does not serve by now is not wanted: wait until it is gone."""
+        self._over.set()
+        if not self.done:
+            self._under_way.acquire(timeout=3 * GRACE)
+
+    def _restart(self) -> None:
+        if not self._under_way.acquire(blocking=False):
+            log.warning("restart ignored: %s", "another process serves already" if self.done else "one is under way")
+            return
+        notify.reloading()
+        try:
+            problem = self._start()
+        except Exception as error:
+            log.exception("a new generation could not be started")
+            problem = str(error)
+        if problem:
+            log.error("restart failed, and this process goes on serving: %s", problem)
+            notify.send("READY=1", f"STATUS=restart failed: {problem}")
+            self._under_way.release()
+        else:
+            self._leave()
+
+    def _start(self) -> str:
+        """Start a new generation and wait until it serves; return what went wrong, or ""."""
+        if os.getpid() == 1:
+            return "this is process 1, and with its end every other process would end"
+        with contextlib.closing(Successor()) as successor:
+            problem = successor.wait(self._timeout, unwanted=self._over.is_set)
+            if not problem:
+                activation.hand_over()
+                self.done = True
+                notify.send("READY=1", f"MAINPID={successor.pid}")
+        return problem
+
+    def _leave(self) -> None:
+        """Take nothing more. What runs has as long as in a drain, also if nobody is free to begin one."""
+        log.info("another process serves from now on; this one finishes what it has taken")
+        self._serving.hand_over()
+        if not self._over.wait(self._drain):
+            self._serving.stop(0)
+
+
+class Successor:
+    """A new generation, from its start until it serves. Owner: whoever made it; `close` ends it if it does not serve.
+
+    Raises: OSError when it cannot be started.
+    """
+
+    def __init__(self) -> None:
+        estate = activation.estate()
+        self._serves = False
+        self._ended = False
+        self._reader, writer = os.pipe()
+        try:
+            descriptors = [*(fileno for _, fileno in estate), writer]
+            ready = activation.FIRST + len(estate)
+            self.pid = _spawn(
+                descriptors,
+                {
+                    "LISTEN_FDS": str(len(estate)),
+                    "LISTEN_FDNAMES": ":".join(name for name, _ in estate),
+                    "SOCKETKIT_READY_FD": str(ready),
+                },
+            )
+        except BaseException:
+            os.close(self._reader)
+            raise
+        finally:
+            os.close(writer)
+
+    def wait(self, timeout: float, unwanted: Callable[[], bool]) -> str:
+        """Wait until it serves; return why it does not, or ""."""
+        poll, end = select.poll(), time.monotonic() + timeout
+        poll.register(self._reader, select.POLLIN)
+        while not poll.poll(SLICE * 1000):
+            if unwanted():
+                return "this process was told to stop meanwhile"
+            if time.monotonic() > end:
+                return f"the new one was not ready within {timeout:g} s"
+        if os.read(self._reader, 1):
+            self._serves = True
+            return ""
+        how = self._end_within(GRACE)
+        return f"the new one ended with {how}" if how else "the new one closed SOCKETKIT_READY_FD without a word"
+
+    def close(self) -> None:
+        """End it, unless it serves or has ended."""
+        os.close(self._reader)
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            if not self._serves and not self._ended:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self.pid, number)
+                self._end_within(GRACE)
+
+    def _end_within(self, seconds: float) -> str:
+        """Wait for its end; return how it ended, or "" if it has not."""
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                done, status = os.waitpid(self.pid, os.WNOHANG)
+            except ChildProcessError:  # the program waits for children itself, or has the system do it
+                self._ended = True
+                return "an exit code that somebody else has taken"
+            if done:
+                self._ended = True
+                code = os.waitstatus_to_exitcode(status)
+                return f"exit code {code}" if code >= 0 else signal.Signals(-code).name
+            if time.monotonic() > end:
+                return ""
+            time.sleep(SLICE)
+
+
+def _spawn(descriptors: list[int], variables: dict[str, str]) -> int:
+    """Start the command of this process with these descriptors from `activation.FIRST` on; return its pid.
+
+    Without a fork of this process, whose threads may hold locks; and since only the new process knows its pid, a shell writes it down.
+    """
+    import fcntl  # noqa: PLC0415 - only where there are signals to ask for it
+
+    free = activation.FIRST + len(descriptors)
+    environment, pids = {**os.environ, **variables}, ["LISTEN_PID"]
+    if environment.get("WATCHDOG_PID") == str(os.getpid()):
+        pids.append("WATCHDOG_PID")
+    script = f'export {" ".join(f"{name}=$$" for name in pids)}; exec "$@"'
+    copies: list[int] = []
+    try:
+        for fileno in descriptors:  # above all that they are going to be, so that none is overwritten before it was copied
+            copies.append(fcntl.fcntl(fileno, fcntl.F_DUPFD_CLOEXEC, free))  # noqa: PERF401 - those made are to be closed if one fails
+        return os.posix_spawn(
+            "/bin/sh",
+            ["/bin/sh", "-c", script, "sh", *sys.orig_argv],
+            environment,
+            file_actions=[(os.POSIX_SPAWN_DUP2, copy, number) for number, copy in enumerate(copies, activation.FIRST)],
+            setsigmask=(),
+            setsigdef=(signal.SIGPIPE,),
+        )
+    finally:
+        for copy in copies:
+            os.close(copy)

@@ -1,0 +1,59 @@
+"""The seams: the few Protocols on which everything that can be replaced is replaced.
+
+A *recipe* is the configuration of one part: a frozen attrs class, comparable and printable, with no socket and no thread in it.
+A *live part* is what a recipe makes when a server starts; it owns resources and has `close()`.
+Conform by shape; do not inherit from these classes. A power that only some parts have is a Protocol of its own (`Adapts`, `Narrows`, `Cuts`,
+`Forces`, `Shares`, `Watches`), looked up once, when a server is composed, and never on a request.
+
+Times are float seconds, deadlines are on `time.monotonic()`, and None means without limit.
+"""
+
+from socketkit.seams.dispatchers import Branch, Dispatch, Dispatcher, Drive, Intake, OpenIntake, Watcher, Work
+from socketkit.seams.events import EVENTS
+from socketkit.seams.lifecycles import Lifecycle, Serving
+from socketkit.seams.parking import Parking
+from socketkit.seams.powers import Adapts, Cuts, Forces, Inline, Narrows, Shares, Watches
+from socketkit.seams.stats import DrainReport, Stats, Stuck
+from socketkit.seams.transports import Layer, Listener, Transport
+from socketkit.seams.types import Address, Clock, Kind, Request, Seconds, Unit
+from socketkit.seams.validators import at_least, permission_bits, seconds, seconds_or_none, socket_path, some_seconds_or_none
+
+__all__ = [
+    "EVENTS",
+    "Adapts",
+    "Address",
+    "Branch",
+    "Clock",
+    "Cuts",
+    "Dispatch",
+    "Dispatcher",
+    "DrainReport",
+    "Drive",
+    "Forces",
+    "Inline",
+    "Intake",
+    "Kind",
+    "Layer",
+    "Lifecycle",
+    "Listener",
+    "Narrows",
+    "OpenIntake",
+    "Parking",
+    "Request",
+    "Seconds",
+    "Serving",
+    "Shares",
+    "Stats",
+    "Stuck",
+    "Transport",
+    "Unit",
+    "Watcher",
+    "Watches",
+    "Work",
+    "at_least",
+    "permission_bits",
+    "seconds",
+    "seconds_or_none",
+    "socket_path",
+    "some_seconds_or_none",
+]

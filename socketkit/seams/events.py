@@ -1,0 +1,21 @@
+"""What a server tells its observers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+EVENTS: Mapping[str, str] = {
+    "server_started": "(server): the listeners are open and the loop is about to take its first request",
+    "server_stopping": "(server): stop was asked for",
+    "server_stopped": "(server, report): nothing of the run is left; report is a DrainReport or None",
+    "request_accepted": "(server, request, client_address): a connection was accepted or a datagram received",
+    "request_finished": "(server, client_address, seconds): a handler returned",
+    "request_failed": "(server, client_address, error): a handler, a layer or a hook raised",
+    "request_refused": "(server, client_address, reason): turned away before a handler saw it",
+    "accept_paused": "(server, url, error, seconds): the system refused a descriptor or memory; that listener rests",
+    "accept_resumed": "(server, url, failures): a listener that rested takes requests again",
+    "worker_started": "(server, worker): a dispatcher started a process that serves more than one request",
+    "worker_died": "(server, worker, reason): one of those ended without being asked to",
+}
+"""What an observer may implement: any object with any of these methods. Each is called by the thread in which the event happens,
+must return quickly, and may raise without harm (logged once per observer and event)."""
