@@ -18,7 +18,7 @@ from socketkit._engine.admission import Admission, fitted
 from socketkit._engine.deadlines import Deadlines, limit_stalls
 from socketkit._engine.intake import Intake
 from socketkit._engine.ledger import LEDGER, Ledger, Observers
-from socketkit._engine.run import Run, State, close_all, feed, keep_calling
+from socketkit._engine.run import Run, close_all, feed, keep_calling
 from socketkit._engine.sources import GuardedSource, ListenerSource
 from socketkit._engine.steps import RequestTemplate, own_step
 from socketkit._engine.work import Work, put_to_work
@@ -33,7 +33,7 @@ from socketkit.dispatchers.adaptive import Adaptive
 from socketkit.errors import AlreadyServingError
 from socketkit.handlers.base import unwrapped
 from socketkit.lifecycles.graceful import Graceful
-from socketkit.seams import Address, Clock, Dispatch, Dispatcher, Drive, Lifecycle, Listener, Request, Transport
+from socketkit.seams import Address, Clock, Dispatch, Dispatcher, Drive, Lifecycle, Listener, Request, State, Transport
 from socketkit.seams.limits import Limits
 from socketkit.seams.stats import DrainReport, Stats
 

@@ -28,8 +28,8 @@ from socketkit import (
     capabilities,
     compose,
 )
-from socketkit._engine.run import State
 from socketkit.errors import AlreadyServingError, ConfigError, IncompatibleError, ListenError, UnknownPartError
+from socketkit.seams import State
 from support import python, talk
 
 ANYWHERE = TCP("127.0.0.1", 0)

@@ -6,7 +6,6 @@ This module turns the crank; what a request goes through is the business of the 
 from __future__ import annotations
 
 import contextlib
-import enum
 import math
 import socket
 import threading
@@ -22,7 +21,7 @@ from socketkit._engine.sources import queued
 from socketkit._system.forking import forks
 from socketkit._system.logs import Log
 from socketkit._system.threads import BackgroundThread, aside
-from socketkit.seams import Dispatch, Drive, Listener
+from socketkit.seams import Dispatch, Drive, Listener, State
 from socketkit.seams.stats import DrainReport
 
 if TYPE_CHECKING:
@@ -35,16 +34,6 @@ WAIT_SLICE = 0.1
 
 AFTER_FORCE = 0.5
 """Seconds that handlers get to fall out of their system calls once their sockets are shut down."""
-
-
-class State(enum.Enum):
-    """Where a server is in its life. FAILED is reached from any other; a stopped or failed server may be started again."""
-
-    NEW = "new"
-    RUNNING = "running"
-    DRAINING = "draining"
-    STOPPED = "stopped"
-    FAILED = "failed"
 
 
 class Run:

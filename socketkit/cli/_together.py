@@ -7,10 +7,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-from socketkit._engine.run import State
 from socketkit._system import activation, notify
 from socketkit._system.logs import Log
 from socketkit.cli._servers import Watch, compose, run_of
+from socketkit.seams import State
 from socketkit.seams.stats import DrainReport
 
 if TYPE_CHECKING:

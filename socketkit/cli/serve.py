@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from socketkit._engine.run import State
 from socketkit._system import logs, notify
 from socketkit._system.logs import Log
 from socketkit._system.threads import aside
@@ -21,6 +20,7 @@ from socketkit.cli._together import Together, tell_failure
 from socketkit.composition import config
 from socketkit.errors import ConfigError
 from socketkit.lifecycles.graceful import Graceful
+from socketkit.seams import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

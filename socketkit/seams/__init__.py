@@ -8,9 +8,10 @@ Conform by shape; do not inherit from these classes. A power that only some part
 Times are float seconds, deadlines are on `time.monotonic()`, and None means without limit.
 """
 
+from socketkit._system.wakeup import Wakeup
 from socketkit.seams.dispatchers import Branch, Dispatch, Dispatcher, Drive, Intake, OpenIntake, Watcher, Work
 from socketkit.seams.events import EVENTS
-from socketkit.seams.lifecycles import Lifecycle, Serving
+from socketkit.seams.lifecycles import Lifecycle, Serving, State
 from socketkit.seams.parking import Parking
 from socketkit.seams.powers import Adapts, Cuts, Forces, Inline, Narrows, Shares, Watches
 from socketkit.seams.stats import DrainReport, Stats, Stuck
@@ -43,10 +44,12 @@ __all__ = [
     "Seconds",
     "Serving",
     "Shares",
+    "State",
     "Stats",
     "Stuck",
     "Transport",
     "Unit",
+    "Wakeup",
     "Watcher",
     "Watches",
     "Work",

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from socketkit.seams.stats import DrainReport
+
+
+class State(enum.Enum):
+    """Where a server is in its life. FAILED is reached from any other; a stopped or failed server may be started again."""
+
+    NEW = "new"
+    RUNNING = "running"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+    FAILED = "failed"
 
 
 class Lifecycle(Protocol):

@@ -20,8 +20,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
 from socketkit import TCP, Graceful, Server, StreamRequestHandler
-from socketkit._engine.run import State
 from socketkit.errors import AlreadyServingError
+from socketkit.seams import State
 from socketkit.testing import Account, Faults, FaultyTransport
 from support import python
 

@@ -21,9 +21,8 @@ from socketkit import (
     UnixStream,
     compose,
 )
-from socketkit._engine.run import State
 from socketkit.composition.explanation import Explanation
-from socketkit.seams import Dispatcher, Lifecycle, Transport
+from socketkit.seams import Dispatcher, Lifecycle, State, Transport
 
 
 class Upper(StreamRequestHandler):
