@@ -19,7 +19,7 @@ from socketkit._engine.deadlines import Deadlines, limit_stalls
 from socketkit._engine.intake import Intake
 from socketkit._engine.ledger import LEDGER, Ledger, Observers
 from socketkit._engine.run import Run, close_all, feed, keep_calling
-from socketkit._engine.sources import GuardedSource, ListenerSource
+from socketkit._engine.sources import ListenerSource
 from socketkit._engine.steps import RequestTemplate, own_step
 from socketkit._engine.work import Work, put_to_work
 from socketkit._system import logs
@@ -446,12 +446,13 @@ class Server(RequestTemplate):
             if adapt is not None:
                 accept = partial(_adapted, accept, adapt)
             kind, layers = transport.kind, getattr(transport, "layers", ())
-            make = GuardedSource if Admission.is_needed(limits, counted=kind == "stream") else ListenerSource
-            sources.append(make(self, listener, accept, kind=kind, layers=layers, parking=place, once=overridden, tell=self._tell))
+            sources.append(
+                ListenerSource(self, listener, accept, kind=kind, layers=layers, parking=place, once=overridden, tell=self._tell)
+            )
             if kind == "stream":
                 sources[-1].deadlines = deadlines
         self._ledger.mixed = not all(source.counted for source in sources)
-        guarded = [source for source in sources if isinstance(source, GuardedSource)]
+        guarded = [source for source in sources if Admission.is_needed(limits, counted=source.counted)]
         if guarded:
             admission = Admission(limits, self._ledger, guarded)
             for source in guarded:

@@ -28,8 +28,8 @@ from socketkit._engine import override as chosen
 from socketkit._engine.intake import Intake
 from socketkit._engine.ledger import LEDGER, NOBODY, Ledger, books
 from socketkit._engine.override import Chosen as _Chosen
-from socketkit._engine.override import ClassicSource
 from socketkit._engine.run import Run, feed, keep_calling
+from socketkit._engine.sources import ClassicSource
 from socketkit._engine.steps import RequestTemplate, own_step
 from socketkit._system import logs
 from socketkit._system.children import fork, reap, wait_any

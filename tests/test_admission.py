@@ -23,11 +23,12 @@ from socketkit import (
     Sync,
     Threads,
     UnixStream,
-    admission,
-    stats,
 )
+from socketkit._engine import admission
+from socketkit._engine import ledger as stats
+from socketkit._engine.accepting import FAILING, NO_ROOM, NoRoomError, Source
 from socketkit._engine.admission import Admission, Bucket, Networks, Peers, number
-from socketkit._engine.intake import Intake, NoRoomError
+from socketkit._engine.intake import Intake
 from socketkit._engine.ledger import Entry, Ledger
 from socketkit.testing import FakeClock
 from support import address, ask, python, talk
@@ -118,7 +119,7 @@ def served(request, tmp_path):
 
 
 def is_suspended(server):
-    return any(slot.suspended for slot in server._run._intake._slots)
+    return any(NO_ROOM in source.paused_for for source in server._run._intake._accepting.sources)
 
 
 def wait_until(condition):
@@ -183,7 +184,7 @@ with server.start():
         clients[3].sendall(b"hello")
         assert clients[3].recv(10) == b"hello"
     else:
-        while not server._run._intake._slots[0].suspended: pass
+        while 'no room' not in server._run._intake._accepting.sources[0].paused_for: pass
         clients[0].send(b"go")
         assert clients[2].recv(10) == b"hello"
         assert watcher.most == 2
@@ -328,7 +329,7 @@ def test_other_listeners_wait_with_the_one_that_is_full_and_datagrams_do_not():
             wait_until(lambda: is_suspended(server))
             for _ in range(3):
                 assert ask(third, b"?") == b"datagram"
-            assert [slot.suspended for slot in server._run._intake._slots] == [True, True, False]
+            assert [NO_ROOM in source.paused_for for source in server._run._intake._accepting.sources] == [True, True, False]
             wait_until(lambda: server.stats().outcomes == {"finished": 3})
             first.close()
             assert second.recv(10) == b"second"
@@ -338,8 +339,8 @@ def test_other_listeners_wait_with_the_one_that_is_full_and_datagrams_do_not():
 def test_a_listener_that_rests_and_is_suspended_takes_up_again_when_it_is_neither():
     clock = FakeClock()
 
-    class Door:
-        url, once, counted = "door", False, True
+    class Door(Source):
+        url = "door"
 
         def __init__(self):
             self.reader, self.writer = socket.socketpair()
@@ -354,12 +355,6 @@ def test_a_listener_that_rests_and_is_suspended_takes_up_again_when_it_is_neithe
                 raise self.outcome
             return self.outcome
 
-        def paused(self, error, seconds):
-            pass
-
-        def resumed(self, failures):
-            pass
-
     doors = [Door(), Door()]
     with Intake(doors, clock=clock) as intake, contextlib.ExitStack() as stack:
         for door in doors:
@@ -368,20 +363,19 @@ def test_a_listener_that_rests_and_is_suspended_takes_up_again_when_it_is_neithe
         doors[0].outcome = OSError(24, "no descriptors")
         doors[1].outcome = NoRoomError(doors)
         assert intake.take(0) is None
-        first, second = intake._slots
-        assert (first.resting, first.suspended, second.resting, second.suspended) == (True, True, False, True)
+        assert [door.paused_for for door in doors] == [{FAILING, NO_ROOM}, {NO_ROOM}]
         for door in doors:
             door.outcome = lambda: None
         intake.resume(doors)
-        assert [slot.registered != -1 for slot in intake._slots] == [False, True], "one that rests goes on resting"
+        assert [door.registered != -1 for door in doors] == [False, True], "one that rests goes on resting"
         doors[1].outcome = NoRoomError(doors)
         assert intake.take(0) is None
         clock.advance(0.2)
         assert intake.take(0) is None
-        assert [slot.registered for slot in intake._slots] == [-1, -1], "one that is suspended stays so when it has rested"
+        assert [door.registered for door in doors] == [-1, -1], "one that is suspended stays so when it has rested"
         intake.hold()
         intake.resume(doors)
-        assert [slot.registered for slot in intake._slots] == [-1, -1], "whoever holds has not released"
+        assert [door.registered for door in doors] == [-1, -1], "whoever holds has not released"
         doors[1].outcome = lambda: None
         intake.release()
         assert intake.take(0) is not None

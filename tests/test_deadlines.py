@@ -24,8 +24,8 @@ from socketkit import (
     Sync,
     Threads,
     UnixStream,
-    deadlines,
 )
+from socketkit._engine import deadlines
 from socketkit._engine.deadlines import Deadlines, Unheard
 from socketkit._engine.ledger import Entry, Ledger
 from socketkit.testing import FakeClock

@@ -9,15 +9,17 @@ import threading
 
 import pytest
 
+from socketkit._engine import accepting
 from socketkit._engine import intake as loop
-from socketkit._engine.intake import ACCEPT_ERRORS, LINGER, Intake, verdict
+from socketkit._engine.accepting import ACCEPT_ERRORS, Source, verdict
+from socketkit._engine.intake import LINGER, Intake
 from socketkit._engine.parking import NEVER
 from socketkit._system import logs
 from socketkit._system.wakeup import Wakeup
 from socketkit.testing import FakeClock
 
 
-class Script:
+class Script(Source):
     """A source that is always readable and gives what its script says: a unit, None, or an error to raise."""
 
     def __init__(self, *script, once=False):
@@ -68,8 +70,8 @@ def script():
 @pytest.fixture
 def quick(monkeypatch):
     """Pauses short enough for a test, in the same proportions."""
-    monkeypatch.setattr(loop, "SHORTEST_PAUSE", 0.01)
-    monkeypatch.setattr(loop, "LONGEST_PAUSE", 0.04)
+    monkeypatch.setattr(accepting, "SHORTEST_PAUSE", 0.01)
+    monkeypatch.setattr(accepting, "LONGEST_PAUSE", 0.04)
 
 
 def test_units_come_in_order_and_a_none_is_passed_over(script):
@@ -161,7 +163,7 @@ def test_errors_of_a_handshake_are_a_peers(script):
 
 
 def test_an_error_that_repeats_without_end_is_not_one_peers(script, quick):
-    source = script(*[OSError(errno.ECONNABORTED, "gone")] * loop.RETRIES_IN_A_ROW, "unit")
+    source = script(*[OSError(errno.ECONNABORTED, "gone")] * accepting.RETRIES_IN_A_ROW, "unit")
     with Intake([source]) as intake:
         assert intake.take(5) == "unit"
     assert len(source.pauses) == 1

@@ -25,9 +25,9 @@ from socketkit import (
     Sync,
     Threads,
     UnixStream,
-    capabilities,
     compose,
 )
+from socketkit.composition import capabilities
 from socketkit.errors import AlreadyServingError, ConfigError, IncompatibleError, ListenError, UnknownPartError
 from socketkit.seams import State
 from support import python, talk

@@ -7,17 +7,17 @@ import math
 import socket
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import attrs
 
-from socketkit._engine.intake import NoRoomError
+from socketkit._engine.accepting import NoRoomError
 from socketkit._system.credentials import peer_credentials, user_id
 from socketkit._system.logs import Log
 from socketkit._system.sockets import is_readable
 
 if TYPE_CHECKING:
-    from socketkit._engine.intake import Intake
+    from socketkit._engine.accepting import Source
     from socketkit._engine.ledger import Entry, Ledger
     from socketkit.seams import Address, Clock, Request
     from socketkit.seams.limits import Limits
@@ -32,18 +32,6 @@ _V4_MAPPED = bytes(10) + b"\xff\xff"
 _AF_UNIX = getattr(socket, "AF_UNIX", -1)
 
 V4_BITS, V6_BITS = 32, 128
-
-
-class Door(Protocol):
-    """A source, as an admission sees it."""
-
-    intake: Intake
-    counted: bool
-    """Whether what comes through it are connections."""
-
-    def fileno(self) -> int:
-        """Return the descriptor that is readable when somebody waits."""
-        ...
 
 
 class Admission:
@@ -63,7 +51,7 @@ class Admission:
     for one, and whoever parks looks for the word after it has parked.
     """
 
-    def __init__(self, limits: Limits, ledger: Ledger, doors: Sequence[Door], draw: Callable[[], float] | None = None) -> None:
+    def __init__(self, limits: Limits, ledger: Ledger, sources: Sequence[Source], draw: Callable[[], float] | None = None) -> None:
         """Begin.
 
         draw: returns a number from 0.0 to less than 1.0, each as likely as any other; None: `random.random`.
@@ -76,8 +64,8 @@ class Admission:
         self.reply = limits.reply.encode()
         self._ledger = ledger
         self._open = ledger.in_work
-        self._doors = doors
-        self._counted = [door for door in doors if door.counted]
+        self._sources = sources
+        self._counted = [source for source in sources if source.counted]
         self._allow, self._deny = Networks(limits.allow), Networks(limits.deny)
         self._asks_who = bool(limits.allow or limits.deny)
         self._users = frozenset(map(user_id, limits.allow_users))
@@ -92,15 +80,15 @@ class Admission:
         of_connections = counted and (limits.max_connections is not None or limits.max_per_peer is not None)
         return of_connections or limits.rate is not None or bool(limits.allow or limits.deny or limits.allow_users)
 
-    def permit(self, door: Door) -> None:
+    def permit(self, source: Source) -> None:
         """Ask before an accept. Raises: NoRoomError for those who have to wait; BlockingIOError when nobody does."""
-        if self._most is not None and len(self._open) >= self._most and door.counted and not self._rejects:
-            self._look_for_room(door, self._most)
+        if self._most is not None and len(self._open) >= self._most and source.counted and not self._rejects:
+            self._look_for_room(source, self._most)
         if self._bucket is not None:
             seconds = self._bucket.due()
             if seconds > 0:
-                door.intake.call_later(seconds, self._resume)
-                raise NoRoomError(self._doors)
+                source.intake.call_later(seconds, self._resume)
+                raise NoRoomError(self._sources)
 
     def objection(self, request: Request, client_address: Address) -> str | None:
         """Ask about one that was accepted: return why it has to be turned away, or None. Takes its token, if there is a rate."""
@@ -128,14 +116,14 @@ class Admission:
             return "as many connections of its peer are open as may be"
         return None
 
-    def _look_for_room(self, door: Door, most: int) -> None:
-        ledger, intake = self._ledger, door.intake
+    def _look_for_room(self, source: Source, most: int) -> None:
+        ledger, intake = self._ledger, source.intake
         ledger.vacated = self._announce
         if ledger.connections() < most:
             ledger.vacated = None
             return
         if self._sheds:
-            if not is_readable(door):  # nobody has to go before another one comes
+            if not is_readable(source):  # nobody has to go before another one comes
                 ledger.vacated = None
                 raise BlockingIOError
             intake.parked_one = self._announce
@@ -148,11 +136,11 @@ class Admission:
 
     def _announce(self) -> None:
         """In any thread."""
-        self._doors[0].intake.call_soon(self._resume)
+        self._sources[0].intake.call_soon(self._resume)
 
     def _resume(self) -> None:
         """In the thread that takes: have every source ask again."""
-        self._doors[0].intake.resume(self._doors)
+        self._sources[0].intake.resume(self._sources)
 
 
 def _is_stranger(request: Request, users: frozenset[int]) -> bool:

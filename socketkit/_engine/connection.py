@@ -17,7 +17,7 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from socketkit._engine.parking import NEVER
-from socketkit._engine.request import Whole
+from socketkit._engine.request import RequestUnit
 from socketkit._engine.steps import replaced_steps
 from socketkit._system.sockets import discard_unread, peek
 from socketkit.handlers.base import unwrapped
@@ -26,7 +26,7 @@ from socketkit.handlers.files import SocketInput, WatchedInput, discard_rest
 
 if TYPE_CHECKING:
     from socketkit._engine.intake import Intake
-    from socketkit._engine.request import Reception
+    from socketkit._engine.sources import RequestSource
     from socketkit._engine.steps import RequestTemplate
     from socketkit.seams import Address, Request
     from socketkit.seams.parking import Parking
@@ -40,7 +40,7 @@ BUFFER = 4096
 _CAN_BE_LOOKED_INTO = (SocketInput, WatchedInput)
 
 
-class Connection(Whole):
+class Connection(RequestUnit):
     """One accepted connection, from its acceptance to its outcome; calling it runs it as far as it goes without waiting.
 
     It is in one place at a time: parked, waiting to be taken, or with the one thread that called it.
@@ -48,8 +48,8 @@ class Connection(Whole):
 
     __slots__ = ("_fileno", "_handler", "_is_first", "_known_to", "_parking", "_says_goodbye", "deadline", "expired", "noted", "parked_at")
 
-    def __init__(self, reception: Reception, parking: Parking, request: Request, client_address: Address) -> None:
-        super().__init__(reception, request, client_address)
+    def __init__(self, source: RequestSource, parking: Parking, request: Request, client_address: Address) -> None:
+        super().__init__(source, request, client_address)
         self._parking = parking
         self._handler: Any = None  # once a conversation has begun
         self._fileno: int = request.fileno()
@@ -70,7 +70,7 @@ class Connection(Whole):
 
     def arrive(self) -> Connection | None:
         """Open its entry in the books; return itself if it can run at once, or None after parking it for its first byte."""
-        self._reception.ledger.open(self)
+        self._source.ledger.open(self)
         if peek(self.request) is not None:
             return self
         self._park(self._parking.defer)
@@ -83,12 +83,12 @@ class Connection(Whole):
             return
         if self.expired and self.is_readable():
             self.expired = False  # its first byte came while others were served
-        opener = None if self.layers else _opener(self._reception.server)
+        opener = None if self.layers else _opener(self._source.server)
         if opener is None:
             if not self.expired:
                 self.heard = True
-            elif self._reception.deadlines is not None:
-                self._reception.deadlines.listen_to(self.request)
+            elif self._source.deadlines is not None:
+                self._source.deadlines.listen_to(self.request)
             self._forget()  # first, because the handler may close the descriptor and its number be another's
             super().__call__()
         else:
@@ -97,7 +97,7 @@ class Connection(Whole):
 
     def move(self, intake: Intake) -> None:
         """Go on to wait in another intake than the one it was taken out of."""
-        self._reception.intake = intake
+        self._source.intake = intake
         if self._handler is None:
             self._park(self._parking.defer)
         else:
@@ -114,7 +114,7 @@ class Connection(Whole):
     def refuse(self, reason: str, reply: bytes = b"") -> None:
         """Turn the connection away instead of running it, or instead of letting its conversation go on."""
         if self._handler is not None:
-            self._reception.ledger.refuse(self.request, reason)
+            self._source.ledger.refuse(self.request, reason)
             self._end()
             return
         self._forget()
@@ -122,7 +122,7 @@ class Connection(Whole):
 
     def evict(self, reason: str) -> None:
         """Have the next call end its conversation, which was taken out of the lot."""
-        self._reception.ledger.refuse(self.request, reason)
+        self._source.ledger.refuse(self.request, reason)
         self.expired, self._is_first = True, False
 
     def abandon(self) -> None:
@@ -133,10 +133,10 @@ class Connection(Whole):
 
     def _open(self, opener: Callable[..., Any]) -> None:
         """Verify the request, construct the handler without running it, and begin the conversation."""
-        server, request = self._reception.server, self.request
+        server, request = self._source.server, self.request
         try:
             if not server.verify_request(request, self.client_address):
-                self._reception.ledger.refuse(request, "verify_request said no")
+                self._source.ledger.refuse(request, "verify_request said no")
                 discard_unread(request)
                 self._close()
                 return
@@ -158,10 +158,10 @@ class Connection(Whole):
     def _converse(self) -> None:
         """Serve requests until there is none to read; then park, or end."""
         self.thread = threading.get_ident()
-        deadlines = self._reception.deadlines
+        deadlines = self._source.deadlines
         if deadlines is not None:
             if not self._is_within_request():
-                self.began = self._reception.ledger.clock()
+                self.began = self._source.ledger.clock()
             if deadlines.asleep:
                 deadlines.begin()
         try:
@@ -173,13 +173,13 @@ class Connection(Whole):
             return
         if then is _Then.END:
             if self.expired and self._is_first:  # else it has made a request before
-                self._reception.ledger.cut(self, "no request in time")
+                self._source.ledger.cut(self, "no request in time")
             self._end()
             return
         self.thread = None
         if then is _Then.GO_ON:
             self._rest()
-            if not self._reception.intake.again(self):  # it has had its share; others first
+            if not self._source.intake.again(self):  # it has had its share; others first
                 self._end()
         else:
             self._wait_for_request()
@@ -193,19 +193,19 @@ class Connection(Whole):
             handler.handle_one_request()
             if handler.close_connection:
                 return _Then.END
-            if not _has_more(handler) and not (self._reception.intake.ending and peek(self.request)):
+            if not _has_more(handler) and not (self._source.intake.ending and peek(self.request)):
                 return _Then.WAIT
-        return _Then.END if self._reception.intake.ending else _Then.GO_ON
+        return _Then.END if self._source.intake.ending else _Then.GO_ON
 
     def _wait_for_request(self, *, first: bool = False) -> None:
         limit = getattr(self._handler, "timeout", None)
         limit = self._parking.idle if limit is None else limit
-        if self._reception.intake.ending:
+        if self._source.intake.ending:
             if not self._says_goodbye:
                 self._end()
                 return
             limit = GOODBYE if limit is None else min(limit, GOODBYE)
-        deadlines = self._reception.deadlines
+        deadlines = self._source.deadlines
         if first and deadlines is not None and deadlines.first_byte is not None and (limit is None or deadlines.first_byte < limit):
             self._is_first, limit = True, deadlines.first_byte
         self._rest()
@@ -225,8 +225,8 @@ class Connection(Whole):
             self._end()
             return
         intake = None
-        while intake is not self._reception.intake:
-            intake = self._reception.intake
+        while intake is not self._source.intake:
+            intake = self._source.intake
             if self._known_to is not intake:
                 self._known_to, self.noted = intake, NEVER
             try:
@@ -257,7 +257,7 @@ class Connection(Whole):
 
     def _is_last(self) -> bool:
         """Return whether its client shall be told that no more requests are taken after the present one."""
-        return self._reception.intake.ending or self._reception.intake.lame
+        return self._source.intake.ending or self._source.intake.lame
 
     def _forget(self) -> None:
         if self._known_to is not None:

@@ -1,117 +1,33 @@
 """The loop's one primitive: wait on descriptors, take one unit of work, be told to stop.
 
-This module knows descriptors, times and the errors of accept(2). It knows nothing of servers, handlers or threads.
+It knows nothing of servers, handlers or threads.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import heapq
 import itertools
 import selectors
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 
+from socketkit._engine.accepting import HELD, NO_ROOM, Accepting, NoRoomError, Source
 from socketkit._engine.parking import Lot, Parked
 from socketkit._engine.poller import Poller, SelectorPoller, best_poller
-from socketkit._system.logs import Log
 from socketkit._system.wakeup import Wakeup
 
 if TYPE_CHECKING:
     from socketkit.seams import Clock, Unit
-
-log = Log("socketkit.loop")
-
-Verdict = Literal["retry", "pause", "fatal"]
-
-_PEERS_FAULT = (
-    "ECONNABORTED ECONNREFUSED ECONNRESET EHOSTDOWN EHOSTUNREACH EINTR ENETDOWN ENETUNREACH ENONET ENOPROTOOPT EOPNOTSUPP EPERM "
-    "EPIPE EPROTO ETIMEDOUT"
-)
-ACCEPT_ERRORS: dict[int, Verdict] = {
-    **{getattr(errno, name): "retry" for name in _PEERS_FAULT.split() if hasattr(errno, name)},
-    **dict.fromkeys((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM), "pause"),
-    **dict.fromkeys((errno.EBADF, errno.EINVAL, errno.ENOTSOCK), "fatal"),
-}
-"""What becomes of a listener after an error of accept(2) or recvfrom(2). An errno that is not here means "pause".
-
-retry: the error belongs to one peer; take the next. pause: the system is short of something; rest, then try again.
-fatal: the descriptor is no listener any more. Source: accept(2), "Error handling"; EPERM is a firewall's.
-"""
-
-SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 1.0
-"""Seconds a listener rests after an error that means "pause": doubling from the one to the other, back to the first on success."""
-
-RETRIES_IN_A_ROW = 100
-"""After so many "retry" errors without one success a listener rests as after a "pause": an error that repeats is not one peer's."""
 
 LINGER = 0.01
 """Seconds after which an intake that retires looks whether anything is left to wait for."""
 
 UNITS_PER_WAIT = 64
 """How many units are taken before the selector is asked again, so that no busy listener starves the rest."""
-
-
-def verdict(error: OSError) -> Verdict:
-    """Look the error up in `ACCEPT_ERRORS`. An error without a system's errno comes from a handshake, so from one peer."""
-    if error.errno is None or isinstance(error, TimeoutError) or type(error).__module__ == "ssl":
-        return "retry"
-    return ACCEPT_ERRORS.get(error.errno, "pause")
-
-
-class NoRoomError(BlockingIOError):
-    """Raised by a source that has no room for whoever waits: it and those that share its room are to be suspended."""
-
-    def __init__(self, sources: Sequence[Any]) -> None:
-        super().__init__()
-        self.sources = sources
-
-
-class Source(Protocol):
-    """What an `Intake` takes units from: a listener together with the server it belongs to."""
-
-    url: str
-    once: bool
-    """True: take one unit for each report of the selector, because a second `take` might block."""
-
-    def fileno(self) -> int:
-        """Return the descriptor that is readable when `take` has something, or -1 when closed."""
-        ...
-
-    def take(self) -> Unit | None:
-        """Return the next unit; None when what came needs no running.
-
-        Raises: BlockingIOError when nothing waits; NoRoomError when it shall wait until `Intake.resume`; OSError.
-        """
-        ...
-
-    def paused(self, error: OSError, seconds: float) -> None:
-        """Hear that this source now rests for so many seconds."""
-        ...
-
-    def resumed(self, failures: int) -> None:
-        """Hear that this source delivers again, after so many failed attempts."""
-        ...
-
-
-class _Slot:
-    """A source and how it has been doing."""
-
-    __slots__ = ("failures", "pause", "registered", "resting", "retries", "source", "suspended", "troubled")
-
-    def __init__(self, source: Source) -> None:
-        self.source = source
-        self.registered = -1  # the descriptor in the selector, or -1
-        self.resting = False  # waiting for its pause to end
-        self.suspended = False  # waiting for room
-        self.retries = 0  # "retry" errors in a row
-        self.failures = 0  # "pause" errors since the last success
-        self.pause = SHORTEST_PAUSE  # the next rest, in seconds
-        self.troubled = False  # whether either of them happened since
 
 
 class _Watch:
@@ -148,16 +64,12 @@ class Intake:
         self.parked_one: Callable[[], None] | None = None  # to be called once, when a unit is parked
         self._soon: deque[Callable[[], None]] = deque()  # what whoever takes shall do before anything else
         self._on_stop: list[Callable[[], None]] = []
-        self._slots = [_Slot(source) for source in sources]
-        self._ready: deque[_Slot] = deque()
         self._units = 0  # taken since the selector was last asked
-        self._held = False
         self._timers: list[tuple[float, int, Callable[[], object]]] = []
         self._order = itertools.count()  # so that timers for the same moment never compare callbacks
         try:
             self.watch(self._wakeup.fileno(), self._wakeup.clear)
-            for slot in self._slots:
-                self._listen(slot)
+            self._accepting = Accepting(sources, self._poller, self.call_later)
             if hasattr(clock, "follow"):
                 clock.follow(self.wake)
         except BaseException:
@@ -179,7 +91,8 @@ class Intake:
         """
         deadline = None if timeout is None else self._clock() + timeout
         waited = False
-        ready, woken = self._ready, self._woken
+        accepting, woken = self._accepting, self._woken
+        ready = accepting.ready
         while not self.stopped:
             if woken:
                 return woken.popleft()  # type: ignore[no-any-return]
@@ -190,21 +103,21 @@ class Intake:
                 self._interrupted = False
                 return None
             while ready and self._units < UNITS_PER_WAIT:
-                slot = ready[0]
+                source = ready[0]
                 self._units += 1
                 try:
-                    unit = slot.source.take()
+                    unit = source.take()
                 except NoRoomError as error:
-                    self._suspend(error.sources)
+                    accepting.pause(NO_ROOM, error.sources)
                 except BlockingIOError:
                     ready.popleft()
                 except OSError as error:
                     ready.popleft()
-                    self._judge(slot, error)
+                    accepting.failed(source, error)
                 else:
-                    if slot.troubled:
-                        self._recover(slot)
-                    if slot.source.once:
+                    if source.troubled:
+                        accepting.recovered(source)
+                    if source.once:
                         ready.popleft()
                     elif len(ready) > 1:
                         ready.rotate(-1)
@@ -228,7 +141,7 @@ class Intake:
 
     def due(self) -> float | None:
         """Return the seconds until `take` has something to do that no descriptor announces; None when there is nothing."""
-        if self._woken or self._ready or self._turns or self._later:
+        if self._woken or self._accepting.ready or self._turns or self._later:
             return 0.0
         moment = self._due()
         return None if moment is None else max(moment - self._clock(), 0.0)
@@ -314,24 +227,16 @@ class Intake:
 
     def hold(self) -> None:
         """Take nothing more from the sources until `release`; what arrives waits in the kernel."""
-        self._held = True
-        for slot in self._slots:
-            self._ignore(slot)
+        self._accepting.pause(HELD)
 
     def release(self) -> None:
-        """Undo `hold`. A source that rests goes on resting."""
-        if self._retiring:
-            return
-        self._held = False
-        for slot in self._slots:
-            self._listen(slot)
+        """Undo `hold`. A source that is paused for another reason stays so."""
+        if not self._retiring:
+            self._accepting.resume(HELD)
 
-    def resume(self, sources: Sequence[Any]) -> None:
-        """Ask these sources again, which had no room. One that rests goes on resting."""
-        for slot in self._slots:
-            if slot.suspended and slot.source in sources:
-                slot.suspended = False
-                self._listen(slot)
+    def resume(self, sources: Iterable[Source]) -> None:
+        """Ask these sources again, for which there was no room. One that is paused for another reason stays so."""
+        self._accepting.resume(NO_ROOM, sources)
 
     def call_later(self, seconds: float, callback: Callable[[], object]) -> None:
         """Call `callback` once from within `take`, after so many seconds."""
@@ -342,11 +247,10 @@ class Intake:
 
         Raises: the error itself, if the descriptor is no listener any more.
         """
-        self._judge(next(slot for slot in self._slots if slot.source is source), error)
+        self._accepting.failed(source, error)
 
     def close(self) -> None:
         """Close the selector and the wake-up descriptor. Legal twice."""
-        self._ready.clear()
         self._poller.close()
         self._wakeup.close()
 
@@ -410,24 +314,6 @@ class Intake:
                 self._woken.append(queue.popleft())
         self._soon.append(self._retire if self._woken else self.stop)  # whose turn is when nothing is woken
 
-    def _listen(self, slot: _Slot) -> None:
-        if slot.registered == -1 and not (self._held or slot.resting or slot.suspended):
-            slot.registered = slot.source.fileno()
-            self._poller.watch(slot.registered, slot)
-
-    def _suspend(self, sources: Sequence[Any]) -> None:
-        for slot in self._slots:
-            if slot.source in sources:
-                slot.suspended = True
-                self._ignore(slot)
-
-    def _ignore(self, slot: _Slot) -> None:
-        with contextlib.suppress(ValueError):
-            self._ready.remove(slot)
-        if slot.registered != -1:
-            self._poller.forget(slot.registered)
-            slot.registered = -1
-
     def _wait(self, timeout: float | None) -> None:
         """Wait for a descriptor or a timer, and note which sources are ready."""
         self._polling = True  # before the deadlines are read: one that comes later wakes the poller
@@ -438,12 +324,13 @@ class Intake:
             due = max(moment - self._clock(), 0.0)
             timeout = due if timeout is None else min(due, timeout)
         self._units = 0
-        self._ready.clear()  # the poller reports them again, if they are
+        ready = self._accepting.ready
+        ready.clear()  # the poller reports them again, if they are
         things = self._poller.poll(timeout)
         self._polling = False
         for thing in things:
-            if type(thing) is _Slot:
-                self._ready.append(thing)
+            if isinstance(thing, Source):
+                ready.append(thing)
             elif type(thing) is _Watch:
                 thing.readable()
             elif self._lot.leave(thing):
@@ -465,40 +352,3 @@ class Intake:
         self._woken.extend(self._lot.expire(now))
         while self._timers and self._timers[0][0] <= now:
             heapq.heappop(self._timers)[2]()
-
-    def _judge(self, slot: _Slot, error: OSError) -> None:
-        slot.troubled = True
-        what = verdict(error)
-        if slot.source.fileno() == -1:
-            what = "fatal"  # closed under us: whatever the error says, there is nothing left to poll
-        if what == "fatal":
-            self._ignore(slot)
-            raise error
-        if what == "retry":
-            slot.retries += 1
-            log.debug("%s: a peer was gone before it was accepted: %s", slot.source.url, error, about=slot.source.url)
-            if slot.retries < RETRIES_IN_A_ROW:
-                return
-        self._rest(slot, error)
-
-    def _rest(self, slot: _Slot, error: OSError) -> None:
-        self._ignore(slot)
-        seconds, slot.pause = slot.pause, min(slot.pause * 2, LONGEST_PAUSE)
-        slot.failures += 1
-        slot.retries = 0
-        url, resting = slot.source.url, "%s: cannot accept: %s; resting %.1f s (failure %d in a row)"
-        log.warning(resting, url, error, seconds, slot.failures, about=url, few=1)
-        slot.source.paused(error, seconds)
-        slot.resting = True
-        self.call_later(seconds, lambda: self._rested(slot))
-
-    def _rested(self, slot: _Slot) -> None:
-        slot.resting = False
-        self._listen(slot)
-
-    def _recover(self, slot: _Slot) -> None:
-        slot.troubled, slot.retries = False, 0
-        if slot.failures:
-            log.info("%s: accepting again after %d failures", slot.source.url, slot.failures, about=slot.source.url)
-            slot.source.resumed(slot.failures)
-            slot.failures, slot.pause = 0, SHORTEST_PAUSE

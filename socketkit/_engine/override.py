@@ -8,15 +8,11 @@ names that are mangled for `BaseServer`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from socketkit._engine.ledger import books
-from socketkit._engine.request import Reception
-from socketkit._engine.sources import receive
 from socketkit._engine.work import Work, put_to_work
-from socketkit.seams import Address, Dispatcher, Lifecycle, Request, Unit
+from socketkit.seams import Address, Dispatcher, Lifecycle, Request
 
 _LIVE, _RUN, _UNDRAINED = "_BaseServer__live", "_BaseServer__run", "_BaseServer__undrained"
 
@@ -65,56 +61,3 @@ def close(server: Any) -> None:
         if getattr(server, "block_on_close", True) and not getattr(server, "daemon_threads", False):
             live[0].wait(None)
         live[0].close()
-
-
-class ClassicSource(Reception):
-    """A classic server as the loop sees it: through the hooks of the moment, one request for each report of the selector.
-
-    turn: a program's own way to take and handle one request, called with this source; None: it has none.
-    accept: takes as many as there are, without ever blocking; None: `get_request` might block.
-    """
-
-    def __init__(
-        self,
-        server: Any,
-        live: Any,
-        turn: Callable[[ClassicSource], None] | None,
-        accept: Callable[[], tuple[Request, Address]] | None,
-    ) -> None:
-        super().__init__(server, getattr(live, "parking", None))
-        self.url = str(getattr(server, "server_address", ""))
-        self.once = accept is None
-        self.accepts = turn is None
-        self._server = server
-        self._turn = turn
-        self._accept = accept
-        self._adapt = getattr(live, "adapt", None)
-        self._booked = live is not None
-
-    def fileno(self) -> int:
-        """Return the server's descriptor of this moment."""
-        number: int = self._server.fileno()
-        return number
-
-    def take(self) -> Unit | None:
-        """Accept one request and return what runs it, or what accepts and runs it; None if it was parked."""
-        server = self._server
-        if self._turn is not None:
-            return partial(self._turn, self)
-        request, client_address = server.get_request() if self._accept is None else self._accept()
-        if self._adapt is not None:
-            request = self._adapt(request)
-        if self._booked:
-            return receive(self, request, client_address)
-        return partial(server._begin_request, request, client_address)
-
-    def failed(self, error: OSError) -> None:
-        """Apply the table of accept errors. Raises: the error, if the server is closed."""
-        if not isinstance(error, BlockingIOError):
-            self.intake.failed(self, error)
-
-    def paused(self, error: OSError, seconds: float) -> None:
-        """Tell nobody: classic servers have no observers."""
-
-    def resumed(self, failures: int) -> None:
-        """The same."""

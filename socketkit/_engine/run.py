@@ -17,7 +17,6 @@ from socketkit._engine.connection import GOODBYE
 from socketkit._engine.intake import Intake
 from socketkit._engine.ledger import NOBODY, Entry, Ledger
 from socketkit._engine.parking import FINE_GRAIN
-from socketkit._engine.sources import queued
 from socketkit._system.forking import forks
 from socketkit._system.logs import Log
 from socketkit._system.threads import BackgroundThread, aside
@@ -308,7 +307,7 @@ class Run:
         unshare = getattr(self._live(), "unshare", None)
         if unshare is not None:
             unshare()
-        return [unit for source in self._sources for unit in queued(source)]
+        return [unit for source in self._sources for unit in source.queued()]
 
     def _move(self, parked: Sequence[Any], last: Intake, end: float | None) -> list[Any]:
         """Let connections wait on, if their client is likely to speak; return those that can be served now, and end the others."""

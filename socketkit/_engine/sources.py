@@ -1,14 +1,18 @@
-"""From listeners to units of work: what an intake takes from."""
+"""From listeners to units of work: what an intake takes from, for composed and for classic servers."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from socketkit._engine.accepting import Source, verdict
 from socketkit._engine.connection import Connection, can_wait
-from socketkit._engine.intake import verdict
-from socketkit._engine.request import Reception, Whole
+from socketkit._engine.ledger import books
+from socketkit._engine.request import RequestUnit
+from socketkit._engine.steps import STEPS, replaced_steps
+from socketkit._system.forking import forks
 from socketkit._system.logs import Log
 from socketkit._system.sockets import is_readable
 from socketkit.handlers.base import unwrapped
@@ -16,6 +20,7 @@ from socketkit.seams import Address, Kind, Layer, Listener, Request, Unit
 
 if TYPE_CHECKING:
     from socketkit._engine.admission import Admission
+    from socketkit._engine.deadlines import Deadlines
     from socketkit._engine.steps import RequestTemplate
     from socketkit.seams.parking import Parking
 
@@ -28,10 +33,62 @@ MOST_QUEUED = 4096
 """How many requests are taken from one listener's queue in the end: no system's queue is longer unless it is told to."""
 
 
-class ListenerSource(Reception):
-    """A listener as the intake sees it: readiness in, units of work out."""
+class RequestSource(Source):
+    """A source of requests for one server: what all units taken from one listener share.
 
-    accepts = True  # `take` does, and not the unit it returns
+    parking: how its connections wait without a thread; None: not at all. layers: what each request passes through first.
+    """
+
+    accepts = True  # `take` accepts, and not the unit that it returns
+    deadlines: Deadlines | None = None  # for its connections, if there are any
+
+    def __init__(self, server: RequestTemplate, parking: Parking | None, layers: tuple[Layer, ...] = ()) -> None:
+        self.server = server
+        self.ledger = books(server)
+        self.parking = parking
+        self.layers = layers
+        self.behind = forks.behind
+        # Only dispatchers that park run a unit in the thread that took it; the others' `process_request` hands it on.
+        self._straight = parking is not None and not layers and not replaced_steps(server)
+
+    def goes_straight(self) -> bool:
+        """Return whether nothing stands between a request and its handler: no layer, and no overridden step."""
+        return self._straight and self.server.__dict__.keys().isdisjoint(STEPS)
+
+    def receive(self, request: Request, client_address: Address) -> Unit | None:
+        """Return the unit of work of a request that was just accepted; None if it was parked for its first byte."""
+        parking, deadlines = self.parking, self.deadlines
+        unit: RequestUnit | None
+        if parking is not None and can_wait(self.server, request):
+            unit = Connection(self, parking, request, client_address).arrive()
+        else:
+            unit = RequestUnit(self, request, client_address)
+            if deadlines is not None and not getattr(unwrapped(self.server.RequestHandlerClass), "is_async", False):
+                deadlines.listen_to(request)  # an event loop reads past the socket object
+            self.ledger.open(unit)
+        if deadlines is not None and deadlines.asleep:
+            deadlines.begin()
+        return unit
+
+    def queued(self) -> Iterator[Unit]:
+        """Take what the kernel has queued, and yield the units; a connection that was parked is none."""
+        for _ in range(MOST_QUEUED if self.accepts else 0):
+            if self.once and not is_readable(self):
+                return
+            try:
+                unit = self.take()
+            except OSError as error:  # BlockingIOError: the queue is empty
+                if isinstance(error, BlockingIOError) or verdict(error) != "retry":
+                    return
+            else:
+                if unit is not None:
+                    yield unit
+
+
+class ListenerSource(RequestSource):
+    """A listener of a composed server. `admission` is asked before each accept, and about the peer after it; None: nobody asks."""
+
+    admission: Admission | None = None
 
     def __init__(  # noqa: PLR0913 - it ties a listener to a server, each end by name
         self,
@@ -48,22 +105,36 @@ class ListenerSource(Reception):
         super().__init__(server, parking, layers)
         self.url = listener.url
         self.once = once
-        self.fileno = listener.fileno
+        self.fileno = listener.fileno  # type: ignore[method-assign] # one call less
         self.counted = kind == "stream"
         self._largest = getattr(listener, "max_packet_size", math.inf)
         self._accept = accept
         self._tell = tell
 
     def take(self) -> Unit | None:
-        """Accept one request and return what runs it; None if it was parked or turned away. Raises: OSError."""
-        return self._let_in(*self._accept_one())
+        """Accept one request and return what runs it; None if it was parked or turned away.
 
-    def turn_away(self, request: Request, client_address: Address, reason: str, reply: bytes = b"") -> None:
-        """Refuse one that was accepted."""
+        Raises: NoRoomError; OSError. What else a transport or an overridden `get_request` raises ends that one request.
+        """
+        admission = self.admission
+        if admission is not None:
+            admission.permit(self)
         try:
-            self.server._refuse_request(request, client_address, reason, reply)  # noqa: SLF001 - a server and its sources are one thing in two files
-        except Exception:
-            log.exception("a hook raised while a request of %s was turned away", client_address)
+            request, client_address = self._accept()
+        except OSError:
+            raise
+        except Exception as error:
+            log.exception("%s: accepting raised; the request is lost", self.url)
+            raise OSError("accepting raised") from error
+        if admission is not None:
+            reason = admission.objection(request, client_address)
+            if reason is not None:
+                self._turn_away(request, client_address, reason, admission.reply)
+                return None
+        if isinstance(request, tuple) and len(request[0]) > self._largest:  # datagrams come whole or not at all
+            self._turn_away(request, client_address, TRUNCATED)
+            return None
+        return self.receive(request, client_address)
 
     def paused(self, error: OSError, seconds: float) -> None:
         """Tell the observers."""
@@ -73,72 +144,55 @@ class ListenerSource(Reception):
         """Tell the observers."""
         self._tell("accept_resumed", self.url, failures)
 
-    # inside
-
-    def _accept_one(self) -> tuple[Request, Address]:
-        """Accept one request.
-
-        Raises: OSError. What else a transport or an overridden `get_request` raises is about one request, and ends that.
-        """
+    def _turn_away(self, request: Request, client_address: Address, reason: str, reply: bytes = b"") -> None:
         try:
-            return self._accept()
-        except OSError:
-            raise
-        except Exception as error:
-            log.exception("%s: accepting raised; the request is lost", self.url)
-            raise OSError("accepting raised") from error
-
-    def _let_in(self, request: Request, client_address: Address) -> Unit | None:
-        """Receive it, unless it is a datagram that was cut: they come whole or not at all."""
-        if isinstance(request, tuple) and len(request[0]) > self._largest:
-            self.turn_away(request, client_address, TRUNCATED)
-            return None
-        return receive(self, request, client_address)
+            self.server._refuse_request(request, client_address, reason, reply)  # noqa: SLF001 - a server and its sources are one thing in two files
+        except Exception:
+            log.exception("a hook raised while a request of %s was turned away", client_address)
 
 
-class GuardedSource(ListenerSource):
-    """One that asks before it accepts, and about whom it has accepted."""
+class ClassicSource(RequestSource):
+    """A classic server as the loop sees it: through the hooks of the moment, one request for each report of the selector.
 
-    admission: Admission  # set when all sources are there
+    turn: a program's own way to take and handle one request, called with this source; None: it has none.
+    accept: takes as many as there are, without ever blocking; None: `get_request` might block.
+    """
+
+    def __init__(
+        self,
+        server: Any,
+        live: Any,
+        turn: Callable[[ClassicSource], None] | None,
+        accept: Callable[[], tuple[Request, Address]] | None,
+    ) -> None:
+        super().__init__(server, getattr(live, "parking", None))
+        self.url = str(getattr(server, "server_address", ""))
+        self.once = accept is None
+        self.accepts = turn is None
+        self._server = server
+        self._turn = turn
+        self._accept = accept
+        self._adapt = getattr(live, "adapt", None)
+        self._booked = live is not None
+
+    def fileno(self) -> int:
+        """Return the server's descriptor of this moment."""
+        number: int = self._server.fileno()
+        return number
 
     def take(self) -> Unit | None:
-        """As `ListenerSource.take`. Raises: NoRoomError too."""
-        admission = self.admission
-        admission.permit(self)
-        request, client_address = self._accept_one()
-        reason = admission.objection(request, client_address)
-        if reason is not None:
-            self.turn_away(request, client_address, reason, admission.reply)
-            return None
-        return self._let_in(request, client_address)
+        """Accept one request and return what runs it, or what accepts and runs it; None if it was parked."""
+        server = self._server
+        if self._turn is not None:
+            return partial(self._turn, self)
+        request, client_address = server.get_request() if self._accept is None else self._accept()
+        if self._adapt is not None:
+            request = self._adapt(request)
+        if self._booked:
+            return self.receive(request, client_address)
+        return partial(server._begin_request, request, client_address)  # noqa: SLF001 - as above
 
-
-def receive(reception: Reception, request: Request, client_address: Address) -> Unit | None:
-    """Return the unit of work of a request that was just accepted; None if it was parked for its first byte."""
-    parking, deadlines = reception.parking, reception.deadlines
-    unit: Whole | None
-    if parking is not None and can_wait(reception.server, request):
-        unit = Connection(reception, parking, request, client_address).arrive()
-    else:
-        unit = Whole(reception, request, client_address)
-        if deadlines is not None and not getattr(unwrapped(reception.server.RequestHandlerClass), "is_async", False):
-            deadlines.listen_to(request)  # an event loop reads past the socket object
-        reception.ledger.open(unit)
-    if deadlines is not None and deadlines.asleep:
-        deadlines.begin()
-    return unit
-
-
-def queued(source: Any) -> Iterator[Unit]:
-    """Take what the kernel has queued for a source, and yield the units; what was parked is none."""
-    for _ in range(MOST_QUEUED if source.accepts else 0):
-        if source.once and not is_readable(source):
-            return
-        try:
-            unit = source.take()
-        except OSError as error:  # BlockingIOError: nobody waits
-            if isinstance(error, BlockingIOError) or verdict(error) != "retry":
-                return
-        else:
-            if unit is not None:
-                yield unit
+    def failed(self, error: OSError) -> None:
+        """Apply the table of accept errors. Raises: the error, if the server is closed."""
+        if not isinstance(error, BlockingIOError):
+            self.intake.failed(self, error)

@@ -212,7 +212,7 @@ def test_what_becomes_of_a_connection_beyond_the_bound_is_the_overflow(overflow)
                 pass
             with said(server, b"two\n") as second:
                 if overflow == "wait":
-                    while not server._run._intake._slots[0].suspended:
+                    while not server._run._intake._accepting.sources[0].paused_for:
                         pass
                     first.close()
                 try:
