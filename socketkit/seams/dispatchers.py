@@ -100,6 +100,7 @@ class Dispatch(Protocol):
     def dispatch(self, request: Request, client_address: Address, /) -> None:
         """See that `Work.run` is called with the request, now or soon, here or elsewhere.
 
+        Also called during a drain, for connections that the kernel had queued.
         Raises: OSError, RuntimeError when it cannot (no more threads, no more processes); the caller refuses the request.
         """
         ...
@@ -118,6 +119,11 @@ class Drive(Protocol):
 
     def drive(self, open_intake: OpenIntake, /) -> None:
         """Take units and run them until the intake says `stopped`; called by, and keeps, the thread that serves.
+
+        Called more than once on the same live part. A drain calls it a second time to serve what was accepted or queued by the
+        kernel when stop was asked for: that intake has no listeners, and stops by itself. A server that is started again without
+        having been drained calls it again too. Threads of the call before may still be inside a handler, so a drive starts threads
+        of its own and hands its intake to them.
 
         `open_intake` is called in the process that will use the intake: after a fork, never before one. A dispatcher whose
         processes serve on their own (`Work.branch`) opens one for itself that is not `listening`: it only says when to stop.
