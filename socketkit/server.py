@@ -21,7 +21,7 @@ from socketkit._engine.ledger import LEDGER, Ledger, Observers
 from socketkit._engine.run import Run, close_all, feed, keep_calling
 from socketkit._engine.sources import ListenerSource
 from socketkit._engine.steps import RequestTemplate, own_step
-from socketkit._engine.work import Work, put_to_work
+from socketkit._engine.work import StartedDispatcher, Work
 from socketkit._system import logs
 from socketkit._system.logs import Log
 from socketkit._system.sockets import peek
@@ -33,7 +33,7 @@ from socketkit.dispatchers.adaptive import Adaptive
 from socketkit.errors import AlreadyServingError
 from socketkit.handlers.base import unwrapped
 from socketkit.lifecycles.graceful import Graceful
-from socketkit.seams import Address, Clock, Dispatch, Dispatcher, Drive, Lifecycle, Listener, Request, State, Transport
+from socketkit.seams import Address, Clock, Dispatcher, Lifecycle, Listener, Request, State, Transport
 from socketkit.seams.limits import Limits
 from socketkit.seams.stats import DrainReport, Stats
 
@@ -101,7 +101,7 @@ class Server(RequestTemplate):
         self._clock = clock
         self._observe((*observers, *(Catalog.load().observers(self) if named else ())))
         self._listeners: list[Listener] = []
-        self._live: Dispatch | Drive | None = None
+        self._live: StartedDispatcher | None = None
         self._gate = threading.Lock()  # guards who is serving
         self._run: Run | None = None
         self._undrained: Run | None = None  # the last one, if it was not
@@ -392,11 +392,12 @@ class Server(RequestTemplate):
         self._dropped = _sum((self._dropped, *map(_drops, closing)))
         close_all(closing)
 
-    def _live_part(self) -> Dispatch | Drive:
+    def _live_part(self) -> StartedDispatcher:
         """Return the live dispatcher, started when first needed."""
         if self._live is None:
             work = Work(self, self._ledger, self._forget_parent, self._become_branch, self._be_ready)
-            self._live, self.__dispatch = put_to_work(self.dispatcher, work)
+            self._live = StartedDispatcher(self.dispatcher, work)
+            self.__dispatch = self._live.process
         return self._live
 
     __dispatch: Callable[[Request, Address], object]
@@ -405,7 +406,7 @@ class Server(RequestTemplate):
         """Take requests until the run is stopped, by the dispatcher's own drive or by the plain loop."""
         live = self._live_part()
         turned = self._act if type(self).service_actions is not RequestTemplate.service_actions else None
-        if not hasattr(live, "drive"):
+        if live.drive is None:
             with run.open_intake(self._sources) as intake:
                 feed(intake, live, turned, poll_interval)
             return
@@ -433,8 +434,8 @@ class Server(RequestTemplate):
         """Return what an intake takes from: each listener, or an overridden `get_request` in their place."""
         overridden = type(self).get_request is not Server.get_request
         limits = self._limits_in_force()
-        adapt = getattr(self._live, "adapt", None)
-        place = getattr(self._live, "parking", None) if parking else None
+        live = self._live_part()
+        adapt, place = live.adapt, live.parking if parking else None
         if place is not None and limits.idle is not None:
             place = attrs.evolve(place, idle=limits.idle)
         deadlines = self._keep_deadlines(limits, self._run) if self._run is not None and parking else None
@@ -447,7 +448,17 @@ class Server(RequestTemplate):
                 accept = partial(_adapted, accept, adapt)
             kind, layers = transport.kind, getattr(transport, "layers", ())
             sources.append(
-                ListenerSource(self, listener, accept, kind=kind, layers=layers, parking=place, once=overridden, tell=self._tell)
+                ListenerSource(
+                    self,
+                    listener,
+                    accept,
+                    kind=kind,
+                    layers=layers,
+                    parking=place,
+                    in_place=live.runs_in_place and parking,
+                    once=overridden,
+                    tell=self._tell,
+                )
             )
             if kind == "stream":
                 sources[-1].deadlines = deadlines
@@ -462,14 +473,14 @@ class Server(RequestTemplate):
     def _limits_in_force(self) -> Limits:
         """Return the limits of each process that serves, with what the dispatcher and the system make of them."""
         limits = self.limits if self._fitted is None else self._fitted
-        narrow = getattr(self._live, "narrow", None)
+        narrow = self._live_part().narrow
         return limits if narrow is None else narrow(limits)
 
     def _fit_limits(self) -> None:
         """Find out how much of the limits this process, or each that is forked from it, can have."""
         shared = self.limits.shared_by(getattr(self.dispatcher, "processes", 1))
         recipe = getattr(self.dispatcher, "inner", None) or self.dispatcher
-        narrow = getattr(self._live, "narrow", None)
+        narrow = self._live_part().narrow
         others = len(self._listeners) + getattr(recipe, "workers", 0)
         self._fitted = fitted(shared if narrow is None else narrow(shared), others)
 
@@ -482,7 +493,7 @@ class Server(RequestTemplate):
         no other thread. What its client says is the child's to know. Everywhere else those who would look at the intake may all be
         held by handlers.
         """
-        cut = getattr(self._live, "cut", None)
+        cut = self._live_part().cut
         if cut is not None:
             limits = attrs.evolve(limits, first_byte=None)
         if not Deadlines.are_needed(limits):

@@ -120,7 +120,7 @@ class BaseServer(RequestTemplate):
     __is_shut_down: Any
     __run: Run | None = None
     __undrained: Run | None = None  # the last one, if it was not
-    __live: Any = None  # the chosen dispatcher's live part and how to call it; None while there is no need for it
+    __live: Any = None  # the chosen dispatcher, started; None while there is no need for it
 
     def __init__(self, server_address: Any, RequestHandlerClass: Callable[[Any, Any, Any], object]) -> None:  # noqa: N803 - classic name
         self.server_address = server_address
@@ -146,7 +146,7 @@ class BaseServer(RequestTemplate):
                 books(self),
                 NOBODY,
                 self,
-                live=lambda: self.__live and self.__live[0],
+                live=lambda: self.__live,
                 crank=partial(self.__crank, poll_interval=poll_interval),
                 close_listeners=self.__close_listener,
                 lame_duck=getattr(_Chosen.lifecycle, "lame_duck", 0.0),
@@ -265,7 +265,7 @@ class BaseServer(RequestTemplate):
         live = chosen.live_part(self)
         quiet = self.__quiet()
         try:
-            if hasattr(live, "drive"):
+            if live is not None and live.drive is not None:
                 live.drive(partial(self.__open_intake, run, live, None if quiet else poll_interval))
                 return
             with run.open_intake(lambda: [self.__source(live)], _ServerSelector) as intake:
@@ -284,7 +284,9 @@ class BaseServer(RequestTemplate):
 
     def __source(self, live: Any) -> ClassicSource:
         whole = type(self)._handle_request_noblock is not BaseServer._handle_request_noblock
-        return ClassicSource(self, live, self._take_turn if whole else None, _accept_now(self) if hasattr(live, "drive") else None)
+        return ClassicSource(
+            self, live, self._take_turn if whole else None, _accept_now(self) if live is not None and live.drive is not None else None
+        )
 
     def __turn(self) -> None:
         """Between two requests: the program's own actions, and a look at a stop flag that does not wake the loop by itself."""

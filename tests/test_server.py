@@ -646,7 +646,7 @@ def test_a_handler_that_waits_for_all_others_is_still_waited_for(waited_for):
         leave.wait(10)
 
     with Server(ANYWHERE, waits, dispatcher=waited_for, lifecycle=Graceful(drain=10)).start() as server:
-        live = server._live
+        live = server._live.part
         with socket.create_connection(server.addresses[0], timeout=10) as client:
             client.sendall(b"x")
             assert inside.wait(10)

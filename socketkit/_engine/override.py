@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from socketkit._engine.ledger import books
-from socketkit._engine.work import Work, put_to_work
+from socketkit._engine.work import StartedDispatcher, Work
 from socketkit.seams import Address, Dispatcher, Lifecycle, Request
 
 _LIVE, _RUN, _UNDRAINED = "_BaseServer__live", "_BaseServer__run", "_BaseServer__undrained"
@@ -33,21 +33,21 @@ def live_part(server: Any) -> Any:
     attributes = vars(server)
     if attributes.get(_LIVE) is None:
         put_under(server, Chosen.dispatcher or server._own_dispatcher())
-    return attributes[_LIVE][0]
+    return attributes[_LIVE]
 
 
 def put_under(server: Any, dispatcher: Dispatcher) -> None:
     """Start a dispatcher above the server's class."""
     work = Work(server, books(server), server._forget_parent, server._become_branch, server._be_ready)
-    vars(server)[_LIVE] = put_to_work(dispatcher, work)
+    vars(server)[_LIVE] = StartedDispatcher(dispatcher, work)
 
 
 def dispatched(server: Any, request: Request, client_address: Address) -> bool:
     """Give the request to the chosen dispatcher; False if there is none, or it drives and is not driving, as in `handle_request`."""
     live = live_part(server)
-    if live is None or (hasattr(live, "drive") and vars(server).get(_RUN) is None):
+    if live is None or (live.drive is not None and vars(server).get(_RUN) is None):
         return False
-    vars(server)[_LIVE][1](request, client_address)
+    live.process(request, client_address)
     return True
 
 
@@ -59,5 +59,5 @@ def close(server: Any) -> None:
     live = vars(server).pop(_LIVE, None)
     if live is not None:
         if getattr(server, "block_on_close", True) and not getattr(server, "daemon_threads", False):
-            live[0].wait(None)
-        live[0].close()
+            live.wait(None)
+        live.close()

@@ -20,11 +20,12 @@ from socketkit._engine.parking import FINE_GRAIN
 from socketkit._system.forking import forks
 from socketkit._system.logs import Log
 from socketkit._system.threads import BackgroundThread, aside
-from socketkit.seams import Dispatch, Drive, Listener, State
+from socketkit.seams import Listener, State
 from socketkit.seams.stats import DrainReport
 
 if TYPE_CHECKING:
     from socketkit._engine.ledger import Observers
+    from socketkit._engine.work import StartedDispatcher
 
 log = Log("socketkit.serving")
 
@@ -48,7 +49,7 @@ class Run:
         observers: Observers,
         server: object,
         *,
-        live: Callable[[], Dispatch | Drive | None],
+        live: Callable[[], StartedDispatcher | None],
         crank: Callable[[Run], None],
         close_listeners: Callable[..., None],
         opened: Callable[[Intake], None] = lambda _intake: None,
@@ -204,12 +205,16 @@ class Run:
         self.ready = False
         self._mark_end()
         end = self._asked + self._patience if self._patience is not None else None
-        if self._minder is None and getattr(self._live(), "inline", False) and self._left(end) is not None:
+        if self._minder is None and self._is_inline() and self._left(end) is not None:
             with contextlib.suppress(RuntimeError):  # no thread to be had
                 self._minder = aside(partial(self._mind, end))
         intake = self._intake
         if intake is not None:
             intake.stop()  # not before there is a minder, or the drain would not dismiss it
+
+    def _is_inline(self) -> bool:
+        live = self._live()
+        return live is not None and live.inline
 
     def _mind(self, end: float | None) -> None:
         """See that the drain begins by `end`, although it has to wait for a handler which holds the thread that serves."""
@@ -304,7 +309,8 @@ class Run:
 
     def _queued(self) -> list[Any]:
         """Take what the kernel has queued."""
-        unshare = getattr(self._live(), "unshare", None)
+        live = self._live()
+        unshare = None if live is None else live.unshare
         if unshare is not None:
             unshare()
         return [unit for source in self._sources for unit in source.queued()]
@@ -337,7 +343,7 @@ class Run:
         self._last = last
         live = self._live()
         try:
-            if hasattr(live, "drive") or getattr(live, "inline", False):
+            if (live is not None and live.drive is not None) or self._is_inline():
                 with self._watched(end, last):
                     self._crank(self)
             else:  # this thread is at the intake all the time, and none shall be started in a process that forks
@@ -386,7 +392,7 @@ class Run:
             self._asked = self._clock()
             self.stopping = True
 
-    def _wait(self, live: Dispatch | Drive | None, end: float | None) -> bool:
+    def _wait(self, live: StartedDispatcher | None, end: float | None) -> bool:
         """Wait for the dispatcher until `end`, or an earlier moment that `stop` names meanwhile."""
         while live is not None:
             left = self._left(end)
@@ -397,13 +403,12 @@ class Run:
         return True
 
     @staticmethod
-    def _force(live: Dispatch | Drive | None, late: Sequence[Any]) -> None:
+    def _force(live: StartedDispatcher | None, late: Sequence[Any]) -> None:
         """Shut down the sockets of what still runs, so that blocked handlers wake, and wait a moment for them."""
         shut_down(late)
         if live is not None:
-            force = getattr(live, "force", None)
-            if force is not None:
-                force()
+            if live.force is not None:
+                live.force()
             live.wait(AFTER_FORCE)
 
 
@@ -413,7 +418,7 @@ def feed(intake: Intake, live: Any, turned: Callable[[], object] | None, pace: f
     live: the dispatcher, which is shown the loop if it wants to see it. turned: called after every turn, and at least every `pace`
     seconds.
     """
-    attach = getattr(live, "attach", None)
+    attach = None if live is None else live.attach
     with intake.woken_by_signals():
         if attach is None:
             _feed(intake, turned, pace)

@@ -37,19 +37,19 @@ class RequestSource(Source):
     """A source of requests for one server: what all units taken from one listener share.
 
     parking: how its connections wait without a thread; None: not at all. layers: what each request passes through first.
+    in_place: the dispatcher runs each unit in the thread that calls it; otherwise `process_request` hands the request on.
     """
 
     accepts = True  # `take` accepts, and not the unit that it returns
     deadlines: Deadlines | None = None  # for its connections, if there are any
 
-    def __init__(self, server: RequestTemplate, parking: Parking | None, layers: tuple[Layer, ...] = ()) -> None:
+    def __init__(self, server: RequestTemplate, parking: Parking | None, layers: tuple[Layer, ...] = (), *, in_place: bool = False) -> None:
         self.server = server
         self.ledger = books(server)
         self.parking = parking
         self.layers = layers
         self.behind = forks.behind
-        # Only dispatchers that park run a unit in the thread that took it; the others' `process_request` hands it on.
-        self._straight = parking is not None and not layers and not replaced_steps(server)
+        self._straight = in_place and not layers and not replaced_steps(server)
 
     def goes_straight(self) -> bool:
         """Return whether nothing stands between a request and its handler: no layer, and no overridden step."""
@@ -99,10 +99,11 @@ class ListenerSource(RequestSource):
         kind: Kind,
         layers: tuple[Layer, ...],
         parking: Parking | None,
+        in_place: bool,
         once: bool,
         tell: Callable[..., None],
     ) -> None:
-        super().__init__(server, parking, layers)
+        super().__init__(server, parking, layers, in_place=in_place)
         self.url = listener.url
         self.once = once
         self.fileno = listener.fileno  # type: ignore[method-assign] # one call less
@@ -165,14 +166,14 @@ class ClassicSource(RequestSource):
         turn: Callable[[ClassicSource], None] | None,
         accept: Callable[[], tuple[Request, Address]] | None,
     ) -> None:
-        super().__init__(server, getattr(live, "parking", None))
+        super().__init__(server, None if live is None else live.parking, in_place=live is not None and live.runs_in_place)
         self.url = str(getattr(server, "server_address", ""))
         self.once = accept is None
         self.accepts = turn is None
         self._server = server
         self._turn = turn
         self._accept = accept
-        self._adapt = getattr(live, "adapt", None)
+        self._adapt = None if live is None else live.adapt
         self._booked = live is not None
 
     def fileno(self) -> int:

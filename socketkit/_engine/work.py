@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from socketkit._engine.intake import Intake
     from socketkit._engine.run import Run
     from socketkit._engine.steps import RequestTemplate
+    from socketkit.seams import Parking
 
 log = Log("socketkit.work")
 
@@ -150,11 +151,28 @@ class Branch:
             self._ledger.tell("worker_died", worker, reason)
 
 
-def put_to_work(recipe: Dispatcher, work: Work) -> tuple[Dispatch | Drive, Callable[[Request, Address], object]]:
-    """Start a dispatcher; return its live part, and what `process_request` calls with each request.
+class StartedDispatcher:
+    """A live dispatcher with every power it has, looked up once: see `socketkit.seams.powers` for what each of them means.
 
-    A driver's own threads take requests and run them where they are; anything that has `dispatch` is handed the request and accounts
-    for it.
+    process: what `process_request` calls with each request. The threads of a driver run requests where they take them; a part that
+    has `dispatch` is handed the request and accounts for it.
     """
-    live = recipe.start(work)
-    return live, (partial(work.hand_over, live.dispatch) if hasattr(live, "dispatch") else work.run)
+
+    def __init__(self, recipe: Dispatcher, work: Work) -> None:
+        part: Any = recipe.start(work)
+        self.part: Dispatch | Drive = part
+        self.process: Callable[[Request, Address], object] = (
+            partial(work.hand_over, part.dispatch) if hasattr(part, "dispatch") else work.run
+        )
+        self.wait: Callable[[float | None], bool] = part.wait
+        self.close: Callable[[], None] = part.close
+        self.drive = getattr(part, "drive", None)
+        self.parking: Parking | None = getattr(part, "parking", None)
+        self.runs_in_place: bool = getattr(part, "runs_in_place", False)
+        self.inline: bool = getattr(part, "inline", False)
+        self.adapt = getattr(part, "adapt", None)
+        self.narrow = getattr(part, "narrow", None)
+        self.cut = getattr(part, "cut", None)
+        self.force = getattr(part, "force", None)
+        self.unshare = getattr(part, "unshare", None)
+        self.attach = getattr(part, "attach", None)

@@ -40,7 +40,8 @@ class EventLoop:
     """
 
     def __init__(self, recipe: Asyncio, work: Work) -> None:
-        self.parking = None if is_async(work.handler) else Parking()
+        self.runs_in_place = not is_async(work.handler)
+        self.parking = Parking() if self.runs_in_place else None
         self._recipe = recipe
         self._work = work
         self._crew = Crew(recipe.workers, self._freed, "socketkit-asyncio")

@@ -43,6 +43,7 @@ class Handover:
     """The live part. One thread takes units, when there is room for one more, and has them run elsewhere."""
 
     def __init__(self, recipe: Executor, work: Work) -> None:
+        self.runs_in_place = True
         self.parking = Parking(recipe.defer, recipe.idle, recipe.max_inline)
         self._work = work
         self._make = _resolve(recipe.factory)

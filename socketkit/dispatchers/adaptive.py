@@ -106,6 +106,7 @@ class _Adaptive:
     """The live part. There is exactly one baton: it lies on the table, or one worker leads with it, or it is being passed."""
 
     def __init__(self, recipe: Adaptive) -> None:
+        self.runs_in_place = True
         self.parking = Parking(recipe.defer, recipe.idle, recipe.max_inline)
         self._most = recipe.workers
         self._handoff = recipe.handoff

@@ -58,6 +58,7 @@ class _Pool:
     """Leader and followers: the thread with the baton waits at the intake, the others wait for the baton."""
 
     def __init__(self, recipe: Pool) -> None:
+        self.runs_in_place = True
         self.parking = Parking(recipe.defer, recipe.idle, recipe.max_inline)
         self._recipe = recipe
         self._workers = recipe.workers

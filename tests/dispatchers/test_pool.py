@@ -57,9 +57,9 @@ def test_threads_start_when_all_others_are_busy(rooms):
     with serve(rooms, Pool(8)) as server:
         for _ in range(20):
             assert talk(server.addresses[0], b"fast") == b"done"
-        quiet = len(server._live._threads)
+        quiet = len(server._live.part._threads)
         clients = [held(server, rooms) for _ in range(5)]
-        assert len(server._live._threads) >= 6 > quiet
+        assert len(server._live.part._threads) >= 6 > quiet
         rooms.leave.set()
         assert all(map(answers, clients))
 
@@ -115,7 +115,7 @@ def test_a_conversation_under_way_is_never_turned_away(rooms):
         begun = socket.create_connection(server.addresses[0], timeout=10)
         begun.sendall(b"one\n")
         assert begun.recv(10) == b"one\n"
-        while server._live._busy:
+        while server._live.part._busy:
             pass  # the thread is still on its way back from that request
         holding = socket.create_connection(server.addresses[0], timeout=10)
         holding.sendall(b"hold\n")
@@ -142,7 +142,7 @@ def test_whatever_a_handler_raises_costs_one_request_and_no_thread(error, caplog
         for _ in range(5):
             assert talk(server.addresses[0], b"!") == b""
         assert talk(server.addresses[0], b"?") == b"fine"
-        assert len(server._live._threads) == 1
+        assert len(server._live.part._threads) == 1
 
 
 def test_context_variables_do_not_go_from_one_request_to_the_next():
