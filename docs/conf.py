@@ -21,7 +21,7 @@ import click
 
 import socketkit
 from socketkit import cli, seams
-from socketkit._engine import intake as loop
+from socketkit._engine import accepting, intake
 from socketkit._system import repeats
 from socketkit.composition import builtin
 from socketkit.errors import SocketkitError
@@ -155,7 +155,7 @@ def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 def tables() -> dict[str, str]:
     """Return the tables that pages show as ``{{ name }}``."""
-    names = sorted((errno.errorcode[number], what) for number, what in loop.ACCEPT_ERRORS.items())
+    names = sorted((errno.errorcode[number], what) for number, what in accepting.ACCEPT_ERRORS.items())
     verdicts = {what: ", ".join(f"`{name}`" for name, its in names if its == what) for what in ("retry", "pause", "fatal")}
     offers = {
         "transport": builtin.socketkit_transports(),
@@ -167,11 +167,11 @@ def tables() -> dict[str, str]:
         "accept_numbers": _table(
             ("constant", "value", "meaning"),
             [
-                ("`SHORTEST_PAUSE`", f"{loop.SHORTEST_PAUSE:g} s", "the first rest of a listener"),
-                ("`LONGEST_PAUSE`", f"{loop.LONGEST_PAUSE:g} s", "the longest; each rest is twice the one before"),
+                ("`SHORTEST_PAUSE`", f"{accepting.SHORTEST_PAUSE:g} s", "the first pause of a listener"),
+                ("`LONGEST_PAUSE`", f"{accepting.LONGEST_PAUSE:g} s", "the longest pause; each is twice the one before"),
                 ("`WINDOW`", f"{repeats.WINDOW:g} s", "the least time between two warnings about one listener"),
-                ("`RETRIES_IN_A_ROW`", f"{loop.RETRIES_IN_A_ROW}", "so many `retry` errors without a success count as a `pause`"),
-                ("`UNITS_PER_WAIT`", f"{loop.UNITS_PER_WAIT}", "so many requests are taken before the selector is asked again"),
+                ("`RETRIES_IN_A_ROW`", f"{accepting.RETRIES_IN_A_ROW}", "this many `retry` errors without a success count as a `pause`"),
+                ("`UNITS_PER_WAIT`", f"{intake.UNITS_PER_WAIT}", "the number of requests taken before the selector is asked again"),
             ],
         ),
         "events": _table(("event", "arguments and meaning"), ((f"`{name}`", text) for name, text in seams.EVENTS.items())),

@@ -1,3 +1,5 @@
 """Logging that never makes serving code wait: the public face of `socketkit._system.logs`."""
 
-from socketkit._system.logs import Log as Log  # noqa: PLC0414 - re-exported
+from socketkit._system.logs import Log, flush
+
+__all__ = ["Log", "flush"]

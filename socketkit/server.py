@@ -23,7 +23,6 @@ from socketkit._engine.sources import ListenerSource
 from socketkit._engine.steps import RequestTemplate, own_step
 from socketkit._engine.work import StartedDispatcher, Work
 from socketkit._system import logs
-from socketkit._system.logs import Log
 from socketkit._system.sockets import peek
 from socketkit._system.timer import Timekeeper
 from socketkit.composition import capabilities, config
@@ -33,6 +32,7 @@ from socketkit.dispatchers.adaptive import Adaptive
 from socketkit.errors import AlreadyServingError
 from socketkit.handlers.base import unwrapped
 from socketkit.lifecycles.graceful import Graceful
+from socketkit.logs import Log
 from socketkit.seams import Address, Clock, Dispatcher, Lifecycle, Listener, Request, State, Transport
 from socketkit.seams.limits import Limits
 from socketkit.seams.stats import DrainReport, Stats

@@ -7,7 +7,8 @@ import threading
 
 import pytest
 
-from interleaving import Lock, schedules
+from helpers.interleaving import Lock, schedules
+from helpers.support import address, ask, python, talk
 from socketkit import (
     TCP,
     UDP,
@@ -31,7 +32,6 @@ from socketkit._engine.admission import Admission, Bucket, Networks, Peers, numb
 from socketkit._engine.intake import Intake
 from socketkit._engine.ledger import Entry, Ledger
 from socketkit.testing import FakeClock
-from support import address, ask, python, talk
 
 ANYWHERE = TCP("127.0.0.1", 0)
 FULL = "as many connections are open as may be"

@@ -5,8 +5,8 @@ import threading
 
 import pytest
 
+from helpers.support import python
 from socketkit._system.threads import BackgroundThread, aside
-from support import python
 
 
 @pytest.mark.parametrize("begin", [aside, lambda function: BackgroundThread(function, "test").start()], ids=["aside", "start"])
@@ -40,7 +40,7 @@ STILLBORN = """
 import contextlib, threading
 from socketkit import *
 from socketkit._system.threads import BackgroundThread
-from support import talk
+from helpers.support import talk
 def no_memory(thread):
     threading.Thread._bootstrap_inner = usual
     raise MemoryError

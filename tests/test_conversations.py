@@ -14,9 +14,9 @@ from functools import partial
 
 import pytest
 
+from helpers.support import python
 from socketkit import TCP, Adaptive, Classic, ConversationHandler, Graceful, Pool, Server, StreamRequestHandler, Sync, Threads
 from socketkit._engine.poller import EpollPoller
-from support import python
 
 ANYWHERE = TCP("127.0.0.1", 0)
 

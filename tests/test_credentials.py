@@ -6,6 +6,7 @@ import socket
 
 import pytest
 
+from helpers.support import address, python, talk
 from socketkit import (
     TCP,
     DatagramRequestHandler,
@@ -17,7 +18,6 @@ from socketkit import (
     UnixStream,
     peer_credentials,
 )
-from support import address, python, talk
 
 HOW = pytest.mark.parametrize("dispatcher", ["sync", "thread", "pool:2", "adaptive", "asyncio"])
 SOMEBODY_ELSE = os.geteuid() + 1
@@ -58,7 +58,7 @@ def test_a_handler_can_ask_who_its_peer_is(tmp_path, dispatcher):
 TWO_CLIENTS = """
 import os, socket
 from socketkit import *
-from support import address
+from helpers.support import address
 from test_credentials import Knows, said_to_me
 server = Server("unix:@socketkit-test-%d" % os.getpid(), Knows, dispatcher={dispatcher!r}, limits=Limits(allow_users=[os.geteuid()]))
 where = address(server.urls[0])

@@ -7,7 +7,8 @@ import threading
 
 import pytest
 
-from interleaving import Lock, schedules
+from helpers.interleaving import Lock, schedules
+from helpers.support import address, python, talk
 from socketkit import (
     TCP,
     Adaptive,
@@ -29,7 +30,6 @@ from socketkit._engine import deadlines
 from socketkit._engine.deadlines import Deadlines, Unheard
 from socketkit._engine.ledger import Entry, Ledger
 from socketkit.testing import FakeClock
-from support import address, python, talk
 
 ANYWHERE = TCP("127.0.0.1", 0)
 ALL = [Sync(), Threads(), Pool(1), Adaptive(), Executor(), Asyncio()]
@@ -326,7 +326,7 @@ def test_a_child_is_ended_in_time_and_says_when_its_client_says_nothing(transpor
     python(f"""
 import os, socket, time
 from socketkit import *
-from support import address
+from helpers.support import address
 class Plain(StreamRequestHandler):
     def handle(self):
         for line in self.rfile: self.wfile.write(line)
@@ -400,7 +400,7 @@ for dispatcher in (Pool(60), Adaptive(), Threads()):
 STALLS = """
 import socket, time
 from socketkit import *
-from support import address
+from helpers.support import address
 MUCH = 50_000_000
 class Plain(StreamRequestHandler):
     def handle(self):
@@ -643,7 +643,7 @@ def test_an_idle_server_makes_no_wake_up_for_its_deadlines():
     python("""
 import os, pathlib, time
 from socketkit import *
-from support import talk
+from helpers.support import talk
 class Answer(StreamRequestHandler):
     def handle(self): self.wfile.write(self.rfile.readline())
 def switches():

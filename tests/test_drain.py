@@ -11,11 +11,11 @@ import time
 
 import pytest
 
-from rooms import Rooms, answers, held
+from helpers.rooms import Rooms, answers, held
+from helpers.support import Program, address, python
 from socketkit import TCP, Adaptive, Asyncio, ConversationHandler, Executor, Graceful, Pool, Server, StreamRequestHandler, Sync, Threads
 from socketkit._engine.intake import Intake
 from socketkit.testing import FakeClock
-from support import Program, address, python
 
 ANYWHERE = TCP("127.0.0.1", 0)
 
@@ -73,7 +73,7 @@ def test_who_is_in_the_queue_of_a_server_that_forks_is_answered():
         """
 import socket, threading
 from socketkit import *
-from support import talk
+from helpers.support import talk
 class Upper(StreamRequestHandler):
     def handle(self): self.wfile.write(self.rfile.readline().upper())
 def serve():

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
+from helpers.support import python, talk
 from socketkit import TCP, UDP, DatagramRequestHandler, Graceful, Server, StreamRequestHandler, UnixDatagram
 from socketkit.transports._sockets import DatagramListener
-from support import python, talk
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell")
 

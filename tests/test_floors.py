@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from support import python
+from helpers.support import ROOT, python
 
 PACKAGE = Path(importlib.util.find_spec("socketkit").origin).parent
 
@@ -153,6 +153,22 @@ def test_an_import_from_below_is_allowed(module, source):
     assert misplaced(module, source) == []
 
 
+CONTRACT = {"seams", "hookspecs", "errors", "logs"}
+"""All that a plugin may import from, besides the public names of the package."""
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("plugins/*/src/**/*.py")), ids=lambda path: path.parent.name)
+def test_a_plugin_needs_nothing_but_the_contract(path):
+    used = {own(each) for each in imports(path.read_text(), "plugin")} - {None, "socketkit"}
+    assert {top(each) for each in used} <= CONTRACT
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if top(module) in PARTS])
+def test_a_part_of_ours_stands_where_a_plugin_does(module):
+    used = {top(own(each)) for each in imports(MODULES[module].read_text(), module) if own(each)}
+    assert used - {top(module)} <= CONTRACT | {"_system", "handlers"}  # and on what only knows the operating system
+
+
 def test_no_module_imports_itself_by_way_of_others():
     graph = {module: {own(each) for each in imports(path.read_text(), module)} - {None, module} for module, path in MODULES.items()}
     graph.pop("socketkit")  # re-exports everything, on demand
@@ -240,7 +256,7 @@ def test_no_hook_is_called_while_serving():
 import pluggy
 from socketkit import DatagramRequestHandler, Server, StreamRequestHandler
 from socketkit.composition import builtin
-from support import ask, talk
+from helpers.support import ask, talk
 
 class Upper(StreamRequestHandler):
     def handle(self):

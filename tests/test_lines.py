@@ -5,10 +5,10 @@ import socket
 
 import pytest
 
+from helpers.support import talk
 from socketkit import TCP, ConversationHandler, Limits, Server, StreamRequestHandler, TCPServer
 from socketkit.errors import LineTooLongError
 from socketkit.handlers.files import SocketReader, open_reader
-from support import talk
 
 ANYWHERE = TCP("127.0.0.1", 0)
 

@@ -6,10 +6,10 @@ from http.server import BaseHTTPRequestHandler
 import pytest
 
 from faults.lab import unacknowledged, within
+from helpers.support import address
 from socketkit import TCP, ConversationHandler, Limits, Server, StreamRequestHandler, UnixStream
 from socketkit._system import sockets as lingering
 from socketkit._system.sockets import discard_unread
-from support import address
 
 REPLY = "no, thank you\n" * 6000
 

@@ -15,10 +15,10 @@ import weakref
 
 import pytest
 
+from helpers.support import TESTS, python, with_path
 from socketkit import TCP, Graceful, Server
 from socketkit._system import logs, repeats
 from socketkit._system.logs import Emitter, Log
-from support import HERE, python, with_path
 
 log = Log("socketkit.tests")
 
@@ -404,7 +404,7 @@ import fcntl, logging, os, signal, socket, socketserver, sys, threading, time
 from socketkit import Graceful, Server, TCP
 from socketkit._system import logs
 from socketkit import socketserver as classic
-from support import talk
+from helpers.support import talk
 
 def full_pipe():
     reader, writer = os.pipe()
@@ -496,7 +496,7 @@ USUAL_EXIT = {0, 120}  # 120: the interpreter could not flush a standard stream,
 
 def served_in_spite_of(program, *arguments):
     command = [sys.executable, "-c", f"import faulthandler as _f; _f.dump_traceback_later(40, exit=True)\n{SINKS}{program}", *arguments]
-    ended = subprocess.run(command, env=with_path(HERE), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=50, check=False)
+    ended = subprocess.run(command, env=with_path(TESTS), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=50, check=False)
     assert ended.stdout == "answered\nover\n", ended
     assert ended.returncode in USUAL_EXIT, ended
 
@@ -533,7 +533,7 @@ for number in range(200):
 """
     reader, writer = os.pipe()
     try:
-        options = {"stdout": writer, "stderr": writer, "env": with_path(HERE), "stdin": subprocess.DEVNULL}
+        options = {"stdout": writer, "stderr": writer, "env": with_path(TESTS), "stdin": subprocess.DEVNULL}
         began = time.monotonic()
         assert subprocess.run([sys.executable, "-c", source, sink], **options, timeout=30, check=False).returncode == 0
         assert time.monotonic() - began < 15
@@ -611,7 +611,7 @@ import logging, os, sys, threading, warnings
 warnings.simplefilter("ignore")
 from socketkit import Graceful, Server, TCP
 from socketkit._system import logs
-from support import talk
+from helpers.support import talk
 class Sink(logging.Handler):  # no stream, whose own lock would not outlive the fork
     def emit(self, record):
         os.write(nowhere, self.format(record).encode())

@@ -6,13 +6,13 @@ import time
 
 import pytest
 
+from helpers.support import python
 from socketkit._system import notify
-from support import python
 
 PRELUDE = """
 import os, signal, socket, sys, threading, time
 from socketkit import Graceful, Server, Sync, TCP
-from support import talk
+from helpers.support import talk
 
 manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 manager.bind("\\0" + f"socketkit-test-{os.getpid()}")

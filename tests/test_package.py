@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import socketkit
-from support import ROOT, run
+from helpers.support import ROOT, run
 
 PACKAGE = Path(socketkit.__file__).parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))

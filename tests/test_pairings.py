@@ -2,8 +2,8 @@
 
 import pytest
 
+from helpers.support import python
 from socketkit.composition.catalog import Catalog
-from support import python
 
 TRANSPORTS = {
     "tcp": "tcp://127.0.0.1:0",
@@ -58,7 +58,7 @@ def test_it_serves_or_it_is_refused(transport, dispatcher, tmp_path_factory):
     url = TRANSPORTS[transport].format(folder=folder)
     python(
         f"""
-from pairing_handlers import outcome
+from helpers.pairing_handlers import outcome
 expected = {expected!r}
 found = {{handler: outcome({url!r}, {DISPATCHERS[dispatcher]!r}, handler) for handler in expected}}
 wrong = {{handler: found[handler] for handler in expected if (found[handler] == "served") != expected[handler]}}

@@ -6,7 +6,7 @@ import weakref
 
 import pytest
 
-from interleaving import schedules
+from helpers.interleaving import schedules
 from socketkit._engine import parking
 from socketkit._engine.intake import Intake
 from socketkit._engine.parking import FINE, FINE_GRAIN, GRAIN, Lot

@@ -1,4 +1,4 @@
-"""Every example of the README and the documentation does what the page says. How pages are written for it: see `snippets`."""
+"""Every example of the README and the documentation does what the page says. How pages are written for it: see `helpers.snippets`."""
 
 import contextlib
 import re
@@ -8,10 +8,10 @@ import tomllib
 import click
 import pytest
 
-import snippets
+from helpers import snippets
+from helpers.support import ROOT
 from socketkit.cli import main
 from socketkit.composition import config
-from support import ROOT
 
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from support import ROOT, python
+from helpers.support import ROOT, python
 
 QUEUED_WHILE_BUSY = """
 import re, socket, threading

@@ -11,6 +11,7 @@ from typing import ClassVar
 import attrs
 import pytest
 
+from helpers.support import python, talk
 from socketkit import (
     TCP,
     UDP,
@@ -30,7 +31,6 @@ from socketkit import (
 from socketkit.composition import capabilities
 from socketkit.errors import AlreadyServingError, ConfigError, IncompatibleError, ListenError, UnknownPartError
 from socketkit.seams import State
-from support import python, talk
 
 ANYWHERE = TCP("127.0.0.1", 0)
 

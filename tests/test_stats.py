@@ -3,10 +3,10 @@
 import logging
 import threading
 
+from helpers.support import python
 from socketkit._engine.ledger import Ledger, Observers, books
 from socketkit._system import logs
 from socketkit.seams.stats import DrainReport, Stats
-from support import python
 
 
 def test_each_request_has_one_outcome_however_often_it_is_settled():

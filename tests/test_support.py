@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from support import Program, address, ask, python, run, talk
+from helpers.support import Program, address, ask, python, run, talk
 
 
 def test_a_program_that_hangs_shows_where():

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from support import HERE, ROOT, run
+from helpers.support import ROOT, TESTS, run
 
 pytestmark = pytest.mark.timeout(180)  # the first run of mypy reads every library
 
@@ -14,7 +14,7 @@ def mypy(*arguments, code=0):
 
 
 def test_programs_that_are_right_pass_and_those_that_are_wrong_do_not():
-    files = sorted(map(str, (HERE / "typing").glob("*.py")))
+    files = sorted(map(str, (TESTS / "typing").glob("*.py")))
     assert f"no issues found in {len(files)} source files" in mypy(*files)
 
 

@@ -8,8 +8,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from socketkit._system import activation, notify
-from socketkit._system.logs import Log
 from socketkit.cli._servers import Watch, compose, run_of
+from socketkit.logs import Log
 from socketkit.seams import State
 from socketkit.seams.stats import DrainReport
 

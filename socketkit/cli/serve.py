@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from socketkit._system import logs, notify
-from socketkit._system.logs import Log
 from socketkit._system.threads import aside
 from socketkit._system.wakeup import Wakeup
 from socketkit.cli._servers import Watch, compose, import_from_here
@@ -20,6 +19,7 @@ from socketkit.cli._together import Together, tell_failure
 from socketkit.composition import config
 from socketkit.errors import ConfigError
 from socketkit.lifecycles.graceful import Graceful
+from socketkit.logs import Log
 from socketkit.seams import State
 
 if TYPE_CHECKING:

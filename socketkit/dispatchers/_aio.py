@@ -11,9 +11,9 @@ from collections.abc import Callable, Coroutine
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from socketkit._system.logs import Log
 from socketkit._system.wakeup import Wakeup
 from socketkit.dispatchers._workers import Crew
+from socketkit.logs import Log
 from socketkit.seams import Address, Request, Work
 from socketkit.seams.parking import Parking
 

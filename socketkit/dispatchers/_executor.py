@@ -20,11 +20,11 @@ from functools import partial, reduce
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from socketkit._system.logs import Log
 from socketkit._system.wakeup import Wakeup
 from socketkit.dispatchers._workers import Crew, Load
 from socketkit.errors import ConfigError, IncompatibleError
 from socketkit.handlers.messages import MessageHandler, answer, answered_by
+from socketkit.logs import Log
 from socketkit.seams import Address, Work
 from socketkit.seams.parking import Parking
 

@@ -7,8 +7,8 @@ import threading
 from collections.abc import Callable
 from contextvars import copy_context
 
-from socketkit._system.logs import Log
 from socketkit._system.threads import SureThread
+from socketkit.logs import Log
 from socketkit.seams import Unit
 
 log = Log("socketkit.dispatchers._crew")

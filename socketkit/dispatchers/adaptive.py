@@ -23,9 +23,9 @@ from typing import Any, ClassVar
 
 import attrs
 
-from socketkit._system.logs import Log
 from socketkit._system.threads import SureThread
 from socketkit.dispatchers._alarm import best_alarm
+from socketkit.logs import Log
 from socketkit.seams import Seconds, Work
 from socketkit.seams.parking import Parking
 from socketkit.seams.validators import at_least, seconds, seconds_or_none

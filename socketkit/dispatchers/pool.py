@@ -11,9 +11,9 @@ from typing import Any, ClassVar, Literal
 
 import attrs
 
-from socketkit._system.logs import Log
 from socketkit._system.threads import SureThread
 from socketkit._system.wakeup import Wakeup
+from socketkit.logs import Log
 from socketkit.seams import Seconds, Work
 from socketkit.seams.limits import Limits
 from socketkit.seams.parking import Parking

@@ -17,8 +17,8 @@ import time
 from collections.abc import Callable
 
 from socketkit._system import activation, notify
-from socketkit._system.logs import Log
 from socketkit._system.threads import aside
+from socketkit.logs import Log
 from socketkit.seams import Serving
 
 log = Log("socketkit.lifecycles.graceful")

@@ -12,8 +12,8 @@ from types import FrameType
 import attrs
 
 from socketkit._system import activation, notify
-from socketkit._system.logs import Log
 from socketkit.lifecycles._restart import Handover
+from socketkit.logs import Log
 from socketkit.seams import Seconds, Serving
 from socketkit.seams.stats import DrainReport
 from socketkit.seams.validators import seconds, seconds_or_none

@@ -7,7 +7,7 @@ import time
 import pytest
 
 import socketkit
-from support import GUARD
+from helpers.support import GUARD
 
 WRONG = """
     import attrs

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from support import GUARD
+from helpers.support import GUARD
 
 GREEN = '''
     from __future__ import annotations

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from reloads import GIVEN, Service
-from support import GUARD, SERVE, Program, address, ask, talk
+from helpers.reloads import GIVEN, Service
+from helpers.support import GUARD, SERVE, Program, address, ask, talk
 
 THREE = """
 [servers.a]

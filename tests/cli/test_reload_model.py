@@ -15,8 +15,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
-from reloads import GIVEN, Service
-from support import address, talk
+from helpers.reloads import GIVEN, Service
+from helpers.support import address, talk
 
 TWO = """
 [servers.words]

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from support import Program, free_port, run, with_path
+from helpers.support import Program, free_port, run, with_path
 
 RUN = (sys.executable, "-m", "socketkit", "run")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from support import GUARD, SERVE, Program, address, ask, talk
+from helpers.support import GUARD, SERVE, Program, address, ask, talk
 
 PIDS = """
 import os

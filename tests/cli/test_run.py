@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from support import GUARD, Program, run, with_path
+from helpers.support import GUARD, Program, run, with_path
 
 SOCKETKIT = (sys.executable, "-m", "socketkit")
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from support import Program
+from helpers.support import Program
 
 PROGRAM = """
 import os, socketserver, sys

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from support import GUARD, SERVE, Program, address, ask, talk
+from helpers.support import GUARD, SERVE, Program, address, ask, talk
 
 BOTH = """
 [servers.echo]

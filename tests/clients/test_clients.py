@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from helpers.support import Program, address, run, talk, with_path
 from socketkit.composition import builtin
-from support import Program, address, run, talk, with_path
 
 pytestmark = pytest.mark.clients
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from support import HERE, python, with_path
+from helpers.support import TESTS, python, with_path
 
 OLD, NEW = "socketserver", "socketkit.socketserver"
 
@@ -35,7 +35,7 @@ def example(name: str, library: str = NEW) -> tuple[str, ...]:
     return (sys.executable, "-u", "-X", "faulthandler", "-c", start)
 
 
-ENVIRONMENT = with_path(HERE)
+ENVIRONMENT = with_path(TESTS)
 
 
 @contextlib.contextmanager

@@ -16,8 +16,8 @@ import pytest
 
 import socketkit.socketserver
 from compat.classic import LOCAL, NEW, OLD, WAIT, asleep, connection, looping, program, serving, talk
+from helpers.support import ROOT, run, with_path
 from socketkit.errors import AlreadyServingError
-from support import ROOT, run, with_path
 
 PAGE = ROOT / "docs" / "reference" / "differences.md"
 

@@ -9,11 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from rooms import Rooms, answers, held
+from helpers.rooms import Rooms, answers, held
+from helpers.support import ask, python, talk
 from socketkit import TCP, UDP, Adaptive, Graceful, Server
 from socketkit._system import logs
 from socketkit.dispatchers import adaptive
-from support import ask, python, talk
 
 ANYWHERE = TCP("127.0.0.1", 0)
 
@@ -390,7 +390,7 @@ def test_stress_with_the_smallest_switch_interval():
         """
 import random, sys, threading, time
 from socketkit import Adaptive, Graceful, Server, TCP
-from support import talk
+from helpers.support import talk
 sys.setswitchinterval(1e-6)
 seed = random.randrange(1 << 30)
 print("seed", seed)
@@ -420,7 +420,7 @@ assert threading.active_count() == 1, threading.enumerate()
 IDLE = """
 import os, subprocess, sys, time
 from socketkit import *
-from support import talk
+from helpers.support import talk
 def alarms():
     for number in os.listdir("/proc/self/fdinfo"):
         try:

@@ -16,6 +16,7 @@ from typing import ClassVar
 import attrs
 import pytest
 
+from helpers.support import GUARD, TESTS, Program, ask, python, talk, with_path
 from socketkit import TCP, UDP, Classic, Graceful, Layered, Server, UnixDatagram, socketserver
 from socketkit._engine.override import Chosen
 from socketkit._system import logs
@@ -28,7 +29,6 @@ from socketkit.handlers.base import StreamRequestHandler
 from socketkit.handlers.conversation import ConversationHandler
 from socketkit.handlers.coroutines import AsyncDatagramRequestHandler, AsyncRequestHandler, AsyncStreamRequestHandler
 from socketkit.testing import Account
-from support import GUARD, HERE, Program, ask, python, talk, with_path
 
 ANYWHERE = TCP("127.0.0.1", 0)
 LOOPS = [
@@ -645,7 +645,7 @@ def greeted(program):
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_a_signal_stops_it_at_once_although_the_loop_waits(loop):
-    with Program.python("-c", SIGNALLED, loop, env=with_path(HERE)) as program:
+    with Program.python("-c", SIGNALLED, loop, env=with_path(TESTS)) as program:
         with greeted(program) as client:
             client.close()
             began = time.monotonic()
@@ -674,7 +674,7 @@ def test_a_signal_that_another_thread_gets_stops_it_at_once(loop):
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_a_first_signal_drains_and_a_second_forces(loop):
-    with Program.python("-c", SIGNALLED, loop, env=with_path(HERE)) as program:
+    with Program.python("-c", SIGNALLED, loop, env=with_path(TESTS)) as program:
         with greeted(program) as one, greeted(program) as other:
             program.send_signal(signal.SIGTERM)
             for client, text in ((other, b"wait"), (one, b"")):
@@ -692,7 +692,7 @@ def test_ctrl_c_that_nobody_handles_comes_out_of_serve_forever(loop):
         "    server.serve_forever()",
         "    try:\n        server.serve_forever()\n    except KeyboardInterrupt:\n        print('interrupted')",
     )
-    with Program.python("-c", source, loop, env=with_path(HERE)) as program:
+    with Program.python("-c", source, loop, env=with_path(TESTS)) as program:
         with greeted(program):
             assert program.stop(signal.SIGINT) == 0
         program.line("interrupted")
@@ -985,7 +985,7 @@ from socketkit._engine.override import Chosen
 from socketkit.handlers.coroutines import AsyncStreamRequestHandler
 from socketkit.dispatchers.aio import Asyncio
 from socketkit.dispatchers.prefork import Prefork
-from support import talk
+from helpers.support import talk
 
 class Pid(AsyncStreamRequestHandler):
     async def handle(self):

@@ -15,16 +15,16 @@ from multiprocessing import resource_tracker
 
 import pytest
 
+from helpers.support import TESTS, python, talk, with_path
 from socketkit import TCP, Graceful, Server, StreamRequestHandler
 from socketkit._system import logs
 from socketkit.dispatchers.executor import Executor
 from socketkit.errors import ConfigError, IncompatibleError
-from socketkit.handlers.conversation import ConversationHandler
-from support import HERE, python, talk, with_path
+from socketkit.handlers import ConversationHandler
 
 FOLDER = pathlib.Path(__file__).parent
 ANYWHERE = TCP("127.0.0.1", 0)
-PATH = with_path(HERE, FOLDER)
+PATH = with_path(TESTS, FOLDER)
 
 
 @pytest.fixture(scope="module")
@@ -323,7 +323,7 @@ from concurrent.futures import ProcessPoolExecutor
 import executors
 from socketkit import Graceful, Server, TCP, UDP
 from socketkit.dispatchers.executor import Executor
-from support import ask, talk
+from helpers.support import ask, talk
 """
 
 

@@ -2,13 +2,13 @@
 
 import pytest
 
+from helpers.support import python
 from socketkit import Forks
-from support import python
 
 PRELUDE = """
 import os, signal, socket, subprocess, sys, threading
 from socketkit import Forks, Graceful, Server, TCP, UDP, UnixStream
-from support import ask, run, talk
+from helpers.support import ask, run, talk
 
 def serve(handler, transport=TCP("127.0.0.1", 0), **options):
     server = Server(transport, handler, **{"dispatcher": Forks(), "lifecycle": Graceful(drain=10), **options})
@@ -16,7 +16,7 @@ def serve(handler, transport=TCP("127.0.0.1", 0), **options):
 
 def client(address, data=b""):
     '''Talk from a process that holds no copy of anybody's socket.'''
-    program = "import sys; from support import talk; sys.stdout.buffer.write(talk(('127.0.0.1', int(sys.argv[1])), sys.argv[2].encode()))"
+    program = "import sys; from helpers.support import talk; sys.stdout.buffer.write(talk(('127.0.0.1', int(sys.argv[1])), sys.argv[2].encode()))"
     return subprocess.Popen([sys.executable, "-c", program, str(address[1]), data.decode()], stdout=subprocess.PIPE)
 
 def answer(process):

@@ -6,9 +6,9 @@ import threading
 
 import pytest
 
-from rooms import Rooms, answers, held
+from helpers.rooms import Rooms, answers, held
+from helpers.support import ask, talk
 from socketkit import TCP, UDP, Classic, ConversationHandler, Graceful, Limits, Pool, Server
-from support import ask, talk
 
 ANYWHERE = TCP("127.0.0.1", 0)
 

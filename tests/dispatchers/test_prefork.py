@@ -12,6 +12,7 @@ import time
 
 import pytest
 
+from helpers.support import ROOT, TESTS, Program, ask, python, talk, with_path
 from socketkit import UDP, Prefork, Server, Sync
 from socketkit.composition import config
 from socketkit.dispatchers import prefork
@@ -19,7 +20,6 @@ from socketkit.dispatchers._prefork.supervisor import SHORTEST_PAUSE
 from socketkit.dispatchers._prefork.worker import memory_in_use
 from socketkit.errors import ConfigError, IncompatibleError
 from socketkit.handlers.coroutines import AsyncStreamRequestHandler
-from support import ROOT, Program, ask, python, talk, with_path
 
 SERVER = """
 import logging, os, signal, socket, sys, threading, time
@@ -62,7 +62,7 @@ def serve(dispatcher, handler=who, transport=TCP("127.0.0.1", 0), lifecycle=Grac
 @contextlib.contextmanager
 def serving(body):
     """Run the program and give it with the address it serves; it is up to the test to end it."""
-    with Program.python("-W", "error", "-c", SERVER + body, env=with_path(ROOT / "tests")) as program:
+    with Program.python("-W", "error", "-c", SERVER + body, env=with_path(TESTS)) as program:
         yield program, ("127.0.0.1", int(program.line(r"^port (\d+)")[0][1]))
 
 

@@ -16,7 +16,7 @@ from benchmarks.figures import percentile
 from benchmarks.probes import ask_fresh, kept_open
 from benchmarks.processes import Server, raise_limits
 from faults.lab import Figure
-from support import HERE, with_path
+from helpers.support import TESTS, with_path
 
 PROGRAMS = {
     "adaptive": ("conversation", "adaptive"),
@@ -78,7 +78,7 @@ def slow(subject: str, size: int) -> Figure:
             ask_fresh(server)
         before = [ask_fresh(server) for _ in range(fresh)]
         command = [sys.executable, "-m", "faults.crowds", str(server.port), str(size), str(interval), str(request + 3)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=with_path(HERE)) as crowd:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=with_path(TESTS)) as crowd:
             assert crowd.stdout is not None
             assert crowd.stdout.readline() == "all are connected\n"
             during, end = [], time.monotonic() + first_byte / 2

@@ -18,8 +18,8 @@ from typing import Any, Self
 
 from faults.lab import PATIENCE, Figure, within
 from faults.served import answer
-from generations import Service
-from support import ROOT, Program, talk, with_path
+from helpers.generations import Service
+from helpers.support import ROOT, TESTS, Program, talk, with_path
 
 WORKERS = 4
 
@@ -87,7 +87,7 @@ def kills(inner: str, size: int) -> Figure:
     seed = random.SystemRandom().randrange(1 << 32)
     chance, killed = random.Random(seed), 0
     command = ("-m", "faults.served", "plain", f"prefork:{WORKERS}/{inner}")
-    with Program.python(*command, cwd=ROOT, env=with_path(ROOT, ROOT / "tests")) as program:
+    with Program.python(*command, cwd=ROOT, env=with_path(ROOT, TESTS)) as program:
         port = int(program.line(r"^port (\d+)")[0][1])
         alive = started(program, WORKERS)
         with Load(16, lambda: ask(port)) as load:

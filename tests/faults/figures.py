@@ -22,7 +22,7 @@ from pathlib import Path
 from faults import crowds, deaths, fuzz, lasting, shortages
 from faults.lab import DISPATCHERS, TRANSPORTS, Figure, Lab
 from faults.shortages import CannotMeasureError
-from support import HERE, ROOT, with_path
+from helpers.support import ROOT, TESTS, with_path
 
 RESULTS = ROOT / "docs/explanation/endurance.json"
 
@@ -139,7 +139,7 @@ def measure(name: str, subject: str, size: int, seconds: float | None = None) ->
     """Measure in a process of its own. Raises: CannotMeasureError."""
     prefix = deaths.in_own_network() if name == "restarts" else []
     command = [*prefix, sys.executable, "-m", "faults.figures", "--one", name, subject, str(size)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False, env=with_path(HERE, ROOT))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False, env=with_path(TESTS, ROOT))
     if done.returncode == NOT_HERE:
         raise CannotMeasureError(done.stderr.strip())
     if done.returncode:

@@ -15,7 +15,7 @@ from typing import Self
 
 from faults.deaths import ask
 from faults.lab import PATIENCE, Counted, Figure, Lab, ProcessorTime, no_descriptors, within
-from support import ROOT, Program, with_path
+from helpers.support import ROOT, TESTS, Program, with_path
 
 
 class CannotMeasureError(Exception):
@@ -103,7 +103,7 @@ class Victim:
         """Return the server; start it if there is none."""
         if not self._is_there():
             self._stack.close()
-            variables = {**with_path(ROOT, ROOT / "tests"), **environment}
+            variables = {**with_path(ROOT, TESTS), **environment}
             self.program = self._stack.enter_context(Program.python(*self._command, cwd=ROOT, env=variables))
             self.port = int(self.program.line(r"^port (\d+)")[0][1])
             assert within(PATIENCE, lambda: self.ask() == "answered")

@@ -8,7 +8,7 @@ import pytest
 from faults.catalogue import FAMILIES, ROWS
 from faults.pages import PAGES, PROMISES
 from faults.scenarios import SCENARIOS
-from support import HERE
+from helpers.support import TESTS
 
 PROMISED = {row for promise in PROMISES.values() for row in promise["rows"].split()}
 
@@ -34,7 +34,7 @@ def test_every_row_says_how_it_stands():
 def test_the_tests_that_a_row_names_are_there(row):
     for test in row.tests:
         path, _, name = test.partition("::")
-        tree = ast.parse((HERE / path).read_text("utf-8"))
+        tree = ast.parse((TESTS / path).read_text("utf-8"))
         functions = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
         assert name in functions, test
 

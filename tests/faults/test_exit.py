@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from support import python
+from helpers.support import python
 
 PROGRAM = """
 import os, resource, socket, sys, threading, time

@@ -19,11 +19,11 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
+from helpers.support import python
 from socketkit import TCP, Graceful, Server, StreamRequestHandler
 from socketkit.errors import AlreadyServingError
 from socketkit.seams import State
 from socketkit.testing import Account, Faults, FaultyTransport
-from support import python
 
 DRAIN = 0.05
 A_STEP = 2.0

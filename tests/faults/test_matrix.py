@@ -16,7 +16,7 @@ import pytest
 from faults.catalogue import ROWS
 from faults.lab import DISPATCHERS, TRANSPORTS
 from faults.scenarios import SCENARIOS
-from support import HERE, run, with_path
+from helpers.support import TESTS, run, with_path
 
 pytestmark = pytest.mark.timeout(150)
 
@@ -50,7 +50,7 @@ class Matrix:
         self._errors = open(folder / "errors", "w+")  # noqa: SIM115 - see close
         self._results = {}
         command = [sys.executable, "-m", "faults.matrix", str(folder / "jobs")]
-        environment = {**with_path(HERE), "PYTHONFAULTHANDLER": "1"}
+        environment = {**with_path(TESTS), "PYTHONFAULTHANDLER": "1"}
         self._process = subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=self._errors, text=True, start_new_session=True
         )
@@ -102,7 +102,7 @@ def test_the_standard_library_fails_it(matrix, subject, dispatcher, transport, r
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize("pair", [each for each in ROWS["CL9"].pairs() if each[0] != "fork"], ids="-".join)
 def test_what_is_done_again_and_again_holds_in_long(pair):
-    environment = {**with_path(HERE), "FAULTS_SOAK": "1"}
+    environment = {**with_path(TESTS), "FAULTS_SOAK": "1"}
     done = run(sys.executable, "-m", "faults.run", "socketkit", *pair, "CL9", "LR20", env=environment, guard=3600)
     results = [json.loads(line) for line in done.stdout.splitlines()]
     assert [each["failure"] for each in results if "row" in each] == [None, None]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from support import python
+from helpers.support import python
 
 pytest.importorskip("_testcapi", reason="this Python has nothing that lets an allocation fail")
 

@@ -10,9 +10,9 @@ import sys
 
 import pytest
 
+from helpers.support import ROOT, run, talk, with_path
 from socketkit import Server, UnixStream
 from socketkit.errors import ListenError
-from support import ROOT, run, talk, with_path
 
 
 def echo(request, client_address, server):

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from generations import Service, descriptors, holds
-from support import GUARD, address, ask, talk
+from helpers.generations import Service, descriptors, holds
+from helpers.support import GUARD, address, ask, talk
 
 # --- nothing is lost ----------------------------------------------------------------------------------------------------
 

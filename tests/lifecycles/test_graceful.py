@@ -4,8 +4,8 @@ import math
 
 import pytest
 
+from helpers.support import python
 from socketkit import Graceful
-from support import python
 
 PRELUDE = """
 import os, signal, socket, sys, threading, time
@@ -166,7 +166,7 @@ def test_a_lame_duck_takes_requests_and_is_not_ready(dispatcher, stop):
     python(
         PRELUDE
         + f"""
-from support import talk
+from helpers.support import talk
 def upper(request, peer, server):
     request.sendall(request.recv(10).upper())
 server = Server("tcp://127.0.0.1:0", upper, dispatcher={dispatcher!r}, lifecycle=Graceful(lame_duck=0.3, drain=5))

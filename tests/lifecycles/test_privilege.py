@@ -4,12 +4,12 @@ import shutil
 
 import pytest
 
-from support import python
+from helpers.support import python
 
 SERVED = """
 import os, signal, socket, subprocess, sys, threading
 from socketkit import Server, StreamRequestHandler
-from support import talk
+from helpers.support import talk
 
 if len(sys.argv) == 3:  # once more, with nothing
     nothing = ["setpriv", "--no-new-privs", "--inh-caps=-all", "--bounding-set=-all"]

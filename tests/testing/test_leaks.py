@@ -12,8 +12,8 @@ import threading
 from functools import partial
 from pathlib import Path
 
+from helpers.support import TESTS, run, with_path
 from socketkit.testing import Account
-from support import HERE, run, with_path
 
 
 def left_by(leave, undo):
@@ -87,7 +87,7 @@ def test_a_signal_handler_a_umask_and_a_working_directory_are_seen(tmp_path):
 
 
 def test_a_test_that_leaves_something_behind_fails_unless_it_says_why_it_may(tmp_path):
-    shutil.copy(HERE / "conftest.py", tmp_path)
+    shutil.copy(TESTS / "conftest.py", tmp_path)
     (tmp_path / "test_it.py").write_text("""
 import os, pytest
 
@@ -110,7 +110,7 @@ def test_not_forgiven():
     os.umask(0o113)
 """)
     report = run(
-        sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rA", cwd=tmp_path, env={**with_path(HERE), "COLUMNS": "200"}, code=1
+        sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rA", cwd=tmp_path, env={**with_path(TESTS), "COLUMNS": "200"}, code=1
     ).stdout
     for line in (
         "PASSED test_it.py::test_clean",

@@ -5,9 +5,9 @@ import socket
 
 import pytest
 
+from helpers.support import python
 from socketkit import TCP, UDP
 from socketkit.errors import ListenError
-from support import python
 
 
 @pytest.fixture(params=[TCP, UDP], ids=["tcp", "udp"])

@@ -8,15 +8,15 @@ import sys
 
 import pytest
 
+from helpers.support import GUARD, TESTS, Program, address, ask, free_port, python, talk, with_path
 from socketkit import InheritedFD, Systemd
 from socketkit.composition import config
-from support import GUARD, HERE, Program, address, ask, free_port, python, talk, with_path
 
 PRELUDE = """
 import os, socket, sys
 from socketkit import InheritedFD, Server, Systemd, TCP, UDP, UnixDatagram, UnixStream
 from socketkit.errors import ListenError
-from support import ask, talk
+from helpers.support import ask, talk
 
 def put(number, sock):
     '''Leave the socket open as this descriptor, for a child too.'''
@@ -364,7 +364,7 @@ def test_systemd_socket_activate_starts_it(kind, tmp_path):
     port = free_port()
     activate = ["systemd-socket-activate", *(["-d"] if kind == "datagram" else []), f"--listen=127.0.0.1:{port}", "--fdname=web"]
     serve = [sys.executable, "-m", "socketkit", "serve", "given:both", "--listen", f"systemd://web?kind={kind}"]
-    environment = [f"--setenv={name}={value}" for name, value in with_path(HERE).items() if name in {"PYTHONPATH", "PATH"}]
+    environment = [f"--setenv={name}={value}" for name, value in with_path(TESTS).items() if name in {"PYTHONPATH", "PATH"}]
     with Program(*activate, *environment, *serve, cwd=tmp_path) as program:
         program.line("Listening on")
         where = ("127.0.0.1", port)

@@ -9,9 +9,9 @@ import threading
 
 import pytest
 
+from helpers.support import python
 from socketkit import UnixDatagram, UnixStream
 from socketkit.errors import ListenError
-from support import python
 
 
 @pytest.fixture(params=[UnixStream, UnixDatagram], ids=["stream", "datagram"])

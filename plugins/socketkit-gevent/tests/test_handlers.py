@@ -14,9 +14,9 @@ import gevent.monkey
 import pytest
 from socketkit_gevent import Gevent, socketkit_dispatchers
 
+from helpers.support import ask, talk
 from socketkit import DatagramRequestHandler, Server, StreamRequestHandler
 from socketkit.errors import ConfigError
-from support import ask, talk
 
 
 class Upper(StreamRequestHandler):

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from support import ROOT, Program, address, python, run, talk, with_path
+from helpers.support import ROOT, TESTS, Program, address, python, run, talk, with_path
 
 PLUGIN = Path(__file__).parents[1]
-PATH = with_path(PLUGIN / "src", ROOT, ROOT / "tests")
+PATH = with_path(PLUGIN / "src", ROOT, TESTS)
 
 SERVE = """
 import sys, threading

@@ -12,8 +12,8 @@ import gevent.event
 import pytest
 from socketkit_gevent import Gevent
 
+from helpers.support import talk
 from socketkit import Classic, Graceful, Server, StreamRequestHandler
-from support import talk
 
 
 class Greeting(StreamRequestHandler):

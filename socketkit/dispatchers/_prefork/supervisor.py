@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from socketkit._system import logs
 from socketkit._system.children import fork, how_it_ended, keep_private, pidfd, reap, send_signal, wait_any
-from socketkit._system.logs import Log
 from socketkit.dispatchers._prefork.worker import CLOSE, DUE, FORCE, GOING, LEAVE, PING, READY, STOP, Process, State, Worker
 from socketkit.errors import BootError
+from socketkit.logs import Log
 from socketkit.seams import Branch, Work
 
 if TYPE_CHECKING:

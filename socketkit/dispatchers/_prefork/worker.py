@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from socketkit._system.children import keep_private
-from socketkit._system.logs import Log
+from socketkit.logs import Log
 
 if TYPE_CHECKING:
     from socketkit._engine.intake import Intake

@@ -2,7 +2,7 @@
 
 import signal
 
-from support import SERVE, Managed
+from helpers.support import SERVE, Managed
 
 GIVEN = """
 import os

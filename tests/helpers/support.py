@@ -21,8 +21,8 @@ import time
 from pathlib import Path
 from typing import IO, Any, Self
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent
+TESTS = Path(__file__).resolve().parents[1]
+ROOT = TESTS.parent
 
 SERVE = (sys.executable, "-X", "faulthandler", "-m", "socketkit", "serve")
 """The command that serves what it is told to, and shows where it stands if it hangs."""
@@ -36,10 +36,10 @@ _GUARDED = "import faulthandler as _f; _f.dump_traceback_later({seconds}, exit=T
 def python(source: str, *arguments: str, guard: float = GUARD, code: int = 0, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run Python source as a program of its own and return its output as text.
 
-    The program can import the modules of this folder. The test fails unless it exits with `code`; if it hangs, it ends after
+    The program can import the modules of the folder `tests`, such as `helpers.support`. The test fails unless it exits with `code`; if it hangs, it ends after
     `guard` seconds and prints all its stacks. `options` are those of `subprocess.Popen`.
     """
-    options.setdefault("env", with_path(HERE))
+    options.setdefault("env", with_path(TESTS))
     command = [sys.executable, "-c", _GUARDED.format(seconds=guard) + source, *arguments]
     return run(*command, guard=guard + 5, code=code, **options)
 

@@ -70,7 +70,7 @@ def outcome(url, dispatcher, handler):
     logging.captureWarnings(True)  # a worker forked beside the serving thread is what some pairings are about
     logging.disable(logging.CRITICAL)
     try:
-        server = Server(url, f"pairing_handlers:{handler}", dispatcher=dispatcher, lifecycle=Graceful(drain=5))
+        server = Server(url, f"helpers.pairing_handlers:{handler}", dispatcher=dispatcher, lifecycle=Graceful(drain=5))
     except SocketkitError as error:
         return str(error)
     try:

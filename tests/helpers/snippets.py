@@ -31,7 +31,7 @@ from typing import Any
 
 import attrs
 
-from support import Program, free_port, talk
+from helpers.support import TESTS, Program, free_port, talk, with_path
 
 LINE = b"hello\n"
 """What the client sends to each server."""
@@ -120,7 +120,7 @@ def run(page: Path, folder: Path) -> list[bytes]:
     save(page, folder)
     (folder / "page.md").write_text(_with_free_ports(page.read_text(encoding="utf-8")))
     answers: list[bytes] = []
-    with Program.python(__file__, "page.md", cwd=folder) as program:
+    with Program.python("-m", "helpers.snippets", "page.md", cwd=folder, env=with_path(TESTS)) as program:
         while True:
             [said] = program.line(rf"^(?:page: serving {len(answers)} (?P<where>.*)|page: (?P<end>done|failed))$")
             if said["end"]:

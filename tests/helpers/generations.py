@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from support import Managed, address
+from helpers.support import Managed, address
 
 PROGRAM = """
 import os, signal, sys, time
