@@ -1,0 +1,112 @@
+"""What developers run each day. ``nox --list`` shows the sessions; without ``-s``, lint, docs and tests run.
+
+Every session starts from a new environment that holds what it installs and nothing else, so a missing dependency shows.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.4.15"
+nox.options.sessions = ["lint", "docs", "tests"]
+nox.options.reuse_existing_virtualenvs = False
+nox.options.error_on_external_run = True
+
+ROOT = Path(__file__).resolve().parent
+PLUGINS = sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))
+
+INTERPRETERS = {"3.11": "3.11", "3.12": "3.12.1", "3.13": "3.13.0"}
+"""Python's versions that CPython's own tests run on, and the release that pyenv has of each."""
+
+SUITES = ("test_socketserver", "test_httpservers")
+
+
+def install_all(session: nox.Session, extra: str) -> None:
+    """Install socketkit with the extra, and every plugin with what its tests need."""
+    session.install(f".[{extra}]", *(f"./{plugin.relative_to(ROOT)}[test]" for plugin in PLUGINS))
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run all tests, two at a time; arguments after -- go to pytest."""
+    install_all(session, "test")
+    session.run("pytest", "-n", "2", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style with ruff, and types with mypy: socketkit's and each plugin's."""
+    install_all(session, "test")
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    session.run("mypy")
+    for plugin in PLUGINS:
+        session.run("mypy", "--strict", str(plugin / "src"))
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation into build/docs; a warning or a broken reference is an error."""
+    session.install(".[docs]")
+    session.run("sphinx-build", "-q", "-N", "-n", "-W", "--keep-going", "docs", "build/docs")
+
+
+@nox.session(python=False)
+@nox.parametrize(
+    ("version", "dispatchers"),
+    [("3.11", ("adaptive", "pool:8")), ("3.12", ("adaptive",)), ("3.13", ("adaptive",))],
+    ids=["3.11", "3.12", "3.13"],
+)
+def cpython(session: nox.Session, version: str, dispatchers: tuple[str, ...]) -> None:
+    """Run CPython's own tests under `socketkit run`, then under each dispatcher; arguments after -- are other dispatchers."""
+    interpreter = find_interpreter(version)
+    if interpreter is None:
+        message = (
+            f"Python {version} is missing: neither pyenv's {INTERPRETERS[version]} nor python{version} on PATH runs, with its own tests"
+        )
+        if os.environ.get("CI"):
+            session.error(message)
+        session.skip(message)
+    folder = Path(session.create_tmp()).resolve()
+    session.run(interpreter, "-m", "venv", "--clear", str(folder / "venv"), external=True)
+    python = str(folder / "venv/bin/python")
+    session.run(python, "-m", "pip", "install", "--quiet", str(ROOT), external=True)
+
+    which = folder / "which.py"
+    which.write_text('import socketserver; print(socketserver.__file__); assert "socketkit" in socketserver.__file__\n')
+    socketkit = (python, "-m", "socketkit", "run")
+    suites = ("-m", "test", "--dont-add-python-opts", "--timeout", "120", "-u", "network", *SUITES)
+    with session.chdir(folder):  # away from the checkout, so that what is tested is what was installed
+        session.run(python, "--version", external=True)
+        session.run(*socketkit, str(which), external=True)
+        session.run(*socketkit, *suites, external=True)
+        for dispatcher in session.posargs or dispatchers:
+            session.run(*socketkit, "--dispatcher", dispatcher, *suites, external=True)
+
+
+def find_interpreter(version: str) -> str | None:
+    """Return the path of a Python of this version that runs, or None. pyenv's shims do not run unless a version is chosen."""
+    program = f"python{version}"
+    candidates = [shutil.which(program)]
+    if pyenv := shutil.which("pyenv"):
+        environment = {**os.environ, "PYENV_VERSION": INTERPRETERS[version]}
+        found = subprocess.run([pyenv, "which", program], env=environment, capture_output=True, text=True, check=False)  # noqa: S603 - a fixed command
+        candidates.insert(0, found.stdout.strip() if found.returncode == 0 else None)
+    return next((path for path in candidates if path and _runs(path)), None)
+
+
+def _runs(path: str) -> bool:
+    command = [path, "-c", "import venv, ensurepip, test.support"]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0  # noqa: S603 - an interpreter
+
+
+@nox.session
+def benchmark(session: nox.Session) -> None:
+    """Run the benchmark; arguments after -- go to it, and `-- setup` installs what it compares with."""
+    session.install(".")
+    session.run("python", "-m", "tests.benchmarks", *session.posargs)
