@@ -24,7 +24,7 @@ from socketkit._engine.steps import RequestTemplate, own_step
 from socketkit._engine.work import StartedDispatcher, Work
 from socketkit._system import logs
 from socketkit._system.sockets import peek
-from socketkit._system.timer import Timekeeper
+from socketkit._system.timer import TimerThread
 from socketkit.composition import capabilities, config
 from socketkit.composition.catalog import Catalog
 from socketkit.composition.explanation import Explanation, explain
@@ -500,7 +500,7 @@ class Server(RequestTemplate):
             return None
         later: Callable[[float, Callable[[], object]], None] = run.call_later
         if cut is None:
-            keeper = Timekeeper(self._clock)
+            keeper = TimerThread(self._clock)
             run.at_end(keeper.close)
             later = keeper.call_later
         return Deadlines(limits, self._ledger, later, speaks_first=self._speaks_first, cut=cut)
@@ -529,7 +529,7 @@ class Server(RequestTemplate):
         """In a child forked for one request: see that its client says something. The rest of the time is the parent's to keep."""
         limits = attrs.evolve(self.limits, request=None)
         if limits.first_byte is not None and not isinstance(request, tuple) and peek(request) is None:
-            deadlines = Deadlines(limits, self._ledger, Timekeeper(self._clock).call_later, speaks_first=self._speaks_first)
+            deadlines = Deadlines(limits, self._ledger, TimerThread(self._clock).call_later, speaks_first=self._speaks_first)
             deadlines.listen_to(request)
             deadlines.begin()
 

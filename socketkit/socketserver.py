@@ -24,10 +24,10 @@ from io import BufferedIOBase as BufferedIOBase  # noqa: PLC0414 - re-exported: 
 from time import monotonic as time
 from typing import Any
 
-from socketkit._engine import override as chosen
+from socketkit._engine import override
 from socketkit._engine.intake import Intake
 from socketkit._engine.ledger import LEDGER, NOBODY, Ledger, books
-from socketkit._engine.override import Chosen as _Chosen
+from socketkit._engine.override import Override as _Override
 from socketkit._engine.run import Run, feed, keep_calling
 from socketkit._engine.sources import ClassicSource
 from socketkit._engine.steps import RequestTemplate, own_step
@@ -149,12 +149,12 @@ class BaseServer(RequestTemplate):
                 live=lambda: self.__live,
                 crank=partial(self.__crank, poll_interval=poll_interval),
                 close_listeners=self.__close_listener,
-                lame_duck=getattr(_Chosen.lifecycle, "lame_duck", 0.0),
-                patience=getattr(_Chosen.lifecycle, "drain", None),
+                lame_duck=getattr(_Override.lifecycle, "lame_duck", 0.0),
+                patience=getattr(_Override.lifecycle, "drain", None),
             )
             run.inherit(self.__undrained)
             if not self.__shutdown_request:
-                (_Chosen.lifecycle or Classic()).serve(run)
+                (_Override.lifecycle or Classic()).serve(run)
         finally:
             self.__undrained = None if self.__run is None or self.__run.drained else self.__run
             self.__run = None
@@ -175,7 +175,7 @@ class BaseServer(RequestTemplate):
             run.stop()  # setting the flag has done so, unless a subclass has something else by that name
         if (getattr(over, "thread", None) if run is None else run.thread) in {None, current}:
             return
-        if chosen.live_part(self) is not None and books(self).runs_in(current):
+        if override.live_part(self) is not None and books(self).runs_in(current):
             return  # a chosen dispatcher or lifecycle may be waiting for this very handler
         over.wait()
 
@@ -212,7 +212,7 @@ class BaseServer(RequestTemplate):
     @own_step
     def process_request(self, request: Request, client_address: Address) -> None:
         """Run the request here and close it."""
-        if chosen.dispatched(self, request, client_address):
+        if override.dispatched(self, request, client_address):
             return
         self.finish_request(request, client_address)
         self.shutdown_request(request)
@@ -262,7 +262,7 @@ class BaseServer(RequestTemplate):
 
     def __crank(self, run: Run, poll_interval: float) -> None:
         """Take requests until stopped: in the plain loop, unless a dispatcher that drives was chosen."""
-        live = chosen.live_part(self)
+        live = override.live_part(self)
         quiet = self.__quiet()
         try:
             if live is not None and live.drive is not None:
@@ -306,7 +306,7 @@ class BaseServer(RequestTemplate):
 
     def _begin_request(self, request: Request, client_address: Address) -> None:
         """Take the request through the hooks. Nothing is booked unless a dispatcher or lifecycle was chosen, which need the books."""
-        if _Chosen.dispatcher is not None or _Chosen.lifecycle is not None:
+        if _Override.dispatcher is not None or _Override.lifecycle is not None:
             super()._begin_request(request, client_address)
             return
         try:
@@ -347,7 +347,7 @@ class BaseServer(RequestTemplate):
         run = self.__run = self.__run.branch(ledger, opened)
         attributes = vars(self)
         attributes[LEDGER] = ledger
-        chosen.put_under(self, dispatcher or Adaptive())
+        override.put_under(self, dispatcher or Adaptive())
         os.set_blocking(self.fileno(), False)  # another worker may take what the selector has just reported
         return run
 
@@ -432,7 +432,7 @@ class TCPServer(BaseServer):
 
     def server_activate(self) -> None:
         """Listen. Raises: OSError."""
-        if _Chosen.nodelay:
+        if _Override.nodelay:
             with contextlib.suppress(OSError):  # not TCP, or not a real socket
                 self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets inherit it
         self.socket.listen(self.request_queue_size)
@@ -443,7 +443,7 @@ class TCPServer(BaseServer):
         run = vars(self).get("_BaseServer__run")
         if run is not None:
             run.stop()
-        chosen.close(self)
+        override.close(self)
 
     def fileno(self) -> int:
         """Return the socket's descriptor."""
@@ -529,7 +529,7 @@ class ThreadingMixIn:
     @own_step
     def process_request(self: Any, request: Request, client_address: Address) -> None:
         """Start a thread that runs `process_request_thread`."""
-        if chosen.dispatched(self, request, client_address):
+        if override.dispatched(self, request, client_address):
             return
         if self.block_on_close:
             vars(self).setdefault("_threads", _Threads())
@@ -590,7 +590,7 @@ if hasattr(os, "fork"):
         @own_step
         def process_request(self: Any, request: Request, client_address: Address) -> None:
             """Start a process that handles the request, and close this process's copy of it."""
-            if chosen.dispatched(self, request, client_address):
+            if override.dispatched(self, request, client_address):
                 return
             pid = fork(lambda: _in_child(self, request, client_address))
             if self.active_children is None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import attrs
 import pytest
 
-from socketkit.composition.options import Faults, Text, build, leading, names, structure, types_of
+from socketkit.composition.options import FaultCollector, Text, build, leading, names, structure, types_of
 from socketkit.errors import ConfigError, Fault, IncompatibleError
 from socketkit.seams import Seconds
 
@@ -227,7 +227,7 @@ def test_names_of_the_seams_need_no_import_at_run_time():
 
 
 def test_faults_are_named_below_where_they_were_found():
-    faults = Faults()
+    faults = FaultCollector()
     with faults.under("servers.a.listen"):
         raise ConfigError((Fault("[0].port", "one"), Fault("", "two")))
     with faults.under(""):
@@ -238,7 +238,7 @@ def test_faults_are_named_below_where_they_were_found():
 
 
 def test_a_mistake_that_is_not_the_users_comes_through():
-    faults = Faults()
+    faults = FaultCollector()
     with pytest.raises(ZeroDivisionError), faults.under("x"):
         raise ZeroDivisionError
     faults.check()

@@ -9,7 +9,7 @@ import pytest
 from helpers.interleaving import schedules
 from socketkit._engine import parking
 from socketkit._engine.intake import Intake
-from socketkit._engine.parking import FINE, FINE_GRAIN, GRAIN, Lot
+from socketkit._engine.parking import FINE, FINE_GRAIN, GRAIN, ParkingLot
 
 
 class Car:
@@ -37,7 +37,7 @@ class Nothing:
 
 @pytest.fixture
 def lot(clock):
-    return Lot(Nothing(), clock)
+    return ParkingLot(Nothing(), clock)
 
 
 @pytest.fixture
@@ -217,7 +217,7 @@ BEFORE = {
 @pytest.mark.parametrize("first", ["park", "due"])
 def test_no_deadline_is_slept_through_however_parking_and_polling_interleave(before, seconds, first, clock):
     def make():
-        lot = Lot(Nothing(), clock)
+        lot = ParkingLot(Nothing(), clock)
         BEFORE[before](lot)
         lot.due()
         BEFORE[before](lot)
@@ -247,7 +247,7 @@ def test_no_deadline_is_lost_when_a_connection_comes_back_just_as_its_first_one_
 
     def make():
         clock.now = begin
-        lot, car = Lot(Nothing(), clock), Car(1)
+        lot, car = ParkingLot(Nothing(), clock), Car(1)
         lot.park(car, 5.0)
         lot.due()
         lot.leave(car)

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from socketkit._system.timer import Timekeeper
+from socketkit._system.timer import TimerThread
 from socketkit.testing import FakeClock
 
 
@@ -17,7 +17,7 @@ def clock():
 
 @pytest.fixture
 def keeper(clock):
-    with contextlib.closing(Timekeeper(clock)) as made:
+    with contextlib.closing(TimerThread(clock)) as made:
         yield made
 
 
@@ -56,7 +56,7 @@ def test_one_that_raises_does_not_stop_the_time(keeper, clock, caplog):
 
 
 def test_nothing_is_done_after_it_was_closed_and_its_thread_is_gone(clock):
-    keeper, done = Timekeeper(clock), []
+    keeper, done = TimerThread(clock), []
     keeper.call_later(1.0, lambda: done.append(1))
     keeper.close()
     keeper.close()
@@ -66,7 +66,7 @@ def test_nothing_is_done_after_it_was_closed_and_its_thread_is_gone(clock):
 
 
 def test_it_may_be_closed_from_within(clock):
-    keeper, over = Timekeeper(clock), threading.Event()
+    keeper, over = TimerThread(clock), threading.Event()
 
     def close():
         keeper.close()
@@ -77,7 +77,7 @@ def test_it_may_be_closed_from_within(clock):
 
 
 def test_real_time_passes_too():
-    with contextlib.closing(Timekeeper()) as keeper:
+    with contextlib.closing(TimerThread()) as keeper:
         over = threading.Event()
         keeper.call_later(0.05, over.set)
         assert over.wait(10)

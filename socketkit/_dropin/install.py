@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 
 from socketkit import socketserver
-from socketkit._engine.override import Chosen
+from socketkit._engine.override import Override
 from socketkit.composition import config
 
 NAME = "socketserver"
@@ -67,9 +67,9 @@ def install() -> ModuleSpec:
 
 def _choose() -> None:
     dispatcher, lifecycle = os.environ.get("SOCKETKIT_RUN_DISPATCHER"), os.environ.get("SOCKETKIT_RUN_LIFECYCLE")
-    Chosen.dispatcher = config.dispatcher(dispatcher) if dispatcher else None
-    Chosen.lifecycle = config.lifecycle(lifecycle) if lifecycle else None
-    Chosen.nodelay = True
+    Override.dispatcher = config.dispatcher(dispatcher) if dispatcher else None
+    Override.lifecycle = config.lifecycle(lifecycle) if lifecycle else None
+    Override.nodelay = True
 
 
 class _Loader(SourceFileLoader):

@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from socketkit._engine.accepting import HELD, NO_ROOM, Accepting, NoRoomError, Source
-from socketkit._engine.parking import Lot, Parked
+from socketkit._engine.parking import Parked, ParkingLot
 from socketkit._engine.poller import Poller, SelectorPoller, best_poller
 from socketkit._system.wakeup import Wakeup
 
@@ -54,7 +54,7 @@ class Intake:
         self._clock = clock
         self._wakeup = Wakeup()
         self._poller: Poller = best_poller(self.wake) if selector is None else SelectorPoller(selector, self.wake)
-        self._lot = Lot(self._poller, clock)
+        self._lot = ParkingLot(self._poller, clock)
         self._woken: deque[Any] = deque()  # units whose wait is over
         self._later: deque[Any] = deque()  # units that have had their share, until the poller was asked again
         self._turns: deque[Any] = deque()  # the same after that

@@ -17,7 +17,7 @@ from socketkit.seams import Address, Dispatcher, Lifecycle, Request
 _LIVE, _RUN, _UNDRAINED = "_BaseServer__live", "_BaseServer__run", "_BaseServer__undrained"
 
 
-class Chosen:
+class Override:
     """The choice. None: each server keeps the strategy of its class, and the classic lifecycle."""
 
     dispatcher: Dispatcher | None = None
@@ -28,11 +28,11 @@ class Chosen:
 
 def live_part(server: Any) -> Any:
     """Return the live part of the dispatcher above the server's class, started when first needed; None if there is none."""
-    if Chosen.dispatcher is None and Chosen.lifecycle is None:
+    if Override.dispatcher is None and Override.lifecycle is None:
         return None
     attributes = vars(server)
     if attributes.get(_LIVE) is None:
-        put_under(server, Chosen.dispatcher or server._own_dispatcher())
+        put_under(server, Override.dispatcher or server._own_dispatcher())
     return attributes[_LIVE]
 
 

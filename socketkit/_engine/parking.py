@@ -48,7 +48,7 @@ class Parked(Protocol):
         ...
 
 
-class Lot:
+class ParkingLot:
     """The parked connections of one intake. `park` and `drop` may be called from any thread, the rest by the one that polls.
 
     A connection that comes and goes is noted once, for the moment of its first deadline; in that moment it is seen that the deadline

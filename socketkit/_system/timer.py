@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 log = Log("socketkit.timekeeper")
 
 
-class Timekeeper:
+class TimerThread:
     """A thread that sleeps until something is due, and does it; there is none before the first appointment.
 
     Owner: whoever made it; close it there. `call_later` may be called in any thread.

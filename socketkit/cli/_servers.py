@@ -11,7 +11,7 @@ import attrs
 import click
 
 from socketkit.composition.catalog import Catalog
-from socketkit.composition.options import Faults
+from socketkit.composition.options import FaultCollector
 from socketkit.seams.limits import Limits
 from socketkit.seams.stats import DrainReport
 from socketkit.server import Server
@@ -51,7 +51,7 @@ def compose(compositions: Mapping[str, Composition], *observers: object) -> dict
 
     Raises: ConfigError with every fault, its key the server's.
     """
-    faults, servers = Faults(), {}
+    faults, servers = FaultCollector(), {}
     for key, parts in compositions.items():
         with faults.under(key):
             server = Server(parts.listen, parts.handler, dispatcher=parts.dispatcher, lifecycle=parts.lifecycle, limits=parts.limits)

@@ -21,7 +21,7 @@ import attrs
 
 from socketkit.composition import capabilities
 from socketkit.composition.catalog import Catalog, Offer, PartKind
-from socketkit.composition.options import Faults, Text, build, leading, names
+from socketkit.composition.options import FaultCollector, Text, build, leading, names
 from socketkit.errors import ConfigError, HandlerError, did_you_mean
 from socketkit.seams import Dispatcher, Lifecycle, Transport, grammar
 from socketkit.seams.limits import Limits
@@ -161,7 +161,7 @@ def _located(recipe: Any, text: str) -> dict[str, object]:
 def _recipe(offer: Offer, values: dict[str, object]) -> Any:
     title = f"{offer.kind} {offer.name!r}"
     inner = transport if offer.kind == "transport" else partial(_part, offer.kind)
-    faults = Faults()
+    faults = FaultCollector()
     if "inner" in values and "inner" not in names(offer.recipe):
         del values["inner"]
         with faults.under(""):
@@ -175,7 +175,7 @@ def _recipe(offer: Offer, values: dict[str, object]) -> Any:
 def _layered(spec: object, layers: object) -> Any:
     if not isinstance(layers, list | tuple):
         raise ConfigError.of(f"must be a list, not {brief(layers)}", "layers")
-    faults, around = Faults(), []
+    faults, around = FaultCollector(), []
     with faults.under(""):
         transport = _part("transport", spec)
     for index, layer in enumerate(layers):
@@ -196,7 +196,7 @@ def composition(spec: object, key: str = "") -> Composition:
 
     `key` is where it stands, such as ``servers.echo``: faults are named from there.
     """
-    faults = Faults()
+    faults = FaultCollector()
     with faults.under(key):
         if not isinstance(spec, Mapping):
             raise ConfigError.of(f"must be a table with listen and handler, not {brief(spec)}")
@@ -209,7 +209,7 @@ def composition(spec: object, key: str = "") -> Composition:
 def _listen(spec: object) -> tuple[Transport, ...]:
     if not isinstance(spec, list | tuple):
         return (transport(spec),)
-    faults, transports = Faults(), []
+    faults, transports = FaultCollector(), []
     for index, each in enumerate(spec):
         with faults.under(f"[{index}]"):
             transports.append(transport(each))
@@ -230,7 +230,7 @@ _RESOLVERS: Mapping[str, Callable[[Any], object]] = {
 
 def read(path: str | os.PathLike[str], *only: str) -> dict[str, Composition]:
     """Return the servers of a TOML file by name, or the ones named in `only`, whose parts and handlers alone are then looked at."""
-    servers, faults = _servers(path), Faults()
+    servers, faults = _servers(path), FaultCollector()
     compositions: dict[str, Composition] = {}
     for name in only or servers:
         with faults.under(f"servers.{name}"):
@@ -244,7 +244,7 @@ def read(path: str | os.PathLike[str], *only: str) -> dict[str, Composition]:
 
 
 def _refuse_shared_places(servers: Mapping[str, Composition]) -> None:
-    faults, taken = Faults(), dict[str, str]()
+    faults, taken = FaultCollector(), dict[str, str]()
     for name, server in servers.items():
         for each in server.listen:
             place = each.transport if isinstance(each, Layered) else each

@@ -33,7 +33,7 @@ class Text(str):
     __slots__ = ()
 
 
-class Faults:
+class FaultCollector:
     """Gathers what is wrong, each fault under its key, so that all of it is raised together."""
 
     def __init__(self) -> None:
@@ -85,7 +85,7 @@ def build(recipe: type[R], title: str, values: Mapping[str, object], resolvers: 
     """
     fields, kinds, resolvers = _fields(recipe), types_of(recipe), resolvers or {}
     values = {str(name): value for name, value in values.items()}
-    faults, given = Faults(), {}
+    faults, given = FaultCollector(), {}
     for name, value in values.items():
         with faults.under(name):
             if name not in fields:

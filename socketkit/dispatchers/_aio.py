@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from socketkit._system.wakeup import Wakeup
-from socketkit.dispatchers._workers import Crew
+from socketkit.dispatchers._workers import WorkerThreads
 from socketkit.logs import Log
 from socketkit.seams import Address, Request, Work
 from socketkit.seams.parking import Parking
@@ -44,7 +44,7 @@ class EventLoop:
         self.parking = Parking() if self.runs_in_place else None
         self._recipe = recipe
         self._work = work
-        self._crew = Crew(recipe.workers, self._freed, "socketkit-asyncio")
+        self._crew = WorkerThreads(recipe.workers, self._freed, "socketkit-asyncio")
         self._tasks: set[asyncio.Task[None]] = set()
         self._turning = threading.Lock()  # held by whoever runs the loop, or closes it
         self._loop: asyncio.AbstractEventLoop | None = None

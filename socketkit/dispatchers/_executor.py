@@ -21,7 +21,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from socketkit._system.wakeup import Wakeup
-from socketkit.dispatchers._workers import Crew, Load
+from socketkit.dispatchers._workers import ConcurrencyLimit, WorkerThreads
 from socketkit.errors import ConfigError, IncompatibleError
 from socketkit.handlers.messages import MessageHandler, answer, answered_by
 from socketkit.logs import Log
@@ -39,7 +39,7 @@ LIMIT = 32
 """How many units run at once in an executor that does not say how many it can run."""
 
 
-class Handover:
+class ExecutorDriver:
     """The live part. One thread takes units, when there is room for one more, and has them run elsewhere."""
 
     def __init__(self, recipe: Executor, work: Work) -> None:
@@ -60,7 +60,11 @@ class Handover:
             self._executor.shutdown(wait=False)
             raise
         limit = recipe.limit or getattr(self._executor, "_max_workers", None) or LIMIT
-        self._load = Crew(limit, self._freed, "socketkit-executor") if _is_message_handler(work.handler) else Load(limit, self._freed)
+        self._load = (
+            WorkerThreads(limit, self._freed, "socketkit-executor")
+            if _is_message_handler(work.handler)
+            else ConcurrencyLimit(limit, self._freed)
+        )
 
     # --- driving -----------------------------------------------------------------------------------------------------
 
@@ -87,7 +91,7 @@ class Handover:
 
     def _give(self, unit: Any) -> None:
         try:
-            if isinstance(self._load, Crew):
+            if isinstance(self._load, WorkerThreads):
                 self._load.give(partial(self._run_with_messages, unit))
             else:
                 self._give_whole(unit)
@@ -97,7 +101,7 @@ class Handover:
     # --- units in the executor ---------------------------------------------------------------------------------------
 
     def _give_whole(self, unit: Any) -> None:
-        offer = _Offer(unit)
+        offer = _PendingUnit(unit)
         self._load.begin()
         try:
             future = self._submit(self._run, offer)
@@ -108,13 +112,13 @@ class Handover:
             raise
         future.add_done_callback(partial(self._over, offer))
 
-    def _run(self, offer: _Offer) -> None:
+    def _run(self, offer: _PendingUnit) -> None:
         """In the executor: run a unit, unless it was taken back."""
         unit = offer.take()
         if unit is not None:
             self._load.run(unit)
 
-    def _over(self, offer: _Offer, future: Future[None]) -> None:
+    def _over(self, offer: _PendingUnit, future: Future[None]) -> None:
         """After a unit. It raises nothing; an error is the executor's, which did not run it."""
         error = RuntimeError("the executor cancelled it") if future.cancelled() else future.exception()
         if error is not None and (unit := offer.take()) is not None:
@@ -171,12 +175,12 @@ class Handover:
         """Shut the executor down, without waiting for what still runs."""
         with self._replacing:
             self._closed = True
-        if isinstance(self._load, Crew):
+        if isinstance(self._load, WorkerThreads):
             self._load.close()
         self._executor.shutdown(wait=self._load.is_idle, cancel_futures=True)
 
 
-class _Offer:
+class _PendingUnit:
     """A unit that an executor is given: it is run there or taken back here, and never both."""
 
     def __init__(self, unit: Any) -> None:

@@ -14,7 +14,7 @@ from socketkit.seams import Unit
 log = Log("socketkit.dispatchers._crew")
 
 
-class Load:
+class ConcurrencyLimit:
     """Counts the units that run, up to a bound that whoever adds one has to heed. Safe from every thread.
 
     freed: called after the end of each, in the thread where it ran.
@@ -72,7 +72,7 @@ class Load:
             return self._changed.wait_for(lambda: not self.others(), timeout)
 
 
-class Crew(Load):
+class WorkerThreads(ConcurrencyLimit):
     """The same with threads to run them in: each is started when all others are busy, and they stay until `close`."""
 
     def __init__(self, most: int, freed: Callable[[], None], name: str) -> None:

@@ -59,7 +59,7 @@ FAINT = 0.05
 TRY_AGAIN = 0.1
 """Seconds until the monitor looks again after the system had no thread to give."""
 
-NEVER = float("-inf")
+LONG_AGO = float("-inf")
 
 BATON = "baton"
 """The right to be at the intake. There is one."""
@@ -117,7 +117,7 @@ class _Adaptive:
         self._score = 0.0  # how many of the last hundred units blocked, about
         self._usual = 0.0  # how long units take that do not block, about; in seconds
         self._patience = recipe.handoff  # how long the present unit may hold the leader
-        self._alarm_set = NEVER  # or when a leader did
+        self._alarm_set = LONG_AGO  # or when a leader did
         self._leader: _Worker | None = None  # the last one that was given the baton
         self._wanted = False  # the baton lies on the table because nobody was free to take it
         self._retired = False  # spare workers are to go home
@@ -131,7 +131,7 @@ class _Adaptive:
         with contextlib.closing(alarm), alarm.woken_by_signals(), open_intake() as intake:
             self._intake, self._alarm = intake, alarm
             self._table, self._spares, self._retired = deque(), deque(), False  # those who still work for a run before keep theirs
-            self._alarm_set, self._wanted = NEVER, False
+            self._alarm_set, self._wanted = LONG_AGO, False
             intake.on_stop(alarm.wake)
             try:
                 self._pass_baton()
@@ -191,7 +191,7 @@ class _Adaptive:
                 self._spares.pop().called.release()
             except IndexError:
                 if not self._hire():
-                    self._alarm_set = NEVER  # so that the next unit that is begun does
+                    self._alarm_set = LONG_AGO  # so that the next unit that is begun does
                     self._alarm.set(TRY_AGAIN)
                     self._wanted = True
                     self._table.append(BATON)  # whoever is done first picks it up

@@ -11,7 +11,7 @@ from socketkit.seams import Seconds, Work
 from socketkit.seams.validators import at_least, seconds, seconds_or_none
 
 if TYPE_CHECKING:
-    from socketkit.dispatchers._executor import Handover
+    from socketkit.dispatchers._executor import ExecutorDriver
 
 
 def _factory(_recipe: object, _field: object, value: object) -> None:
@@ -50,8 +50,8 @@ class Executor:
             if _executor.is_processes(kind):
                 _executor.check(unwrapped(handler), getattr(self.factory, "keywords", {}).get("mp_context"))
 
-    def start(self, work: Work) -> Handover:
+    def start(self, work: Work) -> ExecutorDriver:
         """Return the live part. Raises: ConfigError when there is no executor to be had, IncompatibleError."""
-        from socketkit.dispatchers._executor import Handover  # noqa: PLC0415 - as above
+        from socketkit.dispatchers._executor import ExecutorDriver  # noqa: PLC0415 - as above
 
-        return Handover(self, work)
+        return ExecutorDriver(self, work)

@@ -30,7 +30,7 @@ GRACE = 2.0
 """Seconds that a generation which is not wanted has to end by itself."""
 
 
-class Handover:
+class Restart:
     """Restarts of this process: any number that fail, and one that succeeds."""
 
     def __init__(self, serving: Serving, timeout: float, drain: float | None) -> None:

@@ -12,7 +12,7 @@ from types import FrameType
 import attrs
 
 from socketkit._system import activation, notify
-from socketkit.lifecycles._restart import Handover
+from socketkit.lifecycles._restart import Restart
 from socketkit.logs import Log
 from socketkit.seams import Seconds, Serving
 from socketkit.seams.stats import DrainReport
@@ -47,7 +47,7 @@ class Graceful:
         if threading.current_thread() is not threading.main_thread():
             return self._serve(serving, lambda: None)
         restart = _free(_RESTART) if self.signals and self.restart else ()
-        foreground = _Foreground(serving, Handover(serving, self.restart_timeout, self.drain) if restart else None)
+        foreground = _Foreground(serving, Restart(serving, self.restart_timeout, self.drain) if restart else None)
         with (
             foreground.hearing(_STOP if self.signals else (), foreground.on_stop),
             foreground.hearing(restart, foreground.on_restart),
@@ -75,7 +75,7 @@ def _free(numbers: Sequence[signal.Signals]) -> Sequence[signal.Signals]:
 class _Foreground:
     """Serving in the main thread: it gets the process's signals, and its readiness is the process's."""
 
-    def __init__(self, serving: Serving, handover: Handover | None) -> None:
+    def __init__(self, serving: Serving, handover: Restart | None) -> None:
         self._serving = serving
         self._handover = handover
         self._pid = os.getpid()

@@ -17,7 +17,7 @@ from werkzeug.serving import is_running_from_reloader, run_simple
 
 def app(environ, start_response):
     server = sys.modules["werkzeug.serving"].ThreadedWSGIServer
-    lines = [VERSION, socketserver.__file__, str(is_running_from_reloader()), server.__mro__[-3].__module__, repr(socketserver._Chosen.dispatcher)]
+    lines = [VERSION, socketserver.__file__, str(is_running_from_reloader()), server.__mro__[-3].__module__, repr(socketserver._Override.dispatcher)]
     start_response("200 OK", [("Content-Type", "text/plain")])
     return ["\\n".join(lines).encode()]
 
@@ -35,7 +35,7 @@ settings.configure(DEBUG=True, ROOT_URLCONF=__name__, SECRET_KEY="no secret", AL
 
 def index(request):
     from django.core.servers.basehttp import WSGIServer
-    lines = [VERSION, socketserver.__file__, str("RUN_MAIN" in __import__("os").environ), WSGIServer.__mro__[-3].__module__, repr(socketserver._Chosen.dispatcher)]
+    lines = [VERSION, socketserver.__file__, str("RUN_MAIN" in __import__("os").environ), WSGIServer.__mro__[-3].__module__, repr(socketserver._Override.dispatcher)]
     return HttpResponse("\\n".join(lines), content_type="text/plain")
 
 urlpatterns = [path("", index)]

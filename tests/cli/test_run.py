@@ -347,7 +347,7 @@ def test_processes_of_multiprocessing_have_the_drop_in_and_the_choice(files, met
 import multiprocessing
 def look(_):
     import socketserver
-    return "socketkit" in socketserver.__file__, repr(socketserver._Chosen.dispatcher)
+    return "socketkit" in socketserver.__file__, repr(socketserver._Override.dispatcher)
 if __name__ == "__main__":
     with multiprocessing.get_context({method!r}).Pool(1) as pool:
         print(*pool.map(look, [0])[0])
@@ -407,7 +407,7 @@ def test_a_program_can_start_itself_again_by_its_original_command_even_ignoring_
     printed = told(
         """
 import os, sys, socketserver
-print(sys.argv, "socketkit" in socketserver.__file__, repr(socketserver._Chosen.dispatcher), flush=True)
+print(sys.argv, "socketkit" in socketserver.__file__, repr(socketserver._Override.dispatcher), flush=True)
 if "again" not in sys.argv:
     os.chdir("/")
     command = [word if word != "told.py" else __file__ for word in sys.orig_argv]

@@ -162,7 +162,7 @@ def test_an_error_outside_of_every_request_ends_serving_and_not_just_the_thread_
         serving.start()
         assert talk(server.addresses[0], b"fast") == b"done"
         monkeypatch.setattr(server._live.part, "_set_alarm", fail)
-        server._live.part._alarm_set = adaptive.NEVER
+        server._live.part._alarm_set = adaptive.LONG_AGO
         with socket.create_connection(server.addresses[0], timeout=10) as client:
             client.sendall(b"fast")
             serving.join(10)
@@ -273,7 +273,7 @@ def test_no_patience_is_longer_than_the_handoff():
 def late(live):
     """Have the monitor find that the leader is late, with a spare worker at hand; return that one."""
     live._spares.append(spare := adaptive._Worker())
-    live._alarm_set = adaptive.NEVER
+    live._alarm_set = adaptive.LONG_AGO
     live._look()
     return spare
 

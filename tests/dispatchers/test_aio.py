@@ -18,11 +18,11 @@ import pytest
 
 from helpers.support import GUARD, TESTS, Program, ask, python, talk, with_path
 from socketkit import TCP, UDP, Classic, Graceful, Layered, Server, UnixDatagram, socketserver
-from socketkit._engine.override import Chosen
+from socketkit._engine.override import Override
 from socketkit._system import logs
 from socketkit.dispatchers import aio
 from socketkit.dispatchers._aio import new_loop
-from socketkit.dispatchers._workers import Crew, Load
+from socketkit.dispatchers._workers import ConcurrencyLimit, WorkerThreads
 from socketkit.dispatchers.aio import Asyncio
 from socketkit.errors import ConfigError, IncompatibleError
 from socketkit.handlers.base import StreamRequestHandler
@@ -616,7 +616,7 @@ def test_a_blocking_handler_may_close_its_server(dispatcher, lifecycle):
 SIGNALLED = """
 import asyncio, signal, sys
 from socketkit import Server, TCP, Graceful
-from socketkit._engine.override import Chosen
+from socketkit._engine.override import Override
 from socketkit.handlers.coroutines import AsyncStreamRequestHandler
 from socketkit.dispatchers.aio import Asyncio
 
@@ -823,7 +823,7 @@ def serving(server):
 
 
 def test_a_classic_server_runs_asynchronous_handlers_in_the_loop_and_others_in_threads(dispatcher, monkeypatch):
-    monkeypatch.setattr(Chosen, "dispatcher", dispatcher)
+    monkeypatch.setattr(Override, "dispatcher", dispatcher)
     for handler in (Upper, StreamUpper):
         with serving(socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler)) as server:
             assert [talk(server.server_address, b"hello\n") for _ in range(3)] == [b"HELLO\n"] * 3
@@ -832,7 +832,7 @@ def test_a_classic_server_runs_asynchronous_handlers_in_the_loop_and_others_in_t
 
 
 def test_a_handler_may_close_a_classic_server(dispatcher, monkeypatch):
-    monkeypatch.setattr(Chosen, "dispatcher", dispatcher)
+    monkeypatch.setattr(Override, "dispatcher", dispatcher)
 
     async def handle(self):
         self.server.shutdown()
@@ -908,7 +908,7 @@ def test_an_idle_server_makes_no_wake_ups_though_connections_are_open(loop):
 import os, pathlib, socket, sys, time
 from socketkit import Graceful, Server, TCP
 from socketkit.dispatchers.aio import Asyncio
-from socketkit._engine.override import Chosen
+from socketkit._engine.override import Override
 from socketkit.handlers.coroutines import AsyncStreamRequestHandler
 
 class Upper(AsyncStreamRequestHandler):
@@ -981,7 +981,7 @@ def test_each_process_of_prefork_can_have_a_loop(loop):
         """
 import os, sys
 from socketkit import Graceful, Server, TCP
-from socketkit._engine.override import Chosen
+from socketkit._engine.override import Override
 from socketkit.handlers.coroutines import AsyncStreamRequestHandler
 from socketkit.dispatchers.aio import Asyncio
 from socketkit.dispatchers.prefork import Prefork
@@ -1014,7 +1014,7 @@ print(*server.stats().outcomes)
 
 def test_a_crew_without_threads_runs_with_those_it_has(monkeypatch, caplog):
     start, freed = threading.Thread.start, threading.Semaphore(0)
-    crew = Crew(3, freed.release, "few")
+    crew = WorkerThreads(3, freed.release, "few")
     inside, leave = threading.Event(), threading.Event()
     crew.give(lambda: (inside.set(), leave.wait(10)))
     assert inside.wait(10)
@@ -1026,7 +1026,7 @@ def test_a_crew_without_threads_runs_with_those_it_has(monkeypatch, caplog):
     assert freed.acquire(timeout=10)
     assert crew.wait(10)
     crew.close()
-    other = Crew(3, freed.release, "none")
+    other = WorkerThreads(3, freed.release, "none")
     with pytest.raises(RuntimeError, match="no more"):
         other.give(print)
     assert other.is_idle
@@ -1036,7 +1036,7 @@ def test_a_crew_without_threads_runs_with_those_it_has(monkeypatch, caplog):
 
 
 def test_whoever_is_inside_does_not_wait_for_itself():
-    load, answers = Load(2, lambda: None), []
+    load, answers = ConcurrencyLimit(2, lambda: None), []
     load.begin()
     load.run(lambda: answers.append(load.wait(10)))
     assert answers == [True]

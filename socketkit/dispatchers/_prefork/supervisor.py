@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from socketkit._system import logs
 from socketkit._system.children import fork, how_it_ended, keep_private, pidfd, reap, send_signal, wait_any
-from socketkit.dispatchers._prefork.worker import CLOSE, DUE, FORCE, GOING, LEAVE, PING, READY, STOP, Process, State, Worker
+from socketkit.dispatchers._prefork.handle import CLOSE, DUE, FORCE, GOING, LEAVE, PING, READY, STOP, WorkerHandle, WorkerState
+from socketkit.dispatchers._prefork.worker import Worker
 from socketkit.errors import BootError
 from socketkit.logs import Log
 from socketkit.seams import Branch, Work
@@ -45,7 +46,7 @@ class Supervisor:
         self._work = work
         self._target = workers
         self._lines = 2 * workers + 8  # of a kind that may be said in a row
-        self._processes: dict[int, Process] = {}
+        self._processes: dict[int, WorkerHandle] = {}
         self._intake: Any = None  # while there is a drive
         self._failures = 0  # to boot, in a row
         self._pause = SHORTEST_PAUSE
@@ -102,14 +103,14 @@ class Supervisor:
 
     def _fill(self) -> None:
         """Start as many workers as are missing, unless it is time to rest."""
-        while not self._resting and not self._intake.stopped and self._count(State.BOOTING, State.SERVING) < self._target:
+        while not self._resting and not self._intake.stopped and self._count(WorkerState.BOOTING, WorkerState.SERVING) < self._target:
             self._hire()
 
-    def _has(self, process: Process) -> bool:
+    def _has(self, process: WorkerHandle) -> bool:
         """Return whether the worker has not been buried: its pid is still its own."""
         return self._processes.get(process.pid) is process
 
-    def _count(self, *states: State) -> int:
+    def _count(self, *states: WorkerState) -> int:
         return sum(process.state in states for process in self._processes.values())
 
     def _hire(self) -> None:
@@ -124,7 +125,7 @@ class Supervisor:
         if self._recipe.max_age is not None:
             self._intake.call_later(self._at_random(self._recipe.max_age), partial(self._retire, process))
 
-    def _fork(self) -> Process:
+    def _fork(self) -> WorkerHandle:
         """Start a worker. Raises: OSError."""
         with contextlib.ExitStack() as undo:
             ours, theirs = socket.socketpair()
@@ -142,7 +143,7 @@ class Supervisor:
                 finally:
                     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             undo.pop_all()
-        return Process(pid, ours, pidfd(pid), branch)
+        return WorkerHandle(pid, ours, pidfd(pid), branch)
 
     def _become(self, worker: Worker, branch: Branch) -> int:
         """In the child: close what is the parent's, and be the worker."""
@@ -157,13 +158,13 @@ class Supervisor:
         less = limit * (1 - self._recipe.jitter * random.random())  # noqa: S311 - no secret
         return max(1, round(less)) if isinstance(limit, int) else less
 
-    def _watch(self, process: Process) -> None:
+    def _watch(self, process: WorkerHandle) -> None:
         self._intake.watch(process.channel.fileno(), partial(self._listen, process))
         if process.exit_descriptor is not None:
             self._intake.watch(process.exit_descriptor, partial(self._look, process))
 
-    def _check_boot(self, process: Process) -> None:
-        if process.state is State.BOOTING and self._has(process):
+    def _check_boot(self, process: WorkerHandle) -> None:
+        if process.state is WorkerState.BOOTING and self._has(process):
             self._abort(process, f"it was not ready within {self._recipe.boot_timeout:g} s")
 
     def _fail_to_boot(self, cause: str, *, hopeless: bool = True) -> None:
@@ -188,7 +189,7 @@ class Supervisor:
 
     # --- hearing ---------------------------------------------------------------------------------------------------------
 
-    def _listen(self, process: Process) -> None:
+    def _listen(self, process: WorkerHandle) -> None:
         """Hear what the worker says. Its silence for ever is its end, where no other descriptor tells of that."""
         words = process.hear()
         for word in words or "":
@@ -198,10 +199,10 @@ class Supervisor:
             if process.exit_descriptor is None:
                 self._look(process)
 
-    def _hear(self, process: Process, word: str) -> None:
+    def _hear(self, process: WorkerHandle, word: str) -> None:
         process.heard = time.monotonic()
-        if word == READY and process.state is State.BOOTING:
-            process.state = State.SERVING
+        if word == READY and process.state is WorkerState.BOOTING:
+            process.state = WorkerState.SERVING
             self._failures, self._pause = 0, SHORTEST_PAUSE
             log.info("worker %d is ready", process.pid, few=self._lines)
             process.branch.begun(process.pid)
@@ -209,27 +210,27 @@ class Supervisor:
         elif word == DUE:
             self._retire(process)
         elif word == GOING:
-            process.state = State.LEAVING
+            process.state = WorkerState.LEAVING
             self._limit_drain(process)
             self._fill()
         elif word == STOP:
-            process.state = State.LEAVING
+            process.state = WorkerState.LEAVING
             self._intake.stop()
 
-    def _retire(self, process: Process) -> None:
+    def _retire(self, process: WorkerHandle) -> None:
         """Start a successor; the worker serves until there is one."""
-        if process.state is State.SERVING and self._has(process):
-            process.state = State.DUE
+        if process.state is WorkerState.SERVING and self._has(process):
+            process.state = WorkerState.DUE
             self._fill()
 
     def _relieve(self) -> None:
         """Let a worker go whose successor has come."""
-        due = [process for process in self._processes.values() if process.state is State.DUE]
-        if due and self._count(State.SERVING, State.DUE) > self._target:
+        due = [process for process in self._processes.values() if process.state is WorkerState.DUE]
+        if due and self._count(WorkerState.SERVING, WorkerState.DUE) > self._target:
             self._dismiss(due[0])
             self._limit_drain(due[0])
 
-    def _look(self, process: Process) -> None:
+    def _look(self, process: WorkerHandle) -> None:
         """Bury the worker if it has ended."""
         if not self._has(process):
             return
@@ -241,32 +242,32 @@ class Supervisor:
 
     # --- ending ----------------------------------------------------------------------------------------------------------
 
-    def _dismiss(self, process: Process, word: str = LEAVE) -> None:
-        process.state = State.LEAVING
+    def _dismiss(self, process: WorkerHandle, word: str = LEAVE) -> None:
+        process.state = WorkerState.LEAVING
         process.say(word)
 
-    def _limit_drain(self, process: Process) -> None:
+    def _limit_drain(self, process: WorkerHandle) -> None:
         if self._recipe.drain is not None:
             self._intake.call_later(self._recipe.drain, partial(self._expel, process))
 
-    def _hurry(self, process: Process) -> None:
+    def _hurry(self, process: WorkerHandle) -> None:
         process.say(FORCE)
         send_signal(process.pid, signal.SIGTERM)
 
-    def _expel(self, process: Process) -> None:
+    def _expel(self, process: WorkerHandle) -> None:
         """Its drain is over."""
         if self._has(process):
             self._hurry(process)
             self._intake.call_later(GRACE, partial(self._kill, process))
 
-    def _abort(self, process: Process, verdict: str) -> None:
+    def _abort(self, process: WorkerHandle, verdict: str) -> None:
         """End a worker that is of no use, so that it shows where its threads stand."""
         log.error("worker %d is ended: %s", process.pid, verdict, few=self._lines)
         process.verdict = verdict
         send_signal(process.pid, signal.SIGABRT)
         self._intake.call_later(GRACE, partial(self._kill, process))
 
-    def _kill(self, process: Process) -> None:
+    def _kill(self, process: WorkerHandle) -> None:
         if self._has(process):
             send_signal(process.pid, signal.SIGKILL)
 
@@ -278,7 +279,7 @@ class Supervisor:
                 self._bury(process, code)
         return not self._processes
 
-    def _bury(self, process: Process, code: int) -> None:
+    def _bury(self, process: WorkerHandle, code: int) -> None:
         """Take leave of a worker that has ended, and see to a replacement."""
         if self._intake is not None:
             for word in process.hear() or "":  # its last words
@@ -291,18 +292,18 @@ class Supervisor:
         cause = f"{process.verdict} ({how_it_ended(code)})" if process.verdict else how_it_ended(code)
         stats, state = process.branch.stats(), process.state
         served = sum(stats.outcomes.values())
-        if state is not State.LEAVING:
+        if state is not WorkerState.LEAVING:
             log.error("worker %d died: %s; it had served %d requests", process.pid, cause, served, few=self._lines)
         elif code:
             log.warning("worker %d had to be ended: %s; it had served %d requests", process.pid, cause, served, few=self._lines)
         else:
             log.info("worker %d has left; it had served %d requests", process.pid, served, few=self._lines)
-        process.branch.close(process.pid, "" if state is State.LEAVING else cause)
+        process.branch.close(process.pid, "" if state is WorkerState.LEAVING else cause)
         if self._intake is None:
             return
-        if state is State.BOOTING:
+        if state is WorkerState.BOOTING:
             self._fail_to_boot(cause)
-        elif state is not State.LEAVING and not stats.accepted:
+        elif state is not WorkerState.LEAVING and not stats.accepted:
             self._rest(SHORTEST_PAUSE)  # the next one may fare no better
         self._fill()
 
@@ -313,7 +314,7 @@ class Supervisor:
         now = time.monotonic()
         asleep, self._looked = now - self._looked > limit / 2, now  # this process itself, or all of them
         for process in self._processes.values():
-            if process.state not in {State.SERVING, State.DUE} or process.verdict:
+            if process.state not in {WorkerState.SERVING, WorkerState.DUE} or process.verdict:
                 continue
             settled = sum(process.branch.stats().outcomes.values())
             if asleep or settled != process.settled:

@@ -1,9 +1,8 @@
-"""A worker process of `prefork`, from outside and from inside: what it hears from its parent, what it says, and when it leaves."""
+"""A worker process of `prefork`: what it hears from its supervisor, what it says, and when it leaves."""
 
 from __future__ import annotations
 
 import contextlib
-import enum
 import faulthandler
 import mmap
 import os
@@ -14,9 +13,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import attrs
-
 from socketkit._system.children import keep_private
+from socketkit.dispatchers._prefork.handle import CLOSE, DUE, FORCE, GOING, HERE, LEAVE, READY, STOP
 from socketkit.logs import Log
 
 if TYPE_CHECKING:
@@ -26,68 +24,11 @@ if TYPE_CHECKING:
 
 log = Log("socketkit.dispatchers.prefork")
 
-LEAVE, CLOSE, FORCE, PING = "LCFP"
-"""What a parent says: finish and go; the same, and the whole server does; go at once; are you there?"""
-
-READY, HERE, DUE, GOING, STOP = "RHDGS"
-"""What a worker says: I take requests; yes; send another in my place; I leave; the whole server shall stop."""
-
 LOOK_EVERY = 1.0
 """Seconds between two looks at the memory in use."""
 
 BACKSTOP = 1.0
 """Seconds after the end of its drain at which the system ends a worker without a parent, whatever it is doing."""
-
-
-# --- from outside ----------------------------------------------------------------------------------------------------
-
-
-class State(enum.Enum):
-    """What a worker is doing, as far as its parent knows."""
-
-    BOOTING = enum.auto()
-    SERVING = enum.auto()
-    DUE = enum.auto()  # serving until a successor is
-    LEAVING = enum.auto()
-
-
-@attrs.define(eq=False)
-class Process:
-    """A worker as its parent sees it."""
-
-    pid: int
-    channel: socket.socket
-    exit_descriptor: int | None
-    """Its pidfd; None where there is none, and the end of the channel says it."""
-    branch: Branch
-    state: State = State.BOOTING
-    verdict: str = ""
-    """Why its parent ended it."""
-    heard: float = attrs.field(factory=time.monotonic)
-    settled: int = -1
-
-    def say(self, word: str) -> None:
-        """Say a word of `LEAVE`, `CLOSE`, `FORCE` and `PING`."""
-        with contextlib.suppress(OSError):  # it is gone, which will be heard of
-            self.channel.send(word.encode())
-
-    def hear(self) -> str | None:
-        """Return the words that have come, "" if there are none, and None if there will be none any more."""
-        try:
-            return self.channel.recv(64).decode() or None
-        except BlockingIOError:
-            return ""
-        except OSError:
-            return None
-
-    def close(self) -> None:
-        """Release this side's descriptors. The process goes on."""
-        self.channel.close()
-        if self.exit_descriptor is not None:
-            os.close(self.exit_descriptor)
-
-
-# --- from inside -----------------------------------------------------------------------------------------------------
 
 
 class Worker:
