@@ -597,7 +597,7 @@ def test_a_worker_that_takes_too_long_to_boot_is_ended_and_shows_where_it_stands
 def test_a_system_without_processes_to_give_is_asked_again_while_there_are_workers():
     body = """
 import errno
-from socketkit.dispatchers import _processes
+from socketkit._system import children
 class NoMore:
     left = 2
     def __getattr__(self, name): return getattr(os, name)
@@ -605,7 +605,7 @@ class NoMore:
         if not self.left: raise OSError(errno.EAGAIN, "no more")
         self.left -= 1
         return os.fork()
-_processes.os = no_more = NoMore()
+children.os = no_more = NoMore()
 signal.signal(signal.SIGUSR1, lambda *_: setattr(no_more, "left", 1))
 serve(Prefork(2, Sync(), boots=2))
 """
