@@ -204,7 +204,7 @@ def test_libraries_of_ours_are_not_taken_from_namesakes_beside_the_program(files
 def test_the_program_does_not_see_how_it_is_reached(files):
     printed = told("""
 import sys
-print([entry for entry in sys.path if "_child" in entry], [entry for entry in sys.path_importer_cache if "_child" in entry])
+print([entry for entry in sys.path if "_dropin" in entry], [entry for entry in sys.path_importer_cache if "_dropin" in entry])
 print("sitecustomize" in sys.modules)
 """)
     assert printed == f"[] []\n{has_sitecustomize()}\n"
@@ -237,7 +237,7 @@ def test_the_door_is_written_for_every_python_there_is():
     import importlib.util
 
     package = Path(importlib.util.find_spec("socketkit").origin).parent
-    ast.parse((package / "_child" / "sitecustomize.py").read_text(), feature_version=(3, 4))
+    ast.parse((package / "_dropin" / "child" / "sitecustomize.py").read_text(), feature_version=(3, 4))
 
 
 def test_without_site_the_program_is_not_started(files):
@@ -422,7 +422,7 @@ if "again" not in sys.argv:
 
 
 def test_running_under_run_again_adds_nothing_twice(files):
-    Path("inner.py").write_text("import os; print(os.environ['PYTHONPATH'].count('_child'), os.environ.get('SOCKETKIT_RUN_DISPATCHER'))")
+    Path("inner.py").write_text("import os; print(os.environ['PYTHONPATH'].count('_dropin'), os.environ.get('SOCKETKIT_RUN_DISPATCHER'))")
     printed = told(
         "import subprocess, sys; subprocess.run([sys.executable, '-m', 'socketkit', 'run', 'inner.py'], check=True)",
         "--dispatcher",

@@ -99,7 +99,7 @@ def test_regrtest_goes_on_under_run_when_it_starts_itself_again_ignoring_the_env
     done = subprocess.run(command, capture_output=True, text=True, timeout=230, check=False)
     assert done.returncode == 0, done.stdout
     again = done.stdout.partition("\n")[0]
-    assert re.match(r"\+ .* -E .*_child run -m test .*--dont-add-python-opts", again), again
+    assert re.match(r"\+ .* -E .*_dropin/child run -m test .*--dont-add-python-opts", again), again
     assert "Result: SUCCESS" in done.stdout
 
 
