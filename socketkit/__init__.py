@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from socketkit.transports.udp import UDP
     from socketkit.transports.unix import UnixDatagram, UnixStream
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [  # noqa: RUF022 - classes, then functions and modules, then the classic names
     "Adaptive",
