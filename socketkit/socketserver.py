@@ -34,7 +34,6 @@ from socketkit._engine.steps import RequestTemplate, own_step
 from socketkit._system import logs
 from socketkit._system.children import fork, reap, wait_any
 from socketkit._system.sockets import DONT_WAIT
-from socketkit.dispatchers.adaptive import Adaptive
 from socketkit.dispatchers.forks import Forks
 from socketkit.dispatchers.sync import Sync
 from socketkit.dispatchers.threads import ThreadList as _Threads
@@ -343,6 +342,8 @@ class BaseServer(RequestTemplate):
 
     def _become_branch(self, dispatcher: Dispatcher | None, ledger: Ledger, opened: Callable[[Intake], None]) -> Run:
         """In a forked child that is to serve: be a server under another dispatcher, with books and a run of its own."""
+        from socketkit.dispatchers.adaptive import Adaptive  # noqa: PLC0415 - few programs need it
+
         assert self.__run is not None  # noqa: S101 - it is forked by the dispatcher that drives this run
         run = self.__run = self.__run.branch(ledger, opened)
         attributes = vars(self)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from socketkit._engine import coroutines
 from socketkit._engine.ledger import Ledger
 from socketkit._system.logs import Log
 from socketkit.handlers.base import unwrapped
@@ -74,6 +73,8 @@ class Work:
 
     def run_async(self, request: Request, client_address: Address) -> Coroutine[Any, Any, None]:
         """Run one request in the event loop that awaits this."""
+        from socketkit._engine import coroutines  # noqa: PLC0415 - for asynchronous handlers only
+
         return coroutines.serve(self._server, request, client_address, self._wrap)
 
     def hand_over(self, dispatch: Callable[[Request, Address], None], request: Request, client_address: Address) -> None:
