@@ -232,6 +232,15 @@ def test_release_leaves_a_resting_listener_to_its_rest_and_does_not_forget_it(sc
         assert intake.take(5) == "unit"
 
 
+def test_an_intake_leaves_alone_what_is_not_its_own(script):
+    source = script("unit")
+    source.close()
+    with Intake([]) as intake:
+        intake.resume([source])  # as a request of a run that drains makes room, once the listeners are closed
+        assert intake.take(0) is None
+    assert source.taken == 0
+
+
 def test_timers_fire_in_order_and_due_tells_when(script):
     fired = []
     with Intake([script()]) as intake:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Literal
 
 from socketkit._system.logs import Log
@@ -54,7 +54,7 @@ def verdict(error: OSError) -> Verdict:
 class NoRoomError(BlockingIOError):
     """Raised by `Source.take` when a limit leaves no room: pause these sources until `Accepting.resume`."""
 
-    def __init__(self, sources: Iterable[Source]) -> None:
+    def __init__(self, sources: Collection[Source]) -> None:
         super().__init__()
         self.sources = sources
 
@@ -110,15 +110,15 @@ class Accepting:
         for source in self.sources:
             self._watch(source)
 
-    def pause(self, reason: str, sources: Iterable[Source] | None = None) -> None:
+    def pause(self, reason: str, sources: Collection[Source] | None = None) -> None:
         """Stop watching these sources, None: all, until `resume` takes the reason away. Clients wait in the kernel's queue."""
-        for source in self.sources if sources is None else sources:
+        for source in self._own(sources):
             source.paused_for |= {reason}
             self._ignore(source)
 
-    def resume(self, reason: str, sources: Iterable[Source] | None = None) -> None:
+    def resume(self, reason: str, sources: Collection[Source] | None = None) -> None:
         """Take the reason away, and watch the sources that have no other reason to be paused."""
-        for source in self.sources if sources is None else sources:
+        for source in self._own(sources):
             source.paused_for -= {reason}
             self._watch(source)
 
@@ -153,6 +153,10 @@ class Accepting:
             log.info("%s: accepting again after %d failures", source.url, source.failures, about=source.url)
             source.resumed(source.failures)
             source.failures, source.delay = 0, 0.0
+
+    def _own(self, sources: Collection[Source] | None) -> list[Source]:
+        """Return those of the sources that are this intake's: a drain's has none, but hears of room for those of the one before."""
+        return self.sources if sources is None else [source for source in self.sources if source in sources]
 
     def _watch(self, source: Source) -> None:
         if source.registered == -1 and not source.paused_for:

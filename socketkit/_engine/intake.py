@@ -11,7 +11,7 @@ import itertools
 import selectors
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
@@ -234,7 +234,7 @@ class Intake:
         if not self._retiring:
             self._accepting.resume(HELD)
 
-    def resume(self, sources: Iterable[Source]) -> None:
+    def resume(self, sources: Collection[Source]) -> None:
         """Ask these sources again, for which there was no room. One that is paused for another reason stays so."""
         self._accepting.resume(NO_ROOM, sources)
 

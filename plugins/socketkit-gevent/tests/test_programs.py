@@ -182,7 +182,7 @@ sys.modules["socketserver"] = socketserver
 import importlib
 importlib.reload(http.server)
 from socketkit_gevent import Gevent
-socketserver._Chosen.dispatcher = Gevent()
+socketserver._Override.dispatcher = Gevent()
 http.server.HTTPServer.request_queue_size = 128  # all clients come at once
 before = sorted(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else None
 
