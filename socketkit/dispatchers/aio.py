@@ -1,4 +1,4 @@
-"""Handlers as coroutines, all in the one thread that serves; see `socketkit.handlers.coroutines`."""
+"""Handlers as coroutines, all in the serving thread; see `socketkit.handlers.coroutines`."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ def _installed(_recipe: object, _field: object, value: object) -> None:
 
 @attrs.frozen
 class Asyncio:
-    """An event loop in the thread that serves: asynchronous handlers run in it as tasks, blocking ones in a pool of threads."""
+    """An event loop in the serving thread. Asynchronous handlers run in it as tasks, blocking handlers in a pool of threads."""
 
     loop: Literal["asyncio", "uvloop"] = attrs.field(default="asyncio", validator=_installed)
-    """Whose event loop: the standard library's, or that of uvloop, which ``pip install socketkit[uvloop]`` brings."""
+    """Event loop to use: the standard library's, or uvloop's, installed by ``pip install socketkit[uvloop]``."""
     limit: int = attrs.field(default=10_000, kw_only=True, validator=at_least(1))
-    """The most tasks, one for each request; while there are so many nothing is accepted."""
+    """Most tasks at once, one for each request; nothing more is accepted meanwhile."""
     workers: int = attrs.field(default=32, kw_only=True, validator=at_least(1))
-    """The most threads for a blocking handler; while all are busy nothing is accepted."""
+    """Most threads for a blocking handler; nothing is accepted while all are busy."""
     slow: Seconds | None = attrs.field(default=0.1, kw_only=True, validator=seconds_or_none)
-    """Warn when a handler keeps the loop from running for longer than this, and say where it stands; None: do not look."""
+    """Log a warning with the stack when a handler blocks the loop for longer than this; None: do not check."""
 
     requires: ClassVar[frozenset[str]] = frozenset({"epoll or kqueue", "threads"})
     runs_async: ClassVar[bool] = True

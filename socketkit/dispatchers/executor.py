@@ -1,4 +1,4 @@
-"""Units of work handed to any `concurrent.futures.Executor`."""
+"""Units of work run by any `concurrent.futures.Executor`."""
 
 from __future__ import annotations
 
@@ -22,36 +22,36 @@ def _factory(_recipe: object, _field: object, value: object) -> None:
 
 @attrs.frozen
 class Executor:
-    """Requests run in an executor of the standard library's kind: threads, processes, or what another library makes of it.
+    """Requests run in a `concurrent.futures` executor: threads, processes, or another library's implementation.
 
-    Connections wait without a thread until their first byte arrives, and between the requests of a conversation.
+    Connections occupy no thread before their first byte arrives or between the requests of a conversation.
     """
 
     factory: Any = attrs.field(default="concurrent.futures:ThreadPoolExecutor", validator=_factory)
-    """What is called without arguments for the executor: a callable, or ``module:name``, which is imported when the server starts.
-    The executor then belongs to the server, which shuts it down; when it breaks, the factory is called again."""
+    """Callable that takes no arguments and returns the executor, or its ``module:name``, imported when the server starts.
+    The server owns the executor and shuts it down. If the executor breaks, the server calls the factory again."""
     limit: int | None = attrs.field(default=None, kw_only=True, validator=attrs.validators.optional(at_least(1)))
-    """The most requests at once; while there are so many nothing is accepted. None: as many as the executor has workers, or 32."""
+    """Most requests at once; nothing more is accepted meanwhile. None: the executor's number of workers, or 32 if it is unknown."""
     defer: Seconds = attrs.field(default=0.01, kw_only=True, validator=seconds)
-    """How long a new connection may wait for its first byte before its handler starts anyway."""
+    """How long to wait for a new connection's first byte before its handler starts anyway."""
     idle: Seconds | None = attrs.field(default=75.0, kw_only=True, validator=seconds_or_none)
-    """How long a conversation may wait for its next request before it is closed; None: for ever."""
+    """How long a conversation may stay idle between requests before it is closed; None: forever."""
     max_inline: int = attrs.field(default=10, kw_only=True, validator=at_least(1))
-    """Requests that one conversation may make in a row while others wait."""
+    """Most requests that one conversation may make in a row while others wait."""
 
     requires: ClassVar[frozenset[str]] = frozenset({"threads"})
 
     def check(self, handler: Any) -> None:
-        """Raise IncompatibleError if it can be told already that the handler cannot run there."""
+        """Raise IncompatibleError if it is already clear that the handler cannot run in the executor."""
         kind = unwrapped(self.factory)
         if isinstance(kind, type):
-            from socketkit.dispatchers import _executor  # noqa: PLC0415 - it brings much with it, which few programs need
+            from socketkit.dispatchers import _executor  # noqa: PLC0415 - it imports a lot that few programs need
 
             if _executor.is_processes(kind):
                 _executor.check(unwrapped(handler), getattr(self.factory, "keywords", {}).get("mp_context"))
 
     def start(self, work: Work) -> ExecutorDriver:
-        """Return the live part. Raises: ConfigError when there is no executor to be had, IncompatibleError."""
+        """Return the live part. Raises: ConfigError if no executor can be made, IncompatibleError."""
         from socketkit.dispatchers._executor import ExecutorDriver  # noqa: PLC0415 - as above
 
         return ExecutorDriver(self, work)

@@ -1,4 +1,4 @@
-"""A child process for each request, as `socketserver.ForkingMixIn` does it, but never waiting for anybody else's children."""
+"""A child process for each request, like `socketserver.ForkingMixIn`, but it only reaps children of its own."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from socketkit.seams import Address, Request, Watcher, Work
 from socketkit.seams.validators import at_least
 
 EXIT_CODES = {"finished": 0, "failed": 1, "aborted": 75, "timed out": 124}
-"""How a child tells its parent the outcome. The last two are EX_TEMPFAIL of sysexits.h, and what timeout(1) exits with: a handler that
-exits is unlikely to use them."""
+"""Exit codes by which a child reports the outcome to its parent. The last two are EX_TEMPFAIL of sysexits.h and the exit code of
+timeout(1): a handler that exits is unlikely to use them."""
 
 UNSHARING = 1.0
-"""Seconds to wait, at most, for children that were just forked to close their copies of the listeners."""
+"""Most seconds to wait for newly forked children to close their copies of the listeners."""
 
 _OUTCOMES = {code: outcome for outcome, code in EXIT_CODES.items()}
 
 
 @attrs.frozen
 class Forks:
-    """A child process for each request, up to a bound; beyond it, clients wait in the kernel's queue."""
+    """A child process for each request, up to a limit. Beyond it, clients wait in the kernel's queue."""
 
     max_children: int = attrs.field(default=40, validator=at_least(1))
-    """How many children may run at once."""
+    """Most children that run at once."""
 
     requires: ClassVar[frozenset[str]] = frozenset({"fork"})
 
@@ -43,7 +43,7 @@ class Forks:
 class _Child:
     request: Request
     exit_descriptor: int
-    """Readable when the child has ended: its pidfd, or the read end of a pipe whose other end only the child holds."""
+    """Becomes readable when the child ends: its pidfd, or the read end of a pipe whose write end only the child holds."""
 
 
 @attrs.define(eq=False)
@@ -53,14 +53,14 @@ class _ForkPerRequest:
     children: dict[int, _Child] = attrs.field(factory=dict)
     loop: Watcher | None = None
     witness: tuple[socket.socket, socket.socket] | None = None
-    """A pair whose second end each child closes when it has closed the listeners."""
+    """A socket pair. Each child closes its copy of the second end once it has closed the listeners."""
 
     def attach(self, loop: Watcher | None) -> None:
         self.loop = loop
 
     def dispatch(self, request: Request, client_address: Address) -> None:
         while self.loop is None and len(self.children) >= self.max_children:
-            wait_any(self.children, None)  # no loop to hold back: a single request is being handled
+            wait_any(self.children, None)  # there is no loop to hold: a single request is being handled
             self._collect(*self.children)
         self._have_witness()
         reader, writer = os.pipe() if not hasattr(os, "pidfd_open") else (-1, -1)
@@ -77,7 +77,7 @@ class _ForkPerRequest:
                 self.loop.watch(descriptor, lambda: self._collect(pid))
             if len(self.children) >= self.max_children:
                 self.loop.hold()
-        self.work.release(request)  # last: it calls a hook of the server's, which may raise
+        self.work.release(request)  # last, because it calls a server hook that may raise
 
     def wait(self, timeout: float | None) -> bool:
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -116,7 +116,7 @@ class _ForkPerRequest:
 
     def _have_witness(self) -> None:
         if self.witness is None:
-            with contextlib.suppress(OSError):  # no descriptor left: then it goes without
+            with contextlib.suppress(OSError):  # no descriptor left: go on without a witness
                 self.witness = socket.socketpair()
                 keep_private(self.witness[1], share=True)
 
@@ -124,7 +124,7 @@ class _ForkPerRequest:
         for child in self.children.values():
             _close(child.exit_descriptor)
         if not isinstance(request, tuple):
-            self.work.forget()  # now, and not as `run_alone` begins: the witness tells that it is done
+            self.work.forget()  # now rather than in `run_alone`: closing the witness below reports that it is done
         self.close()
         return EXIT_CODES.get(self.work.run_alone(request, client_address), 1)
 

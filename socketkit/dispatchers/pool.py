@@ -1,4 +1,4 @@
-"""A fixed number of threads that take turns at the intake."""
+"""A fixed number of threads that take turns waiting at the intake."""
 
 from __future__ import annotations
 
@@ -24,38 +24,38 @@ log = Log(__name__)
 
 @attrs.frozen
 class Pool:
-    """A hard bound of threads. One that is free waits for a request, takes it, lets the next one wait, and runs what it took.
+    """A hard limit on threads. A free thread waits for a request, takes it, hands the wait to the next free thread and runs the request.
 
-    Connections wait without a thread until their first byte arrives, and between the requests of a conversation.
+    Connections occupy no thread before their first byte arrives or between the requests of a conversation.
     """
 
     workers: int = attrs.field(default=32, validator=at_least(1))
-    """How many threads; each starts when all others are busy for the first time."""
+    """Number of threads. Each starts the first time that all others are busy."""
     overflow: Literal["wait", "reject", "shed"] = attrs.field(
         default="wait", kw_only=True, validator=attrs.validators.in_(("wait", "reject", "shed"))
     )
-    """While every thread is busy, or `connections` are open: let clients wait in the kernel's queue, or turn each new request away
-    at once. shed: as wait, but close the conversation that has been idle longest if that makes room for a new connection."""
+    """What happens while every thread is busy or `connections` are open. wait: clients wait in the kernel's queue. reject: new requests
+    are refused at once. shed: as wait, but the longest-idle conversation is closed if that makes room for a new connection."""
     connections: int | None = attrs.field(default=None, kw_only=True, validator=attrs.validators.optional(at_least(1)))
-    """The most connections open at a time, those that wait without a thread included; None: as many as the server's limits say."""
+    """Most connections open at a time, including those without a thread; None: whatever the server's limits allow."""
     reply: str = attrs.field(default="", kw_only=True, validator=attrs.validators.instance_of(str))
-    """What a client that is turned away gets to read, as UTF-8."""
+    """Text sent to a refused client, encoded as UTF-8."""
     defer: Seconds = attrs.field(default=0.01, kw_only=True, validator=seconds)
-    """How long a new connection may wait for its first byte before its handler starts anyway."""
+    """How long to wait for a new connection's first byte before its handler starts anyway."""
     idle: Seconds | None = attrs.field(default=75.0, kw_only=True, validator=seconds_or_none)
-    """How long a conversation may wait for its next request before it is closed; None: for ever."""
+    """How long a conversation may stay idle between requests before it is closed; None: forever."""
     max_inline: int = attrs.field(default=10, kw_only=True, validator=at_least(1))
-    """Requests that one conversation may make in a row while others wait."""
+    """Most requests that one conversation may make in a row while others wait."""
 
     requires: ClassVar[frozenset[str]] = frozenset({"threads"})
 
-    def start(self, work: Work) -> _Pool:  # noqa: ARG002 - units know their server
+    def start(self, work: Work) -> _Pool:  # noqa: ARG002 - units already refer to their server
         """Return the live part."""
         return _Pool(self)
 
 
 class _Pool:
-    """Leader and followers: the thread with the baton waits at the intake, the others wait for the baton."""
+    """Leader and followers: the thread that holds the baton waits at the intake; the others wait for the baton."""
 
     def __init__(self, recipe: Pool) -> None:
         self.runs_in_place = True
@@ -65,35 +65,35 @@ class _Pool:
         self._rejects = recipe.overflow == "reject"
         self._reply = recipe.reply.encode()
         self._baton = threading.Lock()
-        self._counting = threading.Lock()  # guards the three that follow
+        self._counting = threading.Lock()  # guards the next three fields
         self._threads: list[threading.Thread] = []
-        self._free = 0  # how many of them wait for a request of this run
-        self._busy = 0  # how many run one
+        self._free = 0  # threads waiting for a request of this run
+        self._busy = 0  # threads running a request
         self._error: BaseException | None = None
 
     def narrow(self, limits: Limits) -> Limits:
-        """Return the server's limits with the pool's own bound of connections in them, if it has one."""
+        """Return the server's limits, narrowed by the pool's own limit on connections if it has one."""
         recipe = self._recipe
         if recipe.connections is None and recipe.overflow != "shed":
             return limits
         return limits.narrowed(recipe.connections, recipe.overflow, recipe.reply)
 
     def drive(self, open_intake: Callable[[], Any]) -> None:
-        """Let the threads serve until the intake is stopped; meanwhile turn away what is too much, if that was asked for."""
-        alarm = Wakeup()  # rung by a stop, by an error, and by the last free thread as it gets busy
+        """Serve in the threads until the intake is stopped; refuse excess requests if `overflow` is "reject"."""
+        alarm = Wakeup()  # woken by a stop, by an error, and by the last free thread when it becomes busy
         with contextlib.closing(alarm), alarm.woken_by_signals(), open_intake() as intake:
             intake.on_stop(alarm.wake)
             self._alarm, self._intake = alarm, intake
-            self._free, self._busy, self._error = 0, 0, None  # those who still work for a run before this one do not count
+            self._free, self._busy, self._error = 0, 0, None  # threads still working for an earlier run do not count
             try:
                 self._add_thread()
                 while not intake.stopped:
                     alarm.wait()
                     if self._rejects and self._full():
                         self._turn_away()
-            finally:  # Ctrl-C may have come anywhere, as an exception
+            finally:  # Ctrl-C can raise an exception anywhere
                 intake.stop()
-                with self._baton:  # from here on nobody is inside the intake
+                with self._baton:  # from here on, no thread is inside the intake
                     pass
         if self._error is not None:
             raise self._error
@@ -101,21 +101,21 @@ class _Pool:
     def wait(self, timeout: float | None) -> bool:
         """Wait until every thread has ended."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        for thread in list(self._threads):  # which stay on the list meanwhile: somebody else may wait for them too
+        for thread in list(self._threads):  # they stay on the list meanwhile: another caller may wait for them too
             if thread is threading.current_thread() or thread.ident is None:
-                continue  # a handler closes its own server; or its start was interrupted
+                continue  # a handler is closing its own server, or the thread's start was interrupted
             thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
             if thread.is_alive():
                 return False
         return True
 
     def close(self) -> None:
-        """Do nothing: what there is to release ended with `drive` and `wait`."""
+        """Do nothing: `drive` and `wait` have already released everything."""
 
     def _add_thread(self) -> None:
         thread = SureThread(target=self._serve, name=f"socketkit-pool-{len(self._threads) + 1}", daemon=True)
         self._threads.append(thread)
-        self._free += 1  # it may have taken a request before `start` returns
+        self._free += 1  # the thread may take a request before `start` returns
         try:
             thread.start()
         except RuntimeError:
@@ -124,7 +124,7 @@ class _Pool:
             raise
 
     def _serve(self) -> None:
-        """Be one of the threads: wait for the baton, take a unit, pass the baton on, run the unit."""
+        """Run one thread: wait for the baton, take a unit, pass the baton on, run the unit."""
         intake = self._intake
         while not intake.stopped:
             try:
@@ -132,14 +132,14 @@ class _Pool:
                     unit = intake.take()
                     if unit is not None:
                         self._get_busy()
-            except BaseException as error:  # noqa: BLE001 - it belongs to whoever called `drive`
+            except BaseException as error:  # noqa: BLE001 - `drive` raises it to its caller
                 self._error = error
                 intake.stop()
                 return
             if unit is None:
                 continue
             try:
-                copy_context().run(unit)  # so that no request sees another's context variables
+                copy_context().run(unit)  # so that no request sees another request's context variables
             except BaseException:
                 log.exception("a unit of work raised; its thread goes on")
             finally:
@@ -151,11 +151,11 @@ class _Pool:
             self._free -= 1
             if self._free:
                 return
-            self._threads = [thread for thread in self._threads if thread.is_alive()]  # without those of a run before this one
+            self._threads = [thread for thread in self._threads if thread.is_alive()]  # drop those of earlier runs
             if len(self._threads) < self._workers:
                 try:
                     self._add_thread()
-                except RuntimeError as error:  # no more threads in this system: those we have will do
+                except RuntimeError as error:  # the system has no thread left: go on with the existing ones
                     log.warning("only %d of %d threads: %s", len(self._threads), self._workers, error)
             elif self._rejects:
                 self._alarm.wake()
@@ -163,18 +163,18 @@ class _Pool:
     def _get_free(self, intake: Any) -> None:
         with self._counting:
             if intake is not self._intake:
-                return  # another run has begun: this thread ends
+                return  # another run has begun, so this thread ends
             self._busy -= 1
             self._free += 1
         if self._rejects:
-            self._intake.interrupt()  # the driver may be at the intake, turning away
+            self._intake.interrupt()  # the driver may be at the intake, refusing requests
 
     def _full(self) -> bool:
         with self._counting:
             return self._busy >= self._workers
 
     def _turn_away(self) -> None:
-        """Hold the baton while no thread is free, and refuse what is new; conversations that go on wait for a thread."""
+        """Hold the baton while no thread is free and refuse new requests; conversations already begun wait for a thread."""
         going_on = []
         with self._baton:
             while self._full() and not self._intake.stopped:

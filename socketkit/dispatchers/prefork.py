@@ -1,4 +1,4 @@
-"""Worker processes that share the listeners, each with a dispatcher of its own."""
+"""Worker processes that share the listeners, each with its own dispatcher."""
 
 from __future__ import annotations
 
@@ -29,44 +29,44 @@ def _part_of_one(_recipe: Any, field: Any, value: Any) -> None:
 
 @attrs.frozen
 class Prefork:
-    """A fixed number of worker processes, each serving with an inner dispatcher; one that dies is replaced."""
+    """A fixed number of worker processes, each serving with an inner dispatcher. A worker that dies is replaced."""
 
     workers: int = attrs.field(default=0, validator=at_least(0))
-    """How many processes; 0: as many as there are cores for this program."""
+    """Number of processes; 0: one for each core available to this program."""
     inner: Dispatcher | None = attrs.field(default=None, validator=_inner)
-    """What each worker serves with; None: what a server without a dispatcher serves with."""
+    """The dispatcher that each worker uses; None: the server's default dispatcher."""
     max_requests: int | None = attrs.field(default=None, kw_only=True, validator=attrs.validators.optional(at_least(1)))
-    """After about so many requests a worker is replaced; None: never."""
+    """Replace a worker after about this many requests; None: never."""
     max_rss: int | None = attrs.field(default=None, kw_only=True, validator=attrs.validators.optional(at_least(1)))
-    """A worker that has more bytes in memory after a request is replaced; None: however many."""
+    """Replace a worker that uses more than this many bytes of memory after a request; None: no limit."""
     max_age: Seconds | None = attrs.field(default=None, kw_only=True, validator=some_seconds_or_none)
-    """After about so long a worker is replaced; None: never."""
+    """Replace a worker after about this long; None: never."""
     jitter: float = attrs.field(default=0.1, kw_only=True, validator=_part_of_one)
-    """By how much of themselves `max_requests` and `max_age` may be less, at random, so that workers do not all go at once."""
+    """Largest fraction by which `max_requests` and `max_age` are reduced at random, so that workers are not all replaced at once."""
     drain: Seconds | None = attrs.field(default=30.0, kw_only=True, validator=seconds_or_none)
-    """How long a worker that is replaced, or has lost its parent, may go on with its requests; None: as long as they like."""
+    """How long a worker that is being replaced, or has lost its parent, may take to finish its requests; None: no limit."""
     boot_timeout: Seconds = attrs.field(default=30.0, kw_only=True, validator=seconds)
-    """How long a worker may take until it takes requests."""
+    """How long a worker may take before it accepts requests."""
     boots: int = attrs.field(default=5, kw_only=True, validator=at_least(1))
-    """After so many workers in a row that failed to boot the server ends with a `BootError`."""
+    """The server stops with a `BootError` after this many workers in a row fail to boot."""
     hang_timeout: Seconds | None = attrs.field(default=None, kw_only=True, validator=some_seconds_or_none)
-    """A worker in which nobody has looked for a request for so long, and no request has ended, is replaced; None: never."""
+    """Replace a worker that for this long has neither looked for a request nor finished one; None: never."""
 
     forks_workers: ClassVar[bool] = True
 
     @property
     def requires(self) -> frozenset[str]:
-        """What the platform must have: fork, and what the inner dispatcher needs."""
+        """What the platform must provide: fork, and whatever the inner dispatcher needs."""
         return frozenset({"fork", *getattr(self.inner, "requires", {"threads"})})
 
     @property
     def processes(self) -> int:
-        """How many processes serve together: each has its share of the server's limits."""
+        """Number of processes that serve together. Each gets an equal share of the server's limits."""
         return self.workers or cores()
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """What kinds of request the inner dispatcher runs."""
+        """Kinds of request that the inner dispatcher runs."""
         return tuple(getattr(self.inner, "kinds", ("stream", "datagram")))
 
     @property
@@ -75,14 +75,14 @@ class Prefork:
         return getattr(self.inner, "runs_async", False)
 
     def check(self, handler: Any) -> None:
-        """Refuse what the inner dispatcher refuses."""
+        """Raise whatever the inner dispatcher's own check raises for this handler."""
         refuse = getattr(self.inner, "check", None)
         if refuse is not None:
             refuse(handler)
 
     def start(self, work: Work) -> Supervisor:
         """Return the live part."""
-        from socketkit.dispatchers._prefork.supervisor import Supervisor  # noqa: PLC0415 - only servers that fork need it, and what it imports
+        from socketkit.dispatchers._prefork.supervisor import Supervisor  # noqa: PLC0415 - only servers that fork need it and its imports
 
         return Supervisor(self, work, self.processes)
 

@@ -1,4 +1,4 @@
-"""Handlers run in the thread that serves, one after the other."""
+"""Handlers run in the serving thread, one after the other."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from socketkit.seams import Address, Request, Work
 
 @attrs.frozen
 class Sync:
-    """One request at a time, in the serving thread: the fastest for quick handlers, and deaf while one runs."""
+    """One request at a time, in the serving thread. Fastest for quick handlers, but nothing else is served while one runs."""
 
     requires: ClassVar[frozenset[str]] = frozenset()
 
@@ -27,9 +27,9 @@ class _Here:
     inline: ClassVar[bool] = True
 
     def dispatch(self, request: Request, client_address: Address) -> None:
-        copy_context().run(self.work.run, request, client_address)  # so that no request sees another's context variables
+        copy_context().run(self.work.run, request, client_address)  # so that no request sees another request's context variables
 
-    def wait(self, timeout: float | None) -> bool:  # noqa: ARG002 - nothing runs on
+    def wait(self, timeout: float | None) -> bool:  # noqa: ARG002 - no request is left running
         return True
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""A new thread for each request, as `socketserver.ThreadingMixIn` does it."""
+"""A new thread for each request, like `socketserver.ThreadingMixIn`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _USUAL = threading.Thread
 
 @attrs.frozen
 class Threads:
-    """A thread for each request, without a bound."""
+    """One thread for each request, without a limit."""
 
     daemon: bool = attrs.field(default=False, kw_only=True)
     """True: the interpreter may exit while requests run, and a drain does not wait for them."""
@@ -30,7 +30,7 @@ class Threads:
 
 
 class ThreadList(list[threading.Thread]):
-    """The running non-daemon threads of one server. The classic mix-in shows it as `_threads`."""
+    """The running non-daemon threads of one server. The classic mix-in exposes it as `_threads`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,10 +38,10 @@ class ThreadList(list[threading.Thread]):
         self._look_at = 1
 
     def append(self, thread: threading.Thread) -> None:
-        """Add a thread that was started. Daemon threads are nobody's to wait for.
+        """Add a started thread. Daemon threads are not added, because nothing waits for them.
 
-        Those that have ended are forgotten whenever the list is twice as long as it was after the last time: so each thread costs the
-        same, however many run.
+        Ended threads are removed whenever the list has doubled since the last removal, so the average cost of a thread does not depend
+        on how many run.
         """
         with self._lock:
             if len(self) >= self._look_at:
@@ -51,35 +51,35 @@ class ThreadList(list[threading.Thread]):
                 super().append(thread)
 
     def pop_all(self) -> list[threading.Thread]:
-        """Return all threads and forget them."""
+        """Remove and return all threads."""
         with self._lock:
             threads, self[:] = self[:], []
         return threads
 
     def reap(self) -> None:
-        """Forget the threads that have ended."""
+        """Remove the threads that have ended."""
         with self._lock:
             self[:] = [each for each in self if each.is_alive()]
 
     def join(self, timeout: float | None = None) -> bool:
-        """Wait for all threads, `timeout` seconds in total at most; return whether all have ended.
+        """Wait for all threads, at most `timeout` seconds in total; return whether all have ended.
 
-        The calling thread does not wait for itself, so a handler may close its own server; nobody waits for a thread that never started.
+        The calling thread is left out, so a handler may close its own server. So is a thread that never started.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         others = [each for each in list(self) if each is not threading.current_thread() and each.ident is not None]
-        for thread in others:  # which stay on the list meanwhile: somebody else may wait for them too
+        for thread in others:  # they stay on the list meanwhile: another caller may wait for them too
             thread.join(None if deadline is None else max(deadline - time.monotonic(), 0.0))
         self.reap()
         return not any(each.is_alive() for each in others)
 
 
 def start_thread(run: Callable[..., object], arguments: tuple[Any, ...], threads: Any, *, daemon: bool) -> None:
-    """Start a thread and put it on the list: in this order, because one that never started cannot be joined.
+    """Start a thread, then add it to the list. The order matters: a thread that never started cannot be joined.
 
-    Raises: RuntimeError when the system has no thread left to give.
+    Raises: RuntimeError if the system has no thread left.
     """
-    kind = SureThread if threading.Thread is _USUAL else threading.Thread  # which programs replace
+    kind = SureThread if threading.Thread is _USUAL else threading.Thread  # a program may have replaced the class
     thread = kind(target=run, args=arguments)
     thread.daemon = daemon
     thread.start()
