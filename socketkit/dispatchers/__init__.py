@@ -1,1 +1,1 @@
-"""Where and when handlers run: one module for each strategy."""
+"""Where and when handlers run: one module per strategy."""

@@ -1,4 +1,4 @@
-"""The live part of the asyncio dispatcher: an event loop that watches the intake, and a watchdog that watches the loop."""
+"""The live part of the asyncio dispatcher: an event loop that watches the intake, and a watchdog for the loop."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
 log = Log("socketkit.dispatchers.aio")
 
 UNITS_PER_TURN = 64
-"""How many units are taken before the loop goes on with its tasks."""
+"""Most units taken before the loop continues with its tasks."""
 
 AFTER_CANCEL = 0.5
-"""Seconds that tasks get to end, once they were cancelled because their loop is closed."""
+"""Seconds that tasks get to end after they are cancelled because the loop closes."""
 
 FRAMES = 8
-"""How many of a stack's innermost frames a warning shows."""
+"""Number of innermost stack frames that a warning shows."""
 
 
 class EventLoop:
-    """The live part. The loop is made by the thread that serves, and run by it: in `drive`, then in `wait` for what goes on.
+    """The live part. The serving thread makes the loop and runs it: in `drive`, then in `wait` until running requests end.
 
-    An asynchronous handler's unit is called in the loop, and comes back through `dispatch` as a task. A blocking handler's unit is
-    called in a thread of the crew, and that is where `dispatch` then runs it.
+    The unit of an asynchronous handler is called in the loop, and `dispatch` starts its request as a task. The unit of a blocking
+    handler is called in a worker thread, and `dispatch` runs its request there.
     """
 
     def __init__(self, recipe: Asyncio, work: Work) -> None:
@@ -46,14 +46,14 @@ class EventLoop:
         self._work = work
         self._crew = WorkerThreads(recipe.workers, self._freed, "socketkit-asyncio")
         self._tasks: set[asyncio.Task[None]] = set()
-        self._turning = threading.Lock()  # held by whoever runs the loop, or closes it
+        self._turning = threading.Lock()  # held while a thread runs or closes the loop
         self._loop: asyncio.AbstractEventLoop | None = None
         self._watchdog: Watchdog | None = None
         self._intake: Any = None  # while driving
         self._timer: asyncio.TimerHandle | None = None
-        self._paused = False  # full: the intake is not watched
-        self._waiting = False  # `wait` runs the loop, until nothing else runs
-        self._abandoned = False  # closed from inside: whoever drives finishes what runs, then closes
+        self._paused = False  # at the limit: the intake is not watched
+        self._waiting = False  # `wait` is running the loop until everything has ended
+        self._abandoned = False  # closed from inside the loop: `drive` waits for running requests, then closes it
         self._patience: float | None = None
         self._error: BaseException | None = None
 
@@ -61,7 +61,7 @@ class EventLoop:
 
     def drive(self, open_intake: Callable[[], Any]) -> None:
         """Run the loop until the intake is stopped."""
-        alarm = Wakeup()  # rung by a stop, and by signals
+        alarm = Wakeup()  # woken by a stop and by signals
         with self._turning, contextlib.closing(alarm), alarm.woken_by_signals(), open_intake() as intake:
             loop = self._open_loop()
             intake.on_stop(alarm.wake)
@@ -94,7 +94,7 @@ class EventLoop:
             asyncio.get_running_loop().stop()
 
     def _take(self) -> None:
-        """Take what there is, but let the loop have its turn in between."""
+        """Take the units that are ready, at most `UNITS_PER_TURN`, so that the loop gets its turn in between."""
         intake, loop = self._intake, asyncio.get_running_loop()
         try:
             for _ in range(UNITS_PER_TURN):
@@ -108,7 +108,7 @@ class EventLoop:
                     unit()
                 else:
                     self._give(unit)
-        except BaseException as error:  # noqa: BLE001 - it belongs to whoever called `drive`
+        except BaseException as error:  # noqa: BLE001 - `drive` raises it to its caller
             self._error = error
             loop.stop()
             return
@@ -125,21 +125,21 @@ class EventLoop:
         return self._crew.is_full or len(self._tasks) >= self._recipe.limit
 
     def _pause(self) -> None:
-        """Watch the intake no more."""
+        """Stop watching the intake."""
         if self._loop is not None and not self._paused:
             self._loop.remove_reader(self._intake.fileno())
         self._set_timer(None)
         self._paused = True
 
     def _go_on(self) -> None:
-        """Watch the intake, and look what it has."""
+        """Watch the intake again."""
         if self._loop is not None:
             self._paused = False
             self._loop.add_reader(self._intake.fileno(), self._take)
             self._set_timer(self._intake.due())
 
     def _set_timer(self, seconds: float | None) -> None:
-        """Look at the intake after so many seconds even if its descriptor says nothing; None: rely on the descriptor."""
+        """Check the intake after this many seconds even if its descriptor is not ready; None: rely on the descriptor."""
         if self._timer is not None:
             self._timer.cancel()
         self._timer = None if seconds is None or self._loop is None else self._loop.call_later(seconds, self._take)
@@ -147,13 +147,13 @@ class EventLoop:
     # --- requests ----------------------------------------------------------------------------------------------------
 
     def dispatch(self, request: Request, client_address: Address) -> None:
-        """Run the request: as a task of the loop, or here if its handler blocks."""
+        """Run the request: as a task of the loop, or in this thread if its handler blocks."""
         handler = self._work.handler
         if not is_async(handler):
             self._work.run(request, client_address)
         elif self._is_inside():
             self._start(self._work.run_async(request, client_address), f"{getattr(handler, '__qualname__', handler)} for {client_address}")
-        else:  # a single request, and nobody drives
+        else:  # a single request, outside `drive`
             with self._turning:
                 self._open_loop().run_until_complete(self._work.run_async(request, client_address))
 
@@ -165,23 +165,23 @@ class EventLoop:
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        """In the loop, after a task."""
+        """In the loop: clean up after a task."""
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
-        if error is not None:  # a request confines its errors: this one is meant for the process
+        if error is not None:  # a request contains its own errors, so this one is meant for the process
             self._error = error
             task.get_loop().stop()
         self._make_use()
 
     def _freed(self) -> None:
-        """In a thread of the crew, after a unit."""
+        """In a worker thread, after a unit: let the loop use the free place."""
         loop = self._loop
         if loop is not None:
-            with contextlib.suppress(RuntimeError):  # closed meanwhile
+            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
                 loop.call_soon_threadsafe(self._make_use, True)
 
     def _make_use(self, may_be_due: bool = False) -> None:
-        """In the loop, after the end of a unit or task: take the next one, or see that it was the last."""
+        """In the loop, after a unit or task has ended: resume taking units, or stop the loop if `wait` runs it and all have ended."""
         if self._waiting and self._is_idle():
             asyncio.get_running_loop().stop()
         elif self._intake is not None and self._paused and not self._is_full():
@@ -193,7 +193,7 @@ class EventLoop:
         return not self._tasks and not self._crew.others()
 
     def _is_inside(self) -> bool:
-        """Return whether this thread is running the loop right now."""
+        """Return whether this thread is currently running the loop."""
         try:
             return asyncio.get_running_loop() is self._loop
         except RuntimeError:
@@ -202,7 +202,7 @@ class EventLoop:
     # --- the end -----------------------------------------------------------------------------------------------------
 
     def wait(self, timeout: float | None) -> bool:
-        """Run the loop until no task and no unit is left. Called by one of them it only notes the time, and waits for nobody."""
+        """Run the loop until no task and no unit is left. Inside the loop, only record the timeout and return True at once."""
         if self._is_inside():
             self._patience = timeout
             return True
@@ -230,7 +230,7 @@ class EventLoop:
             task.cancel()
 
     def close(self) -> None:
-        """Close the loop, after cancelling whatever is left in it."""
+        """Cancel the remaining tasks and close the loop. Inside the loop, leave that to `drive`."""
         if self._is_inside():
             self._abandoned = True
             return
@@ -251,12 +251,12 @@ class EventLoop:
 
 
 def is_async(handler: Any) -> bool:
-    """Return whether a handler's `handle` is to be awaited."""
+    """Return whether a handler's `handle` must be awaited."""
     return bool(getattr(handler, "is_async", False))
 
 
 def new_loop(name: str) -> asyncio.AbstractEventLoop:
-    """Return a new event loop of that kind."""
+    """Return a new event loop: uvloop's for "uvloop", else the standard library's."""
     if name == "uvloop":
         loop: asyncio.AbstractEventLoop = import_module("uvloop").new_event_loop()
         return loop
@@ -267,37 +267,37 @@ def new_loop(name: str) -> asyncio.AbstractEventLoop:
 
 
 class Steps(Coroutine[Any, Any, None]):
-    """A coroutine that calls `note` each time it goes on."""
+    """A coroutine that calls `note` each time it resumes."""
 
     def __init__(self, coroutine: Coroutine[Any, Any, None], note: Callable[[], None]) -> None:
         self._coroutine = coroutine
         self._note = note
 
     def send(self, value: Any) -> Any:
-        """Go on."""
+        """Resume with a value."""
         self._note()
         return self._coroutine.send(value)
 
     def throw(self, *error: Any) -> Any:
-        """Go on with an error."""
+        """Resume with an error."""
         self._note()
         return self._coroutine.throw(*error)
 
     def close(self) -> None:
-        """End it."""
+        """Close the coroutine."""
         self._coroutine.close()
 
     def __await__(self) -> Any:
         return self._coroutine.__await__()
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._coroutine, name)  # cr_frame and the like, for those who look into a task
+        return getattr(self._coroutine, name)  # cr_frame and the like, for code that inspects a task
 
 
 class Watchdog:
-    """Warns when the loop stands still: it asks for a sign of life again and again, as long as requests take steps.
+    """Warns when the loop is blocked: while requests make progress, it keeps asking the loop to respond.
 
-    When none does it sleeps, until the next step wakes it; so a server without work makes no wake-ups.
+    When no request makes progress it sleeps until one does, so an idle server causes no wake-ups.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, slow: float) -> None:
@@ -308,11 +308,11 @@ class Watchdog:
         self._closed = False
         self._woken = threading.Semaphore(0)
         self._answer = threading.Semaphore(0)
-        self._watched = 0  # the thread that runs the loop
+        self._watched = 0  # identifier of the thread that runs the loop
         self._thread: threading.Thread | None = None
 
     def note(self) -> None:
-        """In the loop, before a request goes on."""
+        """In the loop: record that a request is about to resume."""
         self._steps += 1
         self._watched = threading.get_ident()
         if self._sleeps:
@@ -323,10 +323,10 @@ class Watchdog:
             self._thread.start()
 
     def close(self) -> None:
-        """End the thread."""
+        """Stop the watchdog thread and wait for it."""
         self._closed = True
         self._woken.release()
-        self._answer.release()  # which may not come any more
+        self._answer.release()  # the loop may no longer answer
         if self._thread is not None:
             self._thread.join()
 
@@ -334,7 +334,7 @@ class Watchdog:
         seen = 0
         while not self._closed:
             if seen == self._steps:
-                self._sleeps = True  # before the last look: `note` counts before it looks here
+                self._sleeps = True  # set before the last check: `note` counts first, then reads this
                 if seen == self._steps:
                     self._woken.acquire()
                 self._sleeps = False
@@ -345,7 +345,7 @@ class Watchdog:
             self._woken.acquire(timeout=self._slow / 4)
 
     def _ask(self) -> bool:
-        """Wait for a sign of life, and warn if it takes too long; False when the loop is closed."""
+        """Wait until the loop responds and warn if that takes too long; False if the loop is closed."""
         try:
             self._loop.call_soon_threadsafe(self._answer.release)
         except RuntimeError:
@@ -358,7 +358,7 @@ class Watchdog:
 
     def _warn(self) -> None:
         task = asyncio.current_task(self._loop)
-        frame = sys._current_frames().get(self._watched)  # noqa: SLF001 - the interpreter's own way to see other threads
+        frame = sys._current_frames().get(self._watched)  # noqa: SLF001 - the only way to see the stack of another thread
         stack = "".join(traceback.format_stack(frame, FRAMES)) if frame is not None else ""
         log.warning("%s has kept the event loop from running for more than %g s; it stands here:\n%s", _who(task), self._slow, stack)
 

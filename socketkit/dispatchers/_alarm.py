@@ -1,4 +1,4 @@
-"""An alarm that one thread waits for and another one sets and postpones, many times, at next to no cost for either."""
+"""An alarm that one thread waits for while another keeps setting and postponing it, at almost no cost to either."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from socketkit._system.wakeup import Wakeup
 
 
 class Alarm(Wakeup):
-    """A wake-up that also comes by itself, some seconds after it was last set. Owner: whoever made it; close it there.
+    """A wake-up that also fires by itself a given time after it was last set. Its creator owns and closes it.
 
-    This one keeps the moment, and lets whoever waits look again when it has passed.
+    This class stores the time at which to fire; the waiting thread checks it again once that time has passed.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._moment = 0.0  # written by those who set it alone
-        self._rung = 0.0  # the last moment that counted; written by the one who waits alone
+        self._moment = 0.0  # written only by the thread that sets it
+        self._rung = 0.0  # the last time that fired; written only by the waiting thread
         self._asleep = False
 
     def set(self, seconds: float) -> None:
-        """Let `watch` return in so many seconds; what was set before no longer counts. Call it from one thread at a time."""
+        """Make `watch` return in `seconds`; this replaces the earlier setting. Call it from one thread at a time."""
         self._moment = time.monotonic() + seconds
         if self._asleep:
             self.wake()
 
     def watch(self) -> None:
-        """Block until the alarm, or until somebody calls `wake`; it may also return for neither."""
-        self._asleep = True  # before the look at the moment: `set` does it the other way round
+        """Block until the alarm fires or another thread calls `wake`. It may also return spuriously."""
+        self._asleep = True  # set before reading the time: `set` works in the opposite order
         moment = self._moment
         if moment == self._rung:
             self.wait()
@@ -46,17 +46,17 @@ class Alarm(Wakeup):
 
 
 class TimerAlarm(Alarm):
-    """The same with the kernel's timer, so that nobody wakes up while it is postponed. Source: timerfd_create(2)."""
+    """An alarm on a kernel timer, so that postponing it wakes no thread. Source: timerfd_create(2)."""
 
     def __init__(self) -> None:
-        from ctypes import PyDLL, c_int, c_long, c_void_p, get_errno  # noqa: PLC0415 - for whoever runs one
+        from ctypes import PyDLL, c_int, c_long, c_void_p, get_errno  # noqa: PLC0415 - only servers that run one need it
 
-        libc: Any = PyDLL(None, use_errno=True)  # keeps the interpreter's lock: to let go of it costs more than the call
+        libc: Any = PyDLL(None, use_errno=True)  # keeps the GIL: releasing it costs more than the call
         self._fileno = libc.timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
         if self._fileno == -1:
             raise OSError(get_errno(), os.strerror(get_errno()))
         super().__init__()
-        self._spec = (c_long * 4)()  # struct itimerspec: the interval, none, and the time, each in seconds and nanoseconds
+        self._spec = (c_long * 4)()  # struct itimerspec: the interval (zero) and the time, each in seconds and nanoseconds
         self._settime = libc.timerfd_settime
         self._settime.argtypes = [c_int, c_int, c_void_p, c_void_p]
         self._poll = select.poll()
@@ -65,14 +65,14 @@ class TimerAlarm(Alarm):
 
     def set(self, seconds: float) -> None:
         """As `Alarm.set`."""
-        self._spec[2], self._spec[3] = divmod(max(int(seconds * 1e9), 1), 1_000_000_000)  # 0 would switch it off
+        self._spec[2], self._spec[3] = divmod(max(int(seconds * 1e9), 1), 1_000_000_000)  # 0 would disarm it
         self._settime(self._fileno, 0, self._spec, None)
 
     def watch(self) -> None:
         """As `Alarm.watch`."""
         self._poll.poll()
         self.clear()
-        with contextlib.suppress(BlockingIOError):  # it did not go off, or was set again since
+        with contextlib.suppress(BlockingIOError):  # it has not expired, or was set again since
             os.read(self._fileno, 8)
 
     def close(self) -> None:
@@ -84,8 +84,8 @@ class TimerAlarm(Alarm):
 
 
 def best_alarm() -> Alarm:
-    """Return the platform's best."""
+    """Return the best alarm that this platform offers."""
     if sys.platform == "linux":
-        with contextlib.suppress(ImportError, OSError, AttributeError):  # a Python without ctypes, a C library without timers
+        with contextlib.suppress(ImportError, OSError, AttributeError):  # no ctypes in this Python, or no timerfd in the C library
             return TimerAlarm()
     return Alarm()

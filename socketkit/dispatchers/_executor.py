@@ -1,7 +1,7 @@
 """The live part of the executor dispatcher.
 
-With a `MessageHandler` only messages go to the executor, which is all that another process can take: connections stay here, where a
-crew of threads reads messages and writes replies. With any other handler whole units go there, which only threads can run.
+With a `MessageHandler`, only messages go to the executor, because another process can take nothing else. Connections stay in this
+process, where worker threads read messages and write replies. With any other handler, whole units go there; only threads can run those.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 log = Log("socketkit.dispatchers.executor")
 
 LIMIT = 32
-"""How many units run at once in an executor that does not say how many it can run."""
+"""Most units at once in an executor that does not say how many workers it has."""
 
 
 class ExecutorDriver:
-    """The live part. One thread takes units, when there is room for one more, and has them run elsewhere."""
+    """The live part. One thread takes a unit whenever there is room for it and has it run elsewhere."""
 
     def __init__(self, recipe: Executor, work: Work) -> None:
         self.runs_in_place = True
@@ -49,13 +49,13 @@ class ExecutorDriver:
         self._make = _resolve(recipe.factory)
         self._replacing = threading.Lock()
         self._closed = False
-        self._waits = False  # the driver, for room
+        self._waits = False  # the driver is waiting for room
         self._alarm: Wakeup | None = None
         self._executor = self._make()
         try:
             if is_processes(type(self._executor)):
                 check(work.handler, getattr(self._executor, "_mp_context", None))
-                self._submit(_nothing)  # they start now, as copies of a process without connections
+                self._submit(_nothing)  # start the processes now, while this one has no connections to copy
         except BaseException:
             self._executor.shutdown(wait=False)
             raise
@@ -69,14 +69,14 @@ class ExecutorDriver:
     # --- driving -----------------------------------------------------------------------------------------------------
 
     def drive(self, open_intake: Callable[[], Any]) -> None:
-        """Take units, as many as there is room for, until the intake is stopped."""
-        alarm = Wakeup()  # rung by a stop, and by the end of a unit that made room
+        """Take as many units as there is room for, until the intake is stopped."""
+        alarm = Wakeup()  # woken by a stop, and when the end of a unit makes room
         with contextlib.closing(alarm), alarm.woken_by_signals(), open_intake() as intake:
             self._alarm = alarm
             intake.on_stop(alarm.wake)
-            intake.watch(alarm.fileno(), alarm.clear)  # so that a signal ends both waits
+            intake.watch(alarm.fileno(), alarm.clear)  # so that a signal also ends a wait at the intake
             while not intake.stopped:
-                self._waits = True  # before the look: who makes room does so before it looks here
+                self._waits = True  # set before the check: a unit makes room first, then reads this
                 if self._load.is_full:
                     alarm.wait()
                     continue
@@ -95,7 +95,7 @@ class ExecutorDriver:
                 self._load.give(partial(self._run_with_messages, unit))
             else:
                 self._give_whole(unit)
-        except Exception as error:  # noqa: BLE001 - an executor is somebody else's: whatever it raises, the request is not run
+        except Exception as error:  # noqa: BLE001 - a foreign executor may raise anything; the request was not run
             _refuse(unit, error)
 
     # --- units in the executor ---------------------------------------------------------------------------------------
@@ -107,19 +107,19 @@ class ExecutorDriver:
             future = self._submit(self._run, offer)
         except BaseException:
             if offer.take() is None:
-                return  # a ThreadPoolExecutor without a thread to start raises, but keeps what it was given
+                return  # a ThreadPoolExecutor that cannot start a thread raises but keeps the unit; a thread took it
             self._load.end()
             raise
         future.add_done_callback(partial(self._over, offer))
 
     def _run(self, offer: _PendingUnit) -> None:
-        """In the executor: run a unit, unless it was taken back."""
+        """In the executor: run a unit unless it was taken back."""
         unit = offer.take()
         if unit is not None:
             self._load.run(unit)
 
     def _over(self, offer: _PendingUnit, future: Future[None]) -> None:
-        """After a unit. It raises nothing; an error is the executor's, which did not run it."""
+        """Clean up after a unit. Units raise nothing, so an error means that the executor did not run it."""
         error = RuntimeError("the executor cancelled it") if future.cancelled() else future.exception()
         if error is not None and (unit := offer.take()) is not None:
             self._load.end()
@@ -138,7 +138,7 @@ class ExecutorDriver:
     # --- the executor ------------------------------------------------------------------------------------------------
 
     def _submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        """Submit, and if the executor is broken submit to a new one. Raises: whatever that does."""
+        """Submit; if the executor is broken, submit to a new one. Raises: whatever the executor or the factory raises."""
         for _ in range(2):
             executor = self._executor
             try:
@@ -152,7 +152,7 @@ class ExecutorDriver:
         raise broken
 
     def _replace(self, broken: AnyExecutor) -> None:
-        """Have a new executor made, unless somebody else has. Raises: what the factory raises."""
+        """Make a new executor unless another thread already has. Raises: what the factory raises."""
         with self._replacing:
             if self._executor is broken and not self._closed:
                 log.warning("%s is broken; another one takes its place", type(broken).__name__)
@@ -166,13 +166,13 @@ class ExecutorDriver:
         return self._load.wait(timeout)
 
     def force(self) -> None:
-        """Kill the executor's processes, if it has any; what runs in them fails."""
+        """Kill the executor's processes, if it has any; requests that run in them fail."""
         self._closed = True
         for process in list((getattr(self._executor, "_processes", None) or {}).values()):
             process.kill()
 
     def close(self) -> None:
-        """Shut the executor down, without waiting for what still runs."""
+        """Shut the executor down without waiting for running requests."""
         with self._replacing:
             self._closed = True
         if isinstance(self._load, WorkerThreads):
@@ -181,13 +181,13 @@ class ExecutorDriver:
 
 
 class _PendingUnit:
-    """A unit that an executor is given: it is run there or taken back here, and never both."""
+    """A unit given to an executor: it is either run there or taken back here, never both."""
 
     def __init__(self, unit: Any) -> None:
         self._units = [unit]
 
     def take(self) -> Any:
-        """Return the unit to whoever is first, None to everybody else."""
+        """Return the unit to the first caller and None to all others."""
         try:
             return self._units.pop()
         except IndexError:
@@ -195,7 +195,7 @@ class _PendingUnit:
 
 
 def _refuse(unit: Any, error: BaseException) -> None:
-    """End a unit that nobody runs."""
+    """End a unit that was not run."""
     log.warning("refused a request: nobody to run it: %s", error)
     if unit.begun:
         unit.abandon()
@@ -204,20 +204,20 @@ def _refuse(unit: Any, error: BaseException) -> None:
 
 
 def _nothing() -> None:
-    """Do nothing, in a process that is thereby started."""
+    """Do nothing. Submitting this starts the processes."""
 
 
 # --- what is given ---------------------------------------------------------------------------------------------------
 
 
 def _resolve(factory: Any) -> Callable[[], AnyExecutor]:
-    """Return what makes an executor. Raises: ConfigError, now or then."""
+    """Return a function that makes an executor. Raises: ConfigError, now or when that function is called."""
     found = factory
     if isinstance(factory, str):
         module, _, name = factory.partition(":")
         try:
             found = reduce(getattr, name.split("."), import_module(module))
-        except (Exception, SystemExit) as error:  # importing runs the module, and that may raise anything
+        except (Exception, SystemExit) as error:  # importing runs the module, which may raise anything
             raise ConfigError.of(f"executor {factory!r} cannot be imported ({type(error).__name__}: {error})") from error
 
     def make() -> AnyExecutor:
@@ -238,13 +238,13 @@ def _is_message_handler(handler: Any) -> bool:
 
 
 def is_processes(kind: type) -> bool:
-    """Return whether it is an executor of processes."""
-    module = sys.modules.get("concurrent.futures.process")  # not imported just to look: it brings much with it
+    """Return whether this is a class of process executors."""
+    module = sys.modules.get("concurrent.futures.process")  # do not import it just to check: it imports a lot
     return module is not None and issubclass(kind, module.ProcessPoolExecutor)
 
 
 def check(handler: Any, context: Any) -> None:
-    """Refuse a handler that cannot run in another process. Raises: IncompatibleError."""
+    """Check that a handler can run in another process. Raises: IncompatibleError."""
     name = getattr(handler, "__qualname__", repr(handler))
     if not _is_message_handler(handler):
         raise IncompatibleError("Executor", f"has processes, which cannot run {name}", "derive it from MessageHandler, or use threads")
@@ -259,19 +259,19 @@ def check(handler: Any, context: Any) -> None:
 
 
 def _start_method(context: Any) -> str:
-    chosen = (context or multiprocessing).get_start_method(allow_none=True)  # without choosing one for the program
+    chosen = (context or multiprocessing).get_start_method(allow_none=True)  # without choosing a method for the program
     return str(chosen or multiprocessing.get_all_start_methods()[0])
 
 
-# --- processes forked on the way -------------------------------------------------------------------------------------
+# --- processes forked by the executor --------------------------------------------------------------------------------
 
 _forgets: dict[int, Callable[[], None]] = {}
-"""By thread: how a child closes what is its parent's, while that thread is at an executor that may fork."""
+"""By thread identifier: how a child closes its parent's sockets, while that thread is inside an executor that may fork."""
 
 
 @contextlib.contextmanager
 def _leaving(forget: Callable[[], None]) -> Iterator[None]:
-    """Have processes that are forked inside this block close the listeners: else clients could still connect when they are closed."""
+    """Have processes forked inside this block close the listeners. Otherwise clients could connect after the parent closes them."""
     thread = threading.get_ident()
     _forgets[thread] = forget
     try:
@@ -284,7 +284,7 @@ def _after_fork() -> None:
     forget = _forgets.get(threading.get_ident())
     _forgets.clear()
     if forget is not None:
-        with contextlib.suppress(ValueError):  # not possible in this thread, and so not done by the parent
+        with contextlib.suppress(ValueError):  # not possible in this thread, so the parent has not set one
             signal.set_wakeup_fd(-1)
         forget()
 

@@ -1,4 +1,4 @@
-"""What runs at once under a dispatcher that drives, and how much of it may."""
+"""Concurrency limits and worker threads for dispatchers that drive the intake."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ log = Log("socketkit.dispatchers._crew")
 
 
 class ConcurrencyLimit:
-    """Counts the units that run, up to a bound that whoever adds one has to heed. Safe from every thread.
+    """Counts running units against a limit, which callers must check before they add one. Thread-safe.
 
-    freed: called after the end of each, in the thread where it ran.
+    freed: called each time the count falls, usually in the thread that ran the unit.
     """
 
     def __init__(self, most: int, freed: Callable[[], None]) -> None:
         self.most = most
         self._freed = freed
         self._count = 0
-        self._inside: set[int] = set()  # threads that run one
+        self._inside: set[int] = set()  # identifiers of threads that run a unit
         self._changed = threading.Condition()
 
     @property
     def is_full(self) -> bool:
-        """Whether there are as many as there may be."""
+        """Whether the limit is reached."""
         return self._count >= self.most
 
     @property
@@ -38,21 +38,21 @@ class ConcurrencyLimit:
         return not self._count
 
     def others(self) -> int:
-        """Return how many run, not counting one that runs in the calling thread."""
+        """Return the number of running units, not counting one in the calling thread."""
         with self._changed:
             return self._count - (threading.get_ident() in self._inside)
 
     def begin(self) -> None:
-        """Count one more, which `run` or `end` is called for."""
+        """Count one more unit. Call `run` or `end` for it later."""
         with self._changed:
             self._count += 1
 
     def run(self, unit: Unit) -> None:
-        """Run a unit here, and count one less."""
+        """Run a unit in this thread, then count one less."""
         thread = threading.get_ident()
         self._inside.add(thread)
         try:
-            copy_context().run(unit)  # so that no request sees another's context variables
+            copy_context().run(unit)  # so that no request sees another request's context variables
         except BaseException:
             log.exception("a unit of work raised; its thread goes on")
         finally:
@@ -60,20 +60,20 @@ class ConcurrencyLimit:
             self.end()
 
     def end(self) -> None:
-        """Count one less."""
+        """Count one unit less."""
         with self._changed:
             self._count -= 1
             self._changed.notify_all()
         self._freed()
 
     def wait(self, timeout: float | None) -> bool:
-        """Wait until nothing runs but what the calling thread itself is in; return whether that is so."""
+        """Wait until nothing runs, apart from a unit in the calling thread; return False after `timeout` seconds."""
         with self._changed:
             return self._changed.wait_for(lambda: not self.others(), timeout)
 
 
 class WorkerThreads(ConcurrencyLimit):
-    """The same with threads to run them in: each is started when all others are busy, and they stay until `close`."""
+    """A concurrency limit with threads to run the units. Each starts when all others are busy, and stays until `close`."""
 
     def __init__(self, most: int, freed: Callable[[], None], name: str) -> None:
         super().__init__(most, freed)
@@ -82,9 +82,9 @@ class WorkerThreads(ConcurrencyLimit):
         self._work: queue.SimpleQueue[Unit | None] = queue.SimpleQueue()
 
     def give(self, unit: Unit) -> None:
-        """Run a unit in one of the threads. Call it from one thread at a time.
+        """Run a unit in one of the threads. Call this from one thread at a time.
 
-        Raises: RuntimeError when the system has no thread left to give, not even the first.
+        Raises: RuntimeError if not even the first thread can be started.
         """
         if self._count >= self._threads:
             self._hire()
@@ -92,7 +92,7 @@ class WorkerThreads(ConcurrencyLimit):
         self._work.put(unit)
 
     def close(self) -> None:
-        """Send every thread home, after what it runs. Legal twice."""
+        """Let every thread end after its current unit. May be called twice."""
         threads, self._threads = self._threads, 0
         for _ in range(threads):
             self._work.put(None)
@@ -114,4 +114,4 @@ class WorkerThreads(ConcurrencyLimit):
             if unit is None:
                 return
             self.run(unit)
-            del unit  # nothing of a request outlives it here
+            del unit  # keep no reference to a finished request
