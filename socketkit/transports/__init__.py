@@ -1,1 +1,1 @@
-"""Where requests come from: one module for each family of sockets."""
+"""Where requests come from: one module per family of sockets."""

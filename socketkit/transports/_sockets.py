@@ -1,4 +1,4 @@
-"""What all socket transports share: opening with a clear error, and the two live listeners."""
+"""Code shared by all socket transports: opening sockets with clear errors, and the two live listeners."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from socketkit.errors import ListenError
 from socketkit.seams import Address
 from socketkit.seams.grammar import quote
 
-Socket: TypeAlias = socket.socket  # inside the listeners `socket` is an attribute
-_INHERITS_NONBLOCKING = sys.platform != "linux"  # BSD's accept(2) hands the listener's O_NONBLOCK down
+Socket: TypeAlias = socket.socket  # inside the listeners, `socket` is an attribute
+_INHERITS_NONBLOCKING = sys.platform != "linux"  # with BSD's accept(2), connections inherit O_NONBLOCK
 
-_SO_MEMINFO = 55  # for which Python has no name; source: asm-generic/socket.h
-_DROPS = slice(32, 36)  # the ninth of its numbers, a __u32 each
+_SO_MEMINFO = 55  # Python has no constant for it; source: asm-generic/socket.h
+_DROPS = slice(32, 36)  # the ninth of its __u32 numbers
 
 _REMEDIES = {
     errno.EADDRINUSE: "stop the program that uses it, or listen elsewhere",
@@ -37,7 +37,7 @@ _REMEDIES = {
 
 
 def cannot_listen(url: str, error: OSError, remedy: str | None = None) -> ListenError:
-    """Return the error for a transport that did not open: the system's reason, and what to do about it."""
+    """Return the error for a transport that did not open: the system's reason and a remedy."""
     if isinstance(error, socket.gaierror):
         return ListenError(error.errno, url, f"the host name does not resolve ({error.strerror})", "check its spelling, or use an address")
     known = _REMEDIES.get(error.errno or 0, "check the address")
@@ -45,9 +45,9 @@ def cannot_listen(url: str, error: OSError, remedy: str | None = None) -> Listen
 
 
 def open_socket(url: str, family: int, kind: int, prepare: Callable[[socket.socket], object]) -> socket.socket:
-    """Return a new socket after `prepare(socket)` has bound it; on any error it is closed again.
+    """Return a new socket that `prepare(socket)` has bound. On any error the socket is closed.
 
-    Raises: ListenError for what the system refuses.
+    Raises: ListenError if the system refuses.
     """
     try:
         sock = socket.socket(family, kind)
@@ -67,9 +67,9 @@ def open_socket(url: str, family: int, kind: int, prepare: Callable[[socket.sock
 def inherit_or_open(
     url: str, kind: int, bind: Callable[[], socket.socket], activate: Callable[[socket.socket], object] = lambda _sock: None
 ) -> socket.socket:
-    """Return a socket that listens at this URL: the one that this process was started with, or else a new one that `bind` returns.
+    """Return a socket that listens at this URL: an inherited one if there is one, else a new one from `bind`.
 
-    activate: what turns either into one that listens as the transport wants it. A next generation inherits either.
+    activate: makes the socket, inherited or new, listen as the transport requires. The next generation inherits the socket.
     Raises: ListenError.
     """
     sock = inherited(url, kind, lambda: activation.claim(url))
@@ -85,9 +85,9 @@ def inherit_or_open(
 
 
 def inherited(url: str, kind: int, claim: Callable[[], socket.socket | None]) -> socket.socket | None:
-    """Return the socket that `claim` finds among those this process was started with, if it is of that kind and listens.
+    """Return the inherited socket that `claim` finds, or None. It must have this kind and, if a stream socket, be listening.
 
-    One that does not fit is left as it is. Raises: ListenError.
+    Raises: ListenError if the socket does not fit; it stays open and unchanged.
     """
     try:
         sock = claim()
@@ -104,7 +104,7 @@ _KINDS: dict[int, str] = {socket.SOCK_STREAM: "stream", socket.SOCK_DGRAM: "data
 
 
 def _misfit(sock: socket.socket, kind: int) -> tuple[str, str] | None:
-    """Return what is wrong with an inherited socket and what to do about it; None if it is as it should be."""
+    """Return what is wrong with an inherited socket and the remedy; None if nothing is."""
     if sock.type != kind:
         found, wanted = (_KINDS.get(each, f"type-{int(each)}") for each in (sock.type, kind))
         return f"the inherited socket is a {found} socket, not a {wanted} socket", f"pass a {wanted} socket, or say kind={found}"
@@ -115,13 +115,13 @@ def _misfit(sock: socket.socket, kind: int) -> tuple[str, str] | None:
 
 @attrs.define(eq=False)
 class StreamListener:
-    """Live stream transport: `accept` gives (socket, address). Owns the listening socket."""
+    """Live stream transport: `accept` returns (socket, address). Owns the listening socket."""
 
     socket: Socket
     url: str
     on_close: Callable[[], object] = lambda: None
     _kind: tuple[int, int, int] = attrs.field(init=False, repr=False)
-    """What the sockets that it accepts are: family, type and protocol."""
+    """Family, type and protocol of accepted sockets."""
 
     def __attrs_post_init__(self) -> None:
         self.socket.setblocking(False)
@@ -137,15 +137,15 @@ class StreamListener:
         return self.socket.fileno()
 
     def accept(self) -> tuple[Socket, Address]:
-        """Return the next connection, blocking and without a timeout whatever the defaults are, and its peer."""
-        fileno, address = self.socket._accept()  # type: ignore[attr-defined]  # noqa: SLF001 - `accept` makes enums each time
+        """Return the next connection and its peer. The connection is blocking, without a timeout, whatever the process's defaults."""
+        fileno, address = self.socket._accept()  # type: ignore[attr-defined]  # noqa: SLF001 - `accept` makes enums on every call
         connection = socket.socket(*self._kind, fileno=fileno)
         if _INHERITS_NONBLOCKING or socket.getdefaulttimeout() is not None:
             connection.setblocking(True)
         return connection, address
 
     def close(self) -> None:
-        """Close the listening socket, and what hangs on it unless others go on listening. Legal twice."""
+        """Close the listening socket. Call `on_close` unless another process bound it or still listens on it. May be called twice."""
         if self.socket.fileno() != -1 and not activation.leaves_its_path(self.socket):
             self.on_close()
         self.socket.close()
@@ -153,7 +153,7 @@ class StreamListener:
 
 @attrs.define(eq=False)
 class DatagramListener:
-    """Live datagram transport: `accept` gives ((data, socket), address). Owns the socket, which stays blocking for senders."""
+    """Live datagram transport: `accept` returns ((data, socket), address). Owns the socket, which stays blocking for senders."""
 
     socket: Socket
     url: str
@@ -176,35 +176,35 @@ class DatagramListener:
 
     @property
     def dropped(self) -> int | None:
-        """How many datagrams the system has dropped since it listens; None where it does not tell, and once closed."""
+        """Number of datagrams the system dropped since the listener opened; None once closed or if the system does not say."""
         now = _drops(self.socket)
         return None if now is None or self._dropped_before is None else (now - self._dropped_before) % (1 << 32)
 
     def accept(self) -> tuple[tuple[bytes, Socket], Address]:
-        """Return the next datagram together with the socket to answer on, and its sender.
+        """Return the next datagram with the socket to answer on, and its sender.
 
-        One that is longer than `max_packet_size` was cut, and comes with one byte more than that, by which it can be told.
+        A datagram longer than `max_packet_size` is cut to `max_packet_size` + 1 bytes, which is how the caller detects it.
         """
         data, address = self.socket.recvfrom(self.max_packet_size + 1, DONT_WAIT)
         return (data, self.socket), address
 
     def close(self) -> None:
-        """Close the socket, and what hangs on it unless others go on listening. Legal twice."""
+        """Close the socket. Call `on_close` unless another process bound it or still listens on it. May be called twice."""
         if self.socket.fileno() != -1 and not activation.leaves_its_path(self.socket):
             self.on_close()
         self.socket.close()
 
 
 def _drops(sock: Socket) -> int | None:
-    """Return the system's count of datagrams that came for a socket and were dropped; None where it does not tell.
+    """Return the system's count of datagrams dropped on a socket; None if the system does not say.
 
-    That is one of the numbers of SO_MEMINFO, SK_MEMINFO_DROPS. Source: linux/sock_diag.h; what they mean is in sock_diag(7).
+    The count is SK_MEMINFO_DROPS among the numbers of SO_MEMINFO. Source: linux/sock_diag.h, explained in sock_diag(7).
     """
     if sys.platform != "linux":
         return None
     try:
         numbers = sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _DROPS.stop)
-    except OSError:  # closed; or a kernel before 4.12
+    except OSError:  # closed, or a kernel before 4.12
         return None
     return int.from_bytes(numbers[_DROPS], sys.byteorder) if len(numbers) == _DROPS.stop else None
 
@@ -212,7 +212,7 @@ def _drops(sock: Socket) -> int | None:
 def host_and_port(text: str) -> dict[str, Any]:
     """Return the host and port of ``host:port``, ``[v6]:port``, ``:port`` or ``*:port``.
 
-    Raises: ValueError that shows the right form.
+    Raises: ValueError, whose message shows the right form.
     """
     host, colon, port = text.rpartition(":")
     if not colon or not port.isdecimal() or int(port) > 65535 or (":" in host and not (host.startswith("[") and host.endswith("]"))):  # noqa: PLR2004
@@ -221,7 +221,7 @@ def host_and_port(text: str) -> dict[str, Any]:
 
 
 def resolve(url: str, host: str, port: int, kind: int) -> tuple[int, Any]:
-    """Return the family and the address to bind. An empty host or "*" is every address, of both families where there are two.
+    """Return the family and the address to bind. An empty host or "*" means every address, in both families if available.
 
     Raises: ListenError.
     """
@@ -235,7 +235,7 @@ def resolve(url: str, host: str, port: int, kind: int) -> tuple[int, Any]:
 
 
 def bind_inet(sock: socket.socket, host: str, address: Any, *, reuse_address: bool, reuse_port: bool) -> None:
-    """Set the reuse options and bind; for every address, to both families."""
+    """Set the reuse options and bind. A wildcard host on IPv6 also accepts IPv4."""
     if reuse_address and os.name == "posix":  # on Windows SO_REUSEADDR lets two programs share a port
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if reuse_port:
@@ -248,7 +248,7 @@ def bind_inet(sock: socket.socket, host: str, address: Any, *, reuse_address: bo
 
 
 def inet_url(scheme: str, host: str, port: int) -> str:
-    """Return the URL of an internet address, IPv6 in brackets, every address as ``*``."""
+    """Return the URL of an internet address: IPv6 in brackets, an empty host as ``*``."""
     shown = f"[{host}]" if ":" in host else host or "*"
     return f"{scheme}://{shown}:{port}"
 

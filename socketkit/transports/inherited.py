@@ -1,4 +1,4 @@
-"""Sockets that the process was started with: bound by whoever started it, and only served here."""
+"""Sockets that the process inherits from the program that started and bound them."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def _name(_recipe: Any, field: Any, value: Any) -> None:
 
 @attrs.frozen
 class InheritedFD:
-    """A listening socket by the number of its descriptor, as whoever started this process left it open."""
+    """A listening socket inherited from the parent process, given by descriptor number."""
 
     number: int = attrs.field(validator=at_least(0))
-    """The number of the descriptor."""
+    """Descriptor number."""
     kind: Kind = attrs.field(default="stream", kw_only=True, validator=_kind)
-    """``stream`` for a socket that listens, ``datagram`` for one that is bound."""
+    """``stream`` for a listening socket, ``datagram`` for a bound one."""
     nodelay: bool = attrs.field(default=True, kw_only=True)
-    """On TCP, send small writes at once, without Nagle's delay."""
+    """On TCP, send small writes immediately, without Nagle's delay."""
     max_packet_size: int = attrs.field(default=65535, kw_only=True, validator=at_least(1))
-    """Bytes of the largest datagram that arrives whole."""
+    """Largest datagram that arrives whole, in bytes."""
 
     requires: ClassVar[frozenset[str]] = frozenset({"sockets"})
 
@@ -53,18 +53,18 @@ class InheritedFD:
 
 @attrs.frozen
 class Systemd:
-    """A listening socket by the name that the service manager has given it, as ``FileDescriptorName=`` in a socket unit."""
+    """A listening socket from the service manager, given by name: ``FileDescriptorName=`` in its socket unit."""
 
     name: str = attrs.field(validator=_name)
-    """The name; without ``FileDescriptorName=`` it is that of the socket unit, such as ``web.socket``."""
+    """Name of the socket; without ``FileDescriptorName=`` it is the name of the socket unit, such as ``web.socket``."""
     index: int = attrs.field(default=0, kw_only=True, validator=at_least(0))
-    """Which one, of several sockets of one unit: they are in the order of their lines."""
+    """Position among several sockets of one unit, in the order of its lines; 0 is the first."""
     kind: Kind = attrs.field(default="stream", kw_only=True, validator=_kind)
     """``stream`` for ``ListenStream=``, ``datagram`` for ``ListenDatagram=``."""
     nodelay: bool = attrs.field(default=True, kw_only=True)
-    """On TCP, send small writes at once, without Nagle's delay."""
+    """On TCP, send small writes immediately, without Nagle's delay."""
     max_packet_size: int = attrs.field(default=65535, kw_only=True, validator=at_least(1))
-    """Bytes of the largest datagram that arrives whole."""
+    """Largest datagram that arrives whole, in bytes."""
 
     requires: ClassVar[frozenset[str]] = frozenset({"sockets"})
 
@@ -103,7 +103,7 @@ def _open(recipe: Any, claim: Callable[[], socket.socket | None], missing: Calla
 
 
 def _place(sock: socket.socket) -> str:
-    """Return where an inherited socket listens, as the URL of a transport that would bind there."""
+    """Return the URL of a transport that would bind where this inherited socket listens."""
     address, is_stream = sock.getsockname(), sock.type == socket.SOCK_STREAM
     if sock.family in {socket.AF_INET, socket.AF_INET6}:
         return inet_url("tcp" if is_stream else "udp", address[0], address[1])

@@ -1,4 +1,4 @@
-"""A transport with steps between accept and handler."""
+"""A transport with layers between accept and handler."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Layered:
 
     @property
     def requires(self) -> frozenset[str]:
-        """What the transport below requires."""
+        """Features that the transport below requires."""
         features: frozenset[str] = getattr(self.transport, "requires", frozenset())
         return features
 

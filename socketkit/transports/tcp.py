@@ -25,24 +25,24 @@ class TCP:
     """Connections to a host and port. Every option takes effect when the server opens."""
 
     host: str = attrs.field(validator=attrs.validators.instance_of(str))
-    """A name or address of this machine; empty or ``*``: every address, IPv4 and IPv6."""
+    """Name or address of this machine; empty or ``*``: every address, IPv4 and IPv6."""
     port: int = attrs.field(validator=at_least(0, 65535))
-    """0: any free port; `server.addresses` tells which."""
+    """0: any free port; `server.addresses` shows which."""
     backlog: int = attrs.field(default=1024, kw_only=True, validator=at_least(1))
-    """How many connections may wait in the kernel; the system caps it (net.core.somaxconn)."""
+    """Most connections that may wait in the kernel; the system caps it (net.core.somaxconn)."""
     reuse_address: bool = attrs.field(default=True, kw_only=True)
-    """Bind although old connections of this port are still in TIME_WAIT. Source: socket(7)."""
+    """Bind even if old connections on this port are still in TIME_WAIT. Source: socket(7)."""
     reuse_port: bool = attrs.field(default=False, kw_only=True)
-    """Share the port with other sockets that say so too. One that closes loses its queue. Source: socket(7)."""
+    """Share the port with other sockets that also set this. A socket that closes loses its queue. Source: socket(7)."""
     nodelay: bool = attrs.field(default=True, kw_only=True)
-    """Send small writes at once, without Nagle's delay. Source: tcp(7), TCP_NODELAY."""
+    """Send small writes immediately, without Nagle's delay. Source: tcp(7), TCP_NODELAY."""
 
     kind: ClassVar[Kind] = "stream"
     requires: ClassVar[frozenset[str]] = frozenset({"sockets"})
 
     @staticmethod
     def locate(text: str) -> dict[str, Any]:
-        """Return the fields that ``host:port`` stands for. Raises: ValueError that shows the right form."""
+        """Return the fields for ``host:port``. Raises: ValueError, whose message shows the right form."""
         return host_and_port(text)
 
     @property
@@ -65,5 +65,5 @@ class TCP:
 
     def _activate(self, sock: socket.socket) -> None:
         if self.nodelay:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets inherit it: nothing to do per connection
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets inherit it
         sock.listen(self.backlog)

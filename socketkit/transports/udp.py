@@ -25,22 +25,22 @@ class UDP:
     """Datagrams to a host and port. Every option takes effect when the server opens."""
 
     host: str = attrs.field(validator=attrs.validators.instance_of(str))
-    """A name or address of this machine; empty or ``*``: every address, IPv4 and IPv6."""
+    """Name or address of this machine; empty or ``*``: every address, IPv4 and IPv6."""
     port: int = attrs.field(validator=at_least(0, 65535))
-    """0: any free port; `server.addresses` tells which."""
+    """0: any free port; `server.addresses` shows which."""
     reuse_address: bool = attrs.field(default=False, kw_only=True)
-    """On UDP this shares the port: the last to bind gets the datagrams. Source: socket(7)."""
+    """On UDP this shares the port: the last socket to bind gets the datagrams. Source: socket(7)."""
     reuse_port: bool = attrs.field(default=False, kw_only=True)
-    """Share the port with other sockets that say so too; the kernel spreads datagrams over them. Source: socket(7)."""
+    """Share the port with other sockets that also set this; the kernel spreads datagrams over them. Source: socket(7)."""
     max_packet_size: int = attrs.field(default=65535, kw_only=True, validator=at_least(1))
-    """Bytes of the largest datagram that arrives whole; the default cuts none that UDP can carry."""
+    """Largest datagram that arrives whole, in bytes; the default fits any that UDP can carry."""
 
     kind: ClassVar[Kind] = "datagram"
     requires: ClassVar[frozenset[str]] = frozenset({"sockets"})
 
     @staticmethod
     def locate(text: str) -> dict[str, Any]:
-        """Return the fields that ``host:port`` stands for. Raises: ValueError that shows the right form."""
+        """Return the fields for ``host:port``. Raises: ValueError, whose message shows the right form."""
         return host_and_port(text)
 
     @property

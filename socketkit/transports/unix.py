@@ -1,4 +1,4 @@
-"""Unix sockets, stream and datagram: paths that are taken, shown and removed with care."""
+"""Unix sockets, stream and datagram, and the care of their paths."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class UnixStream:
     """Connections to a path, or to an abstract name that starts with ``@`` (Linux)."""
 
     path: str = attrs.field(validator=socket_path)
-    """A file name. A socket left there by a program that is gone is replaced; anything else is left alone and refused."""
+    """File name, or ``@`` and an abstract name. A socket left behind by an ended program is replaced; for anything else, `open` raises."""
     backlog: int = attrs.field(default=1024, kw_only=True, validator=at_least(1))
-    """How many connections may wait in the kernel."""
+    """Most connections that may wait in the kernel."""
     mode: int | None = attrs.field(default=None, kw_only=True, validator=permission_bits)
-    """Permission bits of the path from its first moment; None: what the umask leaves. Abstract names have none."""
+    """Permission bits that the path is created with; None: set by the umask. Abstract names have none."""
 
     kind: ClassVar[Kind] = "stream"
     requires: ClassVar[frozenset[str]] = frozenset({"sockets", "Unix sockets"})
@@ -49,7 +49,7 @@ class UnixStream:
 class UnixDatagram:
     """Datagrams to a path, or to an abstract name that starts with ``@`` (Linux).
 
-    A sender that has bound no name of its own cannot be answered: its address is None.
+    A sender that has not bound a name of its own cannot be answered: its address is None.
     """
 
     path: str = attrs.field(validator=socket_path)
@@ -57,7 +57,7 @@ class UnixDatagram:
     mode: int | None = attrs.field(default=None, kw_only=True, validator=permission_bits)
     """As for `UnixStream`."""
     max_packet_size: int = attrs.field(default=65535, kw_only=True, validator=at_least(1))
-    """Bytes of the largest datagram that arrives whole."""
+    """Largest datagram that arrives whole, in bytes."""
 
     kind: ClassVar[Kind] = "datagram"
     requires: ClassVar[frozenset[str]] = frozenset({"sockets", "Unix sockets"})
@@ -76,14 +76,14 @@ class UnixDatagram:
 def _open(
     recipe: UnixStream | UnixDatagram, kind: int, activate: Callable[[socket.socket], object]
 ) -> tuple[socket.socket, Callable[[], None]]:
-    """Return a socket that listens at the path, and what removes the path again. Raises: ListenError."""
-    bound: list[os.stat_result] = []  # the path as it was when it was bound here
+    """Return a socket that listens at the path, and a function that removes the path. Raises: ListenError."""
+    bound: list[os.stat_result] = []  # status of the path right after this process bound it
     sock = inherit_or_open(recipe.url, kind, lambda: _bind(recipe.url, recipe.path, recipe.mode, kind, bound), activate)
     return sock, _unlinker(recipe.path, bound)
 
 
 def _bind(url: str, path: str, mode: int | None, kind: int, bound: list[os.stat_result]) -> socket.socket:
-    """Return the bound socket, and note its path in `bound`. Raises: ListenError."""
+    """Return the bound socket; append the status of its path to `bound`. Raises: ListenError."""
     if path.startswith("@"):
         return open_socket(url, _AF_UNIX, kind, lambda sock: sock.bind("\0" + path[1:]))
     limit = 107 if sys.platform == "linux" else 103  # sun_path less its terminating zero; source: unix(7)
@@ -97,7 +97,7 @@ def _bind(url: str, path: str, mode: int | None, kind: int, bound: list[os.stat_
             os.fchmod(sock.fileno(), mode)  # before bind: the path never exists with other permissions
         sock.bind(path)
         if mode is not None and sys.platform != "linux":
-            os.chmod(path, mode)  # noqa: PTH101 - the rest of this module speaks os
+            os.chmod(path, mode)  # noqa: PTH101 - the rest of this module uses os
 
         found = os.lstat(path)
         if not stat.S_ISSOCK(found.st_mode):
@@ -108,21 +108,21 @@ def _bind(url: str, path: str, mode: int | None, kind: int, bound: list[os.stat_
 
 
 def _unlinker(path: str, bound: list[os.stat_result]) -> Callable[[], None]:
-    """Return what removes the path again: what was bound there, or what is there now if that was done by others."""
+    """Return a function that removes the socket bound at the path, or the one there now if another process bound it."""
     absolute, owner = os.path.abspath(path), os.getpid()  # noqa: PTH100 - a handler may change the working directory
     try:
         status = bound[0] if bound else os.lstat(absolute)
-    except OSError:  # an abstract name, or somebody has removed it
+    except OSError:  # an abstract name, or the path was removed
         return lambda: None
     return lambda: _unlink(absolute, status, owner)
 
 
 def _remove_stale(url: str, path: str, kind: int) -> None:
-    """Remove the socket at `path` if it is one and nobody listens on it."""
+    """Remove `path` if it is this user's socket and no process listens on it. Raises: ListenError if it is not a socket."""
     try:
         status = os.lstat(path)
     except OSError:
-        return  # nothing there, or nothing we may see: bind will say which
+        return  # nothing there, or no permission to look: bind will report which
     in_use = OSError(errno.EADDRINUSE, "the path exists and is not a socket")
     if not stat.S_ISSOCK(status.st_mode):
         raise cannot_listen(url, in_use, "remove it, or listen on another path")
@@ -134,12 +134,12 @@ def _remove_stale(url: str, path: str, kind: int) -> None:
             if status.st_uid == os.geteuid():
                 _unlink(path, status, os.getpid())
         except OSError:
-            pass  # a full queue, the other socket type, no permission: somebody may be there, so bind shall refuse
+            pass  # a full queue, the other socket type, no permission: it may be in use, so let bind fail
 
 
 def _unlink(path: str, status: os.stat_result, owner: int) -> None:
-    """Remove the path if it is still the inode that was seen, and this is the process that saw it."""
+    """Remove the path if it still has the inode in `status` and this is the process `owner`."""
     with contextlib.suppress(OSError):
         now = os.lstat(path)
         if os.getpid() == owner and (now.st_dev, now.st_ino) == (status.st_dev, status.st_ino):
-            os.unlink(path)  # noqa: PTH108 - the rest of this module speaks os
+            os.unlink(path)  # noqa: PTH108 - the rest of this module uses os
