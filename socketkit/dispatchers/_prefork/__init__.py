@@ -1,1 +1,1 @@
-"""The two live sides of `Prefork`: the supervisor in the parent, and the worker in each child."""
+"""The live parts of `Prefork`: the supervisor in the parent and the worker in each child."""

@@ -1,4 +1,4 @@
-"""A worker process as its supervisor sees it, and the words that both say to each other."""
+"""A worker process as seen by its supervisor, and the messages between the two."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from socketkit.seams import Branch
 
 LEAVE, CLOSE, FORCE, PING = "LCFP"
-"""What a parent says: finish and go; the same, and the whole server does; go at once; are you there?"""
+"""Messages from the parent: finish and leave; the same, because the whole server stops; leave at once; report that you respond."""
 
 READY, HERE, DUE, GOING, STOP = "RHDGS"
-"""What a worker says: I take requests; yes; send another in my place; I leave; the whole server shall stop."""
+"""Messages from a worker: it accepts requests; it responds; start its successor; it is leaving; stop the whole server."""
 
 
 class WorkerState(enum.Enum):
@@ -26,7 +26,7 @@ class WorkerState(enum.Enum):
 
     BOOTING = enum.auto()
     SERVING = enum.auto()
-    DUE = enum.auto()  # serving until a successor is
+    DUE = enum.auto()  # serving until its successor serves
     LEAVING = enum.auto()
 
 
@@ -37,21 +37,21 @@ class WorkerHandle:
     pid: int
     channel: socket.socket
     exit_descriptor: int | None
-    """Its pidfd; None where there is none, and the end of the channel says it."""
+    """The worker's pidfd; None if the system has none, and then the end of the channel reports the exit."""
     branch: Branch
     state: WorkerState = WorkerState.BOOTING
     verdict: str = ""
-    """Why its parent ended it."""
+    """Why the parent ended the worker; empty if it did not."""
     heard: float = attrs.field(factory=time.monotonic)
     settled: int = -1
 
     def say(self, word: str) -> None:
-        """Say a word of `LEAVE`, `CLOSE`, `FORCE` and `PING`."""
-        with contextlib.suppress(OSError):  # it is gone, which will be heard of
+        """Send `LEAVE`, `CLOSE`, `FORCE` or `PING`."""
+        with contextlib.suppress(OSError):  # the worker is gone; its exit is noticed elsewhere
             self.channel.send(word.encode())
 
     def hear(self) -> str | None:
-        """Return the words that have come, "" if there are none, and None if there will be none any more."""
+        """Return the messages received, "" if there are none, or None if the channel has ended."""
         try:
             return self.channel.recv(64).decode() or None
         except BlockingIOError:
@@ -60,7 +60,7 @@ class WorkerHandle:
             return None
 
     def close(self) -> None:
-        """Release this side's descriptors. The process goes on."""
+        """Close the parent's descriptors. The worker process keeps running."""
         self.channel.close()
         if self.exit_descriptor is not None:
             os.close(self.exit_descriptor)

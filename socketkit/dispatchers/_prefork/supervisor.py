@@ -1,6 +1,6 @@
-"""The parent of prefork's worker processes: it starts them, hears them, replaces those that end, and sees them out.
+"""The parent of prefork's worker processes: it starts, monitors, replaces and stops them.
 
-It takes no request. Everything here happens in the thread that serves; see `socketkit.dispatchers._prefork.worker` for the other side.
+It takes no requests. Everything here runs in the serving thread; see `socketkit.dispatchers._prefork.worker` for the other side.
 """
 
 from __future__ import annotations
@@ -29,35 +29,35 @@ if TYPE_CHECKING:
 log = Log("socketkit.dispatchers.prefork")
 
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
-"""Seconds before another worker is started after one that failed to boot: doubling from the one to the other."""
+"""Seconds to wait after a worker fails to boot before starting the next: doubles from the first value up to the second."""
 
 GRACE = 1.0
-"""Seconds that a worker has to end by itself after it was told to end at once."""
+"""Seconds that a worker gets to end by itself after it was told to end at once."""
 
 LOOKS = 4
-"""How often within `hang_timeout` each worker is asked whether it is there."""
+"""Number of times within `hang_timeout` that each worker is asked to respond."""
 
 
 class Supervisor:
-    """The live part of `Prefork`, for so many workers."""
+    """The live part of `Prefork`: keeps `workers` processes running."""
 
     def __init__(self, recipe: Prefork, work: Work, workers: int) -> None:
         self._recipe = recipe
         self._work = work
         self._target = workers
-        self._lines = 2 * workers + 8  # of a kind that may be said in a row
+        self._lines = 2 * workers + 8  # most log lines of one kind in a burst
         self._processes: dict[int, WorkerHandle] = {}
-        self._intake: Any = None  # while there is a drive
-        self._failures = 0  # to boot, in a row
+        self._intake: Any = None  # set only during `drive`
+        self._failures = 0  # failures to boot in a row
         self._pause = SHORTEST_PAUSE
-        self._resting = False  # after a failure to boot
-        self._looked = 0.0  # when the workers were last asked whether they are there
+        self._resting = False  # pausing after a failure to boot
+        self._looked = 0.0  # monotonic time at which the workers were last asked to respond
         self._error: BaseException | None = None
 
     # --- serving ---------------------------------------------------------------------------------------------------------
 
     def drive(self, open_intake: Callable[..., Any]) -> None:
-        """Keep the workers up until the intake is stopped, then tell them to finish."""
+        """Keep the workers running until the intake is stopped, then tell them to finish."""
         _warn_of_threads()
         self._failures, self._pause, self._resting, self._error = 0, SHORTEST_PAUSE, False, None
         with open_intake(listening=False) as intake, intake.woken_by_signals():
@@ -88,12 +88,12 @@ class Supervisor:
         return True
 
     def force(self) -> None:
-        """Have every worker shut down the sockets of its requests."""
+        """Tell every worker to shut down the sockets of its requests."""
         for process in self._processes.values():
             self._hurry(process)
 
     def close(self) -> None:
-        """End every worker that is left."""
+        """Kill every remaining worker."""
         for pid in self._processes:
             send_signal(pid, signal.SIGKILL)
         for process in list(self._processes.values()):
@@ -102,12 +102,12 @@ class Supervisor:
     # --- starting --------------------------------------------------------------------------------------------------------
 
     def _fill(self) -> None:
-        """Start as many workers as are missing, unless it is time to rest."""
+        """Start missing workers, unless pausing after a failure."""
         while not self._resting and not self._intake.stopped and self._count(WorkerState.BOOTING, WorkerState.SERVING) < self._target:
             self._hire()
 
     def _has(self, process: WorkerHandle) -> bool:
-        """Return whether the worker has not been buried: its pid is still its own."""
+        """Return whether the worker has not been reaped yet, so that its pid is still valid."""
         return self._processes.get(process.pid) is process
 
     def _count(self, *states: WorkerState) -> int:
@@ -116,7 +116,7 @@ class Supervisor:
     def _hire(self) -> None:
         try:
             process = self._fork()
-        except OSError as error:  # no process, no descriptor or no memory to be had
+        except OSError as error:  # no process, descriptor or memory available
             self._fail_to_boot(str(error), hopeless=not self._processes)
             return
         self._processes[process.pid] = process
@@ -137,7 +137,7 @@ class Supervisor:
                 branch = self._work.branch()
                 undo.callback(branch.close)
                 worker = Worker(self._recipe, theirs, self._at_random(self._recipe.max_requests))
-                mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # until the child has handlers of its own
+                mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # until the child has its own handlers
                 try:
                     pid = fork(lambda: self._become(worker, branch))
                 finally:
@@ -146,16 +146,16 @@ class Supervisor:
         return WorkerHandle(pid, ours, pidfd(pid), branch)
 
     def _become(self, worker: Worker, branch: Branch) -> int:
-        """In the child: close what is the parent's, and be the worker."""
+        """In the child: close the parent's descriptors and run the worker; return its exit code."""
         for process in self._processes.values():
             process.close()
         return worker.serve(branch)
 
     def _at_random(self, limit: Any) -> Any:
-        """Return the limit less a random part of it."""
+        """Return the limit reduced by a random fraction of up to `jitter`."""
         if limit is None:
             return None
-        less = limit * (1 - self._recipe.jitter * random.random())  # noqa: S311 - no secret
+        less = limit * (1 - self._recipe.jitter * random.random())  # noqa: S311 - not used for secrets
         return max(1, round(less)) if isinstance(limit, int) else less
 
     def _watch(self, process: WorkerHandle) -> None:
@@ -168,7 +168,7 @@ class Supervisor:
             self._abort(process, f"it was not ready within {self._recipe.boot_timeout:g} s")
 
     def _fail_to_boot(self, cause: str, *, hopeless: bool = True) -> None:
-        """Rest before the next attempt; give up after too many."""
+        """Pause before the next attempt; stop the server after too many hopeless ones."""
         self._failures += 1
         if hopeless and self._failures >= self._recipe.boots:
             self._error = BootError(self._failures, cause)
@@ -187,10 +187,10 @@ class Supervisor:
         self._resting = False
         self._fill()
 
-    # --- hearing ---------------------------------------------------------------------------------------------------------
+    # --- messages --------------------------------------------------------------------------------------------------------
 
     def _listen(self, process: WorkerHandle) -> None:
-        """Hear what the worker says. Its silence for ever is its end, where no other descriptor tells of that."""
+        """Handle the worker's messages. Without a pidfd, the end of the channel means that the worker ends."""
         words = process.hear()
         for word in words or "":
             self._hear(process, word)
@@ -218,27 +218,27 @@ class Supervisor:
             self._intake.stop()
 
     def _retire(self, process: WorkerHandle) -> None:
-        """Start a successor; the worker serves until there is one."""
+        """Start a successor. The worker keeps serving until the successor is ready."""
         if process.state is WorkerState.SERVING and self._has(process):
             process.state = WorkerState.DUE
             self._fill()
 
     def _relieve(self) -> None:
-        """Let a worker go whose successor has come."""
+        """Dismiss a worker whose successor is ready."""
         due = [process for process in self._processes.values() if process.state is WorkerState.DUE]
         if due and self._count(WorkerState.SERVING, WorkerState.DUE) > self._target:
             self._dismiss(due[0])
             self._limit_drain(due[0])
 
     def _look(self, process: WorkerHandle) -> None:
-        """Bury the worker if it has ended."""
+        """Reap and remove the worker if it has ended."""
         if not self._has(process):
             return
         code = reap(process.pid)
         if code is not None:
             self._bury(process, code)
         elif process.exit_descriptor is None:
-            self._intake.call_later(0.01, partial(self._look, process))  # it has closed its channel, and is about to end
+            self._intake.call_later(0.01, partial(self._look, process))  # it closed its channel and is about to end
 
     # --- ending ----------------------------------------------------------------------------------------------------------
 
@@ -255,13 +255,13 @@ class Supervisor:
         send_signal(process.pid, signal.SIGTERM)
 
     def _expel(self, process: WorkerHandle) -> None:
-        """Its drain is over."""
+        """Hurry a worker whose drain time is over, then kill it."""
         if self._has(process):
             self._hurry(process)
             self._intake.call_later(GRACE, partial(self._kill, process))
 
     def _abort(self, process: WorkerHandle, verdict: str) -> None:
-        """End a worker that is of no use, so that it shows where its threads stand."""
+        """End a useless worker with SIGABRT, so that it dumps the stacks of its threads."""
         log.error("worker %d is ended: %s", process.pid, verdict, few=self._lines)
         process.verdict = verdict
         send_signal(process.pid, signal.SIGABRT)
@@ -272,7 +272,7 @@ class Supervisor:
             send_signal(process.pid, signal.SIGKILL)
 
     def _collect(self) -> bool:
-        """Bury the workers that have ended; return whether all have."""
+        """Reap and remove the workers that have ended; return whether all have."""
         for process in list(self._processes.values()):
             code = reap(process.pid)
             if code is not None:
@@ -280,9 +280,9 @@ class Supervisor:
         return not self._processes
 
     def _bury(self, process: WorkerHandle, code: int) -> None:
-        """Take leave of a worker that has ended, and see to a replacement."""
+        """Remove a worker that has ended, log how it ended, and start a replacement."""
         if self._intake is not None:
-            for word in process.hear() or "":  # its last words
+            for word in process.hear() or "":  # its last messages
                 self._hear(process, word)
             self._intake.unwatch(process.channel.fileno())
             if process.exit_descriptor is not None:
@@ -304,15 +304,15 @@ class Supervisor:
         if state is WorkerState.BOOTING:
             self._fail_to_boot(cause)
         elif state is not WorkerState.LEAVING and not stats.accepted:
-            self._rest(SHORTEST_PAUSE)  # the next one may fare no better
+            self._rest(SHORTEST_PAUSE)  # the next one may fail the same way
         self._fill()
 
-    # --- those that hang -------------------------------------------------------------------------------------------------
+    # --- hanging workers -------------------------------------------------------------------------------------------------
 
     def _look_after(self, limit: float) -> None:
-        """Ask every worker whether it is there, and end those from which no sign of life has come for too long."""
+        """Ask every worker to respond; end those that for `limit` seconds have neither responded nor finished a request."""
         now = time.monotonic()
-        asleep, self._looked = now - self._looked > limit / 2, now  # this process itself, or all of them
+        asleep, self._looked = now - self._looked > limit / 2, now  # this process was suspended, or the whole system was
         for process in self._processes.values():
             if process.state not in {WorkerState.SERVING, WorkerState.DUE} or process.verdict:
                 continue

@@ -1,4 +1,4 @@
-"""A worker process of `prefork`: what it hears from its supervisor, what it says, and when it leaves."""
+"""A worker process of `Prefork`: its messages to and from the supervisor, and when it leaves."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 log = Log("socketkit.dispatchers.prefork")
 
 LOOK_EVERY = 1.0
-"""Seconds between two looks at the memory in use."""
+"""Seconds between checks of the memory in use."""
 
 BACKSTOP = 1.0
-"""Seconds after the end of its drain at which the system ends a worker without a parent, whatever it is doing."""
+"""Seconds after its drain at which an alarm signal kills a worker without a parent, whatever it is doing."""
 
 
 class Worker:
-    """One worker. It lives in a process of its own and in its main thread; `channel` connects it with its parent.
+    """One worker, in the main thread of its own process; `channel` connects it to its parent.
 
-    Whatever comes in on the channel also raises SIGIO, so that it is heard while a handler holds the main thread.
+    Messages on the channel also raise SIGIO, so that they are handled even while a handler occupies the main thread.
     """
 
     def __init__(self, recipe: Prefork, channel: socket.socket, most_requests: int | None) -> None:
@@ -44,13 +44,13 @@ class Worker:
         self._serving: Serving | None = None
         self._intake: Intake | None = None
         self._leaving = False
-        self._closing = False  # and nobody else goes on to serve the listeners
+        self._closing = False  # and no other process continues to serve the listeners
         self._orphaned = False
         self._due = False
         self._next_look = 0.0
 
     def serve(self, branch: Branch) -> int:
-        """Serve until it is time to leave; return the exit code."""
+        """Serve until the worker leaves; return the exit code."""
         try:
             keep_private(self._channel)
             _dump_stacks_when_aborted()
@@ -61,14 +61,14 @@ class Worker:
             if not self._leaving:  # the server was stopped from within, by a handler
                 self._leaving = self._closing = True
                 self._say(STOP)
-            self._serving.drain(self._recipe.drain if self._orphaned else None, queue=self._closing)  # else the parent looks at the time
+            self._serving.drain(self._recipe.drain if self._orphaned else None, queue=self._closing)  # otherwise the parent limits the time
         except BaseException:
             log.exception("worker %d failed", os.getpid())
             return 1
         return 0
 
     def _opened(self, intake: Intake) -> None:
-        """Begin: from here on requests are taken."""
+        """Start: the worker accepts requests from here on."""
         self._intake = intake
         intake.watch(self._channel.fileno(), self._listen)
         _raise_sigio(self._channel)
@@ -77,7 +77,7 @@ class Worker:
             intake.retire()
 
     def _handle_signals(self) -> None:
-        """Forget the parent's handlers. SIGTERM asks this worker to leave; what else it may get with its parent, that one judges."""
+        """Drop the parent's handlers. SIGTERM tells this worker to leave; the parent acts on the other signals that both receive."""
         for number in signal.valid_signals():
             if callable(signal.getsignal(number)):
                 signal.signal(number, signal.SIG_IGN if number in {signal.SIGHUP, signal.SIGUSR2} else signal.SIG_DFL)
@@ -94,7 +94,7 @@ class Worker:
             self._leave()
 
     def _listen(self) -> None:
-        """Do what the parent says. In whatever thread takes requests, and in signal handlers."""
+        """Handle the parent's messages. Runs in the thread that takes requests, and in signal handlers."""
         try:
             words = self._channel.recv(64)
         except BlockingIOError:
@@ -110,7 +110,7 @@ class Worker:
                 self._closing = word == CLOSE
                 self._leave()
             elif self._intake is not None:
-                self._intake.call_soon(lambda: self._say(HERE))  # said by whoever takes requests: that is the proof
+                self._intake.call_soon(lambda: self._say(HERE))  # sent from the thread that takes requests, which proves that it responds
 
     def _lose_parent(self) -> None:
         if self._orphaned:
@@ -127,24 +127,24 @@ class Worker:
             self._intake.unwatch(self._channel.fileno())
 
     def _leave(self) -> None:
-        """Take nothing more and finish what runs."""
+        """Stop accepting requests and finish running ones."""
         self._leaving = True
         if self._intake is not None:
             self._intake.retire()
 
     def _force(self) -> None:
-        """Finish what runs by shutting down its sockets."""
+        """End running requests by shutting down their sockets."""
         self._leaving = True
         if self._serving is None:
             os._exit(1)
         self._serving.stop(0)
 
     def _say(self, word: str) -> None:
-        with contextlib.suppress(OSError):  # nobody there any more
+        with contextlib.suppress(OSError):  # the parent is gone
             self._channel.send(word.encode())
 
     def _settled(self, count: int) -> None:
-        """After each request: ask for a successor, once, if this worker has done its share or has grown too large."""
+        """After each request: ask once for a successor if this worker has reached `max_requests` or exceeded `max_rss`."""
         if not self._due and (self._has_done_its_share(count) or self._has_grown()):
             self._due = True
             self._say(DUE)
@@ -161,8 +161,8 @@ class Worker:
 
 
 def memory_in_use() -> int:
-    """Return how many bytes of this process are in memory; where the system does not tell, how many were at most."""
-    import resource  # noqa: PLC0415 - only where there is fork
+    """Return this process's resident memory in bytes; without /proc, its peak."""
+    import resource  # noqa: PLC0415 - only systems with fork have it
 
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE  # source: proc(5)
@@ -171,16 +171,16 @@ def memory_in_use() -> int:
 
 
 def _raise_sigio(channel: socket.socket) -> None:
-    """Have SIGIO sent to this process when there is something to read. Source: fcntl(2), F_SETOWN and O_ASYNC."""
-    import fcntl  # noqa: PLC0415 - only where there is fork
+    """Have SIGIO sent to this process when the channel is readable. Source: fcntl(2), F_SETOWN and O_ASYNC."""
+    import fcntl  # noqa: PLC0415 - only systems with fork have it
 
-    with contextlib.suppress(OSError):  # then what the parent says is heard between requests only
+    with contextlib.suppress(OSError):  # then the parent's messages are handled only between requests
         fcntl.fcntl(channel, fcntl.F_SETOWN, os.getpid())
         fcntl.fcntl(channel, fcntl.F_SETFL, fcntl.fcntl(channel, fcntl.F_GETFL) | os.O_ASYNC)
 
 
 def _block_sigterm() -> None:
-    """Before a fork in a worker: what comes too early for the child to have its own signals shall wait."""
+    """Before a fork in a worker: hold back SIGTERM until the child has its own signal handlers."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
 
@@ -189,7 +189,7 @@ def _unblock_sigterm() -> None:
 
 
 def _default_signals() -> None:
-    """In a child of a worker: signals are not for its parent's ears."""
+    """In a child of a worker: drop the worker's signal handlers, which would act for the worker."""
     for number in (signal.SIGTERM, signal.SIGIO):
         signal.signal(number, signal.SIG_DFL)
     _unblock_sigterm()
@@ -197,5 +197,5 @@ def _default_signals() -> None:
 
 def _dump_stacks_when_aborted() -> None:
     if not faulthandler.is_enabled():
-        with contextlib.suppress(Exception):  # standard error is closed, or is no file
-            faulthandler.enable(sys.stderr.fileno())  # given the stream it would flush it, and wait for whoever reads there
+        with contextlib.suppress(Exception):  # standard error is closed or is not a file
+            faulthandler.enable(sys.stderr.fileno())  # given the stream, it would flush it and might block
