@@ -1,1 +1,1 @@
-"""How serving starts, stops and drains: one module for each way."""
+"""How serving starts, stops and drains: one module per lifecycle."""

@@ -1,8 +1,8 @@
-"""Restart without loss: a new generation of the program is started with the sockets of this one, which goes when that one serves.
+"""Restart without loss: this process starts a new generation with its sockets, and leaves once the new one serves.
 
-The new generation is the same command, in the same folder and environment. It gets the sockets by the protocol of
-`socketkit._system.activation`, and says that it serves by a byte on a pipe. Until then nothing changes for this process; if it never does,
-nothing ever changes.
+The new generation runs the same command in the same directory and environment. It receives the sockets by the protocol of
+`socketkit._system.activation`, and reports that it serves by a byte on a pipe. Until then this process serves unchanged, even if
+that report never comes.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ from socketkit.seams import Serving
 log = Log("socketkit.lifecycles.graceful")
 
 SLICE = 0.05
-"""Seconds after which whoever waits for a new generation looks whether it has ended, or is not wanted any more."""
+"""Seconds between checks whether the new generation has ended or is no longer wanted."""
 
 GRACE = 2.0
-"""Seconds that a generation which is not wanted has to end by itself."""
+"""Seconds that an unwanted generation gets to end by itself."""
 
 
 class Restart:
-    """Restarts of this process: any number that fail, and one that succeeds."""
+    """Restarts of this process: any number may fail, and one may succeed."""
 
     def __init__(self, serving: Serving, timeout: float, drain: float | None) -> None:
         self._serving = serving
         self._timeout = timeout
         self._drain = drain
         self._under_way = threading.Lock()
-        self._over = threading.Event()  # this process takes requests no more
-        self.done = False  # another process does
+        self._over = threading.Event()  # this process no longer accepts requests
+        self.done = False  # another process serves instead
 
     def ask(self) -> None:
-        """Start a new generation, and hand over to it once it serves. Legal in a signal handler."""
+        """Start a new generation and hand over to it once it serves. Safe in a signal handler."""
         aside(self._restart)
 
     def end(self) -> None:
-        """Take notice that this process stops. A new generation that does not serve by now is not wanted: wait until it is gone."""
+        """Record that this process stops. A new generation that does not serve yet is ended; wait for that, within limits."""
         self._over.set()
         if not self.done:
             self._under_way.acquire(timeout=3 * GRACE)
@@ -81,7 +81,7 @@ class Restart:
         return problem
 
     def _leave(self) -> None:
-        """Take nothing more. What runs has as long as in a drain, also if nobody is free to begin one."""
+        """Stop accepting requests. Running requests get the drain time even if no thread is free to start the drain."""
         log.info("another process serves from now on; this one finishes what it has taken")
         self._serving.hand_over()
         if not self._over.wait(self._drain):
@@ -89,9 +89,9 @@ class Restart:
 
 
 class Successor:
-    """A new generation, from its start until it serves. Owner: whoever made it; `close` ends it if it does not serve.
+    """A new generation, from its start until it serves. Its creator owns it; `close` ends it if it does not serve.
 
-    Raises: OSError when it cannot be started.
+    Raises: OSError if it cannot be started.
     """
 
     def __init__(self) -> None:
@@ -117,7 +117,7 @@ class Successor:
             os.close(writer)
 
     def wait(self, timeout: float, unwanted: Callable[[], bool]) -> str:
-        """Wait until it serves; return why it does not, or ""."""
+        """Wait until it serves, for `timeout` seconds at most; return why it does not, or ""."""
         poll, end = select.poll(), time.monotonic() + timeout
         poll.register(self._reader, select.POLLIN)
         while not poll.poll(SLICE * 1000):
@@ -132,7 +132,7 @@ class Successor:
         return f"the new one ended with {how}" if how else "the new one closed SOCKETKIT_READY_FD without a word"
 
     def close(self) -> None:
-        """End it, unless it serves or has ended."""
+        """End the new generation unless it serves or has ended."""
         os.close(self._reader)
         for number in (signal.SIGTERM, signal.SIGKILL):
             if not self._serves and not self._ended:
@@ -141,12 +141,12 @@ class Successor:
                 self._end_within(GRACE)
 
     def _end_within(self, seconds: float) -> str:
-        """Wait for its end; return how it ended, or "" if it has not."""
+        """Wait for the new generation to end; return how it ended, or "" if it still runs."""
         end = time.monotonic() + seconds
         while True:
             try:
                 done, status = os.waitpid(self.pid, os.WNOHANG)
-            except ChildProcessError:  # the program waits for children itself, or has the system do it
+            except ChildProcessError:  # the program reaps its children itself, or lets the system do it
                 self._ended = True
                 return "an exit code that somebody else has taken"
             if done:
@@ -159,11 +159,11 @@ class Successor:
 
 
 def _spawn(descriptors: list[int], variables: dict[str, str]) -> int:
-    """Start the command of this process with these descriptors from `activation.FIRST` on; return its pid.
+    """Start this process's command with these descriptors, numbered from `activation.FIRST`; return its pid.
 
-    Without a fork of this process, whose threads may hold locks; and since only the new process knows its pid, a shell writes it down.
+    It does not fork, because other threads may hold locks. A shell puts the pid into the environment: only the new process knows it.
     """
-    import fcntl  # noqa: PLC0415 - only where there are signals to ask for it
+    import fcntl  # noqa: PLC0415 - only systems with restart signals have it
 
     free = activation.FIRST + len(descriptors)
     environment, pids = {**os.environ, **variables}, ["LISTEN_PID"]
@@ -172,8 +172,8 @@ def _spawn(descriptors: list[int], variables: dict[str, str]) -> int:
     script = f'export {" ".join(f"{name}=$$" for name in pids)}; exec "$@"'
     copies: list[int] = []
     try:
-        for fileno in descriptors:  # above all that they are going to be, so that none is overwritten before it was copied
-            copies.append(fcntl.fcntl(fileno, fcntl.F_DUPFD_CLOEXEC, free))  # noqa: PERF401 - those made are to be closed if one fails
+        for fileno in descriptors:  # copy above the final numbers, so that none is overwritten before it is copied
+            copies.append(fcntl.fcntl(fileno, fcntl.F_DUPFD_CLOEXEC, free))  # noqa: PERF401 - if one fails, close those already made
         return os.posix_spawn(
             "/bin/sh",
             ["/bin/sh", "-c", script, "sh", *sys.orig_argv],

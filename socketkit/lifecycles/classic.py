@@ -1,4 +1,4 @@
-"""Serving as the standard library does it: the loop and nothing around it."""
+"""Serving as in the standard library: only the loop."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from socketkit.seams import Serving
 
 @attrs.frozen
 class Classic:
-    """No signal is handled, nothing is drained; the listeners stay open until the server is closed, and it may serve again."""
+    """Handle no signals and drain nothing. The listeners stay open until the server is closed, and it may serve again."""
 
     def serve(self, serving: Serving) -> None:
         """Run the loop."""

@@ -1,4 +1,4 @@
-"""Serving that ends well: signals stop it, what runs may finish, and what does not is forced."""
+"""Serving with a graceful stop: signals start it, running requests may finish, and late ones are shut down."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ log = Log(__name__)
 
 @attrs.frozen
 class Graceful:
-    """Stop on SIGINT and SIGTERM, close the listeners, let running requests finish for `drain` seconds, then shut them down.
+    """On SIGINT or SIGTERM, close the listeners, let running requests finish for `drain` seconds, then shut them down.
 
-    Signals are handled only while the main thread serves, and the handlers that were there come back afterwards. The first signal
-    starts the lame duck and after that the drain, the second ends both at once, the third leaves the process with status 128 + signal.
+    Signals are handled only while the main thread serves; the previous handlers are restored afterwards. The first signal starts the
+    lame duck and then the drain, the second ends both immediately, and the third exits the process with status 128 + signal.
     """
 
     drain: Seconds | None = attrs.field(default=30.0, validator=seconds_or_none)
-    """How long running requests may go on; None: as long as they like."""
+    """How long running requests may continue; None: no limit."""
     signals: bool = attrs.field(default=True, kw_only=True)
-    """False: leave all signals to the program."""
+    """False: handle no signals, so that the program can."""
     lame_duck: Seconds = attrs.field(default=0.0, kw_only=True, validator=seconds)
-    """How long the server goes on taking requests when it is told to stop; `Server.ready` is false by then, for those who ask."""
+    """How long the server still accepts requests after it is told to stop. `Server.ready` is already false, for health checks."""
 
     restart: bool = attrs.field(default=True, kw_only=True)
-    """On SIGUSR2 start the program anew with the sockets of this one, and stop when it serves. Only with `signals`, and if the
-    program has no handler of its own for that one."""
+    """On SIGUSR2, start a new generation of the program with this one's sockets, and stop once it serves. Only with `signals`, and
+    only if the program has no SIGUSR2 handler of its own."""
     restart_timeout: Seconds = attrs.field(default=60.0, kw_only=True, validator=seconds)
-    """How long a new generation may take until it serves; after that it is ended, and this one goes on."""
+    """How long a new generation may take to start serving. After that it is ended, and this one continues."""
 
     def serve(self, serving: Serving) -> DrainReport:
-        """Run and drain; return the report. In the main thread, also hear signals and speak for the process to its service manager."""
+        """Run and drain; return the report. In the main thread, also handle signals and notify the service manager."""
         if threading.current_thread() is not threading.main_thread():
             return self._serve(serving, lambda: None)
         restart = _free(_RESTART) if self.signals and self.restart else ()
@@ -68,20 +68,20 @@ _RESTART = (signal.SIGUSR2,) if hasattr(signal, "SIGUSR2") and hasattr(os, "posi
 
 
 def _free(numbers: Sequence[signal.Signals]) -> Sequence[signal.Signals]:
-    """Return those of the signals that the program does not use itself."""
+    """Return the signals that the program does not handle itself."""
     return [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
 
 
 class _Foreground:
-    """Serving in the main thread: it gets the process's signals, and its readiness is the process's."""
+    """Serving in the main thread: handles the process's signals and reports its readiness."""
 
     def __init__(self, serving: Serving, handover: Restart | None) -> None:
         self._serving = serving
         self._handover = handover
         self._pid = os.getpid()
-        self._received = 0  # signals to stop
+        self._received = 0  # number of stop signals received
         self._was_ready = False
-        self._told = False  # the service manager, that this process stops
+        self._told = False  # the service manager knows that this process stops
         serving.on_ready(self._ready)
         limit = notify.watchdog()
         if limit is not None:
@@ -89,7 +89,7 @@ class _Foreground:
 
     @contextlib.contextmanager
     def hearing(self, numbers: Iterable[signal.Signals], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-        """Have these signals handled inside the block."""
+        """Handle these signals with `handler` inside the block."""
         previous = {number: signal.signal(number, handler) for number in numbers}
         try:
             yield
@@ -98,7 +98,7 @@ class _Foreground:
                 signal.signal(number, before if before is not None else signal.SIG_DFL)
 
     def on_stop(self, number: int, _frame: FrameType | None) -> None:
-        """Stop, the second time at once; the third time leave."""
+        """Stop; immediately on the second signal; exit the process on the third."""
         if os.getpid() != self._pid:  # a child forked for one request: Ctrl-C reaches it too, but its parent decides
             if number == signal.SIGTERM:
                 os._exit(128 + number)
@@ -115,7 +115,7 @@ class _Foreground:
             self._handover.ask()
 
     def end(self) -> None:
-        """Take notice that no more requests are taken."""
+        """Record that the server no longer accepts requests."""
         if self._handover is not None:
             self._handover.end()
         self._tell_stopping()
@@ -125,7 +125,7 @@ class _Foreground:
         unclaimed = activation.close_unclaimed()
         if unclaimed:
             log.warning("nobody listens any more on %s", ", ".join(unclaimed))
-        if not activation.report_ready():  # else the generation before speaks for both, until its service manager knows this one
+        if not activation.report_ready():  # else the previous generation reports for both until the service manager knows this one
             notify.ready()
 
     def _tell_stopping(self) -> None:
