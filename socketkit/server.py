@@ -1,4 +1,4 @@
-"""The server: a composition of a transport, a dispatcher and a lifecycle, and the template methods that a request goes through."""
+"""The server: it composes a transport, a dispatcher and a lifecycle, and runs each request through its template methods."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 log = Log("socketkit.server")
 
-_started: weakref.WeakSet[Server] = weakref.WeakSet()  # servers with a serving thread of their own, stopped at exit
+_started: weakref.WeakSet[Server] = weakref.WeakSet()  # servers that serve in their own thread; stopped at exit
 
 
 class Server(RequestTemplate):
@@ -50,27 +50,28 @@ class Server(RequestTemplate):
 
     Args:
         transport: where requests come from: a recipe, a URL such as ``tcp://127.0.0.1:9999``, or a list of these.
-        handler: called with (request, client_address, server) for each request; usually a `BaseRequestHandler` class. Also as
+        handler: called with (request, client_address, server) for each request; usually a `BaseRequestHandler` class, or its name as
             ``module:Class``.
         dispatcher: where and when the handler runs: a recipe, or text such as ``pool:32``. None: `Adaptive()`.
         lifecycle: how serving starts, stops and drains: a recipe, or text such as ``graceful:drain=10``. None: `Graceful()`.
-        limits: what it admits, and for how long: a recipe, text such as ``max_connections=100``, or a mapping. None: `Limits()`.
-        observers: objects with any of the methods of `socketkit.seams.EVENTS`. Where a part was given as text, those of the
+        limits: how much the server admits, and for how long: a recipe, text such as ``max_connections=100``, or a mapping. None:
+            `Limits()`.
+        observers: objects with any of the methods of `socketkit.seams.EVENTS`. If any part is given as text, the observers of
             installed plugins are added.
-        clock: what deadlines are measured by; for tests, a `socketkit.testing.FakeClock`.
+        clock: the clock that deadlines are measured by; in tests, a `socketkit.testing.FakeClock`.
 
-    Raises: ConfigError, UnknownPartError, PluginError, IncompatibleError. Nothing is bound yet: that is done by `start`,
-    `serve_forever` or entering ``with``, which raise ListenError; leaving ``with`` stops and closes.
+    Raises: ConfigError, UnknownPartError, PluginError, IncompatibleError. The constructor binds nothing: `start`, `serve_forever`
+    and entering ``with`` do, and raise ListenError. Leaving ``with`` stops and closes the server.
 
-    All methods may be called from any thread. The template methods (`get_request` to `service_actions`) are the standard library's
-    and may be overridden; which thread or process calls them is the dispatcher's choice.
+    All methods may be called from any thread. The template methods (`get_request` to `service_actions`) are those of the standard
+    library and may be overridden; the dispatcher decides which thread or process calls them.
     """
 
     timeout: float | None = None
-    """Seconds `handle_request` waits for a request before it calls `handle_timeout`; None: for ever."""
+    """Seconds that `handle_request` waits for a request before it calls `handle_timeout`; None: no limit."""
 
     sends_empty_replies: bool = False
-    """Whether a `DatagramRequestHandler` that has written nothing sends an empty datagram, as the classic servers have it."""
+    """Whether a `DatagramRequestHandler` that wrote nothing sends an empty datagram, as it does under the classic servers."""
 
     dispatcher: Any = None
     lifecycle: Any = None
@@ -102,9 +103,9 @@ class Server(RequestTemplate):
         self._observe((*observers, *(Catalog.load().observers(self) if named else ())))
         self._listeners: list[Listener] = []
         self._live: StartedDispatcher | None = None
-        self._gate = threading.Lock()  # guards who is serving
+        self._gate = threading.Lock()  # guards `_run`
         self._run: Run | None = None
-        self._undrained: Run | None = None  # the last one, if it was not
+        self._undrained: Run | None = None  # the last run, if it was not drained
         self._stop_before_start = False
 
     def __repr__(self) -> str:
@@ -116,8 +117,8 @@ class Server(RequestTemplate):
     def serve_forever(self, poll_interval: float = 0.5) -> None:
         """Serve in the calling thread until stopped.
 
-        poll_interval: the most seconds between two calls of an overridden `service_actions`; nothing else waits for it.
-        Raises: ListenError; AlreadyServingError; whatever ended serving early.
+        poll_interval: the longest time in seconds between two calls of an overridden `service_actions`; it affects nothing else.
+        Raises: ListenError; AlreadyServingError; any error that ended serving early.
         """
         run = self._claim(poll_interval)
         try:
@@ -126,7 +127,7 @@ class Server(RequestTemplate):
             self._finish(run)
 
     def start(self) -> Self:
-        """Serve in a thread of the server's own; return the server once it takes requests. It is stopped when the program exits.
+        """Serve in a background thread; return the server once it takes requests. It is stopped when the program exits.
 
         Raises: as `serve_forever`.
         """
@@ -147,7 +148,7 @@ class Server(RequestTemplate):
         return self
 
     def handle_request(self) -> None:
-        """Serve one request, or none if `timeout` seconds pass without; then `handle_timeout` is called."""
+        """Serve one request. If none arrives within `timeout` seconds, call `handle_timeout` instead."""
         self._open()
         self._live_part()
         sources = self._sources(parking=False)
@@ -161,13 +162,13 @@ class Server(RequestTemplate):
             unit()
 
     def stop(self, drain: float | None = None, wait: bool = True) -> DrainReport | None:
-        """Stop serving: from any thread, handler or signal handler, in any state, any number of times.
+        """Stop serving. May be called from any thread, handler or signal handler, in any state, any number of times.
 
         drain: seconds that running requests may still take; None: as the lifecycle says.
-        wait: return only when nothing of the run is left. A handler, and the thread that serves, are never made to wait for
-            themselves.
-        In a process that the program has forked while it served it does nothing: what serves is the parent.
-        Returns: the report of the drain, if it was waited for. A stop before the first start makes that one return at once.
+        wait: return only once the run has ended completely. Calls from a handler or from the serving thread never wait.
+        In a process that the program forked while it served, this does nothing: the parent is serving.
+        Returns: the drain report of the run; None if it did not drain, or if the call did not wait for it. A stop before the first
+            start makes that start return at once.
         """
         run = self._run
         if run is None:
@@ -184,24 +185,24 @@ class Server(RequestTemplate):
         if drain is None and limit is not None:
             limit += getattr(self.lifecycle, "lame_duck", 0.0)
         if limit is not None and not run.done.wait(limit + 0.5):
-            run.stop(0)  # the run did not come to its drain: a handler holds the serving thread itself
+            run.stop(0)  # the run never reached its drain: a handler occupies the serving thread
         run.done.wait()
         return run.report
 
     def shutdown(self) -> None:
-        """Stop serving, by the classic name."""
+        """Stop serving: the classic name of `stop`."""
         Server.stop(self)
 
     def server_close(self) -> None:
-        """Stop, close the listeners, and wait for running requests as long as the lifecycle's drain says. Legal twice.
+        """Stop, close the listeners, and wait for running requests up to the lifecycle's drain time. May be called repeatedly.
 
-        From a handler it returns at once, and the thread that serves, or whoever closes it next, does the rest.
+        From a handler it returns at once; the serving thread, or the next call, does the rest.
         """
         if self._run is not None:
-            Server.stop(self)  # by name: a subclass may call this from its own stop
+            Server.stop(self)  # by class: a subclass's stop may call server_close
         self._close_listeners()
         if self._run is not None:
-            return  # called from within the run, whose end needs the live dispatcher
+            return  # called from within the run, which needs the live dispatcher to end
         undrained, self._undrained = self._undrained, None
         if undrained is not None:
             undrained.abandon()
@@ -209,7 +210,7 @@ class Server(RequestTemplate):
         if live is not None:
             live.wait(getattr(self.lifecycle, "drain", None))
             live.close()
-        if not self._ledger.runs_in(threading.get_ident()):  # else a handler has called this, and others shall wait for that
+        if not self._ledger.runs_in(threading.get_ident()):  # a call from a handler leaves it for other callers to wait on
             self._live = None
 
     def __enter__(self) -> Self:
@@ -223,8 +224,8 @@ class Server(RequestTemplate):
 
     @property
     def state(self) -> State:
-        """Where the server is in its life."""
-        run = self._run  # which may end between two looks
+        """The current state of the server."""
+        run = self._run  # read once: the run may end at any moment
         return run.state if run is not None else self._last_state
 
     _last_state = State.NEW
@@ -232,30 +233,30 @@ class Server(RequestTemplate):
 
     @property
     def ready(self) -> bool:
-        """Whether it takes requests and means to go on: from the moment the loop runs until stop is asked for.
+        """Whether the server takes requests: true from when its loop runs until it is asked to stop.
 
-        Under a dispatcher with worker processes, from the moment the first of them takes requests.
+        Under a dispatcher with worker processes, it becomes true when the first worker takes requests.
         """
         return self._run is not None and self._run.ready
 
     @property
     def addresses(self) -> list[Address]:
-        """Where each listener listens, as `socket.getsockname` gives it; empty unless open."""
+        """The address of each listener, as `socket.getsockname` gives it; empty unless open."""
         return [listener.address for listener in self._listeners]
 
     @property
     def urls(self) -> list[str]:
-        """The URL of each listener, with its real port; of each transport while not open."""
+        """The URL of each listener, with its real port; while not open, the URL of each transport."""
         return [each.url for each in self._listeners or self.transports]
 
     def stats(self) -> Stats:
-        """Return what was served so far; `accepted == active + sum(outcomes)` in every reading."""
+        """Return the counts of requests so far; `accepted == active + sum(outcomes)` in every reading."""
         return attrs.evolve(self._ledger.stats(), dropped=_sum((self._dropped, *map(_drops, self._listeners))))
 
-    _dropped: int | None = 0  # at listeners that are closed by now
+    _dropped: int | None = 0  # datagrams dropped at listeners since closed
 
     def explain(self) -> Explanation:
-        """Return the resolved composition: each part, who supplied it, each option and whether it is a default. It prints well."""
+        """Return the resolved composition, ready to print: each part, its supplier, each option and whether it is a default."""
         return explain(self.transports, self.RequestHandlerClass, self.dispatcher, self.lifecycle, self.limits)
 
     # --- the template: what a request goes through -------------------------------------------------------------------
@@ -265,7 +266,7 @@ class Server(RequestTemplate):
         return self._listeners[0].fileno()
 
     def get_request(self) -> tuple[Request, Address]:
-        """Return a waiting request and its peer, from the first listener that has one. Raises: BlockingIOError when none has."""
+        """Return a waiting request and its peer, from the first listener that has one. Raises: BlockingIOError if none has."""
         for listener in self._listeners:
             with contextlib.suppress(BlockingIOError):
                 return listener.accept()
@@ -277,10 +278,10 @@ class Server(RequestTemplate):
         self.__dispatch(request, client_address)
 
     def shutdown_request(self, request: Request) -> None:
-        """End a stream request: tell the peer that nothing more comes, then `close_request`."""
+        """End a stream request: shut down the sending side, then call `close_request`."""
         if not isinstance(request, tuple):
-            try:  # noqa: SIM105 - this is run for every connection, and `suppress` costs as much as the system call
-                request.shutdown(1)  # socket.SHUT_WR; a request need not be a socket
+            try:  # noqa: SIM105 - runs for every connection, and `suppress` costs as much as the system call
+                request.shutdown(1)  # socket.SHUT_WR; the request may not be a socket
             except OSError:
                 pass  # the peer may be gone
         self.close_request(request)
@@ -291,7 +292,7 @@ class Server(RequestTemplate):
             request.close()
 
     def handle_error(self, request: Request, client_address: Address) -> None:
-        """Log the exception that is being handled: a peer that went away, or whose time is over, at DEBUG, anything else as an ERROR."""
+        """Log the current exception: at DEBUG if the peer disconnected or a deadline cut the request, otherwise at ERROR."""
         error = sys.exception()
         entry = self._ledger.find(request)
         say = log.debug if isinstance(error, ConnectionError) or (entry is not None and entry.is_cut) else log.error
@@ -304,7 +305,7 @@ class Server(RequestTemplate):
         self._ledger = vars(self)[LEDGER] = Ledger(self, self._observers, self._clock)
 
     def _claim(self, poll_interval: float) -> Run:
-        """Become the one who serves. Raises: AlreadyServingError."""
+        """Register and return a new run. Raises: AlreadyServingError."""
         with self._gate:
             if self._run is not None:
                 raise AlreadyServingError
@@ -324,7 +325,7 @@ class Server(RequestTemplate):
         return run
 
     def _serve(self, run: Run) -> None:
-        """Run the lifecycle around the loop. Raises: what it raises."""
+        """Run the lifecycle around the loop. Raises: whatever the lifecycle raises."""
         try:
             if run.stopping:
                 return
@@ -348,7 +349,7 @@ class Server(RequestTemplate):
         run.end()
         if run.drained:
             self._live, self._undrained = None, None
-        else:  # a classic lifecycle leaves its live dispatcher, its listeners, and who is parked, for the next run
+        else:  # a classic lifecycle leaves the live dispatcher, the listeners and parked connections to the next run
             self._undrained = run
         with self._gate:
             self._run = None
@@ -358,7 +359,7 @@ class Server(RequestTemplate):
         run.done.set()
 
     def _prepare(self) -> None:
-        """Start the dispatcher, which may still refuse, and then open the listeners. If one of them fails nothing is left of either."""
+        """Start the dispatcher, which may still refuse, then open the listeners. If either fails, neither is left open."""
         self._live_part()
         try:
             self._open()
@@ -384,7 +385,7 @@ class Server(RequestTemplate):
         self.socket, self.server_address = listeners[0].socket, listeners[0].address
 
     def _close_listeners(self, *, streams_only: bool = False) -> None:
-        """Close the listeners; with `streams_only` keep those whose sockets running requests still answer on."""
+        """Close the listeners; with `streams_only` keep datagram listeners, whose sockets running requests still reply on."""
         pairs = list(zip(self._listeners, self.transports, strict=False))
         kept = [listener for listener, transport in pairs if streams_only and transport.kind == "datagram"]
         closing = [listener for listener in self._listeners if listener not in kept]
@@ -393,7 +394,7 @@ class Server(RequestTemplate):
         close_all(closing)
 
     def _live_part(self) -> StartedDispatcher:
-        """Return the live dispatcher, started when first needed."""
+        """Return the live dispatcher, starting it on first use."""
         if self._live is None:
             work = Work(self, self._ledger, self._forget_parent, self._become_branch, self._be_ready)
             self._live = StartedDispatcher(self.dispatcher, work)
@@ -403,7 +404,7 @@ class Server(RequestTemplate):
     __dispatch: Callable[[Request, Address], object]
 
     def _crank(self, run: Run, poll_interval: float) -> None:
-        """Take requests until the run is stopped, by the dispatcher's own drive or by the plain loop."""
+        """Take requests until the run is stopped, with the dispatcher's own `drive` if it has one, otherwise in the plain loop."""
         live = self._live_part()
         turned = self._act if type(self).service_actions is not RequestTemplate.service_actions else None
         if live.drive is None:
@@ -420,7 +421,7 @@ class Server(RequestTemplate):
         live.drive(open_intake)
 
     def _act(self) -> None:
-        """Call `service_actions`, whose errors are no reason to stop serving."""
+        """Call `service_actions`. Serving goes on if it raises; only the first error is logged."""
         try:
             self.service_actions()
         except Exception:
@@ -431,7 +432,7 @@ class Server(RequestTemplate):
     _complained = False
 
     def _sources(self, *, parking: bool = True) -> list[ListenerSource]:
-        """Return what an intake takes from: each listener, or an overridden `get_request` in their place."""
+        """Return the sources for an intake: one for each listener, calling `get_request` instead if it is overridden."""
         overridden = type(self).get_request is not Server.get_request
         limits = self._limits_in_force()
         live = self._live_part()
@@ -471,13 +472,13 @@ class Server(RequestTemplate):
         return sources
 
     def _limits_in_force(self) -> Limits:
-        """Return the limits of each process that serves, with what the dispatcher and the system make of them."""
+        """Return the limits for each serving process, as adjusted by the dispatcher and the system."""
         limits = self.limits if self._fitted is None else self._fitted
         narrow = self._live_part().narrow
         return limits if narrow is None else narrow(limits)
 
     def _fit_limits(self) -> None:
-        """Find out how much of the limits this process, or each that is forked from it, can have."""
+        """Fit the limits to the resources of this process, or of each process forked from it."""
         shared = self.limits.shared_by(getattr(self.dispatcher, "processes", 1))
         recipe = getattr(self.dispatcher, "inner", None) or self.dispatcher
         narrow = self._live_part().narrow
@@ -487,11 +488,11 @@ class Server(RequestTemplate):
     _fitted: Limits | None = None
 
     def _keep_deadlines(self, limits: Limits, run: Run) -> Deadlines | None:
-        """Return what watches over the connections of a run, if anything has to.
+        """Return the deadlines of a run; None if the limits set none.
 
-        Where each request is a process the intake keeps the time, which is at hand whatever they do: a process that forks shall have
-        no other thread. What its client says is the child's to know. Everywhere else those who would look at the intake may all be
-        held by handlers.
+        With a process for each request, the intake keeps the time: it is always free, and a forking process should have no other
+        thread. The child watches for the client's first byte. Otherwise a timer thread keeps the time, as handlers may occupy every
+        thread that would check the intake.
         """
         cut = self._live_part().cut
         if cut is not None:
@@ -516,7 +517,7 @@ class Server(RequestTemplate):
             self._run.be_ready()
 
     def _forget_parent(self, request: Request) -> None:
-        """In a forked child: close the listeners, but for the socket a datagram is answered on, and the loops' descriptors."""
+        """In a forked child: close the loops' descriptors and the listeners, except the socket that a datagram is answered on."""
         self._forget_others()
         if not isinstance(request, tuple):
             self._close_listeners()
@@ -526,7 +527,7 @@ class Server(RequestTemplate):
             self._wait_for_first_byte(request)
 
     def _wait_for_first_byte(self, request: Request) -> None:
-        """In a child forked for one request: see that its client says something. The rest of the time is the parent's to keep."""
+        """In a child forked for one request: enforce the first-byte limit. The parent keeps the other deadlines."""
         limits = attrs.evolve(self.limits, request=None)
         if limits.first_byte is not None and not isinstance(request, tuple) and peek(request) is None:
             deadlines = Deadlines(limits, self._ledger, TimerThread(self._clock).call_later, speaks_first=self._speaks_first)
@@ -534,16 +535,16 @@ class Server(RequestTemplate):
             deadlines.begin()
 
     def _forget_others(self) -> None:
-        """In a forked child: close what is other servers'."""
+        """In a forked child: close the listeners and loops of other servers."""
         for other in list(_started):
             if other is not self:
-                other._close_listeners()  # noqa: SLF001 - another instance of this very class
+                other._close_listeners()  # noqa: SLF001 - another instance of this class
                 if other._run is not None:  # noqa: SLF001
                     other._run.forget()  # noqa: SLF001
 
     def _become_branch(self, dispatcher: Dispatcher | None, ledger: Ledger, opened: Callable[[Intake], None]) -> Run:
-        """In a forked child that is to serve: be a server under another dispatcher, with books and a run of its own."""
-        assert self._run is not None  # noqa: S101 - it is forked by the dispatcher that drives this run
+        """In a forked child that serves: switch to another dispatcher, with its own ledger and run."""
+        assert self._run is not None  # noqa: S101 - the dispatcher that drives this run forked the child
         self._forget_others()
         self._gate = threading.Lock()
         self._ledger = vars(self)[LEDGER] = ledger
@@ -554,13 +555,13 @@ class Server(RequestTemplate):
 
 
 def _drops(listener: Listener) -> int | None:
-    """Return what the system has dropped at a listener of datagrams; others have no such thing."""
+    """Return how many datagrams the system dropped at a listener: None if unknown, 0 for other kinds."""
     dropped: int | None = getattr(listener, "dropped", 0)
     return dropped
 
 
 def _sum(counts: Sequence[int | None]) -> int | None:
-    """Return the sum, if all are known."""
+    """Return the sum; None if any count is unknown."""
     known = [count for count in counts if count is not None]
     return sum(known) if len(known) == len(counts) else None
 
@@ -571,13 +572,13 @@ def _adapted(accept: Callable[[], tuple[Request, Address]], adapt: Callable[[Req
 
 
 def compose(spec: Mapping[str, Any]) -> Server:
-    """Return the server that a mapping describes: the keys of one ``[servers.NAME]`` table of a configuration file.
+    """Return the server that a mapping describes, with the keys of a ``[servers.NAME]`` table in a configuration file.
 
     Raises: ConfigError with every fault of the mapping, by key; IncompatibleError.
     """
     parts = config.composition(spec)
     server = Server(parts.listen, parts.handler, dispatcher=parts.dispatcher, lifecycle=parts.lifecycle, limits=parts.limits)
-    server._observe(Catalog.load().observers(server))  # noqa: SLF001 - the other half of its constructor
+    server._observe(Catalog.load().observers(server))  # noqa: SLF001 - completes its constructor
     return server
 
 

@@ -1,11 +1,11 @@
 """The classic names: a drop-in for the standard library's `socketserver`.
 
-Every public name of Python 3.11 to 3.13 is here, and the private ones that programs touch. The behaviour is that of CPython's
-Lib/socketserver.py, except for what `docs/reference/differences.md` lists: mostly that nothing deadlocks, spins or waits for
-somebody else's children.
+It has every public name of Python 3.11 to 3.13, and the private ones that programs use. It behaves like CPython's
+Lib/socketserver.py, except as listed in `docs/reference/differences.md`: mostly, it never deadlocks, spins or waits for child
+processes that it did not start.
 
-State is made when first needed, because some programs never call a constructor and some call it twice. Attributes and module
-globals are read at the moment of use, because programs replace them at any time.
+State is created on first use, because some programs never call a constructor and some call it twice. Attributes and module
+globals are read at each use, because programs may replace them at any time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from functools import partial
-from io import BufferedIOBase as BufferedIOBase  # noqa: PLC0414 - re-exported: programs reach it through this module
+from io import BufferedIOBase as BufferedIOBase  # noqa: PLC0414 - re-exported: programs import it from this module
 from time import monotonic as time
 from typing import Any
 
@@ -64,12 +64,12 @@ if hasattr(socket, "AF_UNIX"):
     if hasattr(os, "fork"):
         __all__ += ["ForkingUnixDatagramServer", "ForkingUnixStreamServer"]
 
-_ServerSelector: Any = getattr(selectors, "PollSelector", selectors.SelectSelector)  # programs put another one here
+_ServerSelector: Any = getattr(selectors, "PollSelector", selectors.SelectSelector)  # programs may replace it
 _OwnSelector = _ServerSelector
 
 
 class _StopFlag:
-    """The classic stop flag, a plain bool in the instance's dictionary: setting it to true also wakes the loop."""
+    """The classic stop flag: a plain bool in the instance's dictionary. Setting it to true also wakes the loop."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
@@ -85,7 +85,7 @@ class _StopFlag:
 
 
 class _Over(threading.Event):
-    """Clear while a loop runs, and knows in which thread: also of a loop that a program has written itself around this event."""
+    """An event that is clear while a loop runs, and knows the loop's thread, even if the program wrote the loop itself."""
 
     thread: int | None = None
 
@@ -99,13 +99,13 @@ class _Over(threading.Event):
 
 
 class BaseServer(RequestTemplate):
-    """The classic server: the loop and the template methods. What it listens on is for subclasses to say.
+    """The classic server: the loop and the template methods.
 
-    Subclasses provide `fileno`, `get_request`, and, for `handle_request`, `socket`.
+    Subclasses provide `fileno` and `get_request`, and, for `handle_request`, `socket`.
 
     Attributes:
-        timeout: seconds `handle_request` waits; None: for ever. `serve_forever` does not look at it.
-        server_address: where it listens; after binding, as `getsockname` gives it.
+        timeout: seconds that `handle_request` waits; None: no limit. `serve_forever` ignores it.
+        server_address: the address it listens on; after binding, as `getsockname` gives it.
         RequestHandlerClass: called with (request, client_address, server) for each request.
     """
 
@@ -118,8 +118,8 @@ class BaseServer(RequestTemplate):
     __shutdown_request = _StopFlag()
     __is_shut_down: Any
     __run: Run | None = None
-    __undrained: Run | None = None  # the last one, if it was not
-    __live: Any = None  # the chosen dispatcher, started; None while there is no need for it
+    __undrained: Run | None = None  # the last run, if it was not drained
+    __live: Any = None  # the chosen dispatcher, started on first use; None before
 
     def __init__(self, server_address: Any, RequestHandlerClass: Callable[[Any, Any, Any], object]) -> None:  # noqa: N803 - classic name
         self.server_address = server_address
@@ -133,9 +133,9 @@ class BaseServer(RequestTemplate):
     def serve_forever(self, poll_interval: float = 0.5) -> None:
         """Serve in the calling thread until `shutdown`.
 
-        poll_interval: the most seconds between two calls of an overridden `service_actions`; nothing else waits for it.
-        Returns at once if `shutdown` came first. Afterwards the server may serve again.
-        Raises: AlreadyServingError; what a hook raised.
+        poll_interval: the longest time in seconds between two calls of an overridden `service_actions`; it affects nothing else.
+        Returns at once if `shutdown` was called first. The server may serve again afterwards.
+        Raises: AlreadyServingError; any error raised by a hook.
         """
         if self.__run is not None:
             raise AlreadyServingError
@@ -159,19 +159,19 @@ class BaseServer(RequestTemplate):
             self.__run = None
             self.__shutdown_request = False
             logs.finish()
-            self.__event().set()  # the one of this moment: it may have been replaced while the loop ran
+            self.__event().set()  # looked up again: it may have been replaced while the loop ran
 
     def shutdown(self) -> None:
-        """Stop `serve_forever`, and wait until it has ended, or would end at once.
+        """Stop `serve_forever`, and wait until it has ended, or would return at once.
 
-        Legal from any thread, handler and signal handler, before, while and after the server serves. The thread that serves, and
-        a handler's own thread while others wait for it, are not made to wait for themselves.
+        May be called from any thread, handler or signal handler, before, while or after the server serves. It does not wait in the
+        serving thread, nor in a handler that a chosen dispatcher or lifecycle may be waiting for.
         """
         over, current = self.__event(), threading.get_ident()
         self.__shutdown_request = True
         run = self.__run
         if run is not None:
-            run.stop()  # setting the flag has done so, unless a subclass has something else by that name
+            run.stop()  # setting the flag did so already, unless a subclass redefines it
         if (getattr(over, "thread", None) if run is None else run.thread) in {None, current}:
             return
         if override.live_part(self) is not None and books(self).runs_in(current):
@@ -179,7 +179,7 @@ class BaseServer(RequestTemplate):
         over.wait()
 
     def handle_request(self) -> None:
-        """Serve one request; call `handle_timeout` if none comes within `timeout`, or the socket's own timeout if that is less."""
+        """Serve one request; call `handle_timeout` if none comes within `timeout` or the socket's own timeout, whichever is less."""
         limits = [each for each in (self.socket.gettimeout(), self.timeout) if each is not None]
         timeout = min(limits) if limits else None
         deadline = None if timeout is None else time() + timeout
@@ -193,7 +193,7 @@ class BaseServer(RequestTemplate):
         return self._handle_request_noblock()
 
     def _handle_request_noblock(self) -> None:
-        """Serve one request that is known to wait. An error in taking it is passed over."""
+        """Serve one request that is already waiting. An OSError from `get_request` is ignored."""
         try:
             request, client_address = self.get_request()
         except OSError as error:
@@ -204,20 +204,20 @@ class BaseServer(RequestTemplate):
 
     @own_step
     def process_request_thread(self, request: Request, client_address: Address) -> None:
-        """Run the request where it stands, by the method of that name of a mix-in that comes after the server, if there is one."""
+        """Run the request in this thread, with the method of this name of a mix-in listed after the server, if there is one."""
         mixed_in = getattr(super(RequestTemplate, self), "process_request_thread", None)
         (mixed_in or super().process_request_thread)(request, client_address)
 
     @own_step
     def process_request(self, request: Request, client_address: Address) -> None:
-        """Run the request here and close it."""
+        """Run the request in this thread and close it."""
         if override.dispatched(self, request, client_address):
             return
         self.finish_request(request, client_address)
         self.shutdown_request(request)
 
     def shutdown_request(self, request: Request) -> None:
-        """End a request: `close_request`."""
+        """End a request by calling `close_request`."""
         self.close_request(request)
 
     def close_request(self, request: Request) -> None:
@@ -227,9 +227,9 @@ class BaseServer(RequestTemplate):
         """Do nothing."""
 
     def handle_error(self, request: Request, client_address: Address) -> None:  # noqa: ARG002 - for overriding
-        """Print the exception that is being handled to standard error. One that is closed, broken or blocked is no reason to stop."""
+        """Print the current exception to standard error. Serving goes on even if standard error is closed, broken or blocked."""
         line = "-" * 40
-        with contextlib.suppress(Exception):  # an address that cannot be shown
+        with contextlib.suppress(Exception):  # the address may not be printable
             text = f"{line}\nException occurred during processing of request from {client_address!s}\n{traceback.format_exc()}{line}\n"
             logs.write(sys.stderr, text)
 
@@ -241,15 +241,15 @@ class BaseServer(RequestTemplate):
 
     @staticmethod
     def _make_writer(sock: Any) -> Any:
-        """Return an unbuffered `wfile`. The name is looked up at each call: programs replace it in this module."""
+        """Return an unbuffered `wfile`. The class is looked up at each call, because programs replace it in this module."""
         return _SocketWriter(sock)
 
-    # --- inside: names are mangled, because subclasses have every other name already ------------------------------------
+    # --- inside: names are mangled, because subclasses may use any other name -------------------------------------------
 
-    __accept_errors: list[OSError] | None = None  # where `_take_turn` finds them; not kept otherwise, with all that their frames hold
+    __accept_errors: list[OSError] | None = None  # kept only for `_take_turn`: errors keep their frames alive
 
     def __event(self) -> Any:
-        """Return the event that is clear while the loop runs. Some programs skip the constructor, some put a mock on the class."""
+        """Return the event that is clear while the loop runs. Some programs skip the constructor; some put a mock on the class."""
         try:
             return self.__is_shut_down
         except AttributeError:
@@ -260,7 +260,7 @@ class BaseServer(RequestTemplate):
             self.socket.close()
 
     def __crank(self, run: Run, poll_interval: float) -> None:
-        """Take requests until stopped: in the plain loop, unless a dispatcher that drives was chosen."""
+        """Take requests until stopped, in the plain loop unless the chosen dispatcher has its own `drive`."""
         live = override.live_part(self)
         quiet = self.__quiet()
         try:
@@ -269,9 +269,9 @@ class BaseServer(RequestTemplate):
                 return
             with run.open_intake(lambda: [self.__source(live)], _ServerSelector) as intake:
                 feed(intake, live, None if quiet else self.__turn, poll_interval)
-        except (OSError, ValueError):  # ValueError: a selector was shown the descriptor -1
+        except (OSError, ValueError):  # ValueError: a selector was given the descriptor -1
             if self.fileno() != -1:
-                raise  # otherwise the server was closed under its loop, which thereby ends
+                raise  # otherwise the server was closed while its loop ran, which ends the loop
 
     def __open_intake(self, run: Run, live: Any, pace: float | None, *, listening: bool = True) -> Intake:
         if not listening:
@@ -288,13 +288,13 @@ class BaseServer(RequestTemplate):
         )
 
     def __turn(self) -> None:
-        """Between two requests: the program's own actions, and a look at a stop flag that does not wake the loop by itself."""
+        """Run `service_actions` between two requests, and check a stop flag that does not wake the loop by itself."""
         self.service_actions()
         if self.__shutdown_request and self.__run is not None:
             self.__run.stop()
 
     def __quiet(self) -> bool:
-        """Return whether the loop may sleep until something happens, because nobody counts on being called in between."""
+        """Return whether the loop may sleep until an event, because no code relies on periodic calls."""
         return (
             type(self).service_actions is RequestTemplate.service_actions
             and "service_actions" not in vars(self)
@@ -304,7 +304,7 @@ class BaseServer(RequestTemplate):
         )
 
     def _begin_request(self, request: Request, client_address: Address) -> None:
-        """Take the request through the hooks. Nothing is booked unless a dispatcher or lifecycle was chosen, which need the books."""
+        """Run the request through the hooks. It enters the ledger only if a dispatcher or lifecycle was chosen, which need it."""
         if _Override.dispatcher is not None or _Override.lifecycle is not None:
             super()._begin_request(request, client_address)
             return
@@ -313,7 +313,7 @@ class BaseServer(RequestTemplate):
                 self.process_request(request, client_address)
             else:
                 self.shutdown_request(request)
-        except Exception:  # noqa: BLE001 - that is what handle_error is for
+        except Exception:  # noqa: BLE001 - handle_error gets every error
             try:
                 self.handle_error(request, client_address)
             finally:
@@ -323,37 +323,37 @@ class BaseServer(RequestTemplate):
             raise
 
     def _own_dispatcher(self) -> Dispatcher:
-        """Return the strategy that the class is named for."""
+        """Return the dispatcher that the class is named for."""
         return Sync()
 
     def _confines_error(self, error: BaseException) -> bool:
-        """As the template has it while a chosen dispatcher serves; otherwise the error goes to whoever called, as ever."""
+        """Follow the template while `serve_forever` runs; otherwise let the error reach the caller, as in the standard library."""
         return self.__run is not None and super()._confines_error(error)
 
     def _be_ready(self) -> None:
-        """Take notice that the first process of a dispatcher serves."""
+        """Mark the server as ready: the dispatcher's first process serves."""
         if self.__run is not None:
             self.__run.be_ready()
 
     def _forget_parent(self, _request: Request) -> None:
-        """In a forked child: close the loop's descriptors. The listener stays, for handlers that look at it."""
+        """In a forked child: close the loop's descriptors. The listener stays open for handlers that use it."""
         if self.__run is not None:
             self.__run.forget()
 
     def _become_branch(self, dispatcher: Dispatcher | None, ledger: Ledger, opened: Callable[[Intake], None]) -> Run:
-        """In a forked child that is to serve: be a server under another dispatcher, with books and a run of its own."""
+        """In a forked child that serves: switch to another dispatcher, with its own ledger and run."""
         from socketkit.dispatchers.adaptive import Adaptive  # noqa: PLC0415 - few programs need it
 
-        assert self.__run is not None  # noqa: S101 - it is forked by the dispatcher that drives this run
+        assert self.__run is not None  # noqa: S101 - the dispatcher that drives this run forked the child
         run = self.__run = self.__run.branch(ledger, opened)
         attributes = vars(self)
         attributes[LEDGER] = ledger
         override.put_under(self, dispatcher or Adaptive())
-        os.set_blocking(self.fileno(), False)  # another worker may take what the selector has just reported
+        os.set_blocking(self.fileno(), False)  # another worker may take the request that the selector just reported
         return run
 
     def _take_turn(self, source: ClassicSource) -> None:
-        """Run a `_handle_request_noblock` that a subclass has replaced, and pass on what kept it from taking a request."""
+        """Run a `_handle_request_noblock` that a subclass overrides, and report its accept errors to the source."""
         errors = self.__accept_errors = []
         try:
             self._handle_request_noblock()
@@ -364,12 +364,12 @@ class BaseServer(RequestTemplate):
 
 
 def _accept_now(server: Any) -> Callable[[], tuple[Request, Address]] | None:
-    """Return a `get_request` that raises BlockingIOError rather than waits; None if the program has one of its own."""
+    """Return a `get_request` that raises BlockingIOError instead of waiting; None if the program overrides `get_request`."""
     kind, sock = type(server), server.socket
     if "get_request" in vars(server) or type(sock) is not socket.socket:
         return None
     if getattr(kind, "get_request", None) is TCPServer.get_request and sock.gettimeout() is None:
-        # The descriptor alone: to Python, and so to the sockets it accepts, the listener stays a blocking one.
+        # Only the descriptor: Python still treats the listener, and so the sockets it accepts, as blocking.
         os.set_blocking(sock.fileno(), False)
         return server.get_request  # type: ignore[no-any-return]
     if getattr(kind, "get_request", None) is UDPServer.get_request:
@@ -383,14 +383,14 @@ def _receive_now(server: Any) -> tuple[Request, Address]:
 
 
 class TCPServer(BaseServer):
-    """A server of connections.
+    """A server for stream connections.
 
-    The constructor makes the socket, and binds and activates it if `bind_and_activate`; if that fails the socket is closed again.
+    The constructor creates the socket and, with `bind_and_activate`, binds and activates it. If that fails, it closes the socket.
 
     Attributes, each read when its phase runs, from the instance first:
-        address_family, socket_type: of the socket, when it is made.
-        allow_reuse_address: set SO_REUSEADDR before binding. allow_reuse_port: the same for SO_REUSEPORT, where there is one.
-        request_queue_size: how many connections may wait in the kernel.
+        address_family, socket_type: the family and type that the socket is created with.
+        allow_reuse_address: set SO_REUSEADDR before binding. allow_reuse_port: the same for SO_REUSEPORT, if the platform has it.
+        request_queue_size: the listen backlog: how many connections may wait in the kernel.
         socket: the listening socket. It may be replaced at any time.
     """
 
@@ -406,7 +406,7 @@ class TCPServer(BaseServer):
         RequestHandlerClass: Callable[[Any, Any, Any], object],  # noqa: N803 - classic name
         bind_and_activate: bool = True,
     ) -> None:
-        BaseServer.__init__(self, server_address, RequestHandlerClass)  # by name: a mix-in's constructor may come next in line
+        BaseServer.__init__(self, server_address, RequestHandlerClass)  # by class: the next constructor in the MRO may be a mix-in's
         self.socket = socket.socket(self.address_family, self.socket_type)
         if bind_and_activate:
             try:
@@ -417,10 +417,10 @@ class TCPServer(BaseServer):
                 raise
 
     def server_bind(self) -> None:
-        """Bind the socket to `server_address`, and put there what it was bound to. Raises: OSError."""
+        """Bind the socket to `server_address`, then set that to the address it was bound to. Raises: OSError."""
         if self.allow_reuse_address and hasattr(socket, "SO_REUSEADDR"):
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # Since 6.12.9 Linux refuses SO_REUSEPORT on Unix sockets, where it never did anything.
+        # Since 6.12.9 Linux rejects SO_REUSEPORT on Unix sockets, where it never had an effect.
         if self.allow_reuse_port and hasattr(socket, "SO_REUSEPORT") and self.address_family in {socket.AF_INET, socket.AF_INET6}:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         try:
@@ -432,14 +432,14 @@ class TCPServer(BaseServer):
         self.server_address = self.socket.getsockname()
 
     def server_activate(self) -> None:
-        """Listen. Raises: OSError."""
+        """Start listening. Raises: OSError."""
         if _Override.nodelay:
             with contextlib.suppress(OSError):  # not TCP, or not a real socket
                 self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets inherit it
         self.socket.listen(self.request_queue_size)
 
     def server_close(self) -> None:
-        """Close the socket. A loop that still runs ends."""
+        """Close the socket. A running loop ends."""
         self.socket.close()
         run = vars(self).get("_BaseServer__run")
         if run is not None:
@@ -457,8 +457,8 @@ class TCPServer(BaseServer):
         return accepted
 
     def shutdown_request(self, request: Request) -> None:
-        """Tell the peer that nothing more comes, then `close_request`."""
-        try:  # noqa: SIM105 - this is run for every connection, and `suppress` costs as much as the system call
+        """Shut down the sending side of the connection, then call `close_request`."""
+        try:  # noqa: SIM105 - runs for every connection, and `suppress` costs as much as the system call
             request.shutdown(socket.SHUT_WR)
         except OSError:
             pass  # the peer may be gone
@@ -470,10 +470,10 @@ class TCPServer(BaseServer):
 
 
 class UDPServer(TCPServer):
-    """A server of datagrams: each request is (data, socket).
+    """A server for datagrams: each request is (data, socket).
 
     Attributes:
-        max_packet_size: bytes of a datagram that are read; the system drops the rest.
+        max_packet_size: bytes read from a datagram; the system drops the rest.
     """
 
     allow_reuse_address: bool = False
@@ -482,7 +482,7 @@ class UDPServer(TCPServer):
     max_packet_size: int = 8192
 
     def get_request(self) -> tuple[Request, Address]:
-        """Receive a datagram; return it with the socket to answer on, and the sender's address."""
+        """Receive a datagram; return it with the socket to reply on, and the sender's address."""
         data, client_address = self.socket.recvfrom(self.max_packet_size)
         return (data, self.socket), client_address
 
@@ -490,15 +490,15 @@ class UDPServer(TCPServer):
         """Do nothing: a datagram socket does not listen."""
 
     def shutdown_request(self, request: Request) -> None:
-        """End a request: `close_request`."""
+        """End a request by calling `close_request`."""
         self.close_request(request)
 
     def close_request(self, request: Request) -> None:
-        """Do nothing: the socket is the server's."""
+        """Do nothing: the socket belongs to the server."""
 
 
 class _NoThreads:
-    """The list of threads of a server that tracks none."""
+    """The thread list of a server that tracks no threads."""
 
     def append(self, thread: threading.Thread) -> None:
         pass
@@ -511,8 +511,8 @@ class ThreadingMixIn:
     """Handles each request in a new thread.
 
     Attributes, read for each request:
-        daemon_threads: the interpreter may exit while requests run.
-        block_on_close: `server_close` waits for the threads that are not daemons.
+        daemon_threads: whether the interpreter may exit while requests run.
+        block_on_close: whether `server_close` waits for threads that are not daemons.
     """
 
     daemon_threads: bool = False
@@ -524,7 +524,7 @@ class ThreadingMixIn:
 
     @own_step
     def process_request_thread(self: Any, request: Request, client_address: Address) -> None:
-        """Handle the request and close it, in the thread that was started for it."""
+        """Handle the request and close it; runs in the thread started for the request."""
         RequestTemplate.process_request_thread(self, request, client_address)
 
     @own_step
@@ -548,10 +548,10 @@ if hasattr(os, "fork"):
         """Handles each request in a new process.
 
         Attributes:
-            timeout: seconds after which `handle_request` gives up, collecting children.
-            active_children: the set of running children's pids; None before the first.
-            max_children: how many may run at once; beyond that the server waits for one to end.
-            block_on_close: `server_close` waits for the children.
+            timeout: seconds after which `handle_request` gives up and collects ended children.
+            active_children: the pids of running children; None before the first.
+            max_children: how many children may run at once; beyond that the server waits for one to end.
+            block_on_close: whether `server_close` waits for the children.
         """
 
         timeout: float | None = 300
@@ -563,16 +563,16 @@ if hasattr(os, "fork"):
             return Forks(self.max_children)
 
         def collect_children(self: Any, *, blocking: bool = False) -> None:
-            """Forget the children that have ended; with `blocking`, wait for all. Never waits for a child of somebody else."""
+            """Collect ended children; with `blocking`, wait for all. Never waits for a process that this server did not start."""
             if not self.active_children:
                 return
             while len(self.active_children) >= self.max_children and not self.__ending():
-                wait_any(self.active_children, 0.1)  # and look whether to stop
+                wait_any(self.active_children, 0.1)  # returns regularly, to check whether to stop
                 self.__forget_ended(block=False)
             self.__forget_ended(block=blocking)
 
         def __ending(self: Any) -> bool:
-            """Return whether there will be no further request to make room for."""
+            """Return whether the server is stopping, so that no further request needs room."""
             return getattr(self, "_BaseServer__shutdown_request", False) or self.fileno() == -1
 
         def __forget_ended(self: Any, *, block: bool) -> None:
@@ -581,16 +581,16 @@ if hasattr(os, "fork"):
                     self.active_children.discard(pid)
 
         def handle_timeout(self: Any) -> None:
-            """Collect children while no request comes."""
+            """Collect ended children while no request comes."""
             self.collect_children()
 
         def service_actions(self: Any) -> None:
-            """Collect children."""
+            """Collect ended children."""
             self.collect_children()
 
         @own_step
         def process_request(self: Any, request: Request, client_address: Address) -> None:
-            """Start a process that handles the request, and close this process's copy of it."""
+            """Start a process that handles the request, and close this process's copy of the connection."""
             if override.dispatched(self, request, client_address):
                 return
             pid = fork(lambda: _in_child(self, request, client_address))
@@ -600,14 +600,14 @@ if hasattr(os, "fork"):
             self.close_request(request)
 
         def server_close(self: Any) -> None:
-            """Close the server, then collect children, waiting for them if `block_on_close`."""
+            """Close the server, then collect its children, waiting for them if `block_on_close`."""
             super().server_close()  # type: ignore[misc]  # the server it is mixed into has it
             self.collect_children(blocking=self.block_on_close)
 
     def _in_child(server: Any, request: Request, client_address: Address) -> int:
         try:
             server.finish_request(request, client_address)
-        except Exception:  # noqa: BLE001 - that is what handle_error is for
+        except Exception:  # noqa: BLE001 - handle_error gets every error
             server.handle_error(request, client_address)
             return 1
         else:
@@ -616,42 +616,42 @@ if hasattr(os, "fork"):
             server.shutdown_request(request)
 
     class ForkingUDPServer(ForkingMixIn, UDPServer):
-        """A process for each datagram."""
+        """A server that handles each datagram in a new process."""
 
     class ForkingTCPServer(ForkingMixIn, TCPServer):
-        """A process for each connection."""
+        """A server that handles each connection in a new process."""
 
 
 class ThreadingUDPServer(ThreadingMixIn, UDPServer):
-    """A thread for each datagram."""
+    """A server that handles each datagram in a new thread."""
 
 
 class ThreadingTCPServer(ThreadingMixIn, TCPServer):
-    """A thread for each connection."""
+    """A server that handles each connection in a new thread."""
 
 
 if hasattr(socket, "AF_UNIX"):
 
     class UnixStreamServer(TCPServer):
-        """A server of connections to a path."""
+        """A server for connections to a Unix socket path."""
 
         address_family = socket.AF_UNIX
 
     class UnixDatagramServer(UDPServer):
-        """A server of datagrams to a path."""
+        """A server for datagrams to a Unix socket path."""
 
         address_family = socket.AF_UNIX
 
     class ThreadingUnixStreamServer(ThreadingMixIn, UnixStreamServer):
-        """A thread for each connection."""
+        """A server that handles each connection in a new thread."""
 
     class ThreadingUnixDatagramServer(ThreadingMixIn, UnixDatagramServer):
-        """A thread for each datagram."""
+        """A server that handles each datagram in a new thread."""
 
     if hasattr(os, "fork"):
 
         class ForkingUnixStreamServer(ForkingMixIn, UnixStreamServer):
-            """A process for each connection."""
+            """A server that handles each connection in a new process."""
 
         class ForkingUnixDatagramServer(ForkingMixIn, UnixDatagramServer):
-            """A process for each datagram."""
+            """A server that handles each datagram in a new process."""

@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,6 @@ PATH = with_path(PLUGIN / "src", ROOT, TESTS)
 
 SERVE = """
 import sys, threading
-from importlib.metadata import version
 from socketkit import Classic, Graceful, Server, StreamRequestHandler
 from socketkit_gevent import Gevent
 
