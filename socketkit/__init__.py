@@ -1,14 +1,14 @@
-"""Socket servers composed from injected parts: ordinary blocking handlers, and one word to change the concurrency under them.
+"""Socket servers composed from injected parts: write ordinary blocking handlers, and change one word to change their concurrency.
 
-The classic names are here at once. What servers are composed of is imported when it is first asked for, each part alone: a program
-that needs one part does not wait for the others, nor carry them into every process that it forks.
+The classic names are imported at once. Every other name is imported on first use, on its own, so that a program does not load parts
+that it does not need, nor carry them into every process that it forks.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from socketkit import socketserver
-from socketkit.socketserver import *  # noqa: F403 - the classic names, as many as this platform has
+from socketkit.socketserver import *  # noqa: F403 - the classic names that this platform has
 
 if TYPE_CHECKING:
     from socketkit._system.credentials import PeerCredentials, peer_credentials
@@ -93,12 +93,12 @@ _PLACES = {
     "transports.udp": ("UDP",),
     "transports.unix": ("UnixDatagram", "UnixStream"),
 }
-"""By module, what is imported from it when asked for; the same as the type checker is told above."""
+"""The names imported from each module on first use; the same as those listed above for type checkers."""
 
-if not TYPE_CHECKING:  # a checker that saw it would take every name for one of ours
+if not TYPE_CHECKING:  # a type checker that saw it would accept any name
 
     def __getattr__(name: str) -> Any:
-        """Import what is asked for, the first time."""
+        """Import a name on first use."""
         for place, names in _PLACES.items():
             if name in names:
                 value = globals()[name] = getattr(import_module(f"{__name__}.{place}"), name)

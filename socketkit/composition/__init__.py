@@ -1,1 +1,1 @@
-"""From text, mappings and TOML files to recipes, and from names to the plugins that supply them."""
+"""Turns text, mappings and TOML files into recipes, and finds the plugins that supply named parts."""

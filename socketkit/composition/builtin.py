@@ -1,4 +1,4 @@
-"""Our own parts, offered through our own hooks: there is no other door."""
+"""The parts that come with socketkit, offered through the same hooks that plugins use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What this platform can carry, and which parts can work together: everything that is refused is refused here, by name."""
+"""Checks what this platform supports and which parts can work together; incompatible compositions are refused here."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ FEATURES: dict[str, bool] = {
     "fork": _SOCKETS and hasattr(os, "fork"),
     "Unix sockets": _SOCKETS and hasattr(socket, "AF_UNIX"),
 }
-"""What a recipe may name in `requires`, and whether this platform has it."""
+"""The features that a recipe may name in `requires`, and whether this platform has each."""
 
 
 BOTH = frozenset({"stream", "datagram"})
 
 
 def check(transports: Sequence[Any], dispatcher: Any, lifecycle: Any, handler: Any = None) -> None:
-    """Refuse a composition that cannot work. Nothing is bound by then.
+    """Refuse a composition that cannot work, before anything is bound.
 
-    Recipes declare, all of it optional: `requires`, features of the platform (any part); `kinds`, the kinds of request it runs,
-    `runs_async`, whether it awaits handlers, and `check(handler)`, which raises IncompatibleError (dispatchers). Handlers declare
-    `request_kinds` and `is_async`; layers `replaces_socket`, that handlers get an object of their making.
+    It checks what the parts declare; each declaration is optional. Any part: `requires`, the platform features it needs. Dispatchers:
+    `kinds`, the kinds of request they run; `runs_async`, whether they await handlers; `check(handler)`, which raises
+    IncompatibleError. Handlers: `request_kinds` and `is_async`. Layers: `replaces_socket`, whether handlers get another object
+    instead of the socket.
     Raises: ConfigError, IncompatibleError.
     """
     if not transports:
@@ -63,7 +64,7 @@ def _check_kind(name: str, kinds: Collection[str], transport: Any, role: str) ->
 
 
 def _request_kinds(handler: Any) -> Collection[str]:
-    """Return the kinds that a handler takes, by its own word or by its base class in the standard library."""
+    """Return the kinds of request that a handler takes, as declared or by its base class in the standard library."""
     standard = sys.modules.get("socketserver")
     declared = getattr(handler, "request_kinds", None)
     if declared is not None or standard is None or not isinstance(handler, type):

@@ -1,7 +1,7 @@
-"""What is installed: names to recipes, and who supplies each. The only caller of pluggy's hooks.
+"""The catalog of installed parts: the recipe for each name, and its supplier. The only caller of pluggy's hooks.
 
-Plugins are looked for when the first name is looked up, and never before: a server composed of objects does not come here.
-Each plugin gets a plugin manager of its own, because in a shared one a single bad plugin spoils the call for all of them.
+Plugins are discovered when the first name is looked up, so a server composed of objects never triggers discovery.
+Each plugin gets its own plugin manager, because in a shared one a single bad plugin would break every call.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _BLOCKED = "SOCKETKIT_DISABLED_PLUGINS"
 
 @attrs.frozen
 class Offer:
-    """One name that can be used, the recipe class it stands for, and who supplies it."""
+    """One part name, the recipe class it stands for, and its supplier."""
 
     kind: PartKind
     name: str
@@ -48,7 +48,7 @@ class Offer:
 
 @attrs.frozen
 class Plugin:
-    """One installed plugin: `offers` is empty if it is blocked, or broken, which `error` then explains."""
+    """One installed plugin. `offers` is empty if the plugin is blocked or broken; if broken, `error` says why."""
 
     name: str
     distribution: str
@@ -59,7 +59,7 @@ class Plugin:
     _hooks: PluginManager | None = attrs.field(default=None, eq=False, repr=False)
 
     def observers(self, server: object) -> list[object]:
-        """Return this plugin's observers for `server`. What its hook raises is logged."""
+        """Return this plugin's observers for `server`. An error in its hook is logged, not raised."""
         if self._hooks is None:
             return []
         try:
@@ -71,52 +71,52 @@ class Plugin:
 
 @attrs.frozen
 class Catalog:
-    """All parts that can be used by name."""
+    """All parts that can be selected by name."""
 
     plugins: tuple[Plugin, ...]
-    """Everything installed, our own parts first."""
+    """Every installed plugin; socketkit's own parts come first."""
 
     @classmethod
     def load(cls) -> Catalog:
-        """Return the catalog of this process, looking for plugins the first time. A broken one is recorded, not raised."""
+        """Return the catalog of this process; the first call discovers plugins. A broken plugin is recorded, not raised."""
         return _load()
 
     @classmethod
     def forget(cls) -> None:
-        """Make the next `load` look again, for tests that install plugins."""
+        """Make the next `load` discover plugins again, for tests that install some."""
         _load.cache_clear()
 
     def offers(self, kind: PartKind) -> tuple[Offer, ...]:
-        """Return all that plugins offer of one kind, clashes included."""
+        """Return every offer of one kind, clashes included."""
         return tuple(offer for plugin in self.plugins for offer in plugin.offers if offer.kind == kind)
 
     def find(self, kind: PartKind, name: str) -> Offer:
-        """Return the one offer of that name.
+        """Return the offer of that name.
 
-        Raises: ClashError if two plugins offer different recipes under it; PluginError if a broken plugin bears the name;
-            UnknownPartError with the nearest name, and with every plugin that might have had it but is broken or blocked.
+        Raises: ClashError if two plugins offer different recipes under the name; PluginError if a broken plugin has that name;
+            UnknownPartError with the nearest name, and with every broken or blocked plugin that might supply it.
         """
         offers = [offer for offer in self.offers(kind) if offer.name == name]
         if not offers:
             raise self._missing(kind, name)
         for other in offers:
-            if other.recipe is not offers[0].recipe:  # two names of one module offer the same class: no clash
+            if other.recipe is not offers[0].recipe:  # no clash: two entry points of one module offer the same class
                 raise ClashError(kind, name, _source(offers[0]), _source(other))
         return offers[0]
 
     def offer_of(self, recipe: object) -> Offer | None:
-        """Return the offer that a recipe object is an instance of, or None when no plugin supplies its class."""
+        """Return the offer of a recipe object's class; None if no plugin supplies it."""
         return next((offer for kind in KINDS for offer in self.offers(kind) if offer.recipe is type(recipe)), None)
 
     def observers(self, server: object) -> list[object]:
-        """Return what the plugins want to be told about `server`."""
+        """Return the observers of all plugins for `server`."""
         return [observer for plugin in self.plugins for observer in plugin.observers(server)]
 
     def _missing(self, kind: PartKind, name: str) -> PluginError | UnknownPartError:
         suspects = []
         for plugin in self.plugins:
             if plugin.error and plugin.name == name:
-                error = attrs.evolve(plugin.error)  # a fresh one: a raised exception collects tracebacks
+                error = attrs.evolve(plugin.error)  # a copy: a raised exception collects tracebacks
                 error.__cause__ = plugin.error.__cause__
                 return error
             if plugin.error:
@@ -133,16 +133,16 @@ def _source(offer: Offer) -> str:
 
 @cache
 def _load() -> Catalog:
-    from importlib import metadata  # noqa: PLC0415 - as the next
+    from importlib import metadata  # noqa: PLC0415 - as below
 
-    from socketkit import hookspecs  # noqa: PLC0415 - objects alone need neither pluggy nor the search
-    from socketkit.composition import builtin  # noqa: PLC0415 - objects alone need neither pluggy nor the search
+    from socketkit import hookspecs  # noqa: PLC0415 - composing from objects needs neither pluggy nor discovery
+    from socketkit.composition import builtin  # noqa: PLC0415 - composing from objects needs neither pluggy nor discovery
 
     blocked = {name.strip() for name in os.environ.get(_BLOCKED, "").split(",")}
     found: dict[tuple[str, str], Plugin] = {}
     for distribution in metadata.distributions():
         for plugin in _plugins_of(distribution, hookspecs.PROJECT, blocked):
-            found.setdefault((plugin.distribution, plugin.name), plugin)  # another copy further down sys.path is hidden
+            found.setdefault((plugin.distribution, plugin.name), plugin)  # a copy further down sys.path is ignored
     try:
         version = metadata.version("socketkit")
     except metadata.PackageNotFoundError:  # run from a checkout
@@ -168,7 +168,7 @@ def _plugins_of(distribution: Distribution, group: str, blocked: Collection[str]
 def _identity(distribution: Distribution) -> tuple[str, str]:
     try:
         return distribution.name or "unknown", distribution.version or ""
-    except Exception:  # noqa: BLE001 - it has no metadata: None in one version of Python, an exception in another
+    except Exception:  # noqa: BLE001 - no metadata: None in some versions of Python, an exception in others
         return "unknown", ""
 
 
@@ -176,11 +176,11 @@ def _identity(distribution: Distribution) -> tuple[str, str]:
 
 
 class _UnfitError(Exception):
-    """Why a plugin cannot be used."""
+    """The reason why a plugin cannot be used."""
 
 
 def _examine(name: str, distribution: str, version: str, load: Callable[[], object]) -> Plugin:
-    """Load a plugin and ask it what it offers; whatever goes wrong becomes its `error`."""
+    """Load a plugin and collect its offers; any failure becomes its `error`."""
     try:
         manager = _hooked(name, load)
         offers = [
@@ -203,12 +203,12 @@ def _broken(name: str, distribution: str, version: str, unfit: _UnfitError) -> P
 def _blaming(what: str) -> Iterator[None]:
     try:
         yield
-    except (Exception, SystemExit) as error:  # a plugin that leaves at import shall not take the program with it
+    except (Exception, SystemExit) as error:  # a plugin that exits at import must not end the program
         raise _UnfitError(f"{what} ({type(error).__name__}: {' '.join(str(error).split())})") from error
 
 
 def _hooked(name: str, load: Callable[[], object]) -> PluginManager:
-    """Return a manager for this one plugin, whose hooks are all known and rightly declared."""
+    """Return a manager for this one plugin, after checking that its hooks are known and correctly declared."""
     from pluggy import PluginManager  # noqa: PLC0415 - see _load
 
     from socketkit import hookspecs  # noqa: PLC0415 - see _load

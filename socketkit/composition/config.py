@@ -1,10 +1,10 @@
-"""Text, mappings and TOML files to recipes. Nothing is opened here, and whatever is wrong is told at once, key by key.
+"""Turns text, mappings and TOML files into recipes. No socket is opened here, and all faults are reported together, key by key.
 
-A part is given as a recipe object, which is taken as it is; as text, in the forms of `socketkit.seams.grammar`; or as a mapping
+A part is given as a recipe object, which is used as it is; as text, in the forms of `socketkit.seams.grammar`; or as a mapping
 ``{use = "name", option = value, ...}``, where ``inner`` holds another part of the same kind, and a transport's ``layers`` a list.
 
-All functions raise ConfigError with a `Fault` for each thing wrong. A part given alone, whose name cannot be looked up, raises what
-`socketkit.composition.catalog.Catalog.find` raises; inside anything larger that is one more fault.
+All functions raise ConfigError with a `Fault` for each problem. If a single part has an unknown name, the error is the one from
+`socketkit.composition.catalog.Catalog.find`; inside a larger specification it becomes one more fault.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from socketkit.seams.limits import Limits
 from socketkit.transports.layered import Layered
 
 MAX_FILE_SIZE = 1024 * 1024
-"""Bytes of a configuration file; a larger one is something else."""
+"""Size limit of a configuration file, in bytes; a larger file is refused."""
 
 
 @attrs.frozen
 class Composition:
-    """What one server is made of. None stands for the server's default."""
+    """The parts of one server. None means the server's default."""
 
     listen: tuple[Transport, ...]
     handler: Callable[..., object]
@@ -46,7 +46,7 @@ class Composition:
 
 
 def transport(spec: object) -> Transport:
-    """Return the transport for a recipe, a URL or a mapping, with its layers around it."""
+    """Return the transport for a recipe, a URL or a mapping, wrapped in its layers."""
     layers: object = ()
     if isinstance(spec, str):
         url = grammar.url(spec)
@@ -82,9 +82,9 @@ def limits(spec: object) -> Limits:
 
 
 def handler(spec: object) -> Callable[..., object]:
-    """Return the handler that ``module:Class`` names, or the callable given.
+    """Return the handler that ``module:Class`` names, or the given callable.
 
-    Imports the module as the program itself would: `sys.path` is the caller's affair.
+    The module is imported by the usual rules; the caller must set up `sys.path`.
     Raises: HandlerError.
     """
     found = _import(spec) if isinstance(spec, str) else spec
@@ -99,11 +99,11 @@ def _import(text: str) -> object:
         raise HandlerError(text, "does not name a module and something in it")
     try:
         return reduce(getattr, attribute.split("."), import_module(module))
-    except (Exception, SystemExit) as error:  # importing runs the module, and that may raise anything
+    except (Exception, SystemExit) as error:  # importing runs the module, which may raise anything
         raise HandlerError(text, f"cannot be imported ({type(error).__name__}: {error})") from error
 
 
-# What tells a recipe from everything else, and what to write in its place.
+# The method that identifies a recipe of each kind, and an example of text to suggest instead.
 _SHAPES: Mapping[PartKind, tuple[str, str]] = {
     "transport": ("open", "a URL such as tcp://127.0.0.1:9999"),
     "layer": ("wrap", "text such as tls"),
@@ -113,7 +113,7 @@ _SHAPES: Mapping[PartKind, tuple[str, str]] = {
 
 
 def _part(kind: PartKind, spec: Any) -> Any:
-    """Return the recipe for `spec`; text of a transport has become a `grammar.Part` already."""
+    """Return the recipe for `spec`. A transport's text has already been parsed into a `grammar.Part`."""
     if isinstance(spec, str):
         spec = grammar.part(spec)
     if isinstance(spec, grammar.Part):
@@ -134,7 +134,7 @@ def _part(kind: PartKind, spec: Any) -> Any:
 
 
 def _values(offer: Offer, part: grammar.Part) -> dict[str, object]:
-    """Return the option values that text gives, its VALUE or place among them."""
+    """Return the option values given as text, including the part's VALUE or place."""
     options: dict[str, object] = {name: Text(value) for name, value in part.options.items()}
     if part.inner:
         options["inner"] = part.inner
@@ -192,9 +192,10 @@ def _layered(spec: object, layers: object) -> Any:
 
 
 def composition(spec: object, key: str = "") -> Composition:
-    """Return what a mapping with ``listen`` and ``handler``, perhaps ``dispatcher``, ``lifecycle`` and ``limits``, describes.
+    """Return the composition that a mapping describes.
 
-    `key` is where it stands, such as ``servers.echo``: faults are named from there.
+    The mapping has ``listen`` and ``handler``, and optionally ``dispatcher``, ``lifecycle`` and ``limits``.
+    `key` is its location, such as ``servers.echo``: the keys of faults start with it.
     """
     faults = FaultCollector()
     with faults.under(key):
@@ -229,7 +230,7 @@ _RESOLVERS: Mapping[str, Callable[[Any], object]] = {
 
 
 def read(path: str | os.PathLike[str], *only: str) -> dict[str, Composition]:
-    """Return the servers of a TOML file by name, or the ones named in `only`, whose parts and handlers alone are then looked at."""
+    """Return the servers of a TOML file by name. With names in `only`, return and check just those."""
     servers, faults = _servers(path), FaultCollector()
     compositions: dict[str, Composition] = {}
     for name in only or servers:
@@ -258,7 +259,7 @@ def _refuse_shared_places(servers: Mapping[str, Composition]) -> None:
 
 
 def _servers(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return the tables below ``[servers]``, unread."""
+    """Return the tables below ``[servers]``, not yet checked."""
     try:
         with Path(path).open("rb") as file:
             return _tables(file.read(MAX_FILE_SIZE + 1))
@@ -271,7 +272,7 @@ def _servers(path: str | os.PathLike[str]) -> dict[str, Any]:
 def _tables(content: bytes) -> dict[str, Any]:
     if len(content) > MAX_FILE_SIZE:
         raise ValueError(f"is larger than {MAX_FILE_SIZE} bytes, too large for a configuration")
-    import tomllib  # noqa: PLC0415 - only those who read a file pay for it
+    import tomllib  # noqa: PLC0415 - only reading a file needs it
 
     try:
         document = tomllib.loads(content.decode("utf-8-sig"))

@@ -1,4 +1,4 @@
-"""A composition told in words: each part, who supplied it, and each of its options."""
+"""Explains a composition: each part, its supplier and its options."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import attrs
 
 @attrs.frozen
 class Option:
-    """One option of a part, and whether it has the value it would have had anyway."""
+    """One option of a part, with its value and whether that is the default."""
 
     name: str
     value: Any
@@ -24,13 +24,13 @@ class Part:
     role: str
     name: str
     supplier: str
-    """The distribution it comes from, with its version; the module, where there is no distribution."""
+    """The distribution it comes from, with its version; the module, if there is no distribution."""
     options: tuple[Option, ...] = ()
 
 
 @attrs.frozen
 class Explanation:
-    """A server's composition. `str()` of it is meant for people."""
+    """A server's composition. Its `str()` is meant for people to read."""
 
     parts: tuple[Part, ...]
 
@@ -45,7 +45,7 @@ class Explanation:
 
 
 def explain(transports: Sequence[Any], handler: Any, dispatcher: Any, lifecycle: Any, limits: Any = None) -> Explanation:
-    """Return the explanation of a composition. Any part may be None, for one that the server does not have."""
+    """Return the explanation of a composition. A part is None if the server does not have it."""
     roles = [*(("transport", each) for each in transports), ("dispatcher", dispatcher), ("lifecycle", lifecycle), ("limits", limits)]
     parts = [_part(role, recipe) for role, recipe in roles if recipe is not None]
     name = getattr(handler, "__qualname__", None) or repr(handler)
@@ -61,7 +61,7 @@ def _part(role: str, recipe: Any) -> Part:
 
 
 def _supplier(thing: Any) -> str:
-    from importlib import metadata  # noqa: PLC0415 - slow to import, and only explanations need it
+    from importlib import metadata  # noqa: PLC0415 - slow to import, and needed only here
 
     module = getattr(thing, "__module__", None) or type(thing).__module__
     package = module.partition(".")[0]

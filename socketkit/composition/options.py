@@ -1,7 +1,7 @@
-"""Option values to a recipe: each checked against the type and the validator of its field, all faults at once.
+"""Builds a recipe from option values. It checks each against the type and validator of its field, and reports all faults together.
 
-The only user of cattrs. Where a value comes from decides how strict its type is: a file or a mapping has types of its own, and there
-``"8"`` is no number; a URL or a part in a string has only text, marked as `Text`, and there ``8`` may be one.
+The only user of cattrs. How strictly a type is checked depends on the source of the value. Files and mappings have their own types,
+so ``"8"`` is not a number there. URLs and parts given as text have only strings, marked as `Text`, so ``8`` may be a number.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ R = TypeVar("R")
 
 
 class Text(str):
-    """An option's value as typed in a URL or a part: it may stand for a number, a duration, true, false or none."""
+    """An option's value as written in a URL or a part: it may represent a number, a duration, true, false or none."""
 
     __slots__ = ()
 
 
 class FaultCollector:
-    """Gathers what is wrong, each fault under its key, so that all of it is raised together."""
+    """Collects faults, each under its key, so that they are raised together."""
 
     def __init__(self) -> None:
         self._found: list[Fault] = []
 
     @contextmanager
     def under(self, key: str) -> Iterator[None]:
-        """Keep what the block raises on socketkit's own account, below `key`, and go on after the block."""
+        """Record socketkit's own errors from the block as faults under `key`, then continue after the block."""
         try:
             yield
         except ConfigError as error:
@@ -52,36 +52,37 @@ class FaultCollector:
             self._found.append(Fault(key, "is nested too deeply"))
 
     def check(self) -> None:
-        """Raise the ConfigError, if anything was kept."""
+        """Raise a ConfigError with all faults, if there are any."""
         if self._found:
             raise ConfigError(tuple(self._found))
 
 
 def names(recipe: type[Any]) -> tuple[str, ...]:
-    """Return the options of a recipe."""
+    """Return the names of a recipe's options."""
     return tuple(_fields(recipe))
 
 
 def leading(recipe: type[Any]) -> str | None:
-    """Return the option that a part's VALUE fills, the first positional one, or None when it takes no VALUE."""
+    """Return the option that a part's VALUE sets: the first positional one. None if the part takes no VALUE."""
     return next((name for name, field in _fields(recipe).items() if not field.kw_only and name != "inner"), None)
 
 
 def types_of(recipe: type[Any]) -> dict[str, Any]:
     """Return the types of a recipe's fields.
 
-    The names of `socketkit.seams` are known even where the recipe's module imports them for the type checker only.
-    Raises: NameError for any other name that is not there at run time.
+    Names from `socketkit.seams` resolve even if the recipe's module imports them only for type checkers.
+    Raises: NameError for any other name that does not exist at run time.
     """
     module = vars(sys.modules.get(recipe.__module__, seams))
     return get_type_hints(recipe, localns={**vars(seams), **module}, include_extras=True)
 
 
 def build(recipe: type[R], title: str, values: Mapping[str, object], resolvers: Mapping[str, Callable[[Any], object]] | None = None) -> R:
-    """Return the recipe made of these option values.
+    """Return the recipe built from these option values.
 
-    `title` names it in messages. An option named in `resolvers` is turned into its field's value by that, not by the field's type.
-    Raises: ConfigError with every fault, its key the option's name, or "" for what the recipe refuses as a whole.
+    `title` names the recipe in messages. If `resolvers` has a function for an option, it converts the value instead of the field's
+    type.
+    Raises: ConfigError with every fault; its key is the option's name, or "" if the recipe refuses the values as a whole.
     """
     fields, kinds, resolvers = _fields(recipe), types_of(recipe), resolvers or {}
     values = {str(name): value for name, value in values.items()}
@@ -107,11 +108,11 @@ def build(recipe: type[R], title: str, values: Mapping[str, object], resolvers: 
 
 
 def structure(value: object, kind: Any) -> Any:
-    """Return `value` as the type `kind`.
+    """Return `value` converted to the type `kind`.
 
-    Raises: ValueError, an `_ExpectedError` where one can say what would have been right; ConfigError.
+    Raises: ValueError, which is an `_ExpectedError` if the expected type can be named; ConfigError.
     """
-    from cattrs.errors import StructureHandlerNotFoundError  # noqa: PLC0415 - cattrs is only for composing by name
+    from cattrs.errors import StructureHandlerNotFoundError  # noqa: PLC0415 - only composing by name needs cattrs
 
     try:
         made = _converter().structure(value, kind)
@@ -129,11 +130,11 @@ def _fields(recipe: type[Any]) -> dict[str, attrs.Attribute[Any]]:
 
 
 def _checked(name: str, field: attrs.Attribute[Any], value: object, resolve: Callable[[Any], object]) -> object:
-    """Return the value for one field. The validator runs here, before there is a recipe, so that it stops no other field's."""
+    """Return the value for one field. Validators run here, before the recipe is built, so that every field is checked."""
     try:
         made = resolve(value)
         if field.validator and not field.converter:
-            with suppress(AttributeError):  # it looks at other fields of its recipe, which will call it again
+            with suppress(AttributeError):  # the validator needs other fields; it runs again when the recipe is built
                 field.validator(None, field, made)
     except SocketkitError:
         raise
@@ -158,12 +159,12 @@ def _join(key: str, rest: str) -> str:
 
 
 class _ExpectedError(ValueError):
-    """A value of the wrong type; the text says which one would have been right."""
+    """A value of the wrong type; the message names the expected type."""
 
 
 @cache
 def _converter() -> Converter:
-    from cattrs import Converter  # noqa: PLC0415 - cattrs is only for composing by name
+    from cattrs import Converter  # noqa: PLC0415 - only composing by name needs cattrs
 
     converter = Converter(detailed_validation=False)
     for kind, hook in _EXACT.items():
@@ -218,7 +219,7 @@ def _bytes(value: object, _: Any) -> bytes:
 
 
 def _nothing(value: object, _: Any) -> None:
-    if value is not None and value != "none":  # the word stands in for a null, which neither text nor TOML has
+    if value is not None and value != "none":  # the word stands for null, which neither text nor TOML has
         raise _ExpectedError("none")
 
 
@@ -230,7 +231,7 @@ def _choice(value: object, kind: Any) -> object:
 
 
 def _either(value: object, kind: Any) -> object:
-    """Try the types of a union as they stand, but text last, which accepts too much."""
+    """Try the types of a union in order, but text last, because it accepts almost anything."""
     expected = []
     for each in sorted(get_args(kind), key=lambda each: each is str):
         try:
