@@ -1,4 +1,4 @@
-"""What tests of servers need: faults on order, and an account of what a test leaves behind. Nothing here is for production."""
+"""Tools for testing servers: fault injection, and checks for resources that a test leaves behind. Not for production."""
 
 from socketkit.testing.chaos import Blackhole, ChaosProxy, Cut, Delay, Drip, HalfClose, Reset
 from socketkit.testing.clock import FakeClock

@@ -1,6 +1,6 @@
-"""A proxy that spoils connections on order: between a client and a server, in one thread, on loopback.
+"""A proxy that injects faults into connections between a client and a server. It runs in one thread, on loopback.
 
-Each way of spoiling is a small frozen recipe for one direction. Several can be given at once.
+Each kind of fault is a small frozen recipe for one direction. Several can be combined.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from socketkit.seams import Address, Seconds
 Side: TypeAlias = Literal["server", "client"]
 
 CHUNK = 65536
-"""Bytes the proxy reads at once, and about as many as it holds for one direction."""
+"""Bytes that the proxy reads at once, and about the most that it buffers for one direction."""
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger; source: socket(7), SO_LINGER
 
@@ -38,25 +38,25 @@ def _at_least(least: float) -> Any:
 @attrs.frozen
 class _Directed:
     to: Side = attrs.field(default="client", kw_only=True, validator=attrs.validators.in_(("server", "client")))
-    """Whose end of the connection is spoiled: what goes to the client, or what goes to the server."""
+    """Which direction is affected: bytes going to the client, or bytes going to the server."""
 
 
 @attrs.frozen
 class _Ending(_Directed):
     at: int = attrs.field(default=0, validator=_at_least(0))
-    """After how many bytes in that direction; those still arrive."""
+    """How many bytes pass in that direction before the fault; those still arrive."""
 
 
 @attrs.frozen
 class Delay(_Directed):
-    """What goes there arrives so much later."""
+    """Every byte in that direction arrives `seconds` later."""
 
     seconds: Seconds = attrs.field(validator=_at_least(0))
 
 
 @attrs.frozen
 class Drip(_Directed):
-    """What goes there arrives a few bytes at a time."""
+    """Bytes in that direction arrive `size` at a time, one piece every `interval` seconds."""
 
     size: int = attrs.field(default=1, validator=_at_least(1))
     interval: Seconds = attrs.field(default=0.01, validator=_at_least(0))
@@ -64,22 +64,22 @@ class Drip(_Directed):
 
 @attrs.frozen
 class Cut(_Ending):
-    """After so many bytes the connection is closed, and both sides read its end."""
+    """After `at` bytes the connection is closed, and both sides read its end."""
 
 
 @attrs.frozen
 class Reset(_Ending):
-    """After so many bytes the connection is reset: both sides meet ECONNRESET, or on a Unix socket an early end."""
+    """After `at` bytes the connection is reset: both sides get ECONNRESET, or an early end on a Unix socket."""
 
 
 @attrs.frozen
 class HalfClose(_Ending):
-    """After so many bytes their receiver reads the end; the other direction goes on."""
+    """After `at` bytes their receiver reads the end; the other direction stays open."""
 
 
 @attrs.frozen
 class Blackhole(_Directed):
-    """Nothing that goes there is ever read: it arrives nowhere, and its sender fills the buffers and waits."""
+    """Bytes in that direction are never read: none arrive, and the sender blocks once the buffers are full."""
 
 
 Spoiler: TypeAlias = Delay | Drip | Cut | Reset | HalfClose | Blackhole
@@ -87,14 +87,14 @@ _End: TypeAlias = Literal["end", "cut", "reset"]
 
 
 class ChaosProxy:
-    r"""Accepts connections, makes one to `target` for each, and passes bytes on in both directions, spoiled as the recipes say.
+    r"""A proxy that opens a connection to `target` for each one it accepts, and forwards bytes both ways with the given faults.
 
     Args:
-        target: what a client of the server would connect to: (host, port), or a path (``"\0name"``: an abstract one).
-        spoilers: `Delay`, `Drip`, `Cut`, `Reset`, `HalfClose`, `Blackhole`; by default they spoil what goes to the client.
-        listen: where clients connect; any free port of 127.0.0.1 unless said otherwise. A path for Unix sockets; it is not removed.
+        target: the server's address: (host, port), or a path (``"\0name"``: an abstract one).
+        spoilers: `Delay`, `Drip`, `Cut`, `Reset`, `HalfClose`, `Blackhole`; by default they affect bytes going to the client.
+        listen: where clients connect; by default any free port of 127.0.0.1. For a Unix socket, a path, which is not removed.
 
-    It serves from construction until `close`, or for as long as a ``with`` block lasts; then nothing of it is left.
+    It serves from construction until `close` or the end of a ``with`` block, and then leaves nothing behind.
     """
 
     def __init__(self, target: Address, *spoilers: Spoiler, listen: Address = ("127.0.0.1", 0)) -> None:
@@ -127,7 +127,7 @@ class ChaosProxy:
         self.close()
 
     def close(self) -> None:
-        """Close the listener and every connection, and wait for the thread. Legal twice."""
+        """Close the listener and every connection, and wait for the thread to end. May be called repeatedly."""
         self._closing = True
         with contextlib.suppress(OSError):
             self._alarm.send(b"\0")
@@ -167,21 +167,21 @@ class ChaosProxy:
         for end in (client, server):
             end.setblocking(False)
         pair = _Pair(client, server, self._spoilers)
-        server.connect_ex(self._target)  # an error shows when it is first used
+        server.connect_ex(self._target)  # an error surfaces on first use
         for end in pair.ends:
             self._ends[end.fileno()] = (pair, end)
         self._go_on(pair)
 
     def _go_on(self, pair: _Pair | None, readable: Any = None) -> None:
         if pair is None:
-            return  # it ended just now
+            return  # it has just ended
         if pair.step(readable):
             self._watch(pair)
         else:
             self._forget(pair)
 
     def _watch(self, pair: _Pair) -> None:
-        """Have the selector report what this pair waits for."""
+        """Register the events that this pair waits for with the selector."""
         for end in pair.ends:
             events = pair.events(end)
             known = self._selector.get_map().get(end.fileno())
@@ -203,7 +203,7 @@ class ChaosProxy:
 
 
 class _Pair:
-    """A client's connection and the one made for it, with a flow in each direction."""
+    """A client's connection and its connection to the server, with a flow in each direction."""
 
     def __init__(self, client: socket.socket, server: socket.socket, spoilers: tuple[Spoiler, ...]) -> None:
         self.ends = (client, server)
@@ -215,7 +215,7 @@ class _Pair:
         return (selectors.EVENT_READ if reads else 0) | (selectors.EVENT_WRITE if writes else 0)
 
     def step(self, readable: Any) -> bool:
-        """Pass on what can be passed on; return whether the connection goes on."""
+        """Forward what can be forwarded; return whether the connection continues."""
         try:
             for flow in self.flows:
                 if flow.source is readable and flow.wants_more():
@@ -227,7 +227,7 @@ class _Pair:
                     self._read_away()
                 if how in {"cut", "reset"}:
                     return False
-        except OSError:  # one end is gone without a goodbye: so is the other, then
+        except OSError:  # one end failed: reset both
             self._reset()
             return False
         return not all(flow.over for flow in self.flows)
@@ -238,7 +238,7 @@ class _Pair:
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
 
     def _read_away(self) -> None:
-        """Empty both ends: one that is closed with bytes unread resets its connection. Source: RFC 2525, 2.17."""
+        """Read both ends empty: closing one with unread bytes would reset its connection. Source: RFC 2525, 2.17."""
         for end in self.ends:
             with contextlib.suppress(OSError):
                 while end.recv(CHUNK):
@@ -246,11 +246,11 @@ class _Pair:
 
 
 class _Flow:
-    """One direction: what was read and not yet written, each piece with the moment at which it is due."""
+    """One direction: the pieces read and not yet written, each with its due time."""
 
     def __init__(self, source: socket.socket, sink: socket.socket, to: Side, spoilers: tuple[Spoiler, ...]) -> None:
         self.source, self.sink = source, sink
-        self.over = False  # the sink was told that nothing more comes
+        self.over = False  # the end was passed on to the sink
         self.stuck = False  # the sink's buffer is full
         self._queue: deque[tuple[float, bytes | _End]] = deque()
         self._held = 0
@@ -312,7 +312,7 @@ class _Flow:
         return self._queue[0][0] if self._queue and not self.stuck else None
 
     def write(self) -> _End | None:
-        """Write what is due; return how the flow ended, if it did."""
+        """Write the pieces that are due; return how the flow ended, or None if it goes on."""
         self.stuck = False
         while self._queue and self._queue[0][0] <= time.monotonic():
             moment, piece = self._queue[0]

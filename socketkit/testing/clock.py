@@ -1,4 +1,4 @@
-"""A clock that stands still until a test puts it forward."""
+"""A clock that stands still until a test advances it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 
 class FakeClock:
-    """A `clock` for `Server`: deadlines pass when `advance` says so, and not before. Safe from every thread.
+    """A `clock` for `Server` that moves only when `advance` is called. Safe to use from any thread.
 
-    Only deadlines are told by it. What waits for the system, such as a client or a join, takes the time it takes.
+    It controls only deadlines. Waiting for the system, such as for a client or a thread to end, still takes real time.
     """
 
     def __init__(self, now: float = 1000.0) -> None:
@@ -19,14 +19,14 @@ class FakeClock:
         self._lock = threading.Lock()
 
     def __call__(self) -> float:
-        """Return its time, in seconds."""
+        """Return the current time of this clock, in seconds."""
         return self._now
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._now!r})"
 
     def advance(self, seconds: float) -> None:
-        """Put it forward, and make everyone who follows it look at their deadlines. Raises: ValueError for a step back."""
+        """Advance the clock, and make its followers check their deadlines. Raises: ValueError if `seconds` is negative."""
         if seconds < 0:
             raise ValueError(f"clocks of this kind never go back, and {seconds} is back")
         with self._lock:
@@ -38,7 +38,7 @@ class FakeClock:
                 call()
 
     def follow(self, callback: Callable[[], None]) -> None:
-        """Have a bound method called at each `advance`, for as long as its object is there."""
+        """Call a bound method at each `advance`, for as long as its object exists."""
         with self._lock:
             self._followers = [each for each in self._followers if each() is not None]
             self._followers.append(weakref.WeakMethod(callback))

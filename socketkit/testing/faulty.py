@@ -1,4 +1,4 @@
-"""A transport that fails on order: each `accept` raises what a queue says, and works as usual when the queue is empty."""
+"""A transport with injected faults: each `accept` takes its outcome from a queue, and works as usual when the queue is empty."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from socketkit.seams import Address, Kind, Listener, Request, Transport
 
 @attrs.frozen
 class Delegate:
-    """So many requests are accepted as if there were no faults. An `accept` that finds nobody waiting does not count."""
+    """The next `times` requests are accepted without a fault. An `accept` that finds no waiting request does not count."""
 
     times: int = 1
 
 
 Outcome: TypeAlias = int | BaseException | type[BaseException] | Delegate
-"""What one `accept` does: raise OSError with this errno, raise this exception, or work."""
+"""The outcome of one `accept`: OSError with this errno, this exception, or no fault."""
 
 
 class Faults:
-    """A queue of outcomes, and what became of them. Safe from every thread; a forked process has a copy of its own."""
+    """A queue of outcomes that records those delivered. Safe to use from any thread; a forked process has its own copy."""
 
     def __init__(self, outcomes: Iterable[Outcome] = ()) -> None:
         self._waiting = deque(outcomes)
@@ -38,32 +38,32 @@ class Faults:
 
     @property
     def delivered(self) -> tuple[Outcome, ...]:
-        """The outcomes that have happened, in order. Requests that were accepted with an empty queue are not among them."""
+        """The outcomes delivered so far, in order. Requests accepted with an empty queue are not included."""
         return tuple(self._delivered)
 
     @property
     def waiting(self) -> tuple[Outcome, ...]:
-        """The outcomes that are to come."""
+        """The outcomes still to be delivered, in order."""
         return tuple(self._waiting)
 
     def add(self, *outcomes: Outcome) -> None:
-        """Put outcomes at the end of the queue. The next `accept` is due to them, also while a server runs."""
+        """Add outcomes to the end of the queue. They apply from the next `accept`, even while a server runs."""
         with self._changed:
             self._waiting.extend(outcomes)
 
     def wait(self, count: int, timeout: float | None = None) -> bool:
-        """Wait until so many outcomes were delivered, `timeout` seconds at most; return whether they were."""
+        """Wait until `count` outcomes have been delivered, for at most `timeout` seconds; return whether they were."""
         with self._changed:
             return self._changed.wait_for(lambda: len(self._delivered) >= count, timeout)
 
     def accept(self, listener: Listener) -> tuple[Request, Address]:
-        """Do what the queue says, with this listener. Raises: the fault; what the listener raises."""
+        """Apply the next outcome to this listener's `accept`. Raises: the fault; whatever the listener raises."""
         with self._changed:
             outcome = self._waiting[0] if self._waiting else None
             if outcome is not None and not isinstance(outcome, Delegate):
                 self._deliver()
                 raise _error(outcome)
-        accepted = listener.accept()  # outside the lock: it is somebody else's code
+        accepted = listener.accept()  # outside the lock: this is foreign code
         with self._changed:
             if isinstance(outcome, Delegate) and self._waiting and self._waiting[0] is outcome:
                 self._passed += 1
@@ -89,34 +89,34 @@ def _faults(given: Faults | Iterable[Outcome]) -> Faults:
 
 @attrs.frozen
 class FaultyTransport:
-    """Another transport, whose `accept` first does what the faults say, one outcome a call.
+    """Wraps another transport and applies one outcome of `faults` to each `accept`.
 
-    A fault is raised whether or not somebody waits, as the system does it: EMFILE comes before the queue is looked at.
+    A fault is raised whether or not a connection is waiting, as in the kernel, which raises EMFILE before it looks at the queue.
     """
 
     inner: Transport
-    """What it wraps: it binds, activates, and accepts when no fault is due."""
+    """The wrapped transport: it binds, activates, and accepts when no fault is due."""
     faults: Faults = attrs.field(factory=Faults, converter=_faults)
     """A `Faults`, or outcomes for a new one: an errno, an exception or its class, or `Delegate(n)`."""
 
     @property
     def kind(self) -> Kind:
-        """As `inner`."""
+        """The same as that of `inner`."""
         return self.inner.kind
 
     @property
     def url(self) -> str:
-        """As `inner`."""
+        """The same as that of `inner`."""
         return self.inner.url
 
     @property
     def requires(self) -> frozenset[str]:
-        """As `inner`."""
+        """The same as that of `inner`."""
         return getattr(self.inner, "requires", frozenset())
 
     @property
     def layers(self) -> tuple[Any, ...]:
-        """As `inner`."""
+        """The same as that of `inner`."""
         return getattr(self.inner, "layers", ())
 
     def open(self) -> Listener:
@@ -132,7 +132,7 @@ class _FaultyListener:
         self.url = inner.url
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)  # what only some listeners have, such as `max_packet_size`
+        return getattr(self._inner, name)  # attributes that only some listeners have, such as `max_packet_size`
 
     @property
     def address(self) -> Address:

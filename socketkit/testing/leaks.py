@@ -1,7 +1,7 @@
-"""The account of what a process holds, taken before and after a test: what is there only afterwards was left behind.
+"""An account of a process's resources, taken before and after a test: anything found only afterwards was left behind.
 
-Covered: descriptors, threads, child processes, signal handlers and the signals' wake-up descriptor, the umask and the working
-directory. Descriptors and children are read from /proc: where there is none, they are not covered.
+It covers descriptors, threads, child processes, signal handlers, the signal wake-up descriptor, the umask and the working
+directory. Descriptors and children are read from /proc; without /proc they are not covered.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ import attrs
 from socketkit._system import logs
 
 GRACE = 2.0
-"""Seconds that threads which are about to end get, all together."""
+"""Seconds that ending threads get in total."""
 
 
 @attrs.frozen
 class Account:
-    """What this process holds at one moment, in words that a failing test can show. Two of them are compared; see `left_since`."""
+    """The resources of this process at one moment, as text that a failing test can show. `left_since` compares it with now."""
 
     descriptors: dict[str, str]
     threads: dict[threading.Thread, str]
@@ -35,26 +35,29 @@ class Account:
 
     @classmethod
     def take(cls) -> Account:
-        """Return the account of this moment."""
+        """Return the current account."""
         return cls(_descriptors(), _threads(), _children(), _signals(), _umask(), str(Path.cwd()))
 
     def left_since(self, forgiven: frozenset[str] = frozenset()) -> list[str]:
-        """Return a sentence for each thing that this process holds now and did not hold then, after giving it time to go."""
+        """Return a line for each resource acquired since this account and still held, after giving threads `GRACE` to end.
+
+        forgiven: the names of the fields to ignore.
+        """
         end = time.monotonic() + GRACE
         for thread in _threads().keys() - self.threads.keys():
             if "threads" not in forgiven:
-                while thread.ident is None and time.monotonic() < end:  # about to be started, and not to be joined until then
+                while thread.ident is None and time.monotonic() < end:  # not started yet, so it cannot be joined
                     time.sleep(0.001)
                 thread.join(max(0.0, end - time.monotonic()))
         found = self._compare(forgiven)
         if found:
-            gc.collect()  # what only a reference cycle keeps is as good as gone; an unclosed file or socket warns, which fails the test
-            logs.flush()  # which may have had something to say
+            gc.collect()  # frees objects in reference cycles; an unclosed file or socket among them warns, which fails the test
+            logs.flush()  # collecting may have logged something
             found = self._compare(forgiven)
         return found
 
     def restore(self) -> None:
-        """Put back what would spoil the tests that follow: the umask and the working directory."""
+        """Restore the umask and the working directory, which would affect later tests."""
         os.umask(int(self.umask, 8))
         os.chdir(self.cwd)
 
@@ -62,7 +65,7 @@ class Account:
         now, found = Account.take(), []
         for noun in ("descriptors", "threads", "children", "signals"):
             before, after = getattr(self, noun), getattr(now, noun)
-            by_name = noun in {"threads", "children"}  # what is said of them changes while they live
+            by_name = noun in {"threads", "children"}  # their descriptions change while they live
             new = [key for key in after if key not in before or (not by_name and after[key] != before[key])]
             found += [f"{noun}: {after[key]}" for key in new if noun not in forgiven]
         for noun in ("umask", "cwd"):
@@ -75,7 +78,7 @@ class Account:
 def _descriptors() -> dict[str, str]:
     targets = {}
     for entry in _entries("/proc/self/fd"):
-        with contextlib.suppress(FileNotFoundError):  # the one that listed them
+        with contextlib.suppress(FileNotFoundError):  # the descriptor used for the listing itself
             targets[entry.name] = f"{entry.name} -> {entry.readlink()}"
     return targets
 
@@ -86,7 +89,7 @@ def _threads() -> dict[threading.Thread, str]:
 
 
 def _children() -> dict[int, str]:
-    """Return this process's children, the dead that nobody has waited for among them."""
+    """Return this process's children, including zombies."""
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except (AttributeError, ChildProcessError):
@@ -105,16 +108,16 @@ def _children() -> dict[int, str]:
 
 
 def _entries(folder: str) -> list[Path]:
-    """Return what a folder of proc(5) lists. None of it is looked at, as `Path.glob` would: it may be gone by then."""
+    """Return the entries of a proc(5) directory, without accessing them as `Path.glob` would: they may already be gone."""
     try:
         return list(Path(folder).iterdir())
-    except OSError:  # there is no such folder
+    except OSError:  # no such directory
         return []
 
 
 def _signals() -> dict[str, str]:
     handlers = {}
-    for number in signal.valid_signals() - {getattr(signal, "SIGALRM", None)}:  # that one belongs to the tests' timeout
+    for number in signal.valid_signals() - {getattr(signal, "SIGALRM", None)}:  # SIGALRM is used by the tests' timeout
         with contextlib.suppress(ValueError):
             handlers[str(number)] = f"signal {number} is handled by {signal.getsignal(number)!r}"
     if threading.current_thread() is threading.main_thread():

@@ -1,6 +1,6 @@
-"""A pytest plugin: every test leaves the process as it found it, or fails.
+"""A pytest plugin that fails every test that leaves resources behind.
 
-Switch it on in the top-level ``conftest.py`` with ``pytest_plugins = ["socketkit.testing.pytest_plugin"]``.
+Enable it in the top-level ``conftest.py`` with ``pytest_plugins = ["socketkit.testing.pytest_plugin"]``.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from socketkit.testing.leaks import Account
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the mark known."""
+    """Register the `leaves` mark."""
     meaning = "may leave these behind: descriptors, threads, children, signals, umask or cwd; say why"
     config.addinivalue_line("markers", f"leaves(*what, reason): {meaning}")
 
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fail a test that leaves something behind; `pytest.mark.leaves("threads", reason="...")` forgives what is named."""
+    """Fail a test that leaves resources behind, except those allowed by `pytest.mark.leaves("threads", reason="...")`."""
     marker = request.node.get_closest_marker("leaves")
     if marker is not None and not marker.kwargs.get("reason"):
         pytest.fail("the mark `leaves` needs a reason")
