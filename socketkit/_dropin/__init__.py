@@ -1,1 +1,1 @@
-"""`socketkit run`: the classic module in place of the standard library's, for a program and the Python processes it starts."""
+"""`socketkit run`: replaces the standard library's `socketserver` for a program and the Python processes it starts."""

@@ -1,8 +1,8 @@
-"""The drop-in under the standard library's name: how `socketkit run` reaches a program and the Python processes it starts.
+"""Installs the drop-in under the standard library's name, for `socketkit run`, in a program and the Python processes it starts.
 
-The program is run by the interpreter itself, so that nothing about it differs from a plain ``python``. What makes it find the drop-in
-is its environment, which its children inherit: `environment` makes it, ``_child/sitecustomize.py`` is what it leads to, and `install`
-is what happens in a process, at its first ``import socketserver`` and not before.
+The interpreter itself runs the program, so that it behaves as under a plain ``python``. The program finds the drop-in through its
+environment, which its children inherit. `environment` builds that; it makes each interpreter import ``child/sitecustomize.py``.
+`install` then runs at the first ``import socketserver`` in a process, and not before.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _SHIM = str(Path(__file__).parent / "child")
 def environment(words: int, dispatcher: str | None = None, lifecycle: str | None = None) -> dict[str, str]:
     """Return the environment for an interpreter whose last `words` arguments are the program and its own arguments.
 
-    dispatcher, lifecycle: text for what every server in the program shall run under; None: what its class is named for.
+    dispatcher, lifecycle: text for the parts that every server in the program runs under; None: those its class is named for.
     """
     variables = {key: value for key, value in os.environ.items() if not key.startswith("SOCKETKIT_RUN")}
-    if sys.flags.ignore_environment:  # that interpreter has to heed PYTHONPATH, so all the rest goes
+    if sys.flags.ignore_environment:  # the new interpreter must read PYTHONPATH, so drop all other variables
         variables = {key: value for key, value in variables.items() if not key.startswith("PYTHON")}
     path = [each for each in variables.get("PYTHONPATH", "").split(os.pathsep) if each not in {"", _SHIM}]
     chosen = {"SOCKETKIT_RUN_DISPATCHER": dispatcher, "SOCKETKIT_RUN_LIFECYCLE": lifecycle}
@@ -43,9 +43,10 @@ def environment(words: int, dispatcher: str | None = None, lifecycle: str | None
 
 
 def install() -> ModuleSpec:
-    """Put the drop-in into `sys.modules` as ``socketserver``, under what the environment chose; return its spec. Legal twice.
+    """Put the drop-in into `sys.modules` as ``socketserver``, with the parts chosen in the environment; return its spec.
 
-    Raises: what `socketkit.composition.config` raises, and then nothing is installed.
+    May be called repeatedly.
+    Raises: the errors of `socketkit.composition.config`; nothing is installed then.
     """
     if socketserver.__name__ == NAME:
         sys.modules[NAME] = socketserver
@@ -73,7 +74,7 @@ def _choose() -> None:
 
 
 class _Loader(SourceFileLoader):
-    """Loads what is there already, also when it is imported afresh or reloaded: there is one module, with one set of classes."""
+    """Returns the existing module even on a fresh import or a reload, so that there is only one set of classes."""
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:  # noqa: ARG002 - the import system's signature
         return socketserver
@@ -85,5 +86,5 @@ class _Loader(SourceFileLoader):
 def _spec() -> ModuleSpec:
     file = str(socketserver.__file__)
     spec = spec_from_file_location(NAME, file, loader=_Loader(NAME, file))
-    assert spec is not None  # noqa: S101 - a loader was given
+    assert spec is not None  # noqa: S101 - never None when a loader is given
     return spec

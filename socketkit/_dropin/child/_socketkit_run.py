@@ -1,8 +1,8 @@
-# ruff: noqa: INP001 - the interpreter finds this folder on its path; it is no package
+# ruff: noqa: INP001 - the interpreter finds this folder on its path; it is not a package
 """Answers ``import socketserver`` with socketkit's drop-in, in a process of a program that runs under ``socketkit run``.
 
-Every Python process of the program comes here at its start, so nothing is imported that the interpreter does not have loaded, and
-nothing of socketkit until it is asked for. See `socketkit._dropin.install`.
+Every Python process of the program runs this at startup, so it imports only modules that the interpreter has already loaded, and
+nothing from socketkit until the program needs it. See `socketkit._dropin.install`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 from _frozen_importlib_external import PathFinder  # importlib.machinery without its imports
 from _thread import get_ident
 
-TYPE_CHECKING = False  # typing's own would cost an import
+TYPE_CHECKING = False  # instead of importing it from typing
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from importlib.machinery import ModuleSpec
@@ -22,21 +22,21 @@ NAME = "socketserver"
 
 
 def install(here: str) -> None:
-    """Answer from now on. here: this folder, in the `socketkit` that runs the program."""
+    """Install the import hook. here: this folder, in the `socketkit` that runs the program."""
     words = os.environ.pop("SOCKETKIT_RUN_WORDS", "")
     if words:
         _tell_how_it_was_started(here, int(words))
     same = os.environ["SOCKETKIT_RUN"] == f"{sys.implementation.cache_tag}:{sys.prefix}"
     if NAME in sys.modules:
         _forget(sys.modules[NAME])
-    root = os.path.dirname(os.path.dirname(os.path.dirname(here)))  # noqa: PTH120 - pathlib is more than a start should pay for
+    root = os.path.dirname(os.path.dirname(os.path.dirname(here)))  # noqa: PTH120 - importing pathlib would slow every start
     sys.meta_path.insert(0, _Finder(root if same else None))
 
 
 def _tell_how_it_was_started(here: str, words: int) -> None:
-    """Say in `sys.orig_argv` that the program runs under ``socketkit run``: some programs start themselves again by it.
+    """Add ``socketkit run`` to `sys.orig_argv`, which some programs use to restart themselves.
 
-    The command is this folder instead of ``-m socketkit``, which a new process may have another path to look for in.
+    The command is this folder instead of ``-m socketkit``, because a new process may have a different import path.
     """
     chosen = (("--dispatcher", "SOCKETKIT_RUN_DISPATCHER"), ("--lifecycle", "SOCKETKIT_RUN_LIFECYCLE"))
     options = [word for option, variable in chosen if variable in os.environ for word in (option, os.environ[variable])]
@@ -45,7 +45,7 @@ def _tell_how_it_was_started(here: str, words: int) -> None:
 
 
 def _forget(real: ModuleType) -> None:
-    """Drop a `socketserver` that a .pth file had imported before us, and all modules that have got hold of something in it."""
+    """Remove a `socketserver` that a .pth file imported earlier, and all modules that hold something from it."""
     for name, module in list(sys.modules.items()):
         values = list(vars(module).values()) if hasattr(module, "__dict__") else []
         if module is real or any(value is real or _comes_from(value) for value in values):
@@ -58,9 +58,9 @@ def _comes_from(value: object) -> bool:
 
 class _Finder:
     def __init__(self, root: str | None) -> None:
-        self._root = root  # None: another environment than the one that `socketkit run` was started in
-        self._path = [*sys.path] if root is None else [*sys.path, root]  # without the program's own folder, which comes later
-        self._thread: int | None = None  # the one that is importing socketkit
+        self._root = root  # None: not the environment that `socketkit run` was started in
+        self._path = [*sys.path] if root is None else [*sys.path, root]  # the program's own folder is added later
+        self._thread: int | None = None  # the thread that is importing socketkit
 
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:  # noqa: ARG002
         if path is not None:
@@ -69,19 +69,19 @@ class _Finder:
             return self._drop_in()
         if name == "socketkit" and self._root is not None:
             return PathFinder.find_spec(name, [self._root])
-        if self._thread == get_ident():  # what socketkit needs does not come from a namesake among the program's own modules
+        if self._thread == get_ident():  # a program's module must not shadow one that socketkit needs
             return PathFinder.find_spec(name, self._path)
         return None
 
     def _drop_in(self) -> ModuleSpec | None:
         outer, self._thread = self._thread, get_ident()
         try:
-            from socketkit._dropin import install as dropin  # noqa: PLC0415 - see above
+            from socketkit._dropin import install as dropin  # noqa: PLC0415 - see the module's docstring
 
             return dropin.install()
         except Exception:
             if self._root is None:
-                return None  # this environment has no socketkit, or another one: it keeps what it has
+                return None  # this environment has no socketkit, or a different one: keep its own socketserver
             raise
         finally:
             self._thread = outer
