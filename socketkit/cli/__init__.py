@@ -1,7 +1,7 @@
 """The command ``socketkit``.
 
-What socketkit refuses ends here as one sentence on standard error (a line for each fault of a configuration) and an exit code: 2 for
-bad usage or configuration, 1 for what failed at run time, such as a port in use.
+It reports socketkit's errors as one sentence on standard error (one line for each fault of a configuration) and an exit code: 2 for
+bad usage or configuration, 1 for failures at run time, such as a port in use.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class _Group(click.Group):
             for line in str(error).splitlines():
                 click.echo(f"Error: {line}", err=True)
             ctx.exit(1 if isinstance(error, ListenError) else 2)
-        except KeyboardInterrupt:  # under a lifecycle that leaves signals alone
+        except KeyboardInterrupt:  # under a lifecycle that does not handle signals
             ctx.exit(130)
 
 

@@ -1,4 +1,4 @@
-"""What the commands that look at whole servers share: compositions to servers, and a server in a few words."""
+"""Shared by the commands that work with servers: makes servers from compositions, and describes a server briefly."""
 
 from __future__ import annotations
 
@@ -22,34 +22,34 @@ if TYPE_CHECKING:
 
 
 class Watch:
-    """Observes the servers: says where each listens, calls `on_start` before its loop runs and `on_end` when it has ended."""
+    """Observes the servers: prints where each listens, calls `on_start` before its loop runs and `on_end` when it has ended."""
 
     def __init__(self) -> None:
         self.on_start: Callable[[Server], object] = lambda _server: None
         self.on_end: Callable[[Server], object] = lambda _server: None
 
     def server_started(self, server: Server) -> None:
-        """Called within the lifecycle, so that whoever reads the line may send a signal at once."""
+        """Print the listeners' URLs. Called within the lifecycle, so that a signal may be sent as soon as the line appears."""
         self.on_start(server)
         for url in server.urls:
             click.echo(f"serving {url} {strategy(server)}", err=True)
 
     def server_stopped(self, server: Server, _report: DrainReport | None) -> None:
-        """Called also for one that failed."""
+        """Call `on_end`, also for a server that failed."""
         self.on_end(server)
 
 
 def import_from_here() -> None:
-    """Let handlers be imported from the working directory, as ``python -m`` does for its modules."""
+    """Make handlers importable from the working directory, as ``python -m`` does for modules."""
     here = str(Path.cwd())
     if here not in sys.path and "" not in sys.path:
         sys.path.insert(0, here)
 
 
 def compose(compositions: Mapping[str, Composition], *observers: object) -> dict[str, Server]:
-    """Return a server for each composition, watched by the observers and by those of the plugins. Nothing is bound.
+    """Return a server for each composition, with the given observers and those of the plugins. Nothing is bound.
 
-    Raises: ConfigError with every fault, its key the server's.
+    Raises: ConfigError with every fault, under the key of its server.
     """
     faults, servers = FaultCollector(), {}
     for key, parts in compositions.items():
@@ -62,24 +62,24 @@ def compose(compositions: Mapping[str, Composition], *observers: object) -> dict
 
 
 def run_of(server: Server) -> Run | None:
-    """Return the run of a server; None while it is not served."""
+    """Return the run of a server; None while it does not serve."""
     return server._run  # noqa: SLF001 - as above
 
 
 def strategy(server: Server) -> str:
-    """Return ``(dispatcher, lifecycle)`` by their names."""
+    """Return the names of the server's parts as ``(dispatcher, lifecycle)``."""
     return f"({part_name(server.dispatcher)}, {part_name(server.lifecycle)})"
 
 
 def limits(server: Server) -> str:
-    """Return the limits that are not what they would have been anyway, each after a comma."""
+    """Return the limits that differ from their defaults, each preceded by a comma."""
     fields = attrs.fields(type(server.limits))
     given = {field.name: getattr(server.limits, field.name) for field in fields}
     return "".join(f", {name}={given[name]!r}" for name in given if given[name] != getattr(Limits(), name))
 
 
 def part_name(recipe: Any) -> str:
-    """Return the name a recipe goes by, what is nested in it after a slash."""
+    """Return the name of a recipe, followed by a slash and the name of its inner recipe, if it has one."""
     offer = Catalog.load().offer_of(recipe)
     name = offer.name if offer else type(recipe).__name__
     inner = getattr(recipe, "inner", None)

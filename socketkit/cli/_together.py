@@ -1,4 +1,4 @@
-"""Several servers in one process, served as one."""
+"""Serves several servers in one process as one unit."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ log = Log("socketkit.cli.serve")
 
 
 class Together:
-    """The servers of a configuration, by key, as the one that a lifecycle serves: see `socketkit.seams.Serving`.
+    """The servers of a configuration, presented to a lifecycle as one: see `socketkit.seams.Serving`.
 
-    Only the main thread gets signals and only one server can have it, so here none has: each serves in a thread of its own, under its
-    own lifecycle, and the main thread holds a `Graceful` around them all, whose signals thereby mean the same as for a single server.
-    It waits on a descriptor and on nothing else, because a signal does not always interrupt a wait for a lock.
-    When one of them ends, for whatever reason, the others are stopped too: part of a service is no service.
+    Only the main thread gets signals, and only one server could serve there. So each server serves in its own thread under its own
+    lifecycle, and the main thread runs a `Graceful` around them all, so that signals mean the same as for a single server.
+    The main thread waits only on a descriptor, because a signal does not always interrupt a wait for a lock.
+    When one server ends, for whatever reason, the others are stopped too.
 
-    read: what `reload` reads the configuration with, for the main thread to do.
+    read: reads the configuration for `reload`; called in the main thread.
     """
 
     def __init__(
@@ -50,13 +50,13 @@ class Together:
         self._reloads = False
         self._rounds: list[_Round] = []
         self.ever = list(servers.values())
-        """All that are served, and those that a reload has replaced and that have not ended well yet."""
+        """All current servers, and those that a reload replaced and that have not yet ended cleanly."""
         watch.on_start, watch.on_end = self._started, self._ended
 
-    # what a lifecycle calls
+    # called by a lifecycle
 
     def run(self) -> None:
-        """Serve until all are stopped, or one has ended."""
+        """Serve until all servers are stopped or one has ended."""
         with self._wakeup.woken_by_signals():
             for server in self._servers.values():
                 server.start()
@@ -69,23 +69,23 @@ class Together:
                     self._reload()
 
     def on_ready(self, callback: Callable[[], None], every: float | None = None) -> None:
-        """Have it called when all are ready, and then each time that all of them have shown that they still take requests."""
+        """Call `callback` when all servers are ready, then each time all have shown again that they take requests."""
         self._rounds.append(_Round(callback, every, self._servers.values()))
 
     def stop(self, drain: float | None = None) -> None:
-        """Stop all of them."""
+        """Stop all servers."""
         for server in list(self.ever):
             server.stop(drain, wait=False)
         self._end()
 
     def hand_over(self) -> None:
-        """Hand all of them over."""
+        """Hand over all servers."""
         for server in self._servers.values():
             _hand_over(server)
         self._end()
 
-    def drain(self, _seconds: float | None, *, queue: bool = True) -> DrainReport:  # noqa: ARG002 - as the lifecycle of each says
-        """Drain each for as long as its own lifecycle says."""
+    def drain(self, _seconds: float | None, *, queue: bool = True) -> DrainReport:  # noqa: ARG002 - each lifecycle sets its own time
+        """Drain each server for the time that its own lifecycle sets; return the reports as one."""
         self.stop()
         servers, reports = list(self.ever), list[DrainReport]()
         with self._wakeup.woken_by_signals():
@@ -102,7 +102,7 @@ class Together:
     # reloading
 
     def reload(self) -> None:
-        """Have the configuration read again, and put in place if it is good. Legal in a signal handler."""
+        """Request a reload: the main thread reads the configuration again and applies it if valid. Safe in a signal handler."""
         self._reloads = True
         self._wakeup.wake()
 
@@ -110,15 +110,15 @@ class Together:
         notify.reloading()
         try:
             self._replace(self._read())
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with it, what is served goes on
+        except Exception as error:  # noqa: BLE001 - serving goes on, whatever is wrong with the configuration
             tell_failure(error)
         else:
             notify.ready()
 
     def _replace(self, compositions: Mapping[str, Composition]) -> None:
-        """Serve these. What has not changed is left alone; what takes the place of something else begins before that one ends.
+        """Serve these compositions. Unchanged servers are left alone; a replacement starts before the old server ends.
 
-        Raises: what keeps it from being served; then nothing is different.
+        Raises: any error that prevents serving them; nothing has changed then.
         """
         changed = {key: parts for key, parts in compositions.items() if self._compositions.get(key) != parts}
         leaving = [server for key, server in self._servers.items() if key in changed or key not in compositions]
@@ -139,7 +139,7 @@ class Together:
             log.warning("reloaded, and nothing has changed")
 
     def _see_off(self, server: Server) -> None:
-        """Wait until a server has ended that another one has taken the place of."""
+        """Wait until a replaced server has ended, and close it."""
         report = server.stop()
         server.server_close()  # for a lifecycle that leaves its listeners open
         if server.state is State.STOPPED and not (report and report.stuck):
@@ -156,7 +156,7 @@ class Together:
             self._wakeup.wake()
 
     def _started(self, server: Server) -> None:
-        """In the server's own thread, before its loop runs."""
+        """Add the rounds to a server's run. Called in the server's own thread, before its loop runs."""
         run = run_of(server)
         for each in self._rounds:
             if run is not None and each.every is not None:
@@ -172,7 +172,7 @@ class Together:
 
 
 class _Round:
-    """Calls `callback` when it begins, and then whenever every server was heard of since it was called last."""
+    """Calls `callback` once at the start, then each time every server has reported since the last call."""
 
     def __init__(self, callback: Callable[[], None], every: float | None, servers: Collection[Server]) -> None:
         self.every = every
@@ -183,17 +183,17 @@ class _Round:
         self._changing = threading.Lock()
 
     def begin(self) -> None:
-        """Call it for the first time."""
+        """Call `callback` for the first time."""
         self._callback()
         self._begun = True
 
     def renew(self) -> None:
-        """Wait for all servers again: they are others now."""
+        """Wait for all servers again, because a reload has changed them."""
         with self._changing:
             self._silent = set(self._servers)
 
     def heard_of(self, server: Server) -> None:
-        """Take notice that this server takes requests. Called by its loop."""
+        """Record that this server takes requests. Called by its loop."""
         with self._changing:
             self._silent.discard(server)
             if self._silent or not self._begun:
@@ -203,14 +203,14 @@ class _Round:
 
 
 def tell_failure(error: BaseException) -> None:
-    """Tell why a reload failed, the log and the service manager."""
+    """Report why a reload failed, to the log and the service manager."""
     problem = "; ".join(str(error).splitlines())
     log.error("reload failed, and all goes on as before: %s", problem)
     notify.send("READY=1", f"STATUS=reload failed: {problem}")
 
 
 def _start(servers: Iterable[Server]) -> None:
-    """Start all of them or none: all are bound before the first one serves."""
+    """Start all servers or none; all are bound before the first one serves."""
     try:
         for server in servers:
             server.__enter__()
@@ -224,9 +224,9 @@ def _start(servers: Iterable[Server]) -> None:
 
 def _hand_over(server: Server) -> None:
     run = run_of(server)
-    if run is not None:  # it has not ended by itself just now
+    if run is not None:  # None if it has just ended by itself
         run.hand_over()
 
 
 def _listeners(server: Server) -> Iterable[Listener]:
-    return server._listeners  # noqa: SLF001 - they have no use but this
+    return server._listeners  # noqa: SLF001 - used only here

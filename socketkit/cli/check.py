@@ -1,4 +1,4 @@
-"""``socketkit check``: everything that is wrong with a configuration file, with nothing bound."""
+"""``socketkit check``: reports every fault of a configuration file, without binding anything."""
 
 from __future__ import annotations
 

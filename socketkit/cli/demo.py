@@ -1,4 +1,4 @@
-"""``socketkit demo``: one handler under each installed dispatcher, asked over real sockets."""
+"""``socketkit demo``: runs one handler under each installed dispatcher, over real sockets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from socketkit.transports.tcp import TCP
 from socketkit.transports.udp import UDP
 
 BUDGET = 8.0
-"""Seconds that all of it may take; whatever is not answered by then counts as wrong."""
+"""Seconds that the whole demo may take; an answer missing by then counts as wrong."""
 
 WORDS = (b"change", b"one", b"word")
 
@@ -30,7 +30,7 @@ class Upper(StreamRequestHandler):
     """Answers each line in capitals."""
 
     def handle(self) -> None:
-        """Read until the client has no more."""
+        """Answer each line until the client sends no more."""
         for line in self.rfile:
             self.wfile.write(line.upper())
 
@@ -39,7 +39,7 @@ class UpperDatagram(DatagramRequestHandler):
     """Answers a datagram in capitals."""
 
     def handle(self) -> None:
-        """Answer it."""
+        """Answer the datagram."""
         self.wfile.write(self.rfile.read().upper())
 
 
@@ -72,16 +72,16 @@ def demo() -> None:
     click.echo("\nNot a line of the handlers changed.")
 
 
-class _Unfit(Exception):  # noqa: N818 - no error: it says why a dispatcher is passed over
-    """Why a dispatcher and a transport are not tried together."""
+class _Unfit(Exception):  # noqa: N818 - not an error: it says why a dispatcher is skipped
+    """The reason why a dispatcher and a transport are not tried together."""
 
 
 class _Wrong(Exception):  # noqa: N818 - the same
-    """What came back was not the answer."""
+    """The reply was missing or wrong, or the server did not end by itself."""
 
 
 def _dispatchers() -> Iterator[Offer]:
-    """Yield each dispatcher that can be used by its name."""
+    """Yield each dispatcher that can be selected by name; print why others are not tried."""
     catalog = Catalog.load()
     for name in dict.fromkeys(offer.name for offer in catalog.offers("dispatcher")):
         try:
@@ -94,13 +94,13 @@ def _dispatchers() -> Iterator[Offer]:
 
 
 def _try(offer: Offer, transport: Any, handler: Any, client: Callable[[Any, float], Iterator[bytes]], deadline: float) -> str:
-    """Serve and ask once; return what happened in words. Raises: what went wrong."""
+    """Serve, send the words once, and return the result as text. Raises: whatever goes wrong."""
     try:
         dispatcher, lifecycle = offer.recipe(), Graceful(1.0)
         capabilities.check([transport], dispatcher, lifecycle)
     except (TypeError, ValueError) as error:  # a TypeError is also what an IncompatibleError is
         raise _Unfit(str(error)) from error
-    logging.getLogger("socketkit.dispatchers.prefork").setLevel(logging.ERROR)  # it warns of other threads: here there is but ours
+    logging.getLogger("socketkit.dispatchers.prefork").setLevel(logging.ERROR)  # it warns of other threads; here they are only ours
     with Server(transport, handler, dispatcher=dispatcher, lifecycle=lifecycle) as server:
         server.start()
         replies: list[bytes] = []
@@ -120,17 +120,17 @@ def _try(offer: Offer, transport: Any, handler: Any, client: Callable[[Any, floa
 
 
 def _over_tcp(address: Any, deadline: float) -> Iterator[bytes]:
-    """Send the words as lines of one connection, each after the answer to the one before."""
+    """Send the words as lines on one connection, each after the reply to the previous one; yield the replies."""
     with socket.create_connection(address, _left(deadline)) as connection, connection.makefile("rb") as replies:
         for word in WORDS:
             connection.settimeout(_left(deadline))
             connection.sendall(word + b"\n")
             yield replies.readline().rstrip(b"\n")
-        connection.shutdown(socket.SHUT_WR)  # closing is not enough: a child forked from this process has this end of it too
+        connection.shutdown(socket.SHUT_WR)  # closing is not enough: a child forked from this process holds this end too
 
 
 def _over_udp(address: Any, deadline: float) -> Iterator[bytes]:
-    """Send each word as a datagram, after the answer to the one before."""
+    """Send each word as a datagram, after the reply to the previous one; yield the replies."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.connect(address)
         for word in WORDS:
@@ -140,7 +140,7 @@ def _over_udp(address: Any, deadline: float) -> Iterator[bytes]:
 
 
 def _left(deadline: float) -> float:
-    """Return the seconds that one operation may take: two at most, so that one bad dispatcher leaves time for the others."""
+    """Return the seconds that one operation may take: at most two, so that a bad dispatcher leaves time for the others."""
     return max(0.01, min(2.0, deadline - time.monotonic()))
 
 

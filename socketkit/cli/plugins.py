@@ -1,4 +1,4 @@
-"""``socketkit plugins``: what is installed, who supplies it, and which options it has."""
+"""``socketkit plugins``: lists the installed parts with their suppliers and options."""
 
 from __future__ import annotations
 
@@ -60,9 +60,9 @@ def _clashes(catalog: Catalog) -> Iterator[str]:
 
 
 def _details(catalog: Catalog, name: str) -> Iterator[str]:
-    """Yield what is known of a plugin, or of all parts of that name.
+    """Yield the details of the plugin, or of all parts, with this name.
 
-    Raises: ConfigError when there is neither.
+    Raises: ConfigError if there is neither.
     """
     found = [plugin for plugin in catalog.plugins if plugin.name == name]
     offers = [offer for plugin in catalog.plugins for offer in plugin.offers if name in {offer.name, plugin.name}]
@@ -95,13 +95,13 @@ def _default(field: attrs.Attribute[Any]) -> str:
     if not field.repr:
         return " = (not shown)"
     default: Any = field.default
-    if not isinstance(default, attrs.Factory):  # type: ignore[arg-type] # to the type checker it is a function
+    if not isinstance(default, attrs.Factory):  # type: ignore[arg-type] # type checkers see a function
         return f" = {default!r}"
     return f" = {default.factory()!r}" if not default.takes_self else " = (made from the others)"
 
 
 def _comments(recipe: type[Any]) -> dict[str, str]:
-    """Return what stands below each field in the source of the recipe and of its bases; nothing where there is no source."""
+    """Return the docstring below each field in the source of the recipe and its bases; empty if there is no source."""
     comments: dict[str, str] = {}
     for each in recipe.__mro__:
         try:

@@ -1,4 +1,4 @@
-"""``socketkit run``: an unmodified program, with the drop-in in the place of `socketserver`."""
+"""``socketkit run``: runs an unmodified program with the drop-in instead of `socketserver`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from socketkit.transports.tcp import TCP
 
 
 class _Run(click.Command):
-    """Takes its own options up to the program; all that follows is the program's, whatever it looks like."""
+    """Parses its own options up to the program; everything after that belongs to the program."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         own = 0
@@ -48,7 +48,7 @@ def run(dispatcher: str | None, lifecycle: str | None, program: Sequence[str]) -
     if program[0] == "-m" and len(program) == 1:
         raise click.UsageError("-m needs the name of a MODULE.")
     capabilities.check(
-        [TCP("127.0.0.1", 0)],  # stands for whatever the program will listen on
+        [TCP("127.0.0.1", 0)],  # a stand-in for whatever the program listens on
         config.dispatcher(dispatcher) if dispatcher is not None else None,
         config.lifecycle(lifecycle) if lifecycle is not None else Classic(),
     )
@@ -59,9 +59,9 @@ def run(dispatcher: str | None, lifecycle: str | None, program: Sequence[str]) -
 
 
 def _interpreter_options() -> list[str]:
-    """Return the options that this interpreter was started with, so that ``python -O -m socketkit run X`` is ``python -O X``.
+    """Return the options that this interpreter was started with, so that ``python -O -m socketkit run X`` runs ``python -O X``.
 
-    But for -E, and the -E in -I: an interpreter that ignores its environment cannot be reached through it.
+    Leaves out -E, and the -E in -I, because the drop-in is passed to the interpreter through its environment.
     """
     options: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined] # noqa: SLF001 - as multiprocessing does
     kept = [word for option in options if option != "-E" for word in (["-s", "-P"] if option == "-I" else [option])]
@@ -70,7 +70,7 @@ def _interpreter_options() -> list[str]:
 
 
 def _become(command: list[str], variables: dict[str, str]) -> NoReturn:
-    """Go on as this program, in the same process where the system can do that."""
+    """Run this program in place of the current process, or in a child process where the system cannot do that."""
     sys.stdout.flush()
     sys.stderr.flush()
     if os.name == "posix":

@@ -1,4 +1,4 @@
-"""``socketkit serve``: one handler, or the servers of a configuration file, in this process until a signal stops them."""
+"""``socketkit serve``: serves one handler, or the servers of a configuration file, until a signal stops them."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def serve(  # noqa: PLR0913, PLR0917 - each is one option of the command
     """
     import_from_here()
     given = {"listen": listen, "dispatcher": dispatcher, "lifecycle": lifecycle, "limits": limits}
-    read = None  # what a reload reads again
+    read = None  # reads the configuration again on reload
     if what.endswith(".toml"):
         for option in (option for option, value in given.items() if value is not None and value != ()):
             raise click.UsageError(f"--{option} is for a HANDLER; {what} says itself how its servers are made.")
@@ -78,7 +78,7 @@ def serve(  # noqa: PLR0913, PLR0917 - each is one option of the command
         if len(servers) == 1:
             opened.enter_context(_on_hangup(partial(aside, partial(_reload, read, compositions))))
             ever = list(servers.values())
-            ever[0].serve_forever()  # in the main thread, where its lifecycle hears signals and forks have no company
+            ever[0].serve_forever()  # in the main thread: its lifecycle gets signals there, and forks see no other thread
         else:
             wakeup = opened.enter_context(closing(Wakeup()))
             together = Together(compositions, servers, read or dict, watch, wakeup)
@@ -93,7 +93,7 @@ def _read(path: str, *names: str) -> dict[str, Composition]:
 
 
 def _around(servers: Iterable[Server]) -> Graceful:
-    """Return the lifecycle around several servers, each of which drains by its own: a restart is what all of them agree with."""
+    """Return the lifecycle around several servers. Each drains by its own lifecycle; restart is on only if all allow it."""
     lifecycles = [server.lifecycle for server in servers]
     return Graceful(
         drain=None,
@@ -104,7 +104,7 @@ def _around(servers: Iterable[Server]) -> Graceful:
 
 @contextmanager
 def _on_hangup(reload: Callable[[], object]) -> Iterator[None]:
-    """Call `reload` on SIGHUP, inside the block and in this process only; unless SIGHUP is ignored, as nohup(1) does."""
+    """Call `reload` on SIGHUP inside the block, in this process only. If SIGHUP is ignored, as under nohup(1), do nothing."""
     number, process = getattr(signal, "SIGHUP", None), os.getpid()
     if number is None or signal.getsignal(number) is not signal.SIG_DFL:
         yield
@@ -122,7 +122,7 @@ def _on_hangup(reload: Callable[[], object]) -> Iterator[None]:
 
 
 def _reload(read: Callable[[], Mapping[str, Composition]] | None, compositions: Mapping[str, Composition]) -> None:
-    """Have a single server's file served as it is now, if it is good: by a new generation, which forks from its main thread as well."""
+    """Reload the file of a single server. If it is valid and changed, restart: the new generation also forks from its main thread."""
     if read is None:
         log.warning("SIGHUP ignored: a HANDLER on the command line leaves nothing to reload; SIGUSR2 restarts")
         return
@@ -132,7 +132,7 @@ def _reload(read: Callable[[], Mapping[str, Composition]] | None, compositions: 
         compose(found)
         if found != compositions and not callable(signal.getsignal(signal.SIGUSR2)):
             raise ConfigError.of("it has changed, and its server can only be restarted, which its lifecycle does not do")  # noqa: TRY301
-    except Exception as error:  # noqa: BLE001 - whatever is wrong with it, what is served goes on
+    except Exception as error:  # noqa: BLE001 - serving goes on, whatever is wrong with the configuration
         tell_failure(error)
         return
     if found == compositions:
@@ -143,7 +143,7 @@ def _reload(read: Callable[[], Mapping[str, Composition]] | None, compositions: 
 
 
 def _leave(servers: Sequence[Server]) -> None:
-    """Exit with 1 if a server failed or something of it cannot be stopped."""
+    """Exit with 1 if a server failed, or if any of its work could not be stopped."""
     reports = [report for report in (server.stop() for server in servers) if report is not None]
     stuck = [each for report in reports for each in report.stuck]
     if stuck:
@@ -154,5 +154,5 @@ def _leave(servers: Sequence[Server]) -> None:
 
 
 def _exit_without_waiting() -> NoReturn:
-    """End the process although threads of handlers still run: the interpreter's own way out would wait for them."""
+    """End the process while handler threads still run; a normal interpreter exit would wait for them."""
     logs.leave(1)
