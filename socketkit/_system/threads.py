@@ -5,7 +5,8 @@ from __future__ import annotations
 import _thread
 import signal
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 
 
 class SureThread(threading.Thread):
@@ -76,3 +77,15 @@ def _start(thread: BackgroundThread) -> None:
         thread.start()
     except RuntimeError:  # this one was the last that the system had
         thread.run()
+
+
+def join_all(threads: Iterable[threading.Thread], timeout: float | None) -> bool:
+    """Wait for the threads, at most `timeout` seconds in total (None: for ever); return whether all have ended.
+
+    The calling thread is left out, because a handler may close its own server, and so is a thread whose start was interrupted.
+    """
+    deadline = None if timeout is None else time.monotonic() + timeout
+    others = [each for each in threads if each is not threading.current_thread() and each.ident is not None]
+    for thread in others:
+        thread.join(None if deadline is None else max(deadline - time.monotonic(), 0.0))
+    return not any(each.is_alive() for each in others)

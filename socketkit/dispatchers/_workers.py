@@ -14,6 +14,14 @@ from socketkit.seams import Unit
 log = Log("socketkit.dispatchers._crew")
 
 
+def run_unit(unit: Unit, log: Log) -> None:
+    """Run a unit in a context of its own, so that no request sees another's context variables. Log whatever it raises."""
+    try:
+        copy_context().run(unit)
+    except BaseException:
+        log.exception("a unit of work raised; its thread goes on")
+
+
 class ConcurrencyLimit:
     """Counts running units against a limit, which callers must check before they add one. Thread-safe.
 
@@ -52,9 +60,7 @@ class ConcurrencyLimit:
         thread = threading.get_ident()
         self._inside.add(thread)
         try:
-            copy_context().run(unit)  # so that no request sees another request's context variables
-        except BaseException:
-            log.exception("a unit of work raised; its thread goes on")
+            run_unit(unit, log)
         finally:
             self._inside.discard(thread)
             self.end()

@@ -18,13 +18,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from contextvars import copy_context
 from typing import Any, ClassVar
 
 import attrs
 
-from socketkit._system.threads import SureThread
+from socketkit._system.threads import SureThread, join_all
 from socketkit.dispatchers._alarm import best_alarm
+from socketkit.dispatchers._workers import run_unit
 from socketkit.logs import Log
 from socketkit.seams import Seconds, Work
 from socketkit.seams.parking import Parking
@@ -254,7 +254,7 @@ class _Adaptive:
                 if now >= self._alarm_set + self._patience:
                     self._set_alarm(now)
                 table.append(BATON)
-            self._run(unit)
+            run_unit(unit, log)
             del unit  # keep no reference to a finished request
             if self._score > FAINT:
                 self._learn(time.monotonic() - now)
@@ -298,26 +298,13 @@ class _Adaptive:
             return False
         return False
 
-    def _run(self, unit: Callable[[], object]) -> None:
-        try:
-            copy_context().run(unit)  # so that no request sees another request's context variables
-        except BaseException:
-            log.exception("a unit of work raised; its thread goes on")
-
     # --- the end -----------------------------------------------------------------------------------------------------
 
     def wait(self, timeout: float | None) -> bool:
         """Wait until every worker has ended."""
-        deadline = None if timeout is None else time.monotonic() + timeout
         with self._hiring:
-            workers = list(self._workers)
-        for worker in workers:
-            if worker.thread is threading.current_thread() or worker.thread.ident is None:
-                continue  # a handler is closing its own server, or the thread's start was interrupted
-            worker.thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
-            if worker.thread.is_alive():
-                return False
-        return True
+            threads = [worker.thread for worker in self._workers]
+        return join_all(threads, timeout)
 
     def close(self) -> None:
         """Do nothing: `drive` and `wait` have already released everything."""

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections.abc import Callable
-from contextvars import copy_context
 from typing import Any, ClassVar, Literal
 
 import attrs
 
-from socketkit._system.threads import SureThread
+from socketkit._system.threads import SureThread, join_all
 from socketkit._system.wakeup import Wakeup
+from socketkit.dispatchers._workers import run_unit
 from socketkit.logs import Log
 from socketkit.seams import Seconds, Work
 from socketkit.seams.limits import Limits
@@ -100,14 +99,7 @@ class _Pool:
 
     def wait(self, timeout: float | None) -> bool:
         """Wait until every thread has ended."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        for thread in list(self._threads):  # they stay on the list meanwhile: another caller may wait for them too
-            if thread is threading.current_thread() or thread.ident is None:
-                continue  # a handler is closing its own server, or the thread's start was interrupted
-            thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
-            if thread.is_alive():
-                return False
-        return True
+        return join_all(list(self._threads), timeout)  # they stay on the list meanwhile: another caller may wait for them too
 
     def close(self) -> None:
         """Do nothing: `drive` and `wait` have already released everything."""
@@ -139,9 +131,7 @@ class _Pool:
             if unit is None:
                 continue
             try:
-                copy_context().run(unit)  # so that no request sees another request's context variables
-            except BaseException:
-                log.exception("a unit of work raised; its thread goes on")
+                run_unit(unit, log)
             finally:
                 self._get_free(intake)
 

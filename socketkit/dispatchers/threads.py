@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 import attrs
 
-from socketkit._system.threads import SureThread
+from socketkit._system.threads import SureThread, join_all
 from socketkit.seams import Address, Request, Work
 
 _USUAL = threading.Thread
@@ -62,16 +61,10 @@ class ThreadList(list[threading.Thread]):
             self[:] = [each for each in self if each.is_alive()]
 
     def join(self, timeout: float | None = None) -> bool:
-        """Wait for all threads, at most `timeout` seconds in total; return whether all have ended.
-
-        The calling thread is left out, so a handler may close its own server. So is a thread that never started.
-        """
-        deadline = None if timeout is None else time.monotonic() + timeout
-        others = [each for each in list(self) if each is not threading.current_thread() and each.ident is not None]
-        for thread in others:  # they stay on the list meanwhile: another caller may wait for them too
-            thread.join(None if deadline is None else max(deadline - time.monotonic(), 0.0))
+        """Wait for all threads, at most `timeout` seconds in total; return whether all have ended. See `join_all`."""
+        ended = join_all(list(self), timeout)  # they stay on the list meanwhile: another caller may wait for them too
         self.reap()
-        return not any(each.is_alive() for each in others)
+        return ended
 
 
 def start_thread(run: Callable[..., object], arguments: tuple[Any, ...], threads: Any, *, daemon: bool) -> None:
