@@ -1,4 +1,4 @@
-"""Where and when handlers run: a dispatcher's recipe, its two live shapes, and what the server gives to either."""
+"""Where and when handlers run: a dispatcher's recipe, its two live shapes, and what the server gives each of them."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ if TYPE_CHECKING:
 class Dispatcher(Protocol):
     """Recipe: where and when a handler runs.
 
-    `start` returns one of two shapes. A `Dispatch` is called once for each request by the server's own loop. A `Drive` is given the
-    means to take requests and turns the crank itself, with threads, processes or an event loop of its own. Neither binds, parses
-    or closes a listener, and neither takes a request that it has no room to run.
+    `start` returns one of two shapes. The server's own loop calls a `Dispatch` once per request. A `Drive` runs the loop itself,
+    with its own threads, processes or event loop, and takes requests from an intake. Neither binds, parses or closes a listener,
+    and neither takes a request that it has no room to run.
     """
 
     def start(self, work: Work, /) -> Dispatch | Drive:
-        """Return the live part for one server. Called by the thread that starts it, before anything is served."""
+        """Return the live part for one server. The thread that starts the server calls it before any request is served."""
         ...
 
 
 class Work(Protocol):
-    """What a server gives to its live dispatcher: the request's whole life after it was taken."""
+    """What a server gives its live dispatcher: everything that happens to a request after it was taken."""
 
     @property
     def handler(self) -> Any:
-        """What handles the server's requests just now, without a `functools.partial` around it."""
+        """The server's current handler, without a `functools.partial` around it."""
         ...
 
     def run(self, request: Request, client_address: Address, /) -> None:
-        """Run one request here and now: layers, handler, errors, close, account. Call it in the thread or process that serves it.
+        """Run one request to its end: layers, handler, errors, close, ledger. Call it in the thread or process that serves the request.
 
-        Raises no `Exception`; what else comes out of it is meant for the process.
+        Raises no `Exception`. Any other `BaseException` is meant for the process.
         """
         ...
 
     def run_alone(self, request: Request, client_address: Address, /) -> str:
-        """As `run`, in a process just forked for it: first closes what is the parent's. Return the outcome, for `settle` there."""
+        """As `run`, in a process forked for the request: first close the parent's descriptors. Return the outcome, for its `settle`."""
         ...
 
     def run_async(self, request: Request, client_address: Address, /) -> Coroutine[Any, Any, None]:
-        """As `run`, for a handler whose attribute `is_async` is true: a coroutine for the event loop of the thread that serves."""
+        """As `run`, for a handler whose `is_async` is true: return a coroutine for the event loop of the serving thread."""
         ...
 
     def release(self, request: Request, /) -> None:
@@ -54,79 +54,80 @@ class Work(Protocol):
         ...
 
     def forget(self) -> None:
-        """Close this process's copies of the listeners and of the loop's descriptors, in a child that serves no requests itself."""
+        """In a child that serves no requests itself: close its copies of the listeners and of the loop's descriptors."""
         ...
 
     def settle(self, request: Request, outcome: str, /) -> None:
-        """Account for a request that another process served; outcomes as in `socketkit._engine.ledger.Ledger`. `run` accounts for its own."""
+        """Record the outcome (see `socketkit._engine.ledger.Ledger`) of a request that another process served; `run` does so itself."""
         ...
 
     def branch(self) -> Branch:
-        """Return what makes a process that is about to be forked serve on its own. Call it before the fork, once for each."""
+        """Return a branch for a process that is about to be forked and will serve on its own. Call it before each fork."""
         ...
 
 
 class Branch(Protocol):
-    """One more process that serves: made before the fork, and used on both sides of it."""
+    """One more serving process: created before the fork, and used in both parent and child."""
 
     def enter(
         self, dispatcher: Dispatcher | None, opened: Callable[[Any], None], settled: Callable[[int], None] | None = None, /
     ) -> Serving:
-        """In the child, once: be a server of one's own, with that dispatcher (None: the usual one), and nothing of the parent's.
+        """In the child, once: drop the parent's resources and return a run of the child's own server.
 
-        The child then calls `run` and `drain` of what this returns, as a lifecycle does, and leaves the process.
-        opened: called with the intake (a `socketkit._engine.intake.Intake`) when it is about to be used. settled: called with the number of
-        requests that have ended, after each, in the thread that ran it.
-        Raises: what starting the dispatcher raises.
+        The child then calls `run` and `drain` on it, as a lifecycle does, and exits.
+        dispatcher: the one to serve with; None: the usual one.
+        opened: called with the intake (a `socketkit._engine.intake.Intake`) just before it is used.
+        settled: called with the number of requests ended so far, after each request, in the thread that ran it.
+        Raises: whatever starting the dispatcher raises.
         """
         ...
 
     def begun(self, worker: object, /) -> None:
-        """In the parent: the child takes requests. Tells the observers; `worker` is what they get to see."""
+        """In the parent: tell the observers that the child takes requests; `worker` is passed on to them."""
         ...
 
     def stats(self) -> Stats:
-        """In the parent: return what the child has done so far. Also valid once it is dead."""
+        """In the parent: return the child's statistics so far. Also valid after the child has died."""
         ...
 
     def close(self, worker: object = None, reason: str = "", /) -> None:
-        """In the parent, once the child has ended: take over its counts; what it had in work died. A reason goes to the observers."""
+        """In the parent, after the child has ended: add its counts, its unfinished requests as died. Tell observers `reason`, if given."""
         ...
 
 
 class Dispatch(Protocol):
-    """Live dispatcher, simple shape: called for each request by the thread that took it."""
+    """Live dispatcher, simple shape: the thread that took a request calls it."""
 
     def dispatch(self, request: Request, client_address: Address, /) -> None:
-        """See that `Work.run` is called with the request, now or soon, here or elsewhere.
+        """Arrange for `Work.run` to be called with the request, now or soon, in this thread or elsewhere.
 
-        Also called during a drain, for connections that the kernel had queued.
-        Raises: OSError, RuntimeError when it cannot (no more threads, no more processes); the caller refuses the request.
+        Also called during a drain, for connections that were in the kernel's queue.
+        Raises: OSError, RuntimeError when it cannot start a thread or a process; the caller refuses the request.
         """
         ...
 
     def wait(self, timeout: float | None, /) -> bool:
-        """Wait until all that was dispatched has ended, for `timeout` seconds at most; return whether it has."""
+        """Wait up to `timeout` seconds for all dispatched requests to end; return whether they have. None: no limit."""
         ...
 
     def close(self) -> None:
-        """Release threads and descriptors that do not depend on running requests. Legal twice."""
+        """Release the threads and descriptors that no running request needs. May be called twice."""
         ...
 
 
 class Drive(Protocol):
-    """Live dispatcher, powerful shape: it takes its requests itself."""
+    """Live dispatcher, powerful shape: it takes requests itself."""
 
     def drive(self, open_intake: OpenIntake, /) -> None:
-        """Take units and run them until the intake says `stopped`; called by, and keeps, the thread that serves.
+        """Take units and run them until the intake is `stopped`. The serving thread calls it and stays inside until then.
 
-        Called more than once on the same live part. A drain calls it a second time to serve what was accepted or queued by the
-        kernel when stop was asked for: that intake has no listeners, and stops by itself. A server that is started again without
-        having been drained calls it again too. Threads of the call before may still be inside a handler, so a drive starts threads
-        of its own and hands its intake to them.
+        It may be called again on the same live part. A drain calls it a second time to serve the requests that were accepted or in
+        the kernel's queue when stop was requested: that intake has no listeners and stops by itself. A server that is restarted
+        without a drain calls it again too. Threads of the previous call may still be inside a handler, so each call starts its
+        own threads and gives them its own intake.
 
-        `open_intake` is called in the process that will use the intake: after a fork, never before one. A dispatcher whose
-        processes serve on their own (`Work.branch`) opens one for itself that is not `listening`: it only says when to stop.
+        Call `open_intake` in the process that will use the intake: after a fork, never before. A dispatcher whose processes serve
+        on their own (`Work.branch`) opens one that is not `listening`, which only tells it when to stop.
         Raises: whatever ended serving early.
         """
         ...
@@ -141,39 +142,39 @@ class Drive(Protocol):
 
 
 class OpenIntake(Protocol):
-    """How a driving dispatcher comes by its intake."""
+    """How a driving dispatcher gets its intake."""
 
     def __call__(self, *, listening: bool = True) -> Intake:
-        """Return a new intake; one that is not listening hands out no units."""
+        """Return a new intake. With `listening` false it returns no units."""
         ...
 
 
 class Watcher(Protocol):
-    """The loop's side for descriptors that are no requests. Only for the thread that serves, or that holds the baton."""
+    """Lets the loop watch descriptors that are not requests. Use it only in the serving thread, or in the one that holds the baton."""
 
     def watch(self, fileno: int, readable: Callable[[], None], /) -> None:
         """Call `readable` whenever the descriptor is readable."""
         ...
 
     def unwatch(self, fileno: int, /) -> None:
-        """Forget the descriptor; do this before closing it."""
+        """Stop watching the descriptor. Call this before closing it."""
         ...
 
     def hold(self) -> None:
-        """Take no further request: no listener is polled, and clients wait in the kernel's queue."""
+        """Take no more requests for now: stop polling the listeners, so that clients wait in the kernel's queue."""
         ...
 
     def release(self) -> None:
-        """Take requests again."""
+        """Take requests again after `hold`."""
         ...
 
 
 class Intake(Watcher, Protocol):
-    """What a driving dispatcher is given: wait for something to do, take it, run it; be told when to stop.
+    """Where a driving dispatcher takes its units of work, and learns when to stop.
 
-    The dispatcher that opened it closes it, with `with`, when no thread is inside `take` any more. One thread at a time takes, the
-    one that holds the baton; `stop` and `on_stop` are for every thread. An event loop watches `fileno()`, which is readable
-    whenever `take(0)` might return a unit, and also calls `take(0)` after `due()` seconds of silence.
+    The dispatcher that opened it closes it, by leaving its `with` block, once no thread is inside `take`. Only the thread that holds
+    the baton may call `take`; any thread may call `stop` and `on_stop`. An event loop watches `fileno()`, which is readable whenever
+    `take(0)` might return a unit, and also calls `take(0)` after `due()` seconds without an event.
     """
 
     stopped: bool
@@ -187,7 +188,7 @@ class Intake(Watcher, Protocol):
         ...
 
     def take(self, timeout: float | None = None, /) -> Unit | None:
-        """Return the next unit; None when stopped, or when nothing came within `timeout` seconds."""
+        """Return the next unit; None when stopped, or when none came within `timeout` seconds. `timeout` None: no limit."""
         ...
 
     def fileno(self) -> int:
@@ -195,22 +196,23 @@ class Intake(Watcher, Protocol):
         ...
 
     def due(self) -> float | None:
-        """Return the seconds until `take` has something to do that no descriptor announces."""
+        """Return the seconds until `take` has timed work to do, which no descriptor announces; None: there is none."""
         ...
 
     def woken_by_signals(self) -> AbstractContextManager[None]:
-        """Return a block in which a signal makes the descriptor readable, if it is entered in the main thread.
+        """Return a context manager in which a signal makes the descriptor readable. It works only in the main thread.
 
-        Python runs a signal's handler only between two instructions: a wait that began just too early would not end.
+        Python runs signal handlers between two instructions, so without it a wait that began just before the signal would not end.
         """
         ...
 
     def stop(self) -> None:
-        """Stop the intake, because of an error that `drive` is going to raise. Otherwise it is the server's to stop."""
+        """Stop the intake before `drive` raises an error. In every other case the server stops it."""
         ...
 
     def on_stop(self, callback: Callable[[], None], /) -> None:
-        """Have `callback` called when the intake is stopped, for threads that are not in `take`. It runs wherever `stop` is called,
-        a signal handler included, so it may do no more than `socketkit._engine.intake.Wakeup.wake` does.
+        """Call `callback` when the intake stops, for threads that are not in `take`.
+
+        It runs wherever `stop` is called, which may be a signal handler, so it may do no more than `socketkit.seams.Wakeup.wake` does.
         """
         ...

@@ -1,4 +1,4 @@
-"""How serving starts, stops and drains: a lifecycle's recipe, and the run that it is given."""
+"""How serving starts, stops and drains: a lifecycle's recipe, and the run that it controls."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class State(enum.Enum):
-    """Where a server is in its life. FAILED is reached from any other; a stopped or failed server may be started again."""
+    """State of a server. FAILED can follow any other state. A stopped or failed server may be started again."""
 
     NEW = "new"
     RUNNING = "running"
@@ -21,16 +21,16 @@ class State(enum.Enum):
 
 
 class Lifecycle(Protocol):
-    """Recipe: how serving starts, stops and drains. It neither accepts nor runs handlers.
+    """Recipe: how serving starts, stops and drains. It neither accepts requests nor runs handlers.
 
-    One with an attribute `drain`, seconds or None, thereby says how long closing a server waits for running requests. One with an
-    attribute `lame_duck`, seconds, has a server that is told to stop go on for so long before `Serving.run` returns.
+    Two optional attributes: `drain` (seconds or None) says how long closing a server waits for running requests; `lame_duck`
+    (seconds) says how long a server that is told to stop goes on serving before `Serving.run` returns.
     """
 
     def serve(self, serving: Serving, /) -> DrainReport | None:
-        """Run the server once, from `serving.run()` to the last request, in the calling thread.
+        """Run the server once in the calling thread, from `serving.run()` to the end of the last request.
 
-        Returns: the report of the drain, or None where there was none.
+        Returns: the report of the drain; None if there was no drain.
         """
         ...
 
@@ -39,35 +39,36 @@ class Serving(Protocol):
     """One run of a server, as a lifecycle sees it."""
 
     def run(self) -> None:
-        """Take requests until stopped; return then. Raises what ended serving early."""
+        """Take requests until stopped, then return. Raises: whatever ended serving early."""
         ...
 
     def drain(self, seconds: float | None, /, *, queue: bool = True) -> DrainReport:
-        """End it well: serve what has come by now, close the listeners and who is idle, let running requests finish for `seconds`,
-        then force them; release everything.
+        """End the run and return a report of how its requests ended.
 
-        queue: what has come includes what the kernel has queued. False where somebody else goes on to serve the same listeners.
+        Serves the requests that have arrived, closes listeners and idle connections, lets running requests finish for `seconds`
+        (None: no limit), forces the rest, and releases everything.
+        queue: also serve connections in the kernel's queue. False if another process goes on serving the same listeners.
         """
         ...
 
     def stop(self, drain: float | None = None, /) -> None:
-        """Ask for the end of `run`, or shorten the drain to `drain` seconds from now.
+        """Ask `run` to end, or shorten the drain to `drain` seconds from now.
 
-        Legal in a signal handler, from any thread and at any time: it stores a number and writes one byte. With 0 everything is
-        forced at once; otherwise `run` first goes on for the `lame_duck` of the lifecycle, and is not ready any more meanwhile.
+        Safe in a signal handler, from any thread and at any time: it stores a number and writes one byte. With 0 all requests are
+        forced at once. Otherwise `run` goes on for the lifecycle's `lame_duck` seconds first, and reports not ready meanwhile.
         """
         ...
 
     def on_ready(self, callback: Callable[[], None], every: float | None = None, /) -> None:
-        """Have `callback` called when requests are taken for the first time, and then every so many seconds for as long as they are.
+        """Call `callback` when the server first takes requests, and then every `every` seconds while it does; None: only once.
 
-        It is called by whoever takes requests, so that it is not called while nobody can. Call this before `run`.
+        The thread that takes requests calls it, so it is not called while no thread can. Call `on_ready` before `run`.
         """
         ...
 
     def hand_over(self) -> None:
-        """As `stop`, for listeners that somebody else takes requests from by now: what waits in the kernel is left to him.
+        """As `stop`, when another process already takes requests from the same listeners: leave the kernel's queue to that process.
 
-        There is no lame duck. Then call `drain` as ever. Legal wherever `stop` is.
+        There is no lame duck. Call `drain` afterwards, as usual. Safe wherever `stop` is.
         """
         ...

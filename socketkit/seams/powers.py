@@ -1,4 +1,4 @@
-"""What only some parts and handlers can do, each a Protocol of its own. Looked up when a server is composed, never on a request."""
+"""Optional abilities of parts and handlers, one Protocol each. Looked up when a server is composed, never on a request."""
 
 from __future__ import annotations
 
@@ -14,75 +14,75 @@ if TYPE_CHECKING:
 
 
 class Parks(Protocol):
-    """Power of a live dispatcher: connections wait in its intake, without a thread, until there is something to read."""
+    """Power of a live dispatcher: connections wait in its intake, without a thread, until they are readable."""
 
     parking: Parking | None
 
 
 class RunsInPlace(Protocol):
-    """Power of a live dispatcher that drives: each unit's handler runs in the thread that calls the unit.
+    """Power of a driving dispatcher: each unit's handler runs in the thread that calls the unit.
 
-    The server then goes from the unit straight to the handler, unless a program overrides a step in between. Leave it out, or false,
-    where `dispatch` hands the request to another thread, process or event loop.
+    The server then goes straight from the unit to the handler, unless a program overrides a step in between. Omit it, or set it to
+    false, if `dispatch` passes the request to another thread, process or event loop.
     """
 
     runs_in_place: bool
 
 
 class Adapts(Protocol):
-    """Power of a live dispatcher: it gives handlers a request of its own making, such as a green socket."""
+    """Power of a live dispatcher: it replaces the request that handlers get, for example with a green socket."""
 
     def adapt(self, request: Request, /) -> Request:
-        """Return the request the server shall use instead; takes over the one passed in. Called right after accept."""
+        """Return the request for the server to use instead, and own the one passed in. Called right after accept."""
         ...
 
 
 class Narrows(Protocol):
-    """Power of a live dispatcher: it has a bound of connections of its own."""
+    """Power of a live dispatcher: it has its own bound on connections."""
 
     def narrow(self, limits: Limits, /) -> Limits:
-        """Return the limits that shall be in force, given those of the server. Called whenever an intake is about to be opened."""
+        """Return the limits to enforce, given the server's. Called before each intake is opened."""
         ...
 
 
 class Cuts(Protocol):
-    """Power of a simple live dispatcher that runs each request in another process: it can end one of them."""
+    """Power of a simple live dispatcher that runs each request in another process: it can end a single request."""
 
     def cut(self, request: Request, /) -> None:
-        """End this request, without waiting for it, because its time is over. Called in the thread that serves."""
+        """End a request that has timed out, without waiting for it. Called in the serving thread."""
         ...
 
 
 class Forces(Protocol):
-    """Power of a live dispatcher: it can end running requests by more than their sockets."""
+    """Power of a live dispatcher: it can end running requests by more than shutting down their sockets."""
 
     def force(self) -> None:
-        """End what still runs, without waiting for it. Called once, when a drain's deadline has passed."""
+        """End the requests that still run, without waiting for them. Called once, when a drain's deadline has passed."""
         ...
 
 
 class Shares(Protocol):
-    """Power of a simple live dispatcher: processes that it forks have copies of the listeners for a moment."""
+    """Power of a simple live dispatcher: processes that it forks briefly hold copies of the listeners."""
 
     def unshare(self) -> None:
-        """Wait until they have not: whoever is in the queue of a copy when the last one is closed is reset.
+        """Wait until no forked process holds a copy: closing the last copy resets the connections still in its queue.
 
-        Called in the thread that serves, before the queue is taken for the last time and the listeners are closed.
+        Called in the serving thread, before the queue is emptied for the last time and the listeners are closed.
         """
         ...
 
 
 class Inline(Protocol):
-    """Power of a simple live dispatcher: `dispatch` runs the handler in the calling thread, which is deaf meanwhile."""
+    """Power of a simple live dispatcher: `dispatch` runs the handler in the calling thread, which takes no requests meanwhile."""
 
     inline: bool
 
 
 class Watches(Protocol):
-    """Power of a simple live dispatcher: it wants to be told of descriptors by the loop that feeds it."""
+    """Power of a simple live dispatcher: it lets the server's loop watch descriptors for it."""
 
     def attach(self, loop: Watcher | None, /) -> None:
-        """Take the loop, in the serving thread before the first request; None when it has ended and watches nothing any more."""
+        """Store the loop. Called in the serving thread before the first request, and with None once the loop has ended."""
         ...
 
 
@@ -90,21 +90,21 @@ class Watches(Protocol):
 
 
 class Requires(Protocol):
-    """Trait of any recipe: it needs something of the platform; `socketkit.composition.capabilities.FEATURES` has the names."""
+    """Trait of any recipe: it needs platform features; `socketkit.composition.capabilities.FEATURES` lists the names."""
 
     requires: Collection[str]
 
 
 class Nests(Protocol):
-    """Trait of a recipe that holds another part of its kind, as `prefork` does; text gives it after a slash."""
+    """Trait of a recipe that contains another part of the same kind, as `prefork` does; in text it follows a slash."""
 
     inner: Any
 
 
 class ForksWorkers(Protocol):
-    """Trait of a dispatcher's recipe: it forks processes that serve, and so cannot be nested in another one that does.
+    """Trait of a dispatcher's recipe: it forks serving processes, so it cannot be nested in another recipe that does.
 
-    processes: how many there are; each has its share of the limits.
+    processes: the number of processes; each gets its share of the limits.
     """
 
     forks_workers: bool
@@ -118,30 +118,30 @@ class RunsAsync(Protocol):
 
 
 class Kinds(Protocol):
-    """Trait of a dispatcher's recipe that does not run every kind of request."""
+    """Trait of a dispatcher's recipe: it runs only these kinds of request."""
 
     kinds: Collection[str]
 
 
 class Checks(Protocol):
-    """Trait of a dispatcher's recipe: it does not run every handler."""
+    """Trait of a dispatcher's recipe: it accepts only some handlers."""
 
     def check(self, handler: Any, /) -> None:
-        """Called when a server is composed. Raises: IncompatibleError, with a remedy."""
+        """Check the handler when a server is composed. Raises: IncompatibleError, with a remedy."""
         ...
 
 
 class Located(Protocol):
-    """Trait of a transport's recipe: the place in its URL is more than one value."""
+    """Trait of a transport's recipe: the place in its URL holds more than one value."""
 
     @classmethod
     def locate(cls, text: str, /) -> dict[str, Any]:
-        """Return the fields that the text between ``://`` and ``?`` gives. Raises: ValueError with one sentence."""
+        """Return the fields for the text between ``://`` and ``?``. Raises: ValueError with a one-sentence message."""
         ...
 
 
 class ReplacesSocket(Protocol):
-    """Trait of a layer's recipe: handlers get another object in place of the socket."""
+    """Trait of a layer's recipe: handlers get another object instead of the socket."""
 
     replaces_socket: bool
 
@@ -150,13 +150,13 @@ class ReplacesSocket(Protocol):
 
 
 class SpeaksFirst(Protocol):
-    """Trait of a handler: it starts at once, and does not wait for the client's first byte."""
+    """Trait of a handler: it starts at once, without waiting for the client's first byte."""
 
     speaks_first: bool
 
 
 class TakesKinds(Protocol):
-    """Trait of a handler that does not take every kind of request: ``{"stream"}`` or ``{"datagram"}``."""
+    """Trait of a handler: it takes only these kinds of request, ``{"stream"}`` or ``{"datagram"}``."""
 
     request_kinds: Collection[str]
 
