@@ -1,11 +1,11 @@
-"""The seams: the few Protocols on which everything that can be replaced is replaced.
+"""The seams: the few Protocols through which every replaceable part is replaced.
 
-A *recipe* is the configuration of one part: a frozen attrs class, comparable and printable, with no socket and no thread in it.
-A *live part* is what a recipe makes when a server starts; it owns resources and has `close()`.
-Conform by shape; do not inherit from these classes. A power that only some parts have is a Protocol of its own (`Adapts`, `Narrows`, `Cuts`,
-`Forces`, `Shares`, `Watches`), looked up once, when a server is composed, and never on a request.
+A *recipe* is the configuration of one part: a frozen attrs class, comparable and printable, without sockets or threads.
+A *live part* is what a recipe creates when a server starts. It owns resources and has `close()`.
+Conform by shape; do not inherit from these classes. A power that only some parts have is a Protocol of its own (`Adapts`, `Narrows`,
+`Cuts`, `Forces`, `Shares`, `Watches`). It is looked up once, when a server is composed, and never on a request.
 
-Times are float seconds, deadlines are on `time.monotonic()`, and None means without limit.
+Times are float seconds, deadlines are on `time.monotonic()`, and None means no limit.
 """
 
 from socketkit._system.wakeup import Wakeup

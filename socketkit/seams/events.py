@@ -17,5 +17,5 @@ EVENTS: Mapping[str, str] = {
     "worker_started": "(server, worker): a dispatcher started a process that serves more than one request",
     "worker_died": "(server, worker, reason): one of those ended without being asked to",
 }
-"""What an observer may implement: any object with any of these methods. Each is called by the thread in which the event happens,
-must return quickly, and may raise without harm (logged once per observer and event)."""
+"""The methods that an observer may have; any object with any of them is one. The thread in which the event happens calls the method,
+which must return quickly. An error that it raises is logged, once per observer and event, and does no harm."""

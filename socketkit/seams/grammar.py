@@ -1,12 +1,12 @@
-"""What a user types: parts such as ``prefork:4/pool:16``, URLs such as ``tcp+tls://[::]:443?tls.cert=a.pem``, durations.
+"""Parsers for what a user types: parts such as ``prefork:4/pool:16``, URLs such as ``tcp+tls://[::]:443?tls.cert=a.pem``, durations.
 
-Text in, small values out. Nothing here knows which parts exist or what their options mean.
+Parsers turn text into small values. They do not know which parts exist or what their options mean.
 
-* A part is ``NAME[:VALUE][,key=value]...``, and ``outer/inner`` nests one in another. VALUE ends at the next ``,`` or ``/`` and may
-  hold colons (``executor:module:factory``). Without a VALUE the options may follow the colon: ``graceful:drain=10``.
-* A URL is ``transport[+layer]...://PLACE[?key=value&...]``. Only an abstract Unix socket has no slashes: ``unix:@name``. An option
-  of a layer is dotted, ``layer.key=value``. ``tls://`` is short for ``tcp+tls://``.
-* In values, places and options ``%2C`` stands for the character with that number, so that any text can be written.
+* A part is ``NAME[:VALUE][,key=value]...``. ``outer/inner`` nests one part in another. VALUE ends at the next ``,`` or ``/`` and may
+  contain colons (``executor:module:factory``). Without a VALUE, options may follow the colon: ``graceful:drain=10``.
+* A URL is ``transport[+layer]...://PLACE[?key=value&...]``. Only an abstract Unix socket has no slashes: ``unix:@name``. Options
+  of a layer are dotted: ``layer.key=value``. ``tls://`` is short for ``tcp+tls://``.
+* Values, places and options may contain percent-codes such as ``%2C``, so that any text can be written.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SECONDS = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|)")
 _PART_FORM = "write NAME[:VALUE][,key=value]..., nested with '/', as in pool:32 or prefork:4/pool:16"
 _URL_FORM = "write NAME://PLACE[?key=value&...], as in tcp://127.0.0.1:9999 or unix:///run/echo.sock?mode=600"
 
-_IN_PART = ":@[]*+?&"  # what a value may hold as it is, besides letters and digits
+_IN_PART = ":@[]*+?&"  # characters that a value may contain unquoted, besides letters and digits
 _IN_URL = ":@[]*+=,/"
 
 _SHORT = {"tls": "tcp+tls"}
@@ -38,7 +38,7 @@ _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "": 1.0}
 
 @attrs.frozen
 class Part:
-    """One part as it was typed: its options are still text. `value` is "" where none was given."""
+    """One part as typed, with its options still as text. `value` is "" if none was given."""
 
     name: str
     value: str = ""
@@ -53,7 +53,7 @@ class Part:
 
 @attrs.frozen
 class Url:
-    """A transport, whose value is the text between ``://`` and ``?``, and its layers in wire order."""
+    """A transport and its layers in wire order. The transport's value is the text between ``://`` and ``?``."""
 
     transport: Part
     layers: tuple[Part, ...] = ()
@@ -67,19 +67,19 @@ class Url:
 
 
 def quote(text: str, *, safe: str = _IN_URL) -> str:
-    """Return `text` as it is written in a URL's place or options, so that `url` reads the same text again."""
+    """Return `text` percent-encoded for the place or options of a URL, so that `url` reads the same text back."""
     return percent_encode(text, safe=safe)
 
 
 def is_name(text: str) -> bool:
-    """Tell whether a part can have this name."""
+    """Return whether `text` is a valid name for a part."""
     return _NAME.fullmatch(text) is not None
 
 
 def part(text: str) -> Part:
-    """Return the part that `text` describes, ``outer/inner`` as one inside the other.
+    """Return the part that `text` describes; for ``outer/inner``, the outer part with the inner one inside.
 
-    Raises: ConfigError, one sentence with the right form.
+    Raises: ConfigError with one sentence that gives the correct form.
     """
     try:
         outermost = None
@@ -87,14 +87,14 @@ def part(text: str) -> Part:
             outermost = _segment(segment, outermost)
     except ValueError as error:
         raise ConfigError.of(f"{text!r} {error}; {_PART_FORM}") from None
-    assert outermost is not None  # noqa: S101 - split() returns one segment at least
+    assert outermost is not None  # noqa: S101 - split() returns at least one segment
     return outermost
 
 
 def url(text: str) -> Url:
     """Return the transport and the layers that `text` describes.
 
-    Raises: ConfigError, one sentence with the right form.
+    Raises: ConfigError with one sentence that gives the correct form.
     """
     try:
         return _url(text)
@@ -103,7 +103,7 @@ def url(text: str) -> Url:
 
 
 def options(text: str) -> dict[str, str]:
-    """Return the options that ``key=value,key=value`` gives, as text.
+    """Return the options in ``key=value,key=value``, as text.
 
     Raises: ConfigError.
     """
@@ -114,7 +114,7 @@ def options(text: str) -> dict[str, str]:
 
 
 def seconds(text: str) -> float:
-    """Return the seconds that ``500ms``, ``30s``, ``5m`` or a plain ``1.5`` stand for.
+    """Return the duration ``500ms``, ``30s``, ``5m`` or a plain ``1.5`` in seconds.
 
     Raises: ConfigError.
     """
@@ -173,9 +173,9 @@ def _options(items: Iterable[str]) -> dict[str, str]:
 def _decode(text: str) -> str:
     try:
         decoded = unquote(text, errors="strict")
-        decoded.encode()  # a command line's bytes that are not UTF-8 come as lone surrogates, which no URL can be written with
+        decoded.encode()  # argv bytes that are not UTF-8 arrive as lone surrogates, which a URL cannot contain
     except UnicodeError:
         raise ValueError(f"has {text!r}, which is not UTF-8 once its %-codes are read") from None
-    if "\0" in decoded:  # no address, path or option can hold one, and the system's calls raise on it
+    if "\0" in decoded:  # no address, path or option can contain one, and system calls raise on it
         raise ValueError(f"has a NUL in {text!r}")
     return decoded

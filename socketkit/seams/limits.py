@@ -1,4 +1,4 @@
-"""How much a server takes on, from whom, and how long it puts up with a client. What enforces it is made when a server starts."""
+"""Limits of a server: how much it takes, from which peers, and for how long. They are enforced from the server's start on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _frozen(value: Any) -> Any:
 
 
 def _networks(_recipe: Any, field: Any, value: Any) -> None:
-    from ipaddress import ip_network  # noqa: PLC0415 - for those who name any
+    from ipaddress import ip_network  # noqa: PLC0415 - needed only with networks
 
     if not isinstance(value, tuple):
         raise ValueError(f"{field.name} must be a list of networks, such as 10.0.0.0/8, not {value!r}")  # noqa: TRY004 - as every validator here
@@ -54,50 +54,50 @@ def _rate(_recipe: Any, field: Any, value: Any) -> None:
 
 @attrs.frozen(kw_only=True)
 class Limits:
-    """What a composed server admits, and the deadlines of what it admitted. Each deadline is a total: no drip of bytes puts it off."""
+    """What a composed server admits, and its deadlines for clients. Deadlines are totals: slowly sent bytes do not extend them."""
 
     max_connections: int | None = attrs.field(default=16384, validator=_some_or_none)
-    """Connections open at a time, those that wait without a thread included; None: as many as come. Datagrams do not count."""
+    """Most connections open at a time, including those parked without a thread; None: no limit. Datagrams do not count."""
     overflow: Literal["wait", "reject", "shed", "early"] = attrs.field(
         default="wait", validator=attrs.validators.in_(("wait", "reject", "shed", "early"))
     )
-    """With so many open: leave clients in the kernel's queue, or turn each new one away at once.
+    """What happens at `max_connections`. wait: leave clients in the kernel's queue. reject: turn each new client away at once.
     shed: as wait, but close the conversation that has been idle longest if that makes room for a new connection.
-    early: as reject, but some are turned away before, at random, ever more the fewer may still be open."""
+    early: as reject, but turn some away at random before the bound, and more of them the nearer it is."""
     early: float = attrs.field(default=0.5, validator=_share)
-    """The share of `max_connections` from which on `overflow="early"` turns some away: there it is nobody, at the end everybody."""
+    """Share of `max_connections` above which `overflow="early"` turns some away: none at this share, all at `max_connections`."""
     reply: str = attrs.field(default="", validator=attrs.validators.instance_of(str))
-    """What a client that is turned away by any limit gets to read, as UTF-8."""
+    """Text sent, as UTF-8, to a client that any limit turns away."""
     max_per_peer: int | None = attrs.field(default=None, validator=_some_or_none)
-    """Connections open at a time from one peer; further ones are turned away. None: no such limit. Unix peers are not counted."""
+    """Most connections open at a time from one peer; more are turned away. None: no limit. Unix peers are not counted."""
     v4_prefix: int = attrs.field(default=32, validator=at_least(1, 32))
-    """How many leading bits make an IPv4 peer, one that comes as a v4-mapped IPv6 address included."""
+    """Leading bits of an IPv4 address that identify a peer. Also applies to IPv4 addresses mapped to IPv6."""
     v6_prefix: int = attrs.field(default=64, validator=at_least(1, 128))
-    """The same for IPv6."""
+    """Leading bits of an IPv6 address that identify a peer."""
     allow: tuple[str, ...] = attrs.field(default=(), converter=_frozen, validator=_networks)
-    """Networks that peers may come from; empty: from everywhere. Unix peers come from none: for them there is `allow_users`."""
+    """Networks that peers may connect from; empty: all. Does not apply to Unix peers: use `allow_users` for them."""
     deny: tuple[str, ...] = attrs.field(default=(), converter=_frozen, validator=_networks)
-    """Networks that peers may not come from, even if they are allowed."""
+    """Networks that peers may not connect from, even if `allow` lists them."""
     allow_users: tuple[str | int, ...] = attrs.field(default=(), converter=_frozen, validator=_users)
-    """Users, by name or number, that peers on Unix stream sockets may be; empty: everybody who gets there. Linux only."""
+    """Users, by name or number, that may connect to Unix stream sockets; empty: all. Linux only."""
     rate: float | None = attrs.field(default=None, validator=attrs.validators.optional(_rate))
-    """Connections and datagrams taken in a second, on an average; more wait in the kernel's queues. None: as many as come."""
+    """Connections and datagrams taken per second, on average; more wait in the kernel's queues. None: no limit."""
     burst: int | None = attrs.field(default=None, validator=_some_or_none)
-    """How many may be taken at once after a pause; None: as many as in one second."""
+    """Most requests taken at once after a quiet spell; None: one second's worth of `rate`."""
     line: int | None = attrs.field(default=65536, validator=_some_or_none)
-    """Bytes of the longest line, its end included, that a `StreamRequestHandler` reads by a `readline()` without a size, or by going
-    through its `rfile`; one with a longer line fails. None: as long as it is."""
+    """Longest line in bytes, with its newline, that a `StreamRequestHandler` reads by `readline()` without a size or by iterating over
+    `rfile`; a longer line fails the request. None: no limit."""
     first_byte: Seconds | None = attrs.field(default=30.0, validator=some_seconds_or_none)
-    """How long a client may take to send its first byte, if the handler does not speak first; None: for ever."""
+    """Time that a client has to send its first byte, unless the handler speaks first; None: no limit."""
     request: Seconds | None = attrs.field(default=3600.0, validator=some_seconds_or_none)
-    """How long a connection may take as a whole, or each request of a conversation; None: for ever."""
+    """Time for a whole connection, or for each request of a conversation; None: no limit."""
     write_stall: Seconds | None = attrs.field(default=60.0, validator=some_seconds_or_none)
-    """How long a handler waits for a client that takes nothing of what it is sent; None: for ever."""
+    """Time that a handler waits for a client that reads nothing of what it is sent; None: no limit."""
     idle: Seconds | None = attrs.field(default=None, validator=seconds_or_none)
-    """How long a conversation may wait for its next request; None: as the dispatcher says."""
+    """Time that a conversation may wait for its next request; None: the dispatcher's setting."""
 
     def shared_by(self, processes: int) -> Limits:
-        """Return the share of each of so many processes that serve together; all shares are at least as much as the whole."""
+        """Return the limits of each of `processes` that serve together. Shares are rounded up: together they are at least the whole."""
         return attrs.evolve(
             self,
             max_connections=self.max_connections and -(-self.max_connections // processes),
@@ -106,6 +106,6 @@ class Limits:
         )
 
     def narrowed(self, connections: int | None, overflow: Literal["wait", "reject", "shed"], reply: str) -> Limits:
-        """Return the same with a bound of connections, if it is lower, and what becomes of those beyond it."""
+        """Return a copy with this overflow and reply, bounded by `connections` if that is lower than `max_connections`."""
         most = min((each for each in (connections, self.max_connections) if each is not None), default=None)
         return attrs.evolve(self, max_connections=most, overflow=overflow, reply=reply)

@@ -1,4 +1,4 @@
-"""How a dispatcher wants its connections parked."""
+"""Parking: how long connections may wait without a thread."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import attrs
 
 @attrs.frozen
 class Parking:
-    """How a dispatcher wants its connections parked.
+    """How a dispatcher parks its connections.
 
-    defer: seconds a new connection may wait for its first byte before its handler starts anyway.
-    idle: seconds a connection may wait for its next request before it is closed; None: for ever.
+    defer: seconds that a new connection may wait for its first byte before its handler starts anyway.
+    idle: seconds that a connection may wait for its next request before it is closed; None: no limit.
     max_inline: requests that one connection may make in a row while others wait.
     """
 

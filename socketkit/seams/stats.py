@@ -1,4 +1,4 @@
-"""What a server has done, and how it ended: plain values."""
+"""Statistics of a server and reports of its drains, as plain values."""
 
 from __future__ import annotations
 
@@ -11,36 +11,37 @@ from socketkit.seams.types import Address
 
 @attrs.frozen
 class Stats:
-    """What a server has done so far. `outcomes` maps each outcome to a count; its names are those of `Ledger.settle`."""
+    """Statistics of a server so far. `outcomes` maps the name of each outcome (see `Ledger.settle`) to a count."""
 
     active: int = 0
     outcomes: Mapping[str, int] = attrs.field(factory=dict)
     dropped: int | None = None
-    """Datagrams that the system has dropped before the server could take them, for want of room in the listener's receive buffer; they
-    are not among the accepted. None where the system does not tell: Linux does."""
+    """Datagrams that the system dropped because the listener's receive buffer was full. They do not count as accepted. None where the
+    system does not report them; Linux does."""
 
     @property
     def accepted(self) -> int:
-        """Connections accepted and datagrams received: those in work and those with an outcome."""
+        """Number of connections accepted and datagrams received, both active and ended."""
         return self.active + sum(self.outcomes.values())
 
 
 @attrs.frozen
 class Stuck:
-    """A request that was still running when its server gave up on it."""
+    """A request that was still running when its server gave up waiting for it."""
 
     peer: Address
     age: float
     stack: str
-    """Where its thread stood, as a traceback prints it; "" when it ran in another process."""
+    """Stack of its thread, formatted as in a traceback; "" if it ran in another process."""
 
 
 @attrs.frozen
 class DrainReport:
-    """How a server ended.
+    """How the requests of a server ended when it stopped.
 
-    finished: requests that ended by themselves after stop was asked for. forced: requests that ended only when the deadline had
-    passed and their sockets were shut down. stuck: requests that did not end even then.
+    finished: the number that ended by themselves after stop was requested.
+    forced: the number that ended only after the deadline, when their sockets were shut down.
+    stuck: the requests that did not end even then.
     """
 
     finished: int = 0

@@ -1,4 +1,4 @@
-"""The words that every seam uses."""
+"""The types that all seams share."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ Request: TypeAlias = Any
 """A connected socket (stream), or `(data, socket)` (datagram), as in the standard library's `socketserver`."""
 
 Clock: TypeAlias = Callable[[], float]
-"""Returns seconds that only ever grow, as `time.monotonic` does. One that can be put forward, for tests, also has `follow(callback)`, and
-calls back whenever that is done: see `socketkit.testing.FakeClock`."""
+"""Returns seconds that never decrease, as `time.monotonic` does. A clock for tests that can be moved forward also has `follow(callback)`,
+and calls `callback` on each move: see `socketkit.testing.FakeClock`."""
 
 Address: TypeAlias = Any
-"""What `accept` or `recvfrom` calls the peer: (host, port), four fields for IPv6, a path or "" or None for Unix sockets."""
+"""Peer address from `accept` or `recvfrom`: (host, port); four fields for IPv6; a path, "" or None for Unix sockets."""
 
 Unit: TypeAlias = Callable[[], object]
-"""A unit of work: calling it runs one request from verification to close, in the calling thread. It does not raise `Exception`."""
+"""A unit of work: calling it runs one request in the calling thread, from verification to close. Raises no `Exception`."""
 
 Kind: TypeAlias = Literal["stream", "datagram"]
 
 Seconds: TypeAlias = Annotated[float, "seconds"]
-"""A duration: a plain number in Python, also ``500ms``, ``30s`` or ``5m`` where a part is given as text."""
+"""A duration in seconds: a number in Python; where a part is given as text, also ``500ms``, ``30s`` or ``5m``."""

@@ -1,4 +1,4 @@
-"""Validators that recipes share. Each names the field, what was given, and what is allowed."""
+"""Validators for the fields of recipes. Each raises ValueError with the field's name, its value, and what is allowed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Validator = Callable[[Any, Any, Any], None]
 
 
 def at_least(least: int, most: int | None = None) -> Validator:
-    """Return a validator for whole numbers from `least` to `most`."""
+    """Return a validator for whole numbers from `least` to `most`; None: no upper bound."""
     allowed = f"of at least {least}" if most is None else f"from {least} to {most}"
 
     def check(_recipe: object, field: Any, value: object) -> None:
@@ -21,7 +21,7 @@ def at_least(least: int, most: int | None = None) -> Validator:
 
 
 def seconds_or_none(_recipe: Any, field: Any, value: Any) -> None:
-    """Accept a finite number of seconds from 0 on, or None for no limit."""
+    """Accept a finite number of seconds, 0 or more, or None for no limit."""
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
@@ -29,21 +29,21 @@ def seconds_or_none(_recipe: Any, field: Any, value: Any) -> None:
 
 
 def seconds(_recipe: Any, field: Any, value: Any) -> None:
-    """Accept a finite number of seconds from 0 on."""
+    """Accept a finite number of seconds, 0 or more."""
     if value is None:
         raise ValueError(f"{field.name} must be seconds from 0 on, not None")
     seconds_or_none(_recipe, field, value)
 
 
 def some_seconds_or_none(recipe: Any, field: Any, value: Any) -> None:
-    """Accept a finite number of seconds, but not 0, or None for no limit."""
+    """Accept a finite number of seconds, more than 0, or None for no limit."""
     seconds_or_none(recipe, field, value)
     if value == 0:
         raise ValueError(f"{field.name} must be more than 0 seconds, or nothing for no limit")
 
 
 def permission_bits(_recipe: Any, field: Any, value: Any) -> None:
-    """Accept the permission bits of a path, or None for what the umask leaves."""
+    """Accept permission bits for a path, or None for those that the umask leaves."""
     if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 0o777):  # noqa: PLR2004
         raise ValueError(f"{field.name} must be permission bits from 0o000 to 0o777, or nothing for what the umask leaves, not {value!r}")
 
