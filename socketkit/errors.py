@@ -1,8 +1,9 @@
-"""Every error socketkit raises on its own account, split by who has to act.
+"""The errors that socketkit itself raises.
 
-The caller acts on a `ConfigError` and its kinds, a plugin's author on a `PluginError` or a `ClashError`, the person at the machine
-on a `ListenError`. What the operating system says while requests are served stays a plain `OSError`.
-Each class is also the builtin its callers already catch, carries its facts as fields, and survives pickling.
+The caller fixes a `ConfigError`, `UnknownPartError`, `IncompatibleError` or `HandlerError`, a plugin's author a `PluginError` or
+`ClashError`, and the operator of the machine a `ListenError`.
+Errors of the operating system while requests are served stay plain `OSError`.
+Each class is also a builtin error that callers already catch, carries its facts as fields, and can be pickled.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ import attrs
 
 
 class SocketkitError(Exception):
-    """The root of this module: catch it, never raise it."""
+    """Base class of all socketkit errors. Catch it; never raise it directly."""
 
 
 @attrs.frozen
 class Fault:
-    """One thing wrong with a composition: where it stands and what to do about it.
+    """One fault in a composition: its place, and what to do about it.
 
-    `key` is a dotted path such as ``servers.echo.dispatcher.workers``, or "" where there is no file.
+    `key` is a dotted path such as ``servers.echo.dispatcher.workers``; "" if there is no configuration file.
     """
 
     key: str
@@ -32,13 +33,13 @@ class Fault:
 
 @attrs.define
 class ConfigError(SocketkitError, ValueError):
-    """A composition that cannot be: all its faults at once, and nothing was bound."""
+    """An invalid composition. Lists all its faults; nothing was bound."""
 
     faults: tuple[Fault, ...]
 
     @classmethod
     def of(cls, message: str, key: str = "") -> ConfigError:
-        """Return the error for a single fault."""
+        """Return an error with a single fault."""
         return cls((Fault(key, message),))
 
     def __str__(self) -> str:
@@ -47,7 +48,7 @@ class ConfigError(SocketkitError, ValueError):
 
 @attrs.define
 class UnknownPartError(SocketkitError, LookupError):
-    """Nothing installed offers a part of that name. `suspects` are sentences about plugins that might have, and were not usable."""
+    """No installed part has that name. `suspects` are sentences about unusable plugins that might offer it."""
 
     kind: str
     name: str
@@ -78,7 +79,7 @@ class ClashError(SocketkitError, ValueError):
 
 @attrs.define
 class PluginError(SocketkitError, ImportError):
-    """A plugin that cannot be used: it does not import, or its hooks are not the ones of `socketkit.hookspecs`."""
+    """A plugin cannot be used: it cannot be imported, or its hooks do not match `socketkit.hookspecs`."""
 
     plugin: str
     distribution: str
@@ -93,7 +94,7 @@ class PluginError(SocketkitError, ImportError):
 
 @attrs.define
 class IncompatibleError(SocketkitError, TypeError):
-    """Parts that cannot work together, or a part this platform cannot carry."""
+    """Parts do not work together, or this platform does not support a part."""
 
     part: str
     reason: str
@@ -105,7 +106,7 @@ class IncompatibleError(SocketkitError, TypeError):
 
 @attrs.define
 class HandlerError(SocketkitError, TypeError):
-    """A handler that cannot be imported or cannot be called."""
+    """A handler cannot be imported or called."""
 
     handler: str
     reason: str
@@ -115,7 +116,7 @@ class HandlerError(SocketkitError, TypeError):
 
 
 class ListenError(SocketkitError, OSError):
-    """A transport that could not be opened. `errno` is the system's; `url` names the place; nothing stays bound."""
+    """A transport cannot be opened. `errno` is the system's, `url` the place to listen on. Nothing stays bound."""
 
     def __init__(self, errno: int | None, url: str, reason: str, remedy: str) -> None:
         super().__init__(errno, url, reason, remedy)
@@ -126,7 +127,7 @@ class ListenError(SocketkitError, OSError):
 
 
 class AlreadyServingError(SocketkitError, RuntimeError):
-    """This server is being served already, by another thread or by this one further up the stack."""
+    """The server is already serving, in another thread or further up this thread's stack."""
 
     def __init__(self) -> None:
         super().__init__("this server is already serving; stop() it first, or compose a second one")
@@ -134,7 +135,7 @@ class AlreadyServingError(SocketkitError, RuntimeError):
 
 @attrs.define
 class LineTooLongError(SocketkitError, ValueError):
-    """A peer has sent more than so many bytes without the end of a line: the server's limit `line`."""
+    """A client sent a line of more than `limit` bytes: the server's limit `line`."""
 
     limit: int
 
@@ -144,7 +145,7 @@ class LineTooLongError(SocketkitError, ValueError):
 
 @attrs.define
 class StalledError(SocketkitError, TimeoutError):
-    """A peer that has taken nothing of what it is sent for so many seconds: the server's limit `write_stall`."""
+    """A client read nothing of what it is sent for `seconds` seconds: the server's limit `write_stall`."""
 
     seconds: float
 
@@ -154,7 +155,7 @@ class StalledError(SocketkitError, TimeoutError):
 
 @attrs.define
 class BootError(SocketkitError, RuntimeError):
-    """Worker processes that end before they take a request, one after the other."""
+    """Several worker processes in a row ended before they were ready."""
 
     attempts: int
     cause: str
@@ -164,8 +165,8 @@ class BootError(SocketkitError, RuntimeError):
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
-    """Return ``, did you mean 'x'?`` for the nearest of `known`, or "" when none is near."""
-    from difflib import get_close_matches  # noqa: PLC0415 - for those who misspell
+    """Return ``, did you mean 'x'?`` for the name in `known` that is closest to `name`; "" if none is close."""
+    from difflib import get_close_matches  # noqa: PLC0415 - needed only for a misspelled name
 
     near = get_close_matches(name, known, n=1)
     return f", did you mean {near[0]!r}?" if near else ""

@@ -1,6 +1,6 @@
 """Request handlers: plain blocking classes, one instance for each request.
 
-Their behaviour is that of CPython's Lib/socketserver.py, down to the attributes that programs replace while they run.
+They behave like those of CPython's Lib/socketserver.py, including the attributes that programs replace at run time.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from socketkit.seams import Address, Request
 
 
 def unwrapped(handler: Any) -> Any:
-    """Return what a `functools.partial` calls, and anything else as it is: whose attributes say what a handler can do."""
+    """Return the callable inside a `functools.partial`, or `handler` itself. Its attributes declare what the handler supports."""
     return handler.func if isinstance(handler, partial) else handler
 
 
 class BaseRequestHandler:
-    """Handles one request: its constructor calls `setup`, `handle` and `finish`, in this order.
+    """Handles one request: the constructor calls `setup`, `handle` and `finish`, in this order.
 
-    `finish` is called whatever `handle` does, but not if `setup` raises. Override any of the three.
+    `finish` is called even if `handle` raises, but not if `setup` raises. Override any of the three.
 
     Attributes:
         request: the connected socket (stream), or (data, socket) (datagram).
-        client_address: the peer, as the transport calls it.
+        client_address: the peer's address, as the transport returns it.
         server: the server that took the request.
     """
 
@@ -47,17 +47,17 @@ class BaseRequestHandler:
             self.finish()
 
     def setup(self) -> None:
-        """Prepare; does nothing here."""
+        """Prepare for `handle`. The default does nothing."""
 
     def handle(self) -> None:
-        """Do all the work that the request asks for; does nothing here."""
+        """Do all the work for the request. The default does nothing."""
 
     def finish(self) -> None:
-        """Clean up; does nothing here."""
+        """Clean up after `handle`. The default does nothing."""
 
 
 def _close_files(handler: Any) -> None:
-    """Close what a `setup` that then failed has opened: `finish` will not be called, and an open file keeps a closed socket alive."""
+    """Close the files after `setup` has failed: `finish` is not called, and an open file keeps a closed socket alive."""
     for name in ("wfile", "rfile"):
         with contextlib.suppress(Exception):
             getattr(handler, name).close()
@@ -66,17 +66,17 @@ def _close_files(handler: Any) -> None:
 class StreamRequestHandler(BaseRequestHandler):
     """Handles a connection through two files: `rfile` to read the request, `wfile` to write the reply.
 
-    The class attributes take effect in `setup`, which may be called again after `request` was replaced (as STARTTLS does).
+    The class attributes take effect in `setup`, which may be called again after `request` is replaced (as for STARTTLS).
 
     Attributes:
-        rbufsize: buffer of `rfile` in bytes; -1: the default size, 0: none.
-        wbufsize: buffer of `wfile` in bytes; 0: none, each write is sent at once; otherwise call `flush`.
-        timeout: seconds for each single operation on the connection; None: no limit.
-        disable_nagle_algorithm: set TCP_NODELAY on the connection.
+        rbufsize: bytes that `rfile` buffers; -1: the default size; 0: unbuffered.
+        wbufsize: bytes that `wfile` buffers; 0: unbuffered, each write is sent at once. With a buffer, call `flush` to send.
+        timeout: seconds for each operation on the connection; None: no limit.
+        disable_nagle_algorithm: whether to set TCP_NODELAY on the connection.
     """
 
     request_kinds: ClassVar[frozenset[str]] = frozenset({"stream"})
-    """What a composed server may bring it; a handler that also takes datagrams says so here."""
+    """Kinds of request that a composed server may pass to it. A handler that also takes datagrams adds them here."""
 
     rbufsize: int = -1
     wbufsize: int = 0
@@ -94,7 +94,7 @@ class StreamRequestHandler(BaseRequestHandler):
             self.connection.settimeout(self.timeout)
         if self.disable_nagle_algorithm:
             self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
-        limits = getattr(self.server, "limits", None)  # which classic servers do not have
+        limits = getattr(self.server, "limits", None)  # classic servers have none
         self.rfile = open_reader(self.connection, self.rbufsize, getattr(limits, "line", None))
         if self.wbufsize == 0:
             self.wfile = getattr(type(self.server), "_make_writer", SocketWriter)(self.connection)
@@ -102,9 +102,9 @@ class StreamRequestHandler(BaseRequestHandler):
             self.wfile = self.connection.makefile("wb", self.wbufsize)
 
     def finish(self) -> None:
-        """Flush and close both files. Legal when they are closed already; a peer that is gone is no error."""
+        """Flush and close both files. They may be closed already. A client that has disconnected is not an error."""
         if not self.wfile.closed:
-            with contextlib.suppress(OSError):  # such as a reset by the peer, before the last bytes were out
+            with contextlib.suppress(OSError):  # for example, the client reset the connection before the last bytes were sent
                 self.wfile.flush()
         discard_rest(self)
         try:
@@ -114,11 +114,11 @@ class StreamRequestHandler(BaseRequestHandler):
 
 
 class DatagramRequestHandler(BaseRequestHandler):
-    """Handles a datagram through two files in memory: `rfile` holds what came, and `finish` sends what `wfile` holds.
+    """Handles a datagram through two files in memory: read it from `rfile`, and write the reply to `wfile`. `finish` sends it.
 
     Attributes:
         packet: the datagram.
-        socket: the socket it came from, and on which the reply goes out.
+        socket: the socket that received the datagram and sends the reply.
     """
 
     request_kinds: ClassVar[frozenset[str]] = frozenset({"datagram"})
@@ -135,11 +135,11 @@ class DatagramRequestHandler(BaseRequestHandler):
         self.wfile = BytesIO()
 
     def finish(self) -> None:
-        """Send the reply. If nothing was written, the classic servers send an empty datagram, and composed ones nothing.
+        """Send the reply. If nothing was written, a classic server sends an empty datagram, and a composed server sends none.
 
-        A sender without an address gets none.
+        A sender without an address, such as an unbound Unix socket, gets no empty datagram.
 
-        Raises: OSError (EDESTADDRREQ) if there is a reply and nowhere to send it, as for a Unix socket that was never bound.
+        Raises: OSError (EDESTADDRREQ) if there is a reply and the sender has no address.
         """
         reply = self.wfile.getvalue()
         if not reply and not getattr(self.server, "sends_empty_replies", True):

@@ -1,7 +1,7 @@
 """Asynchronous request handlers, one instance for each request.
 
-A handler's constructor runs nothing: it reports the new handler to whoever constructs it, and that awaits it. So `finish_request`
-stays what it is for every other handler, and may be overridden in the same way.
+A handler's constructor only registers the new handler; the server that constructs it then awaits its methods. `finish_request`
+therefore works, and can be overridden, as for every other handler.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from socketkit._system.sockets import DONT_WAIT
 from socketkit.errors import IncompatibleError, StalledError
 from socketkit.seams import Address, Request
 
-if TYPE_CHECKING:  # asyncio takes longer to import than all of socketkit, and most programs do without it
+if TYPE_CHECKING:  # asyncio takes longer to import than all of socketkit, and most programs do not need it
     import asyncio
 
 _made: ContextVar[list[AsyncRequestHandler] | None] = ContextVar("_made", default=None)
@@ -28,7 +28,7 @@ _made: ContextVar[list[AsyncRequestHandler] | None] = ContextVar("_made", defaul
 
 @contextlib.contextmanager
 def constructing() -> Iterator[list[AsyncRequestHandler]]:
-    """Collect the handlers that are constructed inside this block; the caller awaits them."""
+    """Yield a list that collects the handlers constructed inside this block; the caller awaits them."""
     made: list[AsyncRequestHandler] = []
     token = _made.set(made)
     try:
@@ -40,13 +40,12 @@ def constructing() -> Iterator[list[AsyncRequestHandler]]:
 class AsyncRequestHandler:
     """Handles one request in an event loop: `setup`, `handle` and `finish` are awaited in this order.
 
-    `finish` is called whatever `handle` does, also when it is cancelled, but not if `setup` raises. Override any of the three. They
-    share the loop's thread with all other requests: nothing in them may block. The asyncio dispatcher runs these handlers, and no
-    other one does.
+    `finish` is awaited even if `handle` raises or is cancelled, but not if `setup` raises. Override any of the three. They share the
+    loop's thread with all other requests, so they must not block. Only the asyncio dispatcher runs these handlers.
 
     Attributes:
-        request: the connected socket, non-blocking (stream), or (data, socket) (datagram).
-        client_address: the peer, as the transport calls it.
+        request: the connected, non-blocking socket (stream), or (data, socket) (datagram).
+        client_address: the peer's address, as the transport returns it.
         server: the server that took the request.
     """
 
@@ -62,23 +61,23 @@ class AsyncRequestHandler:
         made.append(self)
 
     async def setup(self) -> None:
-        """Prepare; does nothing here."""
+        """Prepare for `handle`. The default does nothing."""
 
     async def handle(self) -> None:
-        """Do all the work that the request asks for; does nothing here."""
+        """Do all the work for the request. The default does nothing."""
 
     async def finish(self) -> None:
-        """Clean up; does nothing here."""
+        """Clean up after `handle`. The default does nothing."""
 
 
 class AsyncStreamRequestHandler(AsyncRequestHandler):
     """Handles a connection through asyncio's streams: `reader` to read the request, `writer` to write the reply.
 
-    Call ``await self.writer.drain()`` after writing: it waits while the peer is slow, and keeps the reply from piling up in memory.
+    Call ``await self.writer.drain()`` after writing: it waits for a slow client, so that the reply does not pile up in memory.
 
     Attributes:
-        limit: bytes that `reader` buffers before the peer has to wait; also the longest line of `readline`.
-        flush_timeout: seconds that the peer has to take the rest of the reply, once `handle` has ended; None: for ever.
+        limit: bytes that `reader` buffers before the client has to wait; also the longest line of `readline`.
+        flush_timeout: seconds that the client has to read the rest of the reply after `handle` has ended; None: no limit.
     """
 
     request_kinds: ClassVar[frozenset[str]] = frozenset({"stream"})
@@ -104,27 +103,27 @@ class AsyncStreamRequestHandler(AsyncRequestHandler):
         self.writer.write_stall = getattr(getattr(self.server, "limits", None), "write_stall", None)  # type: ignore[attr-defined]
 
     async def finish(self) -> None:
-        """Send the rest of the reply, and close `writer`. A peer that is gone is no error.
+        """Send the rest of the reply and close `writer`. A client that has disconnected is not an error.
 
-        Raises: TimeoutError if the peer has not taken the rest within `flush_timeout`.
+        Raises: TimeoutError if the client has not read the rest within `flush_timeout`.
         """
         import asyncio  # noqa: PLC0415 - see above
 
         self.writer.close()
         try:
             async with asyncio.timeout(self.flush_timeout):
-                with contextlib.suppress(OSError):  # such as a reset by the peer, before the last bytes were out
+                with contextlib.suppress(OSError):  # for example, the client reset the connection before the last bytes were sent
                     await self.writer.wait_closed()
         except TimeoutError:
             raise TimeoutError(f"the peer did not take the rest of the reply within {self.flush_timeout} s") from None
 
 
 class AsyncDatagramRequestHandler(AsyncRequestHandler):
-    """Handles a datagram: `packet` is what came, and `reply` sends something back. Reply as often as you like, or not at all.
+    """Handles a datagram: read it from `packet`, and call `reply` any number of times, or not at all.
 
     Attributes:
         packet: the datagram.
-        socket: the socket it came from, shared by all requests of the listener.
+        socket: the socket that received it, shared by all requests of the listener.
     """
 
     request_kinds: ClassVar[frozenset[str]] = frozenset({"datagram"})
@@ -133,13 +132,13 @@ class AsyncDatagramRequestHandler(AsyncRequestHandler):
     socket: Any
 
     async def setup(self) -> None:
-        """Take the request apart."""
+        """Set `packet` and `socket` from the request."""
         self.packet, self.socket = self.request
 
     async def reply(self, data: bytes) -> None:
-        """Send a datagram to the sender, as soon as the socket takes one more.
+        """Send a datagram to the sender, as soon as the socket has room for it.
 
-        Raises: OSError, EDESTADDRREQ among them: the sender has no address, as a Unix socket that was never bound.
+        Raises: OSError; EDESTADDRREQ if the sender has no address, such as a Unix socket that was never bound.
         """
         if not self.client_address:
             raise OSError(errno.EDESTADDRREQ, "the sender has no address to reply to")
@@ -156,15 +155,15 @@ class AsyncDatagramRequestHandler(AsyncRequestHandler):
 
 @cache
 def _writer() -> type[asyncio.StreamWriter]:
-    """Return a stream writer whose `drain` does not wait for ever for a peer that takes nothing."""
+    """Return a stream writer class whose `drain` does not wait forever for a client that reads nothing."""
     import asyncio  # noqa: PLC0415 - see above
 
     class Writer(asyncio.StreamWriter):
         write_stall: float | None = None
 
         async def drain(self) -> None:
-            """As asyncio has it. Raises: StalledError, too."""
-            left = self.transport.get_write_buffer_size()  # what is less than the low mark holds nobody up
+            """As `asyncio.StreamWriter.drain`. Raises: StalledError when the client reads nothing for `write_stall` seconds."""
+            left = self.transport.get_write_buffer_size()  # asyncio does not wait below the low-water mark
             if self.write_stall is None or left <= self.transport.get_write_buffer_limits()[0]:
                 await super().drain()
                 return
@@ -176,13 +175,13 @@ def _writer() -> type[asyncio.StreamWriter]:
                 except TimeoutError:
                     before, left = left, self._left()
                     if left >= before:
-                        self.transport.abort()  # or whoever closes it would wait for the rest to go
+                        self.transport.abort()  # otherwise closing it would wait for the rest to be sent
                         raise StalledError(self.write_stall) from None
                 else:
                     return
 
         def _left(self) -> int:
-            """Return how many bytes the peer has yet to take: there is room for more only when it has taken many of the kernel's."""
+            """Return how many bytes the client has yet to read, the kernel's included: the kernel makes room only after many are read."""
             sock = self.get_extra_info("socket")
             return self.transport.get_write_buffer_size() + _queued_by_kernel(sock.fileno())
 
@@ -190,10 +189,10 @@ def _writer() -> type[asyncio.StreamWriter]:
 
 
 def _queued_by_kernel(fileno: int) -> int:
-    """Return how many sent bytes the peer has not taken; 0 where the system does not tell. Source: tcp(7), SIOCOUTQ."""
+    """Return how many sent bytes are still in the kernel's queue; 0 where the system does not say. Source: tcp(7), SIOCOUTQ."""
     try:
-        from fcntl import ioctl  # noqa: PLC0415 - not everywhere
-        from termios import TIOCOUTQ  # noqa: PLC0415 - the same number
+        from fcntl import ioctl  # noqa: PLC0415 - not on every platform
+        from termios import TIOCOUTQ  # noqa: PLC0415 - the same number as SIOCOUTQ
 
         return int.from_bytes(ioctl(fileno, TIOCOUTQ, bytes(4)), sys.byteorder)
     except (ImportError, OSError):
@@ -204,7 +203,7 @@ def _queued_by_kernel(fileno: int) -> int:
 
 
 class _Lent(socket.socket):
-    """Another object for a request's descriptor: to close it is to give it back. The request is its server's to close."""
+    """A second socket object for a request's descriptor. Closing it only detaches it: the server closes the request."""
 
     def close(self) -> None:
         self.detach()
@@ -213,21 +212,21 @@ class _Lent(socket.socket):
 
 
 def _lend(request: socket.socket, loop: asyncio.AbstractEventLoop) -> socket.socket:
-    """Return a socket for an event loop's transport, which closes what it is given."""
+    """Return a socket that an event loop's transport may close without closing the request."""
     import asyncio  # noqa: PLC0415 - see above
 
     if isinstance(loop, asyncio.SelectorEventLoop):
         return _Lent(request.family, request.type, request.proto, request.fileno())
-    return request.dup()  # others, uvloop among them, close the descriptor itself, past the socket object
+    return request.dup()  # other loops, such as uvloop, close the descriptor itself and bypass the socket object
 
 
 _waiting: weakref.WeakKeyDictionary[Any, set[asyncio.Future[None]]] = weakref.WeakKeyDictionary()  # by socket
 
 
 async def _writable(sock: Any, pause: float) -> None:
-    """Wait until the socket takes a datagram, but for `pause` seconds at least.
+    """Wait until the socket is writable, and then for `pause` seconds.
 
-    A Unix socket counts as writable while the queue of the one peer in question is full: that is what the pause is for.
+    The pause is for Unix sockets, which count as writable even while the receiving peer's queue is full.
     """
     import asyncio  # noqa: PLC0415 - see above
 

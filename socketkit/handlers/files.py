@@ -11,7 +11,7 @@ from socketkit.errors import LineTooLongError
 
 
 class SocketWriter(BufferedIOBase):
-    """The unbuffered, writable file of a socket: each write is sent whole before it returns. Does not own the socket."""
+    """Unbuffered, writable file of a socket: each write returns once all its bytes are sent. Does not own the socket."""
 
     def __init__(self, sock: Any) -> None:
         self._sock = sock
@@ -21,7 +21,7 @@ class SocketWriter(BufferedIOBase):
         return True
 
     def write(self, data: Any) -> int:
-        """Send all the bytes; return how many they are. Raises: OSError."""
+        """Send all bytes of `data` and return their number. Raises: OSError."""
         self._sock.sendall(data)
         with memoryview(data) as view:
             return view.nbytes
@@ -33,11 +33,12 @@ class SocketWriter(BufferedIOBase):
 
 
 class SocketInput(RawIOBase):
-    """The raw, readable file of a socket, under an `rfile`. Does not own the socket. Reads as `socket.SocketIO` does.
+    """Raw, readable file of a socket, below an `rfile`. Reads as `socket.SocketIO` does. Does not own the socket.
 
     Attributes:
-        looking: set it to have nothing read, while somebody looks into the buffer above.
-        may_have_more: whether the peer is likely to have sent what was not read: nothing was, or all that there was room for.
+        looking: set it to true to stop reads from the socket while the buffer above is inspected.
+        may_have_more: whether the client has probably sent more than was read: nothing was read yet, or the last read filled its
+            buffer.
     """
 
     mode = "rb"
@@ -53,9 +54,9 @@ class SocketInput(RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        """Read once; return how many bytes came, None if none is there and the socket does not wait. Raises: OSError.
+        """Read once and return the number of bytes; None if a non-blocking socket has none. Raises: OSError.
 
-        After a timeout it raises OSError each time: nobody knows how much of what was asked for has come by then.
+        After a timeout every call raises OSError, because it is unknown how much of the requested data was read by then.
         """
         if self.looking:
             return None
@@ -78,12 +79,12 @@ class SocketInput(RawIOBase):
 
     @property
     def name(self) -> int:
-        """The socket's descriptor, as other files say what they are of."""
+        """The socket's descriptor, in place of a file name."""
         return self.fileno()
 
 
 class WatchedInput(socket.SocketIO):
-    """What `socket.makefile` gives, made to tell the same as a `SocketInput`: only its class is another one."""
+    """What `socket.makefile` returns, with the attributes of `SocketInput`. Changes the class of an existing object, and nothing else."""
 
     looking = False
     may_have_more = True
@@ -101,14 +102,14 @@ _readline = BufferedReader.readline
 
 
 class SocketReader(BufferedReader):
-    """The buffered, readable file of a socket, with a bound for lines: who does not say how many bytes a line may have gets no more."""
+    """Buffered, readable file of a socket: a line that is read without a size may have at most `max_line` bytes."""
 
     __slots__ = ("max_line",)
 
     max_line: int
 
     def readline(self, size: int | None = -1, /) -> bytes:
-        """Return the next line, or its first `size` bytes. Raises: LineTooLongError; OSError."""
+        """Return the next line, or at most its first `size` bytes. Raises: LineTooLongError (without a size); OSError."""
         if size is not None and size >= 0:
             return _readline(self, size)
         line = _readline(self, self.max_line + 1)
@@ -118,19 +119,19 @@ class SocketReader(BufferedReader):
 
 
 def open_reader(connection: Any, size: int, max_line: int | None) -> Any:
-    """Return the readable file of a connection; size: of its buffer, as for `socket.makefile`. Without a buffer lines have no bound."""
+    """Return a readable file for a connection; `size` is its buffer, as for `socket.makefile`. Unbuffered, lines have no bound."""
     if max_line is None or size == 0:
         return connection.makefile("rb", size)
     raw = SocketInput(connection) if isinstance(connection, socket.socket) else connection.makefile("rb", 0)
     if not isinstance(raw, RawIOBase):
-        return raw  # a connection of another kind has files of its own
+        return raw  # other kinds of connection have their own files
     reader = SocketReader(raw, DEFAULT_BUFFER_SIZE if size < 0 else size)
     reader.max_line = max_line
     return reader
 
 
 def discard_rest(handler: Any) -> None:
-    """Throw away what the handler's client is likely to have sent beyond what was read, so that closing destroys no reply."""
+    """Discard what the client has probably sent and the handler has not read, so that the close does not destroy the reply."""
     raw: Any = getattr(getattr(handler, "rfile", None), "raw", None)
     if getattr(raw, "may_have_more", False):
         raw.may_have_more = False

@@ -1,7 +1,7 @@
-"""A handler for request-and-reply protocols: bytes in, bytes out, and nothing else of the connection in between.
+"""A handler for request-and-reply protocols: bytes in, bytes out, without access to the connection.
 
-Because a message and the peer's address are all that `MessageHandler.reply` needs, it can run in another process: the executor
-dispatcher sends only these two there, and writes the reply itself.
+`MessageHandler.reply` needs only a message and the peer's address, so it can run in another process. The executor dispatcher sends
+these two there, and writes the reply itself.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from socketkit.handlers.conversation import ConversationHandler
 from socketkit.seams import Address
 
 PREFIX = 4
-"""Bytes of the big-endian number in front of a message with the framing "length"."""
+"""Bytes of the big-endian length before each message, with the framing "length"."""
 
 
 @attrs.define
 class MessageTooLargeError(SocketkitError, ValueError):
-    """A peer sent a message of more than `max_message` bytes; its connection is closed."""
+    """A client sent a message of more than `max_message` bytes; its connection is closed."""
 
     limit: int
 
@@ -33,16 +33,16 @@ class MessageTooLargeError(SocketkitError, ValueError):
 
 
 class MessageHandler(ConversationHandler):
-    """Answers messages: override `reply`. Runs on connections, many messages each, and on datagrams, one message each.
+    """Answers messages: override `reply`. A connection carries many messages, a datagram one.
 
-    Under a dispatcher that parks (pool, adaptive, executor) a connection holds no thread between two messages, nor while one is
-    incomplete. At most `max_message` bytes of a message are kept, beside the buffer of `rfile`, which `rbufsize` must leave on.
-    A peer that leaves in the middle of a message has aborted its request.
+    Under a dispatcher that parks (pool, adaptive, executor), a connection holds no thread between two messages or while a message
+    is incomplete. At most `max_message` bytes of a message are kept, besides the buffer of `rfile`. Do not disable that buffer
+    with `rbufsize`. A client that disconnects in the middle of a message aborts its request.
 
     Attributes:
-        framing: how messages are told apart on a connection. "line": each ends with a newline, which `reply` neither gets nor
-            returns; any other byte is the message's, a carriage return too. "length": each is preceded by the number of its bytes,
-            big-endian in four bytes. Replies are framed in the same way. A datagram is a message as it stands.
+        framing: how messages are separated on a connection. "line": each message ends with a newline, which `reply` neither gets
+            nor returns; a carriage return is part of the message. "length": four bytes before each message give its number of
+            bytes, big-endian. Replies are framed in the same way. A datagram is one message, without framing.
         max_message: bytes of the largest message; a larger one raises `MessageTooLargeError` and ends the connection.
     """
 
@@ -55,32 +55,32 @@ class MessageHandler(ConversationHandler):
         if cls.framing not in _FRAMINGS:
             raise TypeError(f"{cls.__name__}.framing must be {' or '.join(map(repr, _FRAMINGS))}, not {cls.framing!r}")
 
-    def reply(self, message: bytes, client_address: Address) -> bytes | None:  # noqa: ARG002 - for overriding
-        """Return the reply to a message, or None for none. Subclasses define this.
+    def reply(self, message: bytes, client_address: Address) -> bytes | None:  # noqa: ARG002 - subclasses use them
+        """Return the reply to a message; None: send no reply. Subclasses define this.
 
-        In an executor's process `self` has no other attributes than its class has: neither `request` nor `server` travels.
+        In an executor's process, `self` has only the attributes of its class: neither `request` nor `server` is there.
         """
         raise TypeError(f"{type(self).__name__} has to define reply(message, client_address)")
 
     def setup(self) -> None:
-        """Open the files of a connection; a datagram has none."""
+        """Open the files of a connection. A datagram has none."""
         self._is_datagram = isinstance(self.request, tuple)
         if not self._is_datagram:
             super().setup()
             self._frames = _FRAMINGS[self.framing](self.max_message)
 
     def finish(self) -> None:
-        """Close the files again."""
+        """Close the files of a connection."""
         if not self._is_datagram:
             super().finish()
 
     @property
-    def is_within_request(self) -> bool:  # type: ignore[override]  # read only
-        """Whether part of a message was read."""
+    def is_within_request(self) -> bool:  # type: ignore[override]  # read-only
+        """Whether a message has been read only in part."""
         return not self._is_datagram and self._frames.is_within_message
 
     def another_request(self) -> bool:
-        """Wait for more bytes; False if the peer has closed its side. Raises: ConnectionError if it did so within a message."""
+        """Wait for more bytes; return False if the client has closed its side. Raises: ConnectionError if it did so within a message."""
         if self._is_datagram or super().another_request():
             return True
         if self.is_within_request:
@@ -88,7 +88,7 @@ class MessageHandler(ConversationHandler):
         return False
 
     def handle_one_request(self) -> None:
-        """Take the bytes that are there, and answer the message if that completed one."""
+        """Read the available bytes, and answer the message if they complete one."""
         if self._is_datagram:
             self.close_connection = True
             self._answer_datagram(*self.request)
@@ -120,19 +120,19 @@ class MessageHandler(ConversationHandler):
 
 
 class _Framing(Protocol):
-    """Cuts a stream of bytes into messages, and keeps what there is of an incomplete one."""
+    """Splits a stream of bytes into messages, and keeps the part of an incomplete message that was read."""
 
     @property
     def is_within_message(self) -> bool:
-        """Whether there is an incomplete one."""
+        """Whether it holds an incomplete message."""
         ...
 
     def read(self, rfile: Any) -> bytes | None:
-        """Take at most one message from the bytes that are there; None if it is not complete yet. Raises: MessageTooLargeError."""
+        """Read at most one message from the available bytes; None if it is still incomplete. Raises: MessageTooLargeError."""
         ...
 
     def encode(self, message: bytes) -> bytes:
-        """Return the message as it goes over the wire."""
+        """Return the message with its framing."""
         ...
 
 
@@ -163,7 +163,7 @@ class _Lengths:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._partial = bytearray()
-        self._length: int | None = None  # of the message, once its prefix is there
+        self._length: int | None = None  # of the message, once its prefix has been read
 
     @property
     def is_within_message(self) -> bool:
@@ -190,7 +190,7 @@ class _Lengths:
         return len(message).to_bytes(PREFIX, "big") + message
 
     def _keep(self, data: bytes, wanted: int) -> int:
-        """Keep what is missing to `wanted` bytes, as far as `data` has it; return how many that were."""
+        """Move bytes from the start of `data` to the partial message, up to `wanted` bytes in all; return how many."""
         part = data[: wanted - len(self._partial)]
         self._partial += part
         return len(part)
@@ -208,14 +208,14 @@ _FRAMINGS: dict[str, Callable[[int], _Framing]] = {"line": _Lines, "length": _Le
 # --- replies from elsewhere ------------------------------------------------------------------------------------------
 
 Answer: TypeAlias = Callable[[type[MessageHandler], bytes, Address], bytes | None]
-"""What finds the reply to a message in the handler's place."""
+"""Returns the reply to a message in place of the handler's `reply`."""
 
 _answer: ContextVar[Answer | None] = ContextVar("_answer", default=None)
 
 
 @contextlib.contextmanager
 def answered_by(answer: Answer) -> Iterator[None]:
-    """Let `answer` find the reply to every message that is handled inside this block."""
+    """Use `answer` to get the reply to every message handled inside this block."""
     token = _answer.set(answer)
     try:
         yield
@@ -224,14 +224,14 @@ def answered_by(answer: Answer) -> Iterator[None]:
 
 
 def answer(handler: type[MessageHandler], message: bytes, client_address: Address) -> bytes | None:
-    """Return the reply that a handler of this class gives: an `Answer` that any process can run.
+    """Return the reply of a handler of this class; an `Answer` that any process can run.
 
-    What it raises can be carried to another process: an error that pickle cannot take there comes as a RuntimeError that tells of it.
+    Raises: whatever `reply` raises, or a RuntimeError that describes it if pickle cannot carry it to another process.
     """
     try:
         return _checked(handler, object.__new__(handler).reply(message, client_address))
     except BaseException as error:
-        import pickle  # noqa: PLC0415 - most programs never come here
+        import pickle  # noqa: PLC0415 - most programs never need it
 
         try:
             pickle.loads(pickle.dumps(error))  # noqa: S301 - it was made in this process
