@@ -1,7 +1,7 @@
 """A stream connection as a unit of work that can be parked: before its first byte, and between the requests of a conversation.
 
-A *conversation* is a handler whose `handle()` is nothing but a loop over `handle_one_request()` until `close_connection`: every
-handler of `http.server`, and every `ConversationHandler`. Only such a handler can be left alone between two requests.
+A *conversation* is a handler whose `handle()` only loops over `handle_one_request()` until `close_connection`: every handler of
+`http.server`, and every `ConversationHandler`. Only such a handler can be suspended between two requests.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ if TYPE_CHECKING:
     from socketkit.seams.parking import Parking
 
 GOODBYE = 1.0
-"""Seconds in which a client that was just answered may make one more request, to be told with its answer that it is the last."""
+"""Seconds that a client may take for one more request after its last answer. That answer then tells it to close the connection."""
 
 BUFFER = 4096
-"""Bytes of the buffer under a conversation's `rfile`, if the handler does not say: many wait for most of the time, each with its own."""
+"""Bytes of a conversation's `rfile` buffer, if the handler sets none. Small, because many parked connections each hold one."""
 
 _CAN_BE_LOOKED_INTO = (SocketInput, WatchedInput)
 
 
 class Connection(RequestUnit):
-    """One accepted connection, from its acceptance to its outcome; calling it runs it as far as it goes without waiting.
+    """One accepted connection, from its acceptance to its outcome; calling it runs it until it would have to wait.
 
-    It is in one place at a time: parked, waiting to be taken, or with the one thread that called it.
+    It is in one place at a time: parked, queued in the intake, or running in the one thread that called it.
     """
 
     __slots__ = ("_fileno", "_handler", "_is_first", "_known_to", "_parking", "_says_goodbye", "deadline", "expired", "noted", "parked_at")
@@ -51,11 +51,11 @@ class Connection(RequestUnit):
     def __init__(self, source: RequestSource, parking: Parking, request: Request, client_address: Address) -> None:
         super().__init__(source, request, client_address)
         self._parking = parking
-        self._handler: Any = None  # once a conversation has begun
+        self._handler: Any = None  # set once a conversation has begun
         self._fileno: int = request.fileno()
-        self._known_to: Intake | None = None  # where it was parked last, and so its descriptor is known
-        self._is_first = False  # it waits for its first request, and for no longer than for a first byte
-        self._says_goodbye = False  # its handler tells the client which answer is the last
+        self._known_to: Intake | None = None  # the intake where it was last parked, whose poller knows its descriptor
+        self._is_first = False  # it waits for its first request, with the first-byte limit
+        self._says_goodbye = False  # its handler tells the client which response is the last
         self.parked_at = self.deadline = self.noted = NEVER
         self.expired = False
 
@@ -69,7 +69,7 @@ class Connection(RequestUnit):
         return self._fileno
 
     def arrive(self) -> Connection | None:
-        """Open its entry in the books; return itself if it can run at once, or None after parking it for its first byte."""
+        """Open its ledger entry; return itself if it can run at once, or None after parking it for its first byte."""
         self._source.ledger.open(self)
         if peek(self.request) is not None:
             return self
@@ -77,26 +77,26 @@ class Connection(RequestUnit):
         return None
 
     def __call__(self) -> None:
-        """Go on, in this thread."""
+        """Continue, in this thread."""
         if self._handler is not None:
             self._converse()
             return
         if self.expired and self.is_readable():
-            self.expired = False  # its first byte came while others were served
+            self.expired = False  # its first byte arrived while other connections were served
         opener = None if self.layers else _opener(self._source.server)
         if opener is None:
             if not self.expired:
                 self.heard = True
             elif self._source.deadlines is not None:
                 self._source.deadlines.listen_to(self.request)
-            self._forget()  # first, because the handler may close the descriptor and its number be another's
+            self._forget()  # first: the handler may close the descriptor, and its number may be reused
             super().__call__()
         else:
             self.thread = threading.get_ident()
             self._open(opener)
 
     def move(self, intake: Intake) -> None:
-        """Go on to wait in another intake than the one it was taken out of."""
+        """Wait in `intake` from now on, after being removed from another one."""
         self._source.intake = intake
         if self._handler is None:
             self._park(self._parking.defer)
@@ -104,15 +104,15 @@ class Connection(RequestUnit):
             self._wait_for_request()
 
     def is_readable(self) -> bool:
-        """Return whether there is something to read, if only that the peer has gone."""
+        """Return whether there is something to read, including end of stream or an error."""
         return peek(self.request) is not None
 
     def is_owed_goodbye(self, now: float) -> bool:
-        """Return whether its client may be about to make a request, and could be told with the answer that it was the last."""
+        """Return whether its client may be about to send a request, whose response could tell it that it was the last."""
         return self._says_goodbye and now - self.parked_at < GOODBYE
 
     def refuse(self, reason: str, reply: bytes = b"") -> None:
-        """Turn the connection away instead of running it, or instead of letting its conversation go on."""
+        """Refuse the connection instead of running it, or end its conversation instead of continuing it."""
         if self._handler is not None:
             self._source.ledger.refuse(self.request, reason)
             self._end()
@@ -121,12 +121,12 @@ class Connection(RequestUnit):
         super().refuse(reason, reply)
 
     def evict(self, reason: str) -> None:
-        """Have the next call end its conversation, which was taken out of the lot."""
+        """Make the next call end its conversation, which was already removed from the lot."""
         self._source.ledger.refuse(self.request, reason)
         self.expired, self._is_first = True, False
 
     def abandon(self) -> None:
-        """End it where it is parked, because its server stops."""
+        """End it while parked, because its server stops."""
         self._end()
 
     # inside
@@ -142,21 +142,21 @@ class Connection(RequestUnit):
                 return
             handler = opener(request, self.client_address, server)
             handler.__class__ = type(handler).__base__
-        except BaseException as error:  # noqa: BLE001 - a request's error is judged in one place, whatever it is
+        except BaseException as error:  # noqa: BLE001 - `_fail` judges every error of a request
             self._fail(error)
             return
-        self._handler, self.heard = handler, True  # or it is parked
+        self._handler, self.heard = handler, True  # no first-byte deadline: it has a byte, or will be parked
         self._says_goodbye = _say_goodbye(handler, self._is_last)
         _watch_buffer(handler)
         if not isinstance(handler, ConversationHandler):
-            handler.close_connection = True  # as http.server's `handle()` has it before the first request
-        if self.expired:  # no first byte in time: the handler is set up, and has said what it says unasked
+            handler.close_connection = True  # as `handle()` of http.server sets it before the first request
+        if self.expired:  # no first byte in time, but the handler is set up and has sent any greeting
             self._wait_for_request(first=True)
         else:
             self._converse()
 
     def _converse(self) -> None:
-        """Serve requests until there is none to read; then park, or end."""
+        """Serve requests until none is left to read; then park or end."""
         self.thread = threading.get_ident()
         deadlines = self._source.deadlines
         if deadlines is not None:
@@ -172,20 +172,20 @@ class Connection(RequestUnit):
             self._give_up(error)
             return
         if then is _Then.END:
-            if self.expired and self._is_first:  # else it has made a request before
+            if self.expired and self._is_first:  # otherwise the client has made a request before
                 self._source.ledger.cut(self, "no request in time")
             self._end()
             return
         self.thread = None
         if then is _Then.GO_ON:
             self._rest()
-            if not self._source.intake.again(self):  # it has had its share; others first
+            if not self._source.intake.again(self):  # it has used up its share: other units go first
                 self._end()
         else:
             self._wait_for_request()
 
     def _serve_requests(self) -> _Then:
-        """Serve what can be read without waiting, up to the share of one connection."""
+        """Serve requests that can be read without waiting, `max_inline` at most."""
         handler = self._handler
         if isinstance(handler, ConversationHandler) and not handler.another_request():
             return _Then.END
@@ -212,7 +212,7 @@ class Connection(RequestUnit):
         self._park(limit)
 
     def _rest(self) -> None:
-        """Take notice that nobody works on it for now; the time of a request of which a part was read goes on."""
+        """Mark as idle. A partly read request keeps its deadline."""
         if not self._is_within_request():
             self.began = NEVER
 
@@ -220,8 +220,8 @@ class Connection(RequestUnit):
         return getattr(self._handler, "is_within_request", False)
 
     def _park(self, seconds: float | None) -> None:
-        """Wait in the intake, or in one that comes after it; end if none does."""
-        if self.request.fileno() != self._fileno:  # a handler has closed it
+        """Park in the intake, or in its successor; end if there is none."""
+        if self.request.fileno() != self._fileno:  # the handler has closed it
             self._end()
             return
         intake = None
@@ -232,7 +232,7 @@ class Connection(RequestUnit):
             try:
                 if intake.park(self, seconds):
                     return
-            except (OSError, ValueError) as error:  # the system watches no more descriptors
+            except (OSError, ValueError) as error:  # the system cannot watch more descriptors
                 intake.unpark(self)
                 self._give_up(error)
                 return
@@ -249,14 +249,14 @@ class Connection(RequestUnit):
             self._close()
 
     def _give_up(self, error: BaseException) -> None:
-        """Finish the handler, if there is one, and close, because of the exception being handled."""
+        """Finish the handler, if there is one, and close, because of `error`, the exception being handled."""
         if self._handler is not None:
-            with contextlib.suppress(BaseException):  # the first error is the one to report
+            with contextlib.suppress(BaseException):  # report the first error only
                 self._handler.finish()
         self._fail(error)
 
     def _is_last(self) -> bool:
-        """Return whether its client shall be told that no more requests are taken after the present one."""
+        """Return whether to tell the client that the current request is the last."""
         return self._source.intake.ending or self._source.intake.lame
 
     def _forget(self) -> None:
@@ -267,9 +267,9 @@ class Connection(RequestUnit):
     def _close(self) -> None:
         self._forget()
         if self._handler is not None:
-            discard_rest(self._handler)  # which `finish` of ours has done, and that of http.server's handlers does not
+            discard_rest(self._handler)  # our `finish` has done it already; that of http.server's handlers does not
         if self._says_goodbye:
-            vars(self._handler).pop("end_headers", None)  # or the two keep each other alive
+            vars(self._handler).pop("end_headers", None)  # breaks the reference cycle
         super()._close()
 
 
@@ -287,9 +287,9 @@ def can_wait(server: RequestTemplate, request: Request) -> bool:
 
 
 def _opener(server: RequestTemplate) -> Callable[..., Any] | None:
-    """Return what constructs the server's handler without running it; None if it has to run in one piece.
+    """Return a factory that constructs the server's handler without running it; None if the handler has to run in one piece.
 
-    It has to if it is no conversation, or if the server goes a way of its own between the request and the handler.
+    It has to if it is not a conversation, or if the server overrides a step other than `verify_request`.
     """
     if not replaced_steps(server) <= {"verify_request"}:
         return None
@@ -300,12 +300,12 @@ def _opener(server: RequestTemplate) -> Callable[..., Any] | None:
     return _unrun(factory) if isinstance(factory, type) else None
 
 
-@lru_cache(maxsize=256)  # bounded, for programs that make classes as they go
+@lru_cache(maxsize=256)  # bounded, for programs that create classes dynamically
 def _unrun(kind: type) -> type | None:
-    """Return a subclass whose constructor only sets up; None if the class is no conversation.
+    """Return a subclass whose constructor only sets up; None if the class is not a conversation.
 
-    The constructor of every request handler calls setup, handle and finish. Here the last two do nothing; once constructed, the
-    handler is made an instance of `kind` itself.
+    The constructor of every request handler calls setup, handle and finish. In the subclass the last two do nothing; once
+    constructed, the handler is made an instance of `kind` itself.
     """
     if not _is_conversation(kind):
         return None
@@ -325,9 +325,9 @@ def _is_conversation(kind: type) -> bool:
 
 
 def _say_goodbye(handler: Any, is_last: Callable[[], bool]) -> bool:
-    """Have the handler tell its client which answer is the last, if it speaks HTTP; return whether it will.
+    """Have the handler send `Connection: close` with its last response, if it speaks HTTP; return whether it will.
 
-    Source: RFC 9112, 9.6. An interim answer (100, 101) is none.
+    Interim responses (100, 101) are left unchanged. Source: RFC 9112, 9.6.
     """
     http_server = sys.modules.get("http.server")
     if http_server is None or not isinstance(handler, http_server.BaseHTTPRequestHandler):
@@ -351,7 +351,7 @@ def _watch_buffer(handler: Any) -> None:
 
 
 def _has_more(handler: Any) -> bool:
-    """Return whether bytes of a next request were read already, and so will never make the descriptor readable."""
+    """Return whether bytes of the next request are already buffered, and so will never make the descriptor readable."""
     rfile = handler.rfile
     raw = getattr(rfile, "raw", None)
     if isinstance(raw, _CAN_BE_LOOKED_INTO):
@@ -363,5 +363,5 @@ def _has_more(handler: Any) -> bool:
             raw.looking = False
     if type(handler.connection) is socket.socket:
         return False
-    pending = getattr(handler.connection, "pending", None)  # TLS keeps decrypted bytes of its own
+    pending = getattr(handler.connection, "pending", None)  # TLS buffers decrypted bytes itself
     return pending is not None and pending() > 0

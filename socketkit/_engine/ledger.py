@@ -1,6 +1,6 @@
-"""The books: every request that was accepted, exactly once, from acceptance to its one outcome; and those who watch.
+"""The ledger, which records each accepted request exactly once, from acceptance to its one outcome; and the observers.
 
-`accepted == active + sum(outcomes)` whenever it is read, because accepted is not counted but is that sum.
+`accepted == active + sum(outcomes)` holds on every read, because `accepted` is computed as that sum.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ OUTCOMES = ("finished", "failed", "aborted", "refused", "died", TIMED_OUT)
 
 
 class Entry:
-    """One request in work."""
+    """One request in progress."""
 
     __slots__ = ("began", "client_address", "elsewhere", "heard", "layers", "outcome", "request", "since", "thread")
 
@@ -37,16 +37,16 @@ class Entry:
         self.request = request
         self.client_address = client_address
         self.since = since  # when it was accepted
-        self.began = since  # when what it works on began: itself, or the present request of a conversation; infinity: it waits for one
-        self.heard = False  # whether it is known that its peer has sent something
+        self.began = since  # when the request, or a conversation's current request, began; infinity between requests
+        self.heard = False  # whether its peer is known to have sent something
         self.thread: int | None = None  # the identifier of the thread its handler runs in
         self.outcome = "finished"
-        self.elsewhere = False  # handed to a dispatcher, which will account for it
-        self.layers: tuple[Layer, ...] = ()  # what it has yet to pass through
+        self.elsewhere = False  # handed to a dispatcher, which will settle it
+        self.layers: tuple[Layer, ...] = ()  # layers it has yet to pass through
 
     @property
     def is_cut(self) -> bool:
-        """Whether its time is over, and it has been told."""
+        """Whether it has been recorded as timed out."""
         return self.outcome == TIMED_OUT
 
 
@@ -63,11 +63,11 @@ class Observers:
                 self._listeners[event] = listeners
 
     def wants(self, event: str) -> bool:
-        """Return whether anybody observes the event."""
+        """Return whether any observer listens for the event."""
         return event in self._listeners
 
     def tell(self, event: str, *facts: object) -> None:
-        """Call everyone who observes the event."""
+        """Call every observer of the event with `facts`."""
         for listener in self._listeners.get(event, ()):
             try:
                 listener(*facts)
@@ -81,7 +81,7 @@ NOBODY = Observers()
 
 
 class Ledger:
-    """The requests of one server. Safe from every thread."""
+    """The requests of one server. Thread-safe."""
 
     def __init__(self, server: object = None, observers: Observers = NOBODY, clock: Clock = time.monotonic) -> None:
         self.clock = clock
@@ -90,34 +90,34 @@ class Ledger:
         self._observed = any(map(observers.wants, ("request_accepted", "request_finished", "request_failed", "request_refused")))
         self._lock = threading.Lock()
         self._active: dict[int, Entry] = {}
-        self.in_work: Mapping[int, Entry] = self._active  # for whoever counts them often
+        self.in_work: Mapping[int, Entry] = self._active  # for frequent lock-free counting
         self.mixed = True  # whether there may be datagrams among them
-        self.peers: Any = None  # a `socketkit._engine.admission.Peers`, which counts too, if there is one
-        self.vacated: Callable[[], None] | None = None  # to be called once, when a connection is settled: there may be room for another
+        self.peers: Any = None  # the `socketkit._engine.admission.Peers` that counts connections per peer, if any
+        self.vacated: Callable[[], None] | None = None  # called once, when a connection is settled: there may be room for another
         self._outcomes: dict[str, int] = {}
         self._settled = 0
         self._branches: list[Tally] = []
 
     @property
     def settled(self) -> int:
-        """How many requests have their outcome; read without a lock, so also by a signal handler."""
+        """Number of settled requests; read without a lock, so safe in a signal handler."""
         return self._settled + sum(sum(tally.stats().outcomes.values()) for tally in tuple(self._branches))
 
     def tell(self, event: str, *facts: object) -> None:
-        """Tell the observers of an event that is not about a request."""
+        """Tell the observers of an event that does not concern a request."""
         self._observers.tell(event, self._server, *facts)
 
     def admit(self, request: Request, client_address: Address) -> Entry:
-        """Make the entry of a request that was just accepted."""
+        """Create, open and return the entry of a request that was just accepted."""
         entry = Entry(request, client_address, self.clock())
         self.open(entry)
         return entry
 
     def open(self, entry: Entry) -> None:
-        """Take in the entry of a request that was just accepted."""
+        """Record the entry of a request that was just accepted."""
         if self.peers is not None:
             self.peers.enter(entry)
-        self._active[id(entry.request)] = entry  # one store, hence no lock; the entry keeps the request, and with it the key, alive
+        self._active[id(entry.request)] = entry  # one store, so no lock; the entry keeps the request alive, and so its id unique
         if self._observed:
             self._observers.tell("request_accepted", self._server, entry.request, entry.client_address)
 
@@ -126,7 +126,7 @@ class Ledger:
         return self._active.get(id(request))
 
     def replace(self, request: Request, wrapped: Request, client_address: Address) -> None:
-        """Keep the entry of a request under the request that a layer made of it."""
+        """Move the entry of `request` to `wrapped`, which a layer made from it."""
         with self._lock:
             entry = self._active.pop(id(request), None)
             if entry is not None:
@@ -134,10 +134,10 @@ class Ledger:
                 self._active[id(wrapped)] = entry
 
     def fail(self, request: Request, error: BaseException) -> None:
-        """Note that the request's handler, or a hook, raised.
+        """Record that the request's handler, or a hook, raised `error`.
 
-        A peer that went away is "aborted", one that took nothing of what it was sent "timed out", all else "failed". For one that
-        was cut that is what matters, whatever its handler makes of it.
+        The outcome is "aborted" if the peer disconnected, "timed out" if it stopped reading, else "failed". A request that was
+        already cut stays "timed out".
         """
         entry = self.find(request)
         if entry is None or entry.is_cut:
@@ -147,13 +147,13 @@ class Ledger:
             self._observers.tell("request_failed", self._server, entry.client_address, error)
 
     def cut(self, entry: Entry, reason: str) -> None:
-        """Note that the request's time is over."""
+        """Record that the request timed out."""
         entry.outcome = TIMED_OUT
         if self._observed:
             self._observers.tell("request_failed", self._server, entry.client_address, TimeoutError(reason))
 
     def refuse(self, request: Request, reason: str) -> None:
-        """Note that the request was turned away before a handler saw it."""
+        """Record that the request was refused before a handler saw it."""
         entry = self.find(request)
         if entry is not None:
             entry.outcome = "refused"
@@ -161,10 +161,10 @@ class Ledger:
                 self._observers.tell("request_refused", self._server, entry.client_address, reason)
 
     def settle(self, request: Request, outcome: str | None = None) -> None:
-        """Close the request's entry with an outcome, by default the one noted in it. The second time does nothing.
+        """Close the request's entry with an outcome, by default the one recorded in it. A second call does nothing.
 
-        Outcomes: finished, failed, aborted (the peer went away), refused (a limit or verification said no, or nobody to run it), died
-        (its process ended without a word), timed out (a deadline was over).
+        Outcomes: finished, failed, aborted (the peer disconnected), refused (by a limit or verification, or for lack of a thread or
+        process), died (its process ended without reporting), timed out (a deadline passed).
         """
         with self._lock:
             entry = self._active.pop(id(request), None)
@@ -183,7 +183,7 @@ class Ledger:
             self._observers.tell("request_finished", self._server, entry.client_address, self.clock() - entry.since)
 
     def stats(self) -> Stats:
-        """Return a consistent reading, the branches' counts included."""
+        """Return a consistent snapshot, including the branches' counts."""
         with self._lock:
             total = Stats(len(self._active), dict(self._outcomes))
             for tally in self._branches:
@@ -191,18 +191,18 @@ class Ledger:
         return total
 
     def open_branch(self) -> Tally:
-        """Return the counts of a process that is about to be forked; they are part of this ledger's from now on."""
+        """Return the counters for a process that is about to be forked; this ledger includes them from now on."""
         tally = Tally()
         with self._lock:
             self._branches.append(tally)
         return tally
 
     def in_branch(self, tally: Tally, settled: Callable[[int], None] | None) -> BranchLedger:
-        """Return new books for the process that was forked, which nobody's lock or request of its parent's is in."""
+        """Return a new ledger for the forked process, free of its parent's locks and requests."""
         return BranchLedger(self._server, self._observers, tally, settled, self.clock)
 
     def close_branch(self, tally: Tally) -> None:
-        """Take over the counts of a process that has ended. What it still had in work has died with it."""
+        """Add the counts of a process that has ended. Requests it still had in progress count as "died"."""
         with self._lock:
             self._branches.remove(tally)
             last = tally.stats()
@@ -211,55 +211,55 @@ class Ledger:
             self._settled += last.accepted
 
     def connections(self) -> int:
-        """Return how many connections are in work, datagrams left out."""
-        with self._lock:  # or one that a layer is replacing might be counted twice
+        """Return the number of connections in progress, without datagrams."""
+        with self._lock:  # otherwise an entry that `replace` is moving might be missed
             return sum(not isinstance(entry.request, tuple) for entry in list(self._active.values())) if self.mixed else len(self._active)
 
     def active(self) -> list[Entry]:
-        """Return the requests in work."""
+        """Return the requests in progress."""
         return list(self._active.values())
 
     def runs_in(self, thread: int) -> bool:
-        """Return whether that thread is inside a handler of this server."""
+        """Return whether that thread is running a handler of this server."""
         return any(entry.thread == thread for entry in self.active())
 
     def stuck(self) -> tuple[Stuck, ...]:
-        """Return what still runs, for how long, and where each thread stands."""
-        now, frames = self.clock(), sys._current_frames()  # noqa: SLF001 - the interpreter's own way to see other threads
+        """Return the requests in progress, with their age and the stack of their thread."""
+        now, frames = self.clock(), sys._current_frames()  # noqa: SLF001 - the only way to see other threads' stacks
         return tuple(Stuck(entry.client_address, now - entry.since, _stack(frames.get(entry.thread or 0))) for entry in self.active())
 
 
 class Tally:
-    """Counts in memory that two processes share: one serves and writes, the one that forked it reads, even when the other is dead.
+    """Counters in memory shared by two processes: the forked one writes them, its parent reads them, even after the child has died.
 
-    Each count is one aligned word, so a reader never sees half of it. The memory goes when the last reference to the tally does.
+    Each counter is one aligned word, so a reader never sees a partial write. The memory is freed with the last reference to the tally.
     """
 
     def __init__(self) -> None:
-        self._counts = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("Q")  # requests accepted, then those with each outcome
+        self._counts = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("Q")  # requests accepted, then one counter per outcome
 
     def accept(self) -> None:
-        """Count one request that was accepted."""
+        """Count one accepted request."""
         self._counts[0] += 1
 
     def settle(self, outcome: str) -> None:
-        """Count one request that has its outcome; one with a name of its own passes for failed."""
+        """Count one settled request; an unknown outcome counts as failed."""
         self._counts[1 + OUTCOMES.index(outcome if outcome in OUTCOMES else "failed")] += 1
 
     def stats(self) -> Stats:
-        """Return a reading."""
+        """Return a snapshot."""
         outcomes = {outcome: count for outcome, count in zip(OUTCOMES, self._counts[1:], strict=False) if count}
-        return Stats(self._counts[0] - sum(outcomes.values()), outcomes)  # accepted is read last: it is never too small
+        return Stats(self._counts[0] - sum(outcomes.values()), outcomes)  # accepted is read last, so it is never too small
 
     def detach(self) -> None:
-        """Go on with a private copy: in a child of the process that writes, which shall not write there too."""
+        """Switch to a private copy: for a child of the writing process, which must not write to the shared counters."""
         self._counts = memoryview(bytearray(self._counts)).cast("Q")
 
 
 class BranchLedger(Ledger):
-    """The books of a process that serves for another one, which reads along in `tally`.
+    """The ledger of a process that serves on behalf of its parent, which reads the counts in `tally`.
 
-    settled: called after each outcome with the number of all so far, in the thread that ran the request.
+    settled: called after each outcome with the number of requests settled so far, in the thread that ran the request.
     """
 
     def __init__(
@@ -290,7 +290,7 @@ class BranchLedger(Ledger):
 
 
 class _Counted(dict[str, int]):
-    """Outcomes and their counts, which only ever go up by one, and are counted in a tally too."""
+    """Outcome counts, each only ever incremented by one, mirrored in a tally."""
 
     def __init__(self, tally: Tally) -> None:
         super().__init__()
@@ -302,9 +302,9 @@ class _Counted(dict[str, int]):
 
 
 def _is_stalled(request: Request, error: BaseException) -> bool:
-    """Return whether the error is that a peer takes nothing of what it is sent.
+    """Return whether the error means that the peer has stopped reading.
 
-    A socket with SO_SNDTIMEO says so by EAGAIN, which means something else in any other place: so look whether it is full.
+    A socket with SO_SNDTIMEO reports this as EAGAIN, which has other causes too, so check that the send buffer is full.
     """
     if isinstance(error, StalledError):
         return True
@@ -312,7 +312,7 @@ def _is_stalled(request: Request, error: BaseException) -> bool:
         return False
     try:
         return request.gettimeout() is None and not is_writable(request)
-    except (OSError, ValueError, TypeError, AttributeError):  # closed, or no socket
+    except (OSError, ValueError, TypeError, AttributeError):  # closed, or not a socket
         return False
 
 
@@ -328,11 +328,11 @@ def _stack(frame: Any) -> str:
 
 
 LEDGER = "_socketkit_ledger"
-"""The instance attribute that holds a server's ledger: one that no program's own attribute is likely to be called."""
+"""The instance attribute that holds a server's ledger; its name is unlikely to clash with a program's own."""
 
 
 def books(server: object) -> Ledger:
-    """Return the server's ledger, made when first asked for: some programs never call a server's constructor."""
+    """Return the server's ledger, created on first use: some programs never call a server's constructor."""
     attributes = vars(server)
     ledger: Ledger | None = attributes.get(LEDGER)
     if ledger is None:

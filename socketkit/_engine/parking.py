@@ -1,6 +1,6 @@
-"""Where connections wait without a thread: for their first byte, or for their next request.
+"""Parking: connections wait here without a thread, for their first byte or their next request.
 
-A parked connection costs one entry in the poller and one in a list of deadlines, both O(1) to enter and to leave.
+A parked connection costs one poller entry and one deadline entry; adding and removing either is O(1).
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from socketkit._engine.poller import Poller
 from socketkit.seams import Clock
 
 GRAIN, FINE_GRAIN = 0.1, 0.001
-"""Seconds within which deadlines count as the same moment: far ones, and those no more than `FINE` seconds away."""
+"""Seconds to which deadlines are rounded up: distant ones, and those no more than `FINE` seconds away."""
 
 FINE = 1.0
 
 NEVER = float("inf")
-"""The deadline of one that may wait for ever."""
+"""The deadline of a connection that may wait for ever."""
 
 
 class Parked(Protocol):
     """What can be parked: a unit of work with a descriptor.
 
-    parked_at, deadline, noted: the lot's, which alone writes them; NEVER at first, and `noted` also before it comes to another lot.
-    expired: set when its time is up, before it is handed out.
+    parked_at, deadline, noted: written only by the lot. Initially NEVER; reset `noted` to NEVER before parking in another lot.
+    expired: set when the deadline has passed, before the unit is handed out.
     """
 
     parked_at: float
@@ -36,7 +36,7 @@ class Parked(Protocol):
 
     @property
     def begun(self) -> bool:
-        """Whether a handler has seen it. Else it waits for its first byte: an intake that retires hands it out all the same."""
+        """Whether a handler has seen it. If not, it waits for its first byte, and a retiring intake hands it out regardless."""
         ...
 
     def fileno(self) -> int:
@@ -44,52 +44,53 @@ class Parked(Protocol):
         ...
 
     def __call__(self) -> object:
-        """Go on, in the calling thread."""
+        """Continue, in the calling thread."""
         ...
 
 
 class ParkingLot:
-    """The parked connections of one intake. `park` and `drop` may be called from any thread, the rest by the one that polls.
+    """The parked connections of one intake. `park` and `drop` may be called from any thread, the rest only from the polling thread.
 
-    A connection that comes and goes is noted once, for the moment of its first deadline; in that moment it is seen that the deadline
-    is a later one by now. So to park costs next to nothing, and nearly every deadline is cancelled by the next request.
+    A connection that is parked repeatedly keeps one deadline entry, made for its first deadline. When that moment comes, the entry is
+    moved to the current deadline. Parking is therefore nearly free, which pays off because most deadlines are cancelled by the
+    next request.
 
-    There is no lock. Whoever parks only adds to `parked` and to `_news`, each in one step of the interpreter; moments are noted, found
-    and dropped by the one that polls. No deadline is slept through, because
+    There is no lock. A parking thread only adds to `parked` and `_news`, each an atomic operation; only the polling thread adds, finds
+    and drops deadline entries. No deadline is missed, because
 
-    - `due` forgets `_next` *before* it looks at the news, and `park` reads `_next` *after* it has added to them. If `due` misses an
-      entry, that was added after the look, hence `park` reads after the forgetting: it finds no moment, or the very one for which the
-      poller is about to sleep, and tells its caller to wake the poller if its own is earlier.
-    - `expire` forgets that a connection is noted *before* it looks whether it is parked, and `park` looks whether it is noted *after*
-      it has parked it. So one of them notes it again. If both do, the first is found not to count any more.
+    - `due` resets `_next` *before* it reads `_news`, and `park` reads `_next` *after* it has added to `_news`. If `due` misses an
+      entry, `park` added it later and so reads `_next` after the reset: it finds no deadline, or the one until which the poller is
+      about to sleep. If its own deadline is earlier, it tells its caller to wake the poller.
+    - `expire` clears `noted` *before* it checks whether the connection is parked, and `park` checks `noted` *after* it has parked the
+      connection. So at least one of them adds a new entry. If both do, the older entry is recognised as stale.
     """
 
     def __init__(self, poller: Poller, clock: Clock = time.monotonic) -> None:
         self._poller = poller
         self._clock = clock
-        self.parked: dict[Any, None] = {}  # who has waited longest comes first
-        self._news: deque[Any] = deque()  # who is to be noted
-        self._noted: dict[float, dict[Any, None]] = {}  # by the moment at which to look at them; who came first is first
-        self._order: list[float] = []  # a heap of the moments
-        self._next = NEVER  # the first of them, when somebody last asked for it
+        self.parked: dict[Any, None] = {}  # longest-waiting first
+        self._news: deque[Any] = deque()  # connections that need a deadline entry
+        self._noted: dict[float, dict[Any, None]] = {}  # deadline entries by the moment to check them, oldest first
+        self._order: list[float] = []  # a heap of those moments
+        self._next = NEVER  # the earliest moment, as of the last `due`
 
     def park(self, parked: Parked, seconds: float | None) -> bool:
-        """Wait for the descriptor, at most so many seconds (None: for ever); return whether that deadline is now the next.
+        """Park until the descriptor is readable, at most `seconds` (None: for ever); return whether this deadline is now the earliest.
 
         Raises: OSError, ValueError when the descriptor is closed.
         """
         now = self._clock()
         deadline = NEVER if seconds is None else now + seconds
-        parked.parked_at, parked.deadline, parked.expired = now, deadline, False  # before anybody can take it out
+        parked.parked_at, parked.deadline, parked.expired = now, deadline, False  # before any thread can remove it
         self.parked[parked] = None
-        self._poller.arm(parked.fileno(), parked)  # before its time can be up: who is handed out is not armed any more
+        self._poller.arm(parked.fileno(), parked)  # before it can expire: a unit that is handed out must not be armed
         if parked.noted <= deadline:
             return False
         self._news.append(parked)
         return _moment(deadline, now) < self._next
 
     def leave(self, parked: Parked) -> bool:
-        """Take it out, because its descriptor is readable; False if somebody else took it out before."""
+        """Remove the connection; False if it was already removed."""
         try:
             del self.parked[parked]
         except KeyError:
@@ -97,21 +98,21 @@ class ParkingLot:
         return True
 
     def drop(self, parked: Parked) -> None:
-        """Forget that it is noted: it never comes again."""
+        """Remove its deadline entry; it will not be parked again."""
         noted = self._noted.get(parked.noted)
         if noted is not None:
             noted.pop(parked, None)
 
     def longest(self) -> Any | None:
-        """Take out and return who has waited longest of those that have begun; None when none of them has."""
-        for parked in list(self.parked):  # a copy, made in one step: others park meanwhile
+        """Remove and return the longest-waiting connection that has begun; None if there is none."""
+        for parked in list(self.parked):  # an atomic copy: other threads park meanwhile
             if parked.begun and self.leave(parked):
                 self._poller.forget(parked.fileno(), parked)
                 return parked
         return None
 
     def due(self) -> float | None:
-        """Return the moment of the next deadline, by its clock; None when there is none."""
+        """Return the time of the next deadline, by the lot's clock; None when there is none."""
         self._next = NEVER
         self._read_news()
         order, noted = self._order, self._noted
@@ -123,7 +124,7 @@ class ParkingLot:
         return order[0]
 
     def expire(self, now: float) -> list[Any]:
-        """Take out and return those whose time is up."""
+        """Remove and return the connections whose deadline has passed."""
         self._read_news()
         over = []
         while self._order and self._order[0] <= now:
@@ -144,7 +145,7 @@ class ParkingLot:
         return over
 
     def empty(self) -> list[Any]:
-        """Take out and return all."""
+        """Remove and return all connections."""
         everyone = [parked for parked in list(self.parked) if self.leave(parked)]
         for parked in everyone:
             self._poller.forget(parked.fileno(), parked)
@@ -164,7 +165,7 @@ class ParkingLot:
                 self._note(parked, now)
 
     def _note(self, parked: Parked, now: float) -> None:
-        """Look at it when its deadline is over."""
+        """Add an entry to check the connection once its deadline has passed."""
         moment = parked.noted = _moment(parked.deadline, now)
         noted = self._noted.get(moment)
         if noted is None:
@@ -174,6 +175,6 @@ class ParkingLot:
 
 
 def _moment(deadline: float, now: float) -> float:
-    """Return when to look whether a deadline is over: not before it is."""
+    """Return when to check a deadline: rounded up, so never too early."""
     grain = FINE_GRAIN if deadline - now <= FINE else GRAIN
     return (int(deadline / grain) + 1) * grain
