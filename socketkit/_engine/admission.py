@@ -1,4 +1,4 @@
-"""Who is let in: what a server asks before it accepts, and what it asks about whom it has accepted. Made of `Limits` for one run."""
+"""Admission control: the checks before and after each accept. Built from `Limits` for one run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 log = Log("socketkit.admission")
 
 MARGIN = 64
-"""Descriptors that are left to the program: standard streams, the loop's own, logs, modules that are imported late."""
+"""Descriptors reserved for the program: standard streams, the loop's own, logs, late imports."""
 
 _V4_MAPPED = bytes(10) + b"\xff\xff"
 
@@ -35,26 +35,26 @@ V4_BITS, V6_BITS = 32, 128
 
 
 class Admission:
-    """Asked by the sources of one intake, in the thread that takes.
+    """Admits or refuses requests for the sources of one intake, in the thread that takes.
 
-    The cap is hard because permission comes before the accept: one thread at a time takes, and what it accepts is in the books
-    before it asks again. So the books may have fewer connections by then, but never more. Beyond the cap all sources of
-    connections are suspended, together, and whoever makes room has them resumed. That is not missed, because
+    The cap is hard because the check comes before the accept: one thread at a time takes, and its connection is in the ledger
+    before the next check. By then the ledger may hold fewer connections, but never more. At the cap, all sources of connections
+    are paused together, and the next settled connection resumes them. That resumption is never missed, because
 
-    - whoever takes leaves word in the books (`vacated`) *before* it counts under their lock, and whoever settles a request
-      looks for that word *after* it has taken the request out. If the count still has the request, that was taken out after the
-      count, hence after the word was left, and is announced.
-    - announcing takes the word away, and always ends with all sources resumed, by the thread that takes; so a word that is taken
-      away late, by somebody who read it long ago, does not leave anyone suspended.
+    - the taking thread sets the ledger's `vacated` callback *before* it counts under the ledger's lock, and a settling thread reads
+      `vacated` *after* it has removed its request. If the count still includes the request, it was removed after the count, hence
+      after `vacated` was set, and the callback is called.
+    - a settling thread clears `vacated` before calling it, and the call always ends with all sources resumed by the taking thread.
+      So a thread that read `vacated` long ago and clears it late leaves no source paused.
 
-    To shed, the same goes for conversations that become idle: the word is left with the intake (`parked_one`) before it is asked
-    for one, and whoever parks looks for the word after it has parked.
+    Shedding treats conversations that become idle the same way: `parked_one` of the intake is set before the intake is asked for an
+    idle one, and a parking thread reads `parked_one` after it has parked.
     """
 
     def __init__(self, limits: Limits, ledger: Ledger, sources: Sequence[Source], draw: Callable[[], float] | None = None) -> None:
         """Begin.
 
-        draw: returns a number from 0.0 to less than 1.0, each as likely as any other; None: `random.random`.
+        draw: returns a uniformly distributed number from 0.0 to less than 1.0; None: `random.random`.
         """
         self._most = limits.max_connections
         self._rejects, self._sheds = limits.overflow in {"reject", "early"}, limits.overflow == "shed"
@@ -70,18 +70,18 @@ class Admission:
         self._asks_who = bool(limits.allow or limits.deny)
         self._users = frozenset(map(user_id, limits.allow_users))
         self._bucket = None if limits.rate is None else Bucket(limits.rate, limits.burst, ledger.clock)
-        if limits.max_per_peer is not None and ledger.peers is None:  # else it is that of a run before this one
+        if limits.max_per_peer is not None and ledger.peers is None:  # otherwise an earlier run's counts are kept
             ledger.peers = Peers(limits.max_per_peer, limits.v4_prefix, limits.v6_prefix)
         self._peers: Peers | None = ledger.peers
 
     @staticmethod
     def is_needed(limits: Limits, *, counted: bool) -> bool:
-        """Return whether there is anything to ask, for a source of connections or for another one."""
+        """Return whether the limits need checks; counted: whether the source delivers connections."""
         of_connections = counted and (limits.max_connections is not None or limits.max_per_peer is not None)
         return of_connections or limits.rate is not None or bool(limits.allow or limits.deny or limits.allow_users)
 
     def permit(self, source: Source) -> None:
-        """Ask before an accept. Raises: NoRoomError for those who have to wait; BlockingIOError when nobody does."""
+        """Check before an accept. Raises: NoRoomError with the sources to pause; BlockingIOError when no client waits."""
         if self._most is not None and len(self._open) >= self._most and source.counted and not self._rejects:
             self._look_for_room(source, self._most)
         if self._bucket is not None:
@@ -91,7 +91,7 @@ class Admission:
                 raise NoRoomError(self._sources)
 
     def objection(self, request: Request, client_address: Address) -> str | None:
-        """Ask about one that was accepted: return why it has to be turned away, or None. Takes its token, if there is a rate."""
+        """Return why an accepted request must be refused, or None to serve it. Takes a token if there is a rate."""
         if self._bucket is not None:
             self._bucket.take()
         if self._asks_who:
@@ -123,7 +123,7 @@ class Admission:
             ledger.vacated = None
             return
         if self._sheds:
-            if not is_readable(source):  # nobody has to go before another one comes
+            if not is_readable(source):  # shed a connection only when a new client waits
                 ledger.vacated = None
                 raise BlockingIOError
             intake.parked_one = self._announce
@@ -131,26 +131,26 @@ class Admission:
             if idle is not None:
                 intake.parked_one = None
                 idle.evict("closed while idle, to make room for another connection")
-                intake.again(idle)  # which closes it, as a unit of work: that may take its time
+                intake.again(idle)  # closes it as a unit of work, because that may take a while
         raise NoRoomError(self._counted)
 
     def _announce(self) -> None:
-        """In any thread."""
+        """Have the taking thread resume all sources. From any thread."""
         self._sources[0].intake.call_soon(self._resume)
 
     def _resume(self) -> None:
-        """In the thread that takes: have every source ask again."""
+        """Resume all sources. Only in the taking thread."""
         self._sources[0].intake.resume(self._sources)
 
 
 def _is_stranger(request: Request, users: frozenset[int]) -> bool:
-    """Return whether it is a Unix peer's, and that none of the users, or not known to be one."""
+    """Return whether it comes from a Unix peer that is not, or cannot be identified as, one of the users."""
     sock = request[1] if isinstance(request, tuple) else request
     if getattr(sock, "family", None) != _AF_UNIX:
         return False
     try:
         return peer_credentials(sock).uid not in users
-    except OSError:  # as for every datagram
+    except OSError:  # always for datagrams
         return True
 
 
@@ -158,7 +158,7 @@ def _is_stranger(request: Request, users: frozenset[int]) -> bool:
 
 
 def number(client_address: Address) -> tuple[int, int] | None:
-    """Return how many bits an address has, and the number they make; None for one that is no internet address."""
+    """Return an internet address as its length in bits and its integer value; None for any other address."""
     if not isinstance(client_address, tuple) or not isinstance(client_address[0], str):
         return None
     host = client_address[0]
@@ -176,12 +176,12 @@ def number(client_address: Address) -> tuple[int, int] | None:
 
 
 class Networks:
-    """Some networks; a number of `number` is in them or not."""
+    """A set of networks; test results of `number` with `in`."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         self._known: list[tuple[int, int, int]] = []
         for text in texts:
-            from ipaddress import ip_network  # noqa: PLC0415 - for those who name any
+            from ipaddress import ip_network  # noqa: PLC0415 - only when networks are given
 
             network = ip_network(text)
             self._known.append((network.max_prefixlen, int(network.netmask), int(network.network_address)))
@@ -195,28 +195,28 @@ class Networks:
 
 
 class Peers:
-    """How many connections each peer has open. It knows no peer that has none, so it is never larger than the books are.
+    """Open connections per peer. Peers without connections have no entry, so it is never larger than the ledger.
 
-    The books call `enter` and `leave`, in any thread, with every request that is opened and settled there.
+    The ledger calls `enter` for each request opened and `leave` for each one settled, in any thread.
     """
 
     def __init__(self, most: int, v4_prefix: int, v6_prefix: int) -> None:
         self._most = most
         self._cut = {V4_BITS: V4_BITS - v4_prefix, V6_BITS: V6_BITS - v6_prefix}
         self._counts: dict[tuple[int, int], int] = {}
-        self._entries: dict[Entry, tuple[int, int]] = {}  # a layer may have given the entry another address by the time it leaves
+        self._entries: dict[Entry, tuple[int, int]] = {}  # kept because a layer may change the entry's address before it leaves
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._counts)
 
     def is_full(self, client_address: Address) -> bool:
-        """Return whether this peer has as many as it may."""
+        """Return whether this peer has reached its limit."""
         peer = self._peer(client_address)
         return peer is not None and self._counts.get(peer, 0) >= self._most
 
     def enter(self, entry: Entry) -> None:
-        """Count a connection; a datagram is none."""
+        """Count a connection; datagrams are ignored."""
         peer = None if isinstance(entry.request, tuple) else self._peer(entry.client_address)
         if peer is not None:
             with self._lock:
@@ -224,7 +224,7 @@ class Peers:
                 self._counts[peer] = self._counts.get(peer, 0) + 1
 
     def leave(self, entry: Entry) -> None:
-        """Count it no more."""
+        """Stop counting a connection."""
         with self._lock:
             peer = self._entries.pop(entry, None)
             if peer is not None:
@@ -241,17 +241,17 @@ class Peers:
 
 
 class Chance:
-    """Turns ever more away from `start` on, and everybody at `full`. Source: sshd_config(5), MaxStartups."""
+    """Refuses a growing share of connections beyond `start`, and all at `full`. Source: sshd_config(5), MaxStartups."""
 
     def __init__(self, start: float, full: float, draw: Callable[[], float] | None) -> None:
         if draw is None:
-            import random  # noqa: PLC0415 - for those who leave something to chance
+            import random  # noqa: PLC0415 - only for overflow="early"
 
             draw = random.random
         self._start, self._width, self._draw = start, full - start, draw
 
     def is_against(self, count: int) -> bool:
-        """Return whether, with so many there, one more is turned away."""
+        """Return whether to refuse one more connection when `count` are open."""
         return count > self._start and self._draw() * self._width < count - self._start
 
 
@@ -259,12 +259,12 @@ class Chance:
 
 
 def fitted(limits: Limits, others: int) -> Limits:
-    """Return the limits with as many connections as this process can have open, besides so many other descriptors.
+    """Return the limits with `max_connections` lowered, if necessary, to what this process can have open besides `others` descriptors.
 
-    The soft limit of open files is raised as far as that needs, and the hard one allows. Source: getrlimit(2), RLIMIT_NOFILE.
+    Raises the soft limit of open files as far as needed and the hard limit allows. Source: getrlimit(2), RLIMIT_NOFILE.
     """
     try:
-        import resource  # noqa: PLC0415 - not on Windows, which has no such limit
+        import resource  # noqa: PLC0415 - missing on Windows, which has no such limit
     except ImportError:
         return limits
     if limits.max_connections is None:
@@ -298,7 +298,7 @@ def _is_enough(limit: int, need: int) -> bool:
 
 
 class Bucket:
-    """Tokens, of which there are `rate` more each second, up to `burst`. For one thread."""
+    """A token bucket that gains `rate` tokens a second, up to `burst` (None: one second's worth). Not thread-safe."""
 
     def __init__(self, rate: float, burst: int | None, clock: Clock) -> None:
         self._rate = rate
@@ -308,7 +308,7 @@ class Bucket:
         self._filled = clock()
 
     def due(self) -> float:
-        """Return the seconds until there is a token; 0.0 if there is one."""
+        """Return the seconds until a token is available; 0.0 if one is."""
         if self._tokens >= 1.0:
             return 0.0
         now = self._clock()
@@ -317,5 +317,5 @@ class Bucket:
         return max(0.0, (1.0 - self._tokens) / self._rate)
 
     def take(self) -> None:
-        """Take one, as `due` has said that there is."""
+        """Take a token; call it only after `due` has returned 0.0."""
         self._tokens -= 1.0

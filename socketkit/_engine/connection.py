@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from socketkit.seams.parking import Parking
 
 GOODBYE = 1.0
-"""Seconds that a client may take for one more request after its last answer. That answer then tells it to close the connection."""
+"""Seconds after a response in which the client may send one more request, whose response tells it that the connection closes."""
 
 BUFFER = 4096
 """Bytes of a conversation's `rfile` buffer, if the handler sets none. Small, because many parked connections each hold one."""

@@ -212,7 +212,7 @@ class Ledger:
 
     def connections(self) -> int:
         """Return the number of connections in progress, without datagrams."""
-        with self._lock:  # otherwise an entry that `replace` is moving might be missed
+        with self._lock:  # otherwise an entry that `replace` is moving might be miscounted
             return sum(not isinstance(entry.request, tuple) for entry in list(self._active.values())) if self.mixed else len(self._active)
 
     def active(self) -> list[Entry]:

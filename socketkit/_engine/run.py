@@ -1,6 +1,6 @@
 """One run of a server, from its first request to the report of its drain.
 
-This module turns the crank; what a request goes through is the business of the server's template methods.
+This module drives the serving loop; the server's template methods process each request.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ if TYPE_CHECKING:
 log = Log("socketkit.serving")
 
 WAIT_SLICE = 0.1
-"""Seconds after which a drain looks whether it was told to hurry."""
+"""Seconds between a drain's checks for a shortened deadline."""
 
 AFTER_FORCE = 0.5
-"""Seconds that handlers get to fall out of their system calls once their sockets are shut down."""
+"""Seconds that handlers get to return from blocking calls once their sockets are shut down."""
 
 
 class Run:
-    """One run of one server: what a lifecycle gets (`socketkit.seams.Serving`) and what `Server.stop` talks to.
+    """One run of one server: the `socketkit.seams.Serving` of a lifecycle, and the target of `Server.stop`.
 
     `crank` takes requests until stopped; it opens its intake through `open_intake`. `close_listeners` may be called twice.
-    lame_duck: seconds it goes on when it is told to stop. patience: seconds that handlers may then take; None: as many as they like.
+    lame_duck: seconds to keep serving after a stop request. patience: seconds that handlers may then take; None: no limit.
     """
 
-    def __init__(  # noqa: PLR0913 - it ties a server's ends together, each by name
+    def __init__(  # noqa: PLR0913 - it connects the parts of a server, each by name
         self,
         ledger: Ledger,
         observers: Observers,
@@ -66,23 +66,23 @@ class Run:
         self._opened = opened
         self._lame_duck = lame_duck
         self._patience = patience
-        self._lame_until: float | None = None  # once it was told to stop: the moment at which it will
+        self._lame_until: float | None = None  # after a stop request with a lame duck: when the run will stop
         self._handed_over = False
         self._at_end: list[Callable[[], object]] = []
         self._on_ready: list[tuple[Callable[[], None], float | None]] = []
         self._intake: Intake | None = None
         self._sources: Sequence[Any] = ()
         self._before: Run | None = None
-        self._last: Intake | None = None  # of the last round, while that is served
-        self._asked = math.inf  # when stop was
+        self._last: Intake | None = None  # the last round's intake, while that is served
+        self._asked = math.inf  # when stop was requested
         self._minder: BackgroundThread | None = None
         self._draining = threading.Event()
-        self._deadline: float | None = None  # set by stop(drain): the moment at which a drain ends, whatever it was given
-        self.ready = False  # requests are taken, and stop was not asked for
+        self._deadline: float | None = None  # set by stop(drain): when the drain ends at the latest, whatever its own limit
+        self.ready = False  # requests are taken, and stop was not requested
         self.stopping = False
         self.drained = False  # whether its live dispatcher was waited for and closed
-        self._cut = 0  # requests that the last round had to end
-        self._settled = 0  # requests that had ended when stop was asked for
+        self._cut = 0  # requests that were forced to end before the final wait
+        self._settled = 0  # requests already settled when stop was requested
         self.state = State.RUNNING
         self.thread = threading.get_ident()
         self._behind = forks.behind
@@ -99,9 +99,9 @@ class Run:
             self._crank(self)
 
     def open_intake(self, sources: Callable[[], Sequence[Any]], selector: Callable[[], Any] | None = None) -> Intake:
-        """Return a new intake of these sources that `stop` reaches; in the last round, that one's. Owner: the caller.
+        """Return a new intake of these sources, which `stop` can stop; in the last round, return its intake. Owner: the caller.
 
-        selector: makes the one to use, if not the best.
+        selector: creates the selector to use; None: the platform's best.
         """
         if self._last is not None:
             return self._last
@@ -109,7 +109,7 @@ class Run:
         intake = self._intake = Intake(self._sources, selector and selector(), self._clock)
         for source in self._sources:
             source.intake = intake
-        if self.stopping:  # it may have been asked for before there was anybody to tell
+        if self.stopping:  # stop may have been requested before the intake existed
             intake.stop()
         before, self._before = self._before, None
         if before is not None:
@@ -121,11 +121,11 @@ class Run:
         return intake
 
     def on_ready(self, callback: Callable[[], None], every: float | None = None) -> None:
-        """Have `callback` called by whoever takes requests, as soon as somebody does."""
+        """Call `callback` in the thread that takes requests, once the run is ready; then again `every` seconds, None: once only."""
         self._on_ready.append((callback, every))
 
     def be_ready(self) -> None:
-        """Take notice that requests are taken, by this process or by the first of the processes that serve for it."""
+        """Mark the run as ready: requests are taken, by this process or by its first worker process."""
         intake = self._intake
         if self.started.is_set() or self.stopping or intake is None:
             return
@@ -137,34 +137,34 @@ class Run:
         self.started.set()
 
     def call_later(self, seconds: float, callback: Callable[[], object]) -> None:
-        """Call back after so many seconds. Only for the thread that takes requests."""
+        """Call `callback` after `seconds`. Only for the thread that takes requests."""
         if self._intake is not None:
             self._intake.call_later(seconds, callback)
 
     @property
     def is_elsewhere(self) -> bool:
-        """Whether this process is a copy of the one that serves, forked off by the program: there is nobody here who could end it."""
+        """Whether this process is a copy, forked by the program, of the process that serves: nothing in it can end the run."""
         return self._behind != forks.behind
 
     def at_end(self, callback: Callable[[], object]) -> None:
-        """Have `end` call this."""
+        """Have `end` call `callback`."""
         self._at_end.append(callback)
 
     def end(self) -> None:
-        """Release what was there for this run only."""
+        """Release everything that belongs to this run only."""
         self._dismiss_minder()
         while self._at_end:
             self._at_end.pop()()
 
     def branch(self, ledger: Ledger, opened: Callable[[Intake], None]) -> Run:
-        """In a process just forked: close what is the parent's, and return the run of this process. Its intake goes to `opened`."""
+        """In a forked child: close the parent's descriptors and return the child's own run. `opened` is called with its intake."""
         self.forget()
         return Run(ledger, NOBODY, self._server, live=self._live, crank=self._crank, close_listeners=self._close_listeners, opened=opened)
 
     def stop(self, drain: float | None = None) -> None:
-        """Ask for the end of `run`, or shorten the drain. Stores, and writes one byte; with 0 it also forces what runs right now.
+        """Request the end of `run`, or shorten the drain to `drain` seconds. Does not block; with 0 it also forces running requests to end.
 
-        That last is for handlers that hold the serving thread itself: nobody else could wake them.
+        With 0 this also wakes handlers that block the serving thread itself, which nothing else could.
         """
         if drain is not None:
             deadline = self._clock() + drain
@@ -182,7 +182,7 @@ class Run:
         self.ready = False
 
     def hand_over(self) -> None:
-        """Take nothing new, hand out what was accepted, end `run`, and leave to others what the kernel has queued."""
+        """Take nothing new, hand out what was accepted, and end `run`; requests queued in the kernel are left to other processes."""
         self.ready, self._handed_over = False, True
         self._mark_end()
         if self._intake is not None:
@@ -193,7 +193,7 @@ class Run:
         return self._lame_until is not None and not self.stopping
 
     def _be_lame(self) -> None:
-        """Go on for a while, less if a drain is to be over before; then end."""
+        """Keep serving until the lame duck ends, or an earlier drain deadline; then end."""
         while self._is_lame:
             left = self._left(self._lame_until)
             if left is None or left <= 0:
@@ -206,18 +206,18 @@ class Run:
         self._mark_end()
         end = self._asked + self._patience if self._patience is not None else None
         if self._minder is None and self._is_inline() and self._left(end) is not None:
-            with contextlib.suppress(RuntimeError):  # no thread to be had
+            with contextlib.suppress(RuntimeError):  # no thread available
                 self._minder = aside(partial(self._mind, end))
         intake = self._intake
         if intake is not None:
-            intake.stop()  # not before there is a minder, or the drain would not dismiss it
+            intake.stop()  # only after the minder is set, or the drain would not dismiss it
 
     def _is_inline(self) -> bool:
         live = self._live()
         return live is not None and live.inline
 
     def _mind(self, end: float | None) -> None:
-        """See that the drain begins by `end`, although it has to wait for a handler which holds the thread that serves."""
+        """Make sure that the drain begins by `end`, even if a handler blocks the serving thread."""
         if self._is_due(end, self._draining):
             self._cut_here()
             if not self._draining.wait(AFTER_FORCE):
@@ -230,7 +230,7 @@ class Run:
             self._minder.finish()
 
     def _cut_here(self) -> None:
-        """Wake the handler that runs in the thread that serves, if one does."""
+        """Wake the handler that runs in the serving thread, if any."""
         here = [entry for entry in self._ledger.active() if entry.thread == self.thread]
         self._cut += len(here)
         shut_down(here)
@@ -241,22 +241,22 @@ class Run:
             self._intake.close()
 
     def inherit(self, before: Run | None) -> None:
-        """Serve the connections, too, that a run before this one, which was not drained, has left parked."""
+        """Also serve the connections that an earlier, undrained run left parked."""
         self._before = before
 
     def leftover(self) -> list[Any]:
-        """Take out and return the connections that wait, for one who comes after this run."""
+        """Remove and return parked connections so that the next run can adopt them."""
         before, self._before = self._before, None
-        older = [] if before is None else before.leftover()  # it came to no intake
+        older = [] if before is None else before.leftover()  # not adopted: this run opened no intake
         return older if self._intake is None else [*older, *self._intake.waiting(), *self._intake.parked()]
 
     def abandon(self) -> None:
-        """End the connections that wait, because nobody comes after this run."""
+        """End parked connections, because no run follows this one."""
         for connection in self.leftover():
             connection.abandon()
 
     def drain(self, seconds: float | None, *, queue: bool = True) -> DrainReport:
-        """Serve what waits, close the listeners, let running requests finish, force the rest, release everything."""
+        """Serve waiting requests, close the listeners, let running requests finish, force the rest, release everything."""
         self.state, self.ready = State.DRAINING, False
         self._dismiss_minder()
         self._mark_end()
@@ -282,13 +282,13 @@ class Run:
         return self.report
 
     def _serve_last_round(self, end: float | None, *, queue: bool) -> None:
-        """Serve what had come when stop was asked for, be it accepted or in the kernel's queue; close the listeners, and who is idle."""
+        """Serve requests that arrived before stop, accepted or queued in the kernel; close the listeners and idle connections."""
         if self._deadline is not None and self._deadline <= self._clock():
             queue = False
         with self._open_last() as last:
             before, self._intake = self._intake, last
             for source in self._sources:
-                source.intake = last  # before the other is emptied: who does not find that one open shall find this one
+                source.intake = last  # before the old intake is emptied: a thread that cannot park there then finds this one
             units = self._queued() if queue else []
             self._close_listeners(streams_only=True)
             if before is not None:
@@ -304,11 +304,11 @@ class Run:
                 unit.refuse("the server stopped before it was run")
 
     def _conversations_go_on(self) -> bool:
-        """Return whether there are conversations, parked or with a handler that may park them when it is done."""
+        """Return whether conversations remain, either parked or running and likely to be parked."""
         return any(getattr(entry, "begun", False) for entry in self._ledger.active())
 
     def _queued(self) -> list[Any]:
-        """Take what the kernel has queued."""
+        """Accept and return the requests that the kernel has queued."""
         live = self._live()
         unshare = None if live is None else live.unshare
         if unshare is not None:
@@ -316,7 +316,7 @@ class Run:
         return [unit for source in self._sources for unit in source.queued()]
 
     def _move(self, parked: Sequence[Any], last: Intake, end: float | None) -> list[Any]:
-        """Let connections wait on, if their client is likely to speak; return those that can be served now, and end the others."""
+        """Return the connections that can be served now, move those whose client is likely to send a request, and end the others."""
         left, ready = self._left(end), []
         for connection in parked:
             if connection.is_readable():
@@ -328,7 +328,7 @@ class Run:
         return ready
 
     def _open_last(self) -> Intake:
-        """Return an intake without sources. Where no descriptor is left for one, the listeners have to make room."""
+        """Return an intake without sources. If no descriptor is left for it, close the listeners to make room."""
         try:
             last = Intake((), clock=self._clock)
         except OSError as error:
@@ -339,14 +339,14 @@ class Run:
         return last
 
     def _hand_out(self, last: Intake, end: float | None) -> None:
-        """Have the dispatcher run what the last intake has, until `end` at most."""
+        """Have the dispatcher run the units of the last intake, until `end` at the latest."""
         self._last = last
         live = self._live()
         try:
             if (live is not None and live.drive is not None) or self._is_inline():
                 with self._watched(end, last):
                     self._crank(self)
-            else:  # this thread is at the intake all the time, and none shall be started in a process that forks
+            else:  # this thread stays at the intake, and a process that forks must not start threads
                 left = self._left(end)
                 if left is not None:
                     last.call_later(max(left, 0.0), last.stop)
@@ -356,11 +356,11 @@ class Run:
 
     @contextlib.contextmanager
     def _watched(self, end: float | None, last: Intake) -> Iterator[None]:
-        """Stop the intake at `end`, or an earlier moment that `stop` names meanwhile: those who would take may all be busy."""
+        """Stop the intake at `end`, or at an earlier deadline set by `stop`: all taking threads may be busy."""
         over = threading.Event()
 
         def watch() -> None:
-            if not over.wait(WAIT_SLICE) and self._is_due(end, over):  # a moment in any case, for what is ready to be served
+            if not over.wait(WAIT_SLICE) and self._is_due(end, over):  # always allow one slice for units that are ready
                 last.stop()
                 self._cut_here()
 
@@ -373,7 +373,7 @@ class Run:
             watcher.join()
 
     def _is_due(self, end: float | None, over: threading.Event) -> bool:
-        """Wait until `end`, or an earlier moment that `stop` names meanwhile; return False as soon as that is `over` before."""
+        """Wait until `end`, or an earlier deadline set by `stop`; return False as soon as `over` is set before that."""
         while not over.is_set():
             left = self._left(end)
             if left is not None and left <= 0:
@@ -382,7 +382,7 @@ class Run:
         return False
 
     def _left(self, end: float | None) -> float | None:
-        """Return the seconds until `end`, or an earlier moment that `stop` has named; None if there is neither."""
+        """Return the seconds until `end`, or an earlier deadline set by `stop`; None if there is neither."""
         ends = [moment for moment in (end, self._deadline) if moment is not None]
         return min(ends) - self._clock() if ends else None
 
@@ -393,7 +393,7 @@ class Run:
             self.stopping = True
 
     def _wait(self, live: StartedDispatcher | None, end: float | None) -> bool:
-        """Wait for the dispatcher until `end`, or an earlier moment that `stop` names meanwhile."""
+        """Wait for the dispatcher until `end`, or an earlier deadline set by `stop`; return whether it has finished."""
         while live is not None:
             left = self._left(end)
             if live.wait(WAIT_SLICE if left is None else max(0.0, min(left, WAIT_SLICE))):
@@ -404,7 +404,7 @@ class Run:
 
     @staticmethod
     def _force(live: StartedDispatcher | None, late: Sequence[Any]) -> None:
-        """Shut down the sockets of what still runs, so that blocked handlers wake, and wait a moment for them."""
+        """Shut down the sockets of requests that still run, so that blocked handlers wake, and wait briefly for them."""
         shut_down(late)
         if live is not None:
             if live.force is not None:
@@ -415,8 +415,8 @@ class Run:
 def feed(intake: Intake, live: Any, turned: Callable[[], object] | None, pace: float | None) -> None:
     """Take and run units in this thread until the intake is stopped: the loop of every simple dispatcher.
 
-    live: the dispatcher, which is shown the loop if it wants to see it. turned: called after every turn, and at least every `pace`
-    seconds.
+    live: the dispatcher; its `attach`, if any, gets the intake first and None at the end. turned: called after every turn, and at
+    least every `pace` seconds.
     """
     attach = None if live is None else live.attach
     with intake.woken_by_signals():
@@ -457,14 +457,14 @@ def keep_calling(intake: Intake, callback: Callable[[], object], pace: float) ->
 
 
 def shut_down(entries: Sequence[Entry]) -> None:
-    """Shut down the requests' sockets in both directions: who reads from one gets its end, who writes gets an error."""
+    """Shut down the requests' sockets in both directions: reads then return end of stream, writes raise."""
     for entry in entries:
-        with contextlib.suppress(Exception):  # a datagram has no socket of its own; another's may be closed by now
+        with contextlib.suppress(Exception):  # a datagram has no socket; a connection may be closed by now
             entry.request.shutdown(socket.SHUT_RDWR)
 
 
 def close_all(listeners: Sequence[Listener]) -> None:
-    """Close every listener, also when one of them raises; the first error is raised at the end."""
+    """Close every listener, even if one of them raises; raise the error at the end."""
     with contextlib.ExitStack() as stack:
         for listener in listeners:
             stack.callback(listener.close)
