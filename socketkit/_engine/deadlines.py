@@ -1,4 +1,4 @@
-"""How long a server puts up with a client: whoever is over its time is found, told of in the books, and cut."""
+"""Request deadlines: finds overdue requests, records them as timed out and ends them."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 log = Log("socketkit.deadlines")
 
 GRAIN = 0.05
-"""Seconds between two looks at least."""
+"""Shortest time between two checks, in seconds."""
 
 LONGEST = 86400.0
-"""Seconds between two looks at most: no system's wait takes any number."""
+"""Longest time between two checks, in seconds, because system calls cap their timeouts."""
 
 NEVER = float("inf")
 
@@ -36,15 +36,15 @@ _BYTES_RECEIVED = slice(128, 136)  # tcpi_bytes_received, a __u64 of struct tcp_
 
 
 class Deadlines:
-    """Watches over the connections that somebody works on, for one run of one server.
+    """Enforces the deadlines of the active connections, for one run of one server.
 
-    Nothing is done for a single request but to say that it has begun. There is one timer at most, set for the earliest deadline;
-    when it is over all entries of the books are looked at, and it is set for the earliest that is left. With nobody at work there
-    is none. It is not missed that somebody begins meanwhile: the one who looks says that it is `asleep` *before* it looks for the
-    last time, and whoever begins is in the books *before* it reads that.
+    A request costs nothing here beyond a call to `begin` when `asleep`. There is one timer at most, set for the earliest deadline.
+    When it fires, all ledger entries are checked, and it is set for the earliest remaining deadline. Without active requests there is
+    no timer. A request that begins meanwhile is not missed: `asleep` is set *before* the last check, and a request is in the ledger
+    *before* its thread reads `asleep`.
 
-    later: calls back after so many seconds; in the same thread as `begin` is called in, or else from any. cut: ends a request that
-    is over; None: its socket is shut down, which wakes whoever is blocked in it.
+    later: calls a function after a number of seconds, in the thread that calls `begin` or in any other. cut: ends an overdue request;
+    None: shut down its socket, which wakes a thread that is blocked on it.
     """
 
     def __init__(
@@ -65,24 +65,24 @@ class Deadlines:
         self._later = later
         self._speaks_first = speaks_first
         self._cut = cut or _shut_down
-        self._setting = threading.Lock()  # guards the change of `asleep` from true to false, which goes with a timer
+        self._setting = threading.Lock()  # guards the change of `asleep` to False, so that only one timer is set
 
     @staticmethod
     def are_needed(limits: Limits) -> bool:
-        """Return whether there is anything to watch over."""
+        """Return whether the limits include a deadline."""
         return limits.first_byte is not None or limits.request is not None
 
     def begin(self) -> None:
-        """Take notice that a request has begun; call it only if it is `asleep`."""
+        """Start the timer, because a request has begun; call it only while `asleep` is set."""
         if self._wake_up():
             try:
                 self._later(min(self._first_byte, self._request, LONGEST), self._look)
-            except RuntimeError as error:  # no thread to keep the time with
+            except RuntimeError as error:  # no thread available for the timer
                 log.warning("deadlines are not kept for now: %s", error)
                 self.asleep = True
 
     def listen_to(self, request: Any) -> None:
-        """Have it known when the first byte comes from a peer that has not sent one yet, if the system would not tell."""
+        """Watch for the peer's first byte, if the system does not report whether one was received."""
         if self.first_byte is not None and hasattr(select, "poll") and type(request) is socket.socket and request.family not in _INET:
             request.__class__ = Unheard
 
@@ -99,10 +99,10 @@ class Deadlines:
             end = self._cut_those_over(now)
             if end == NEVER or not self._wake_up():
                 return
-        self._later(min(max(end - self._clock(), GRAIN), LONGEST), self._look)  # to look at all of them has taken its time
+        self._later(min(max(end - self._clock(), GRAIN), LONGEST), self._look)  # the check itself has taken some time
 
     def _cut_those_over(self, now: float) -> float:
-        """Return when the first of those that are left is over."""
+        """End all overdue requests; return the earliest deadline of the rest, `NEVER` if there is none."""
         exempt, first = self._first_byte == NEVER or self._speaks_first(), NEVER
         for entry in self._ledger.active():
             if isinstance(entry.request, tuple) or entry.is_cut:
@@ -124,7 +124,7 @@ class Deadlines:
 
     def _end(self, entry: Entry, reason: str) -> None:
         self._ledger.cut(entry, reason)
-        with contextlib.suppress(Exception):  # it has ended by itself, just now
+        with contextlib.suppress(Exception):  # it has just ended by itself
             self._cut(entry.request)
 
 
@@ -132,26 +132,26 @@ def _shut_down(request: Any) -> None:
     request.shutdown(socket.SHUT_RDWR)
 
 
-# --- who has not said anything ---------------------------------------------------------------------------------------
+# --- silent peers ----------------------------------------------------------------------------------------------------
 
 
 def _is_silent(request: Any) -> bool:
-    """Return whether it is known that the peer has not sent a byte."""
+    """Return whether the peer is known not to have sent a byte."""
     if type(request) is Unheard:
-        return not is_readable(socket.socket.fileno(request))  # else something is there, and the handler has yet to read it
+        return not is_readable(socket.socket.fileno(request))  # if readable, the handler has yet to read it
     try:
         if _TCP_INFO is None or request.family not in _INET:
             return False
         return not any(request.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _BYTES_RECEIVED.stop)[_BYTES_RECEIVED] or b"?")
-    except (OSError, AttributeError):  # closed, or no socket
+    except (OSError, AttributeError):  # closed, or not a socket
         return False
 
 
 class Unheard(socket.socket):
-    """A connection whose peer has not sent a byte, of a family for which the system does not tell.
+    """A connection whose peer has not sent a byte, of an address family for which the system does not report this.
 
-    Only the class is another one, and only until the first byte is read, or until somebody asks for the descriptor and might read
-    past this.
+    The socket reverts to `socket.socket` when the first byte is read, or when its descriptor is requested, because a caller could
+    then read without this class.
     """
 
     __slots__ = ()
@@ -181,20 +181,20 @@ class Unheard(socket.socket):
         return result
 
 
-# --- who takes nothing -----------------------------------------------------------------------------------------------
+# --- stalled peers ---------------------------------------------------------------------------------------------------
 
 
 def limit_stalls(listener: Any, accept: Callable[[], tuple[Request, Any]], seconds: float) -> Callable[[], tuple[Request, Any]]:
-    """Have the listener's connections wait for so long, at most, until their peer takes something; return how to accept then.
+    """Limit how long blocking sends on the listener's connections may stall; return the function to accept with from now on.
 
-    A blocking send that could not send a byte ends with EAGAIN. Source: socket(7), SO_SNDTIMEO. Connections inherit it from the
-    listener, but for those of Unix sockets.
+    A blocking send that has sent nothing for `seconds` fails with EAGAIN. Source: socket(7), SO_SNDTIMEO. Internet connections
+    inherit the option from the listener; for others the returned function sets it.
     """
     if os.name != "posix":
         return accept
     whole = int(min(seconds, LONGEST))
-    value = struct.pack("@ll", whole, int((min(seconds, LONGEST) - whole) * 1e6) or not whole)  # 0 would mean for ever
-    with contextlib.suppress(OSError, AttributeError):  # no socket, or closed: the accept will tell
+    value = struct.pack("@ll", whole, int((min(seconds, LONGEST) - whole) * 1e6) or not whole)  # 0 would mean no limit
+    with contextlib.suppress(OSError, AttributeError):  # closed, or not a socket: the accept will report it
         listener.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
     if getattr(listener.socket, "family", None) in _INET:
         return accept

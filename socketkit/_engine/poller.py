@@ -1,7 +1,7 @@
-"""Waiting on descriptors: one small interface over epoll, and over whatever else `selectors` knows.
+"""Waiting on descriptors: one small interface over epoll and the selectors of `selectors`.
 
-Two kinds of interest: a *watched* descriptor is reported as long as it is readable; an *armed* one is reported once and then not
-again until it is armed anew. What is reported is the object that was given with the descriptor.
+There are two kinds of interest. A *watched* descriptor is reported as long as it is readable; an *armed* one is reported once, then not
+again until it is armed again. The poller reports the object that was registered with the descriptor.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 
 class Poller(Protocol):
-    """`arm` and `forget` may be called from any thread; the rest by the one that polls."""
+    """The interface of a poller. `arm` and `forget` may be called from any thread, the rest only from the polling thread."""
 
     def watch(self, fileno: int, thing: Any) -> None:
         """Report `thing` whenever the descriptor is readable."""
@@ -26,14 +26,14 @@ class Poller(Protocol):
         ...
 
     def forget(self, fileno: int, thing: Any = None) -> None:
-        """Report nothing more for the descriptor; call this before it is closed. Legal for one that is not known.
+        """Stop reporting the descriptor; call this before it is closed. Does nothing for an unknown descriptor.
 
-        thing: do so only if the descriptor is still this one's, and not that of something that came after it.
+        thing: act only if the descriptor is still registered with this object, not with a later one; None: always.
         """
         ...
 
     def poll(self, timeout: float | None) -> list[Any]:
-        """Return what there is to report; wait for it up to `timeout` seconds, None: for ever."""
+        """Return the objects whose descriptors are readable; wait up to `timeout` seconds for the first, None: for ever."""
         ...
 
     def fileno(self) -> int:
@@ -41,31 +41,31 @@ class Poller(Protocol):
         ...
 
     def close(self) -> None:
-        """Release it. Legal twice."""
+        """Close the poller. May be called twice."""
         ...
 
 
 class EpollPoller:
-    """Linux: arming is at most one system call, from any thread, also while another waits. Source: epoll(7), epoll_ctl(2).
+    """A poller for Linux. Arming takes at most one system call, from any thread, even during a poll. Source: epoll(7), epoll_ctl(2).
 
-    A descriptor that was reported is usually armed again before anybody polls, because whoever polls is who serves it. So the
-    kernel is left to report it, and told not to only when it does so while nobody wants to hear it.
+    A reported descriptor is usually armed again before the next poll, because the polling thread serves it. So it stays registered
+    with the kernel, and is silenced only if the kernel reports it while it is not armed.
 
-    A report may be late: what it is about was read, and the descriptor armed again, before whoever polls came to look at it. So
-    one that was armed since this poll began is not believed. If it is true, it will be repeated.
+    A report may be stale: its bytes may have been read, and the descriptor armed again, before the polling thread processes it. So a
+    report for a descriptor that was armed after this poll began is ignored. If it is still true, the kernel repeats it.
     """
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._things: dict[int, Any] = {}
         self._known: set[int] = set()  # descriptors that were ever armed
-        self._armed: dict[int, int] = {}  # those of them that somebody wants to hear of, and since which poll
+        self._armed: dict[int, int] = {}  # those that are armed now, with the number of the poll when they were
         self._polls = 0
         self._silent: set[int] = set()  # those that the kernel was told not to report
 
     def watch(self, fileno: int, thing: Any) -> None:
         """As `Poller.watch`."""
-        self._known.discard(fileno)  # should it be the number of an armed one that was closed behind our back
+        self._known.discard(fileno)  # in case the number belonged to an armed descriptor that was closed without `forget`
         self._epoll.register(fileno, select.EPOLLIN)
         self._things[fileno] = thing
 
@@ -73,18 +73,18 @@ class EpollPoller:
         """As `Poller.arm`."""
         same = self._things.get(fileno) is thing
         self._things[fileno] = thing
-        self._armed[fileno] = self._polls  # before the look at the silent ones: `_silence` does these two the other way round
+        self._armed[fileno] = self._polls  # before `_silent` is read: `_silence` uses the opposite order
         if same and fileno not in self._silent:
             return
         self._silent.discard(fileno)
         if fileno in self._known:
-            with contextlib.suppress(FileNotFoundError):  # closed meanwhile, and the number is another's now
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile, and its number reused
                 self._epoll.modify(fileno, select.EPOLLIN)
                 return
         self._known.add(fileno)
         try:
             self._epoll.register(fileno, select.EPOLLIN)
-        except FileExistsError:  # by another thread, for one that was forgotten and closed meanwhile, whose number this one got
+        except FileExistsError:  # another thread has registered the same number for a descriptor that was forgotten and closed meanwhile
             self._epoll.modify(fileno, select.EPOLLIN)
 
     def forget(self, fileno: int, thing: Any = None) -> None:
@@ -95,7 +95,7 @@ class EpollPoller:
         self._armed.pop(fileno, None)
         self._silent.discard(fileno)
         if self._things.pop(fileno, None) is not None:
-            with contextlib.suppress(OSError, ValueError):  # the descriptor, or the poller, may be closed by now
+            with contextlib.suppress(OSError, ValueError):  # the descriptor or the poller may be closed by now
                 self._epoll.unregister(fileno)
 
     def poll(self, timeout: float | None) -> list[Any]:
@@ -103,13 +103,13 @@ class EpollPoller:
         things, known, armed = self._things, self._known, self._armed
         self._polls = number = self._polls + 1
         reported = []
-        for fileno, _ in self._epoll.poll(-1 if timeout is None else timeout):  # -1 events is "some"
+        for fileno, _ in self._epoll.poll(-1 if timeout is None else timeout):  # a negative timeout waits for ever
             if fileno in known:
                 since = armed.get(fileno, -1)
                 if since == number:
                     continue
                 if since == -1:
-                    if fileno not in self._silent:  # else this was its one shot
+                    if fileno not in self._silent:  # otherwise this was its one EPOLLONESHOT report
                         self._silence(fileno)
                     continue
                 armed.pop(fileno, None)
@@ -119,14 +119,14 @@ class EpollPoller:
         return reported
 
     def _silence(self, fileno: int) -> None:
-        """Have the kernel not report a descriptor until it is armed.
+        """Stop the kernel from reporting a descriptor until it is armed.
 
-        Without EPOLLONESHOT it would go on to report a peer that hung up, whatever events it is asked for.
+        Without EPOLLONESHOT the kernel would keep reporting a peer that hung up, whatever the event mask.
         """
         self._silent.add(fileno)
         with contextlib.suppress(OSError, ValueError):  # closed meanwhile
             self._epoll.modify(fileno, select.EPOLLONESHOT)
-            if fileno in self._armed:  # just now
+            if fileno in self._armed:  # armed just now, by another thread
                 self._silent.discard(fileno)
                 self._epoll.modify(fileno, select.EPOLLIN)
 
@@ -140,7 +140,7 @@ class EpollPoller:
 
 
 class SelectorPoller:
-    """Everything else. What other threads ask for is done by the one that polls, once `wake` has made it look."""
+    """A poller over any selector. The polling thread carries out requests of other threads, after `wake` interrupts its wait."""
 
     def __init__(self, selector: selectors.BaseSelector, wake: Callable[[], None] = lambda: None) -> None:
         self._selector: Any = selector
@@ -194,5 +194,5 @@ class SelectorPoller:
 
 
 def best_poller(wake: Callable[[], None]) -> Poller:
-    """Return the platform's best. `wake` makes a `poll` in another thread return."""
+    """Return the platform's best poller. wake: makes a `poll` in another thread return."""
     return EpollPoller() if hasattr(select, "epoll") else SelectorPoller(selectors.DefaultSelector(), wake)

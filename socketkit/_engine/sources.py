@@ -1,4 +1,4 @@
-"""From listeners to units of work: what an intake takes from, for composed and for classic servers."""
+"""The sources that an intake takes units of work from, for composed and classic servers."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ if TYPE_CHECKING:
 log = Log("socketkit.sources")
 
 TRUNCATED = "truncated"
-"""Why a datagram is refused that is larger than its listener takes."""
+"""The reason for refusing a datagram larger than its listener accepts."""
 
 MOST_QUEUED = 4096
-"""How many requests are taken from one listener's queue in the end: no system's queue is longer unless it is told to."""
+"""Most requests taken from one listener's queue at the end of a run: longer than any system's default queue."""
 
 
 class RequestSource(Source):
-    """A source of requests for one server: what all units taken from one listener share.
+    """A source of requests for one server; holds what all units taken from one listener share.
 
-    parking: how its connections wait without a thread; None: not at all. layers: what each request passes through first.
-    in_place: the dispatcher runs each unit in the thread that calls it; otherwise `process_request` hands the request on.
+    parking: how its connections are parked; None: never. layers: the layers that each request passes through first.
+    in_place: the dispatcher runs each unit in the calling thread; otherwise `process_request` hands the request on.
     """
 
-    accepts = True  # `take` accepts, and not the unit that it returns
-    deadlines: Deadlines | None = None  # for its connections, if there are any
+    accepts = True  # `take` accepts the request, rather than the unit that it returns
+    deadlines: Deadlines | None = None  # the deadlines of its connections, if any
 
     def __init__(self, server: RequestTemplate, parking: Parking | None, layers: tuple[Layer, ...] = (), *, in_place: bool = False) -> None:
         self.server = server
@@ -52,11 +52,11 @@ class RequestSource(Source):
         self._straight = in_place and not layers and not replaced_steps(server)
 
     def goes_straight(self) -> bool:
-        """Return whether nothing stands between a request and its handler: no layer, and no overridden step."""
+        """Return whether requests go straight to their handler, without layers or overridden steps."""
         return self._straight and self.server.__dict__.keys().isdisjoint(STEPS)
 
     def receive(self, request: Request, client_address: Address) -> Unit | None:
-        """Return the unit of work of a request that was just accepted; None if it was parked for its first byte."""
+        """Return the unit of work of a just accepted request; None if it was parked for its first byte."""
         parking, deadlines = self.parking, self.deadlines
         unit: RequestUnit | None
         if parking is not None and can_wait(self.server, request):
@@ -64,14 +64,14 @@ class RequestSource(Source):
         else:
             unit = RequestUnit(self, request, client_address)
             if deadlines is not None and not getattr(unwrapped(self.server.RequestHandlerClass), "is_async", False):
-                deadlines.listen_to(request)  # an event loop reads past the socket object
+                deadlines.listen_to(request)  # an event loop bypasses the socket object
             self.ledger.open(unit)
         if deadlines is not None and deadlines.asleep:
             deadlines.begin()
         return unit
 
     def queued(self) -> Iterator[Unit]:
-        """Take what the kernel has queued, and yield the units; a connection that was parked is none."""
+        """Take the requests queued in the kernel and yield their units; parked connections are not yielded."""
         for _ in range(MOST_QUEUED if self.accepts else 0):
             if self.once and not is_readable(self):
                 return
@@ -86,11 +86,11 @@ class RequestSource(Source):
 
 
 class ListenerSource(RequestSource):
-    """A listener of a composed server. `admission` is asked before each accept, and about the peer after it; None: nobody asks."""
+    """A listener of a composed server. `admission` is checked before each accept, and for the peer after it; None: no checks."""
 
     admission: Admission | None = None
 
-    def __init__(  # noqa: PLR0913 - it ties a listener to a server, each end by name
+    def __init__(  # noqa: PLR0913 - it connects a listener to a server, each part by name
         self,
         server: RequestTemplate,
         listener: Listener,
@@ -106,16 +106,16 @@ class ListenerSource(RequestSource):
         super().__init__(server, parking, layers, in_place=in_place)
         self.url = listener.url
         self.once = once
-        self.fileno = listener.fileno  # type: ignore[method-assign] # one call less
+        self.fileno = listener.fileno  # type: ignore[method-assign] # saves one call
         self.counted = kind == "stream"
         self._largest = getattr(listener, "max_packet_size", math.inf)
         self._accept = accept
         self._tell = tell
 
     def take(self) -> Unit | None:
-        """Accept one request and return what runs it; None if it was parked or turned away.
+        """Accept one request and return its unit; None if it was parked or refused.
 
-        Raises: NoRoomError; OSError. What else a transport or an overridden `get_request` raises ends that one request.
+        Raises: NoRoomError; OSError. Any other error of a transport or an overridden `get_request` is logged and raised as OSError.
         """
         admission = self.admission
         if admission is not None:
@@ -132,7 +132,7 @@ class ListenerSource(RequestSource):
             if reason is not None:
                 self._turn_away(request, client_address, reason, admission.reply)
                 return None
-        if isinstance(request, tuple) and len(request[0]) > self._largest:  # datagrams come whole or not at all
+        if isinstance(request, tuple) and len(request[0]) > self._largest:  # deliver datagrams whole or not at all
             self._turn_away(request, client_address, TRUNCATED)
             return None
         return self.receive(request, client_address)
@@ -147,16 +147,16 @@ class ListenerSource(RequestSource):
 
     def _turn_away(self, request: Request, client_address: Address, reason: str, reply: bytes = b"") -> None:
         try:
-            self.server._refuse_request(request, client_address, reason, reply)  # noqa: SLF001 - a server and its sources are one thing in two files
+            self.server._refuse_request(request, client_address, reason, reply)  # noqa: SLF001 - a server and its sources form one unit
         except Exception:
             log.exception("a hook raised while a request of %s was turned away", client_address)
 
 
 class ClassicSource(RequestSource):
-    """A classic server as the loop sees it: through the hooks of the moment, one request for each report of the selector.
+    """A classic server as the loop sees it: uses the server's current hooks, which a program may replace at any time.
 
-    turn: a program's own way to take and handle one request, called with this source; None: it has none.
-    accept: takes as many as there are, without ever blocking; None: `get_request` might block.
+    turn: the program's own function to take and handle one request, called with this source; None: it has none.
+    accept: accepts one request without ever blocking; None: use `get_request`, once per report of the selector, as it might block.
     """
 
     def __init__(
@@ -177,12 +177,12 @@ class ClassicSource(RequestSource):
         self._booked = live is not None
 
     def fileno(self) -> int:
-        """Return the server's descriptor of this moment."""
+        """Return the server's current descriptor."""
         number: int = self._server.fileno()
         return number
 
     def take(self) -> Unit | None:
-        """Accept one request and return what runs it, or what accepts and runs it; None if it was parked."""
+        """Accept one request and return its unit, or return a unit that accepts and runs one; None if it was parked."""
         server = self._server
         if self._turn is not None:
             return partial(self._turn, self)
@@ -194,6 +194,6 @@ class ClassicSource(RequestSource):
         return partial(server._begin_request, request, client_address)  # noqa: SLF001 - as above
 
     def failed(self, error: OSError) -> None:
-        """Apply the table of accept errors. Raises: the error, if the server is closed."""
+        """Handle an accept error, as `ACCEPT_ERRORS` says. Raises: the error, if the server is closed."""
         if not isinstance(error, BlockingIOError):
             self.intake.failed(self, error)

@@ -1,4 +1,4 @@
-"""What a dispatcher is given to do: requests to run, and processes to become."""
+"""The work that a dispatcher receives: requests to run, and worker processes to start."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = Log("socketkit.work")
 
 
 class Work:
-    """What a live dispatcher gets: see `socketkit.seams.Work`."""
+    """The work of a live dispatcher: see `socketkit.seams.Work`."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class Work:
         self._be_ready = be_ready
 
     def run(self, request: Request, client_address: Address) -> None:
-        """Run one request here and now."""
+        """Run one request in the calling thread."""
         ledger, server = self._ledger, self._server
         entry = ledger.find(request)
         if entry is not None:
@@ -54,13 +54,13 @@ class Work:
             server.process_request_thread(request, client_address)
         except BaseException as error:
             ledger.fail(request, error)
-            if not server._confines_error(error):  # noqa: SLF001 - the server and its run are one thing in two files
+            if not server._confines_error(error):  # noqa: SLF001 - a server and its run form one unit in two files
                 raise
         finally:
             ledger.settle(request)
 
     def run_alone(self, request: Request, client_address: Address) -> str:
-        """Run one request in a process forked for it; return its outcome."""
+        """Run one request in a process that was forked for it; return its outcome."""
         self._forget_parent(request)
         entry = self._ledger.find(request)
         self.run(request, client_address)
@@ -68,7 +68,7 @@ class Work:
 
     @property
     def handler(self) -> Any:
-        """What handles the server's requests."""
+        """The server's handler class or factory."""
         return unwrapped(self._server.RequestHandlerClass)
 
     def run_async(self, request: Request, client_address: Address) -> Coroutine[Any, Any, None]:
@@ -78,7 +78,7 @@ class Work:
         return coroutines.serve(self._server, request, client_address, self._wrap)
 
     def hand_over(self, dispatch: Callable[[Request, Address], None], request: Request, client_address: Address) -> None:
-        """Give the request to a dispatcher that will account for it. If that has no thread or process left, refuse the request."""
+        """Give the request to a dispatcher that will settle it. If the dispatcher has no thread or process for it, refuse the request."""
         entry = self._ledger.find(request)
         if entry is not None:
             entry.elsewhere = True
@@ -99,11 +99,11 @@ class Work:
         self._forget_parent(None)
 
     def settle(self, request: Request, outcome: str) -> None:
-        """Account for a request that ran in another process."""
+        """Settle a request that ran in another process."""
         self._ledger.settle(request, outcome)
 
     def branch(self) -> Branch:
-        """Return what serves in a process that is about to be forked, and what its parent learns of it."""
+        """Return the branch of a process that is about to be forked: what it serves, and what its parent learns about it."""
         return Branch(self._ledger, self._become_branch, self._be_ready)
 
     def _wrap(self, request: Request, client_address: Address, layers: tuple[Layer, ...]) -> tuple[Request, Address] | None:
@@ -111,7 +111,7 @@ class Work:
         for layer in layers:
             try:
                 wrapped, client_address = layer.wrap(request, client_address)
-            except Exception as error:  # noqa: BLE001 - a layer is a plug-in fed by a peer: whatever it raises ends this peer only
+            except Exception as error:  # noqa: BLE001 - a layer is a plug-in that processes a peer's input: its errors end that connection only
                 log.debug("%s: %s ended the connection: %s", client_address, layer, error)
                 self._ledger.fail(request, error)
                 self._server.shutdown_request(request)
@@ -123,7 +123,7 @@ class Work:
 
 
 class Branch:
-    """One more process that serves: see `socketkit.seams.Branch`."""
+    """An additional serving process: see `socketkit.seams.Branch`."""
 
     def __init__(self, ledger: Ledger, become: Callable[..., Run], be_ready: Callable[[], object]) -> None:
         self._ledger = ledger
@@ -132,31 +132,31 @@ class Branch:
         self._tally = ledger.open_branch()
 
     def enter(self, dispatcher: Dispatcher | None, opened: Callable[[Intake], None], settled: Callable[[int], None] | None = None) -> Run:
-        """Make the server of this process, the child, one of its own."""
+        """In the child: make the server independent of the parent's; return its run."""
         ledger = self._ledger.in_branch(self._tally, settled)
         return self._become(dispatcher, ledger, opened)
 
     def begun(self, worker: object) -> None:
-        """Tell the observers; with its first worker the server is ready."""
+        """Tell the observers that the worker has started; the first worker makes the server ready."""
         self._be_ready()
         self._ledger.tell("worker_started", worker)
 
     def stats(self) -> Stats:
-        """Return what the child has done so far."""
+        """Return the child's counts so far."""
         return self._tally.stats()
 
     def close(self, worker: object = None, reason: str = "") -> None:
-        """Take over the child's counts; tell the observers if there was a reason for its end."""
+        """Add the child's counts to the ledger; if `reason` says why it ended, tell the observers."""
         self._ledger.close_branch(self._tally)
         if reason:
             self._ledger.tell("worker_died", worker, reason)
 
 
 class StartedDispatcher:
-    """A live dispatcher with every power it has, looked up once: see `socketkit.seams.powers` for what each of them means.
+    """A live dispatcher and its optional powers, looked up once: `socketkit.seams.powers` describes each of them.
 
-    process: what `process_request` calls with each request. The threads of a driver run requests where they take them; a part that
-    has `dispatch` is handed the request and accounts for it.
+    process: called by `process_request` with each request. A live part with `dispatch` is handed the request and settles it; a
+    driver's threads run requests where they take them.
     """
 
     def __init__(self, recipe: Dispatcher, work: Work) -> None:
