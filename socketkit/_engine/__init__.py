@@ -1,1 +1,1 @@
-"""What makes a composition serve: one engine under composed and classic servers. Private: plugins see it through the seams only."""
+"""The engine under composed and classic servers. Private: plugins use it only through `socketkit.seams`."""

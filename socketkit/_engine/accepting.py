@@ -1,4 +1,4 @@
-"""Taking from listeners: what an error of accept(2) means, and which listeners are paused, and why."""
+"""Accepting from listeners: how accept(2) errors are handled, and which listeners are paused and why."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ ACCEPT_ERRORS: dict[int, Verdict] = {
     **dict.fromkeys((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM), "pause"),
     **dict.fromkeys((errno.EBADF, errno.EINVAL, errno.ENOTSOCK), "fatal"),
 }
-"""What an error of accept(2) or recvfrom(2) means for its listener. An errno that is not here means "pause".
+"""What an error of accept(2) or recvfrom(2) means for its listener. An errno missing here means "pause".
 
-retry: the error concerns one peer; take the next. pause: the system is short of something; pause, then try again.
+retry: the error concerns one peer; take the next. pause: the system lacks a resource; pause, then try again.
 fatal: the descriptor is no longer a listener. Source: accept(2), "Error handling"; EPERM comes from a firewall.
 """
 
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 1.0
-"""Seconds of the pause after an error that means "pause": doubling from the first to the second, and back to the first on success."""
+"""Seconds to pause after a "pause" error: doubles from the shortest to the longest, and resets on success."""
 
 RETRIES_IN_A_ROW = 100
-"""After this many "retry" errors in a row a listener is paused all the same: an error that repeats does not concern one peer."""
+"""A listener is paused after this many "retry" errors in a row: a repeating error does not concern a single peer."""
 
 HELD, NO_ROOM, FAILING = "held", "no room", "failing"
-"""Why a listener is paused: the dispatcher holds all of them; a limit leaves no room; the system is short of something."""
+"""Why a listener is paused: the dispatcher holds all of them; a limit leaves no room; the system lacks a resource."""
 
 
 def verdict(error: OSError) -> Verdict:
-    """Look the error up in `ACCEPT_ERRORS`. An error without an errno of the system comes from a handshake, so from one peer."""
+    """Look the error up in `ACCEPT_ERRORS`. An error without a system errno comes from a handshake, so it concerns one peer."""
     if error.errno is None or isinstance(error, TimeoutError) or type(error).__module__ == "ssl":
         return "retry"
     return ACCEPT_ERRORS.get(error.errno, "pause")
@@ -64,9 +64,9 @@ class Source:
 
     Attributes:
         url: its URL, for logs.
-        once: take one unit for each report of the selector, because a second `take` might block.
+        once: take only one unit per poll, because a second `take` might block.
         counted: its requests are connections, which limits count.
-        intake: the intake that takes from it; set by whoever opens that.
+        intake: the intake that takes from it; set when that is opened.
     """
 
     url: str = ""
@@ -74,33 +74,33 @@ class Source:
     counted: bool = True
     intake: Intake
 
-    registered = -1  # the descriptor in the poller, or -1. This and the rest belong to `Accepting`.
-    paused_for: frozenset[str] = frozenset()  # of HELD, NO_ROOM and FAILING; watched while it is empty
+    registered = -1  # the descriptor in the poller, or -1. Only `Accepting` writes this and the attributes below.
+    paused_for: frozenset[str] = frozenset()  # of HELD, NO_ROOM and FAILING; the source is watched while it is empty
     retries = 0  # "retry" errors in a row
     failures = 0  # "pause" errors since the last success
     delay = 0.0  # seconds of the last pause
-    troubled = False  # an error has come since the last success
+    troubled = False  # whether an error has occurred since the last success
 
     def fileno(self) -> int:
         """Return the descriptor that is readable when `take` has something, or -1 when closed."""
         raise NotImplementedError
 
     def take(self) -> Unit | None:
-        """Return the next unit; None when what came needs no running.
+        """Return the next unit; None when a request was taken but leaves nothing to run.
 
-        Raises: BlockingIOError when nothing waits; NoRoomError; OSError.
+        Raises: BlockingIOError when no request waits; NoRoomError; OSError.
         """
         raise NotImplementedError
 
     def paused(self, error: OSError, seconds: float) -> None:
-        """Called when an error has paused this source for so many seconds."""
+        """Called when `error` has paused this source for `seconds`."""
 
     def resumed(self, failures: int) -> None:
-        """Called when this source delivers again, after so many failed attempts."""
+        """Called when this source delivers again, after `failures` failed attempts."""
 
 
 class Accepting:
-    """The sources of one intake. Used by the thread that takes."""
+    """The sources of one intake. Used only by the thread that takes."""
 
     def __init__(self, sources: Iterable[Source], poller: Poller, call_later: Callable[[float, Callable[[], object]], None]) -> None:
         self.sources = list(sources)
@@ -123,7 +123,7 @@ class Accepting:
             self._watch(source)
 
     def failed(self, source: Source, error: OSError) -> None:
-        """Apply the table to an error met while taking from `source`.
+        """Handle an error raised while taking from `source`, as `ACCEPT_ERRORS` says.
 
         Raises: the error itself, if the descriptor is no longer a listener.
         """

@@ -1,4 +1,4 @@
-"""A request's life in an event loop."""
+"""Running a request in an event loop."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from socketkit._system.forking import forks, leave
 from socketkit.handlers.coroutines import constructing
 from socketkit.seams import Address, Layer, Request
 
-if TYPE_CHECKING:  # asyncio takes longer to import than all of socketkit, and most programs do without it
+if TYPE_CHECKING:  # asyncio takes longer to import than all of socketkit, and most programs do not need it
     from socketkit._engine.steps import RequestTemplate
     from socketkit.handlers.coroutines import AsyncRequestHandler
 
@@ -20,7 +20,7 @@ Wrap = Callable[[Request, Address, tuple[Layer, ...]], tuple[Request, Address] |
 
 
 async def serve(server: RequestTemplate, request: Request, client_address: Address, wrap: Wrap) -> None:
-    """Run one request in this event loop: layers, handler, errors, close, account. See `socketkit.seams.Work.run_async`."""
+    """Run one request in this event loop: layers, handler, errors, close, settle. See `socketkit.seams.Work.run_async`."""
     ledger = books(server)
     entry = ledger.find(request)
     if entry is not None:
@@ -34,14 +34,14 @@ async def serve(server: RequestTemplate, request: Request, client_address: Addre
         await _process(server, request, client_address)
     except BaseException as error:
         ledger.fail(request, error)
-        if not _is_wanted(error) and not server._confines_error(error):  # noqa: SLF001 - a server and its requests are one thing in two files
+        if not _is_wanted(error) and not server._confines_error(error):  # noqa: SLF001 - a server and its requests form one unit
             raise
     finally:
         ledger.settle(request)
 
 
 async def _process(server: RequestTemplate, request: Request, client_address: Address) -> None:
-    """Do what `process_request_thread` does with other handlers."""
+    """Do for async handlers what `process_request_thread` does for others."""
     behind = forks.behind
     try:
         with constructing() as made:
@@ -52,7 +52,7 @@ async def _process(server: RequestTemplate, request: Request, client_address: Ad
         if forks.behind != behind:
             leave(error)
         raise
-    except Exception as error:  # noqa: BLE001 - that is what handle_error is for
+    except Exception as error:  # noqa: BLE001 - passed to handle_error
         books(server).fail(request, error)
         server.handle_error(request, client_address)
     finally:
@@ -68,19 +68,19 @@ async def _run(handler: AsyncRequestHandler) -> None:
             await handler.finish()
     finally:
         if hasattr(handler, "writer"):
-            with contextlib.suppress(AttributeError):  # asyncio's way to say that it is closed
-                handler.writer.transport.abort()  # the loop forgets the descriptor before the server closes it
+            with contextlib.suppress(AttributeError):  # asyncio raises this when it is closed
+                handler.writer.transport.abort()  # makes the loop drop the descriptor before the server closes it
 
 
 def _is_wanted(error: BaseException) -> bool:
-    """Return whether the error is that this task was told to end, as by a drain at its deadline: nothing to complain about."""
+    """Return whether the error is a requested cancellation of this task, such as by a drain at its deadline: not worth a log line."""
     import asyncio  # noqa: PLC0415 - see above
 
     return isinstance(error, asyncio.CancelledError) and (task := asyncio.current_task()) is not None and task.cancelling() > 0
 
 
 async def _in_thread(function: Callable[[], Any]) -> Any:
-    """Run the function in a thread and return what it returns. Being cancelled meanwhile takes effect afterwards."""
+    """Run the function in a thread and return its result. A cancellation meanwhile takes effect after the function has finished."""
     import asyncio  # noqa: PLC0415 - see above
 
     task = asyncio.current_task()

@@ -1,10 +1,10 @@
-"""What stands above the strategies that classic classes are named for, in the whole process: `socketkit run` chooses it.
+"""The process-wide override of the strategies of classic server classes, as chosen by `socketkit run`.
 
-Classic servers have an attribute for every name that a program might use, so what is theirs alone is kept in their dictionaries under
-names that are mangled for `BaseServer`.
+Programs may use any attribute name on a classic server, so the library's own state is kept in the server's `__dict__` under names
+mangled for `BaseServer`.
 """
 
-# ruff: noqa: SLF001 - this is the half of classic servers that no program sees
+# ruff: noqa: SLF001 - this is the private half of classic servers
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _LIVE, _RUN, _UNDRAINED = "_BaseServer__live", "_BaseServer__run", "_BaseServer_
 
 
 class Override:
-    """The choice. None: each server keeps the strategy of its class, and the classic lifecycle."""
+    """The override in effect. None: each server keeps the strategy of its class, and the classic lifecycle."""
 
     dispatcher: Dispatcher | None = None
     lifecycle: Lifecycle | None = None
     nodelay: bool = False
-    """Whether servers of connections switch Nagle's delay off."""
+    """Whether stream servers disable Nagle's algorithm."""
 
 
 def live_part(server: Any) -> Any:
-    """Return the live part of the dispatcher above the server's class, started when first needed; None if there is none."""
+    """Return the live part of the dispatcher that overrides the server's own, started on first use; None without an override."""
     if Override.dispatcher is None and Override.lifecycle is None:
         return None
     attributes = vars(server)
@@ -37,13 +37,13 @@ def live_part(server: Any) -> Any:
 
 
 def put_under(server: Any, dispatcher: Dispatcher) -> None:
-    """Start a dispatcher above the server's class."""
+    """Start the dispatcher and have it serve the classic server."""
     work = Work(server, books(server), server._forget_parent, server._become_branch, server._be_ready)
     vars(server)[_LIVE] = StartedDispatcher(dispatcher, work)
 
 
 def dispatched(server: Any, request: Request, client_address: Address) -> bool:
-    """Give the request to the chosen dispatcher; False if there is none, or it drives and is not driving, as in `handle_request`."""
+    """Give the request to the override's dispatcher; False if there is none, or it drives but no run is under way (`handle_request`)."""
     live = live_part(server)
     if live is None or (live.drive is not None and vars(server).get(_RUN) is None):
         return False
@@ -52,7 +52,7 @@ def dispatched(server: Any, request: Request, client_address: Address) -> bool:
 
 
 def close(server: Any) -> None:
-    """Release the chosen dispatcher's live part; wait for its requests if the server's class waits for its own."""
+    """Close the override's live part, after waiting for its requests if the server's class waits for its own."""
     undrained = vars(server).pop(_UNDRAINED, None)
     if undrained is not None:
         undrained.abandon()

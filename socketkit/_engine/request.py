@@ -1,4 +1,4 @@
-"""A request that was accepted, as a unit of work: calling it runs it, and it is its own entry in the books."""
+"""An accepted request as a unit of work: calling it runs it, and it is its own ledger entry."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class RequestUnit(Entry):
     __slots__ = ("_source",)
 
     begun: Any = False
-    """Whether its handler has seen it already: too late to turn it away."""
+    """Whether its handler has already seen it, so that it is too late to refuse it."""
 
     def __init__(self, source: RequestSource, request: Request, client_address: Address) -> None:
         self._source = source
@@ -33,31 +33,31 @@ class RequestUnit(Entry):
         self.layers = source.layers
 
     def __call__(self) -> None:
-        """Run it, in this thread, or have the dispatcher run it where it wants to.
+        """Run it in this thread, or hand it to the dispatcher.
 
-        It goes through the steps of the template one by one, or all at once where that makes no difference.
+        It goes through the template's steps one by one, or straight to the handler where that makes no difference.
         """
         source = self._source
         server = source.server
         if not source.goes_straight():
-            server._run_request(self.request, self.client_address)  # noqa: SLF001 - a server and its units are one thing in two files
+            server._run_request(self.request, self.client_address)  # noqa: SLF001 - a server and its units form one unit
             return
         self.thread = threading.get_ident()
         try:
             server.RequestHandlerClass(self.request, self.client_address, server)
-        except BaseException as error:  # noqa: BLE001 - a request's error is judged in one place, whatever it is
+        except BaseException as error:  # noqa: BLE001 - `_fail` judges every error of a request
             self._fail(error)
         else:
             self._close()
 
     def refuse(self, reason: str, reply: bytes = b"") -> None:
-        """Turn the request away instead of running it."""
+        """Refuse the request instead of running it."""
         self._source.server._refuse_request(self.request, self.client_address, reason, reply)  # noqa: SLF001 - as above
 
     # inside
 
     def _fail(self, error: BaseException) -> None:
-        """Do with the exception being handled what the template does with it, and close."""
+        """Handle `error`, the exception being handled, as the template does, and close."""
         source = self._source
         server = source.server
         if isinstance(error, SystemExit) and forks.behind != source.behind:
@@ -69,7 +69,7 @@ class RequestUnit(Entry):
             elif not server._confines_error(error):  # noqa: SLF001 - as above
                 raise error
         finally:
-            del error  # or its traceback keeps this frame, and with it the request, until the garbage collector comes
+            del error  # otherwise its traceback keeps this frame and the request alive until garbage collection
             self._close()
 
     def _close(self) -> None:

@@ -1,4 +1,4 @@
-"""What every server does with a request, composed or classic: the part of the template methods that both share."""
+"""The request steps that composed and classic servers share, as template methods."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from socketkit.seams import Address, Request
 log = Log("socketkit.template")
 
 STEPS = frozenset({"verify_request", "process_request", "process_request_thread", "finish_request"})
-"""What a request goes through on its way to its handler."""
+"""The steps that a request goes through on its way to its handler."""
 
 _own_steps: list[Any] = []
 
@@ -26,7 +26,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def own_step(function: Function) -> Function:
-    """Mark a step as the library's own. A server all of whose steps are marked may run its requests in one go."""
+    """Mark a step as the library's own. A server whose steps are all marked may run its requests without calling them."""
     _own_steps.append(function)
     return function
 
@@ -37,15 +37,15 @@ def replaced_steps(server: RequestTemplate) -> frozenset[str]:
     return _replaced_steps(kind)
 
 
-@lru_cache(maxsize=256)  # bounded, for programs that make classes as they go
+@lru_cache(maxsize=256)  # bounded, for programs that create classes dynamically
 def _replaced_steps(kind: type) -> frozenset[str]:
     return frozenset(step for step in STEPS if not any(getattr(kind, step) is own for own in _own_steps))
 
 
 class RequestTemplate:
-    """The steps of a request after it was taken. Names without an underscore are the standard library's and meant for overriding.
+    """The steps of a request after its accept. Names without an underscore come from the standard library and may be overridden.
 
-    Subclasses say what `process_request`, `shutdown_request`, `close_request` and `handle_error` do.
+    Subclasses define `process_request`, `shutdown_request`, `close_request` and `handle_error`.
     """
 
     RequestHandlerClass: Any
@@ -55,16 +55,16 @@ class RequestTemplate:
     handle_error: Any
 
     _discards_unread = False
-    """Whether what a client has sent and nobody has read is thrown away before its connection is closed."""
+    """Whether unread bytes from the client are discarded before its connection is closed."""
 
     @own_step
     def verify_request(self, request: Request, client_address: Address) -> bool:  # noqa: ARG002 - for overriding
-        """Return whether to go on with the request. An exception says no, and goes to `handle_error`."""
+        """Return whether to serve the request. If it raises, the request ends and `handle_error` is called."""
         return True
 
     @own_step
     def process_request_thread(self, request: Request, client_address: Address) -> None:
-        """Run the request where it stands: handler, errors, close. Called in the thread or process that the dispatcher chose."""
+        """Run the request here: handler, errors, close. Called in the thread or process that the dispatcher chose."""
         behind = forks.behind
         try:
             self.finish_request(request, client_address)
@@ -72,7 +72,7 @@ class RequestTemplate:
             if forks.behind != behind:
                 leave(error)
             raise
-        except Exception as error:  # noqa: BLE001 - that is what handle_error is for
+        except Exception as error:  # noqa: BLE001 - passed to handle_error
             books(self).fail(request, error)
             self.handle_error(request, client_address)
         finally:
@@ -84,18 +84,18 @@ class RequestTemplate:
         self.RequestHandlerClass(request, client_address, self)
 
     def handle_timeout(self) -> None:
-        """Do nothing; `handle_request` calls this when no request came in time."""
+        """Do nothing; `handle_request` calls this when no request arrived in time."""
 
     def service_actions(self) -> None:
         """Do nothing; the serving loop calls this after every turn, and at least every `poll_interval` seconds."""
 
     def _begin_request(self, request: Request, client_address: Address) -> None:
-        """Take a request from acceptance to its outcome, or to the dispatcher that will see to that."""
+        """Admit a request and run it to its outcome, or hand it to the dispatcher, which will settle it."""
         books(self).admit(request, client_address)
         self._run_request(request, client_address)
 
     def _run_request(self, request: Request, client_address: Address) -> None:
-        """The same for a request whose entry is open."""
+        """Do the same as `_begin_request` for a request whose entry is already open."""
         ledger = books(self)
         entry = ledger.find(request) or ledger.admit(request, client_address)
         try:
@@ -104,8 +104,8 @@ class RequestTemplate:
             else:
                 ledger.refuse(request, "verify_request said no")
                 self._end_request(request)
-        except BaseException as error:  # noqa: BLE001 - a request's error is judged here, whatever it is
-            entry.elsewhere = False  # nobody took it
+        except BaseException as error:  # noqa: BLE001 - every error of a request is judged here
+            entry.elsewhere = False  # no dispatcher took it
             ledger.fail(request, error)
             try:
                 if isinstance(error, Exception):
@@ -119,19 +119,19 @@ class RequestTemplate:
                 ledger.settle(request)
 
     def _end_request(self, request: Request) -> None:
-        """Close it, and keep what its peer has yet to receive safe if the server does that."""
+        """Close the request, after discarding unread bytes if the server does so, which protects the rest of the reply."""
         if self._discards_unread and not isinstance(request, tuple):
             discard_unread(request)
         self.shutdown_request(request)
 
     def _refuse_request(self, request: Request, client_address: Address, reason: str, reply: bytes = b"") -> None:
-        """Turn the request away before a handler sees it, with a last word if there is one; never waits for the peer."""
+        """Refuse the request before a handler sees it, and send `reply` unless it is empty; never waits for the peer."""
         ledger = books(self)
         if ledger.find(request) is None:
             ledger.admit(request, client_address)
         ledger.refuse(request, reason)
         try:
-            with contextlib.suppress(OSError):  # a full buffer, or nobody there
+            with contextlib.suppress(OSError):  # the buffer is full, or the peer has gone
                 if reply and isinstance(request, tuple):
                     request[1].sendto(reply, DONT_WAIT, client_address)
                 elif reply:
@@ -143,9 +143,9 @@ class RequestTemplate:
             ledger.settle(request)
 
     def _confines_error(self, error: BaseException) -> bool:
-        """Return whether an error that is no `Exception` ends only the request it came from; log it if so.
+        """Return whether an error that is not an `Exception` ends only its own request; log it if so.
 
-        All do, but for a Ctrl-C that nobody handles: that one is the user's.
+        All do, except Ctrl-C in the main thread with Python's default handler: that one is meant to end the program.
         """
         in_main_thread = threading.current_thread() is threading.main_thread()
         if isinstance(error, KeyboardInterrupt) and in_main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler:

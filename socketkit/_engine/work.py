@@ -111,7 +111,7 @@ class Work:
         for layer in layers:
             try:
                 wrapped, client_address = layer.wrap(request, client_address)
-            except Exception as error:  # noqa: BLE001 - a layer is a plug-in that processes a peer's input: its errors end that connection only
+            except Exception as error:  # noqa: BLE001 - a layer is a plug-in fed by a peer: its errors end that connection only
                 log.debug("%s: %s ended the connection: %s", client_address, layer, error)
                 self._ledger.fail(request, error)
                 self._server.shutdown_request(request)

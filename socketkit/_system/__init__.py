@@ -1,1 +1,1 @@
-"""The operating system as socketkit uses it. Nothing here knows of servers, handlers or requests."""
+"""Wrappers around the operating system. Nothing here knows about servers, handlers or requests."""
