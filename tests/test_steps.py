@@ -1,8 +1,10 @@
-"""Which steps of the template a server takes in a way of its own."""
+"""Which steps of the template a server overrides, and what its class says of the files of a handler."""
+
+import socket
 
 import pytest
 
-from socketkit import ConversationHandler, Server, TCPServer, ThreadingTCPServer
+from socketkit import ConversationHandler, Server, StreamRequestHandler, TCPServer, ThreadingTCPServer, socketserver
 from socketkit._engine.steps import RequestTemplate, replaced_steps
 
 
@@ -43,3 +45,17 @@ def test_conversations_park_also_if_the_library_s_modules_have_other_names(monke
 
     server = Elsewhere("tcp://127.0.0.1:0", Echo, dispatcher="pool:1")
     assert _opener(server) is not None
+
+
+def test_a_composed_server_s_writer_does_not_come_from_the_classic_module(monkeypatch):
+    monkeypatch.setattr(socketserver, "_SocketWriter", None)
+    made = []
+
+    class Look(StreamRequestHandler):
+        def handle(self):
+            made.append(type(self.wfile).__name__)
+
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        Look(ours, ("peer", 1), Server("tcp://127.0.0.1:0", Look))
+    assert made == ["SocketWriter"]

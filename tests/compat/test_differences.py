@@ -631,3 +631,21 @@ def test_process_request_thread_without_the_mix_in():
         server.process_request_thread(*server.get_request())
         assert client.recv(10) == b"X\n"
         assert client.recv(10) == b""
+
+
+@pytest.mark.parametrize("library", [old, new], ids=["theirs", "ours"])
+def test_a_replaced_writer_and_a_server_of_another_kind(library, monkeypatch):
+    class Writer(library._SocketWriter):
+        pass
+
+    class Look(library.StreamRequestHandler):
+        def handle(self):
+            made.append(type(self.wfile) is Writer)
+
+    monkeypatch.setattr(library, "_SocketWriter", Writer)
+    made = []
+    ours, theirs = socket.socketpair()
+    with ours, theirs, library.TCPServer(LOCAL, Look) as server:
+        for owner in (server, object()):
+            Look(ours, ("peer", 1), owner)
+    assert made == [True, library is old]
