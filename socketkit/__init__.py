@@ -1,4 +1,4 @@
-"""Socket servers composed from injected parts: write ordinary blocking handlers, and change one word to change their concurrency.
+"""Socket servers built from interchangeable parts: handlers are ordinary blocking code, and one word selects how they run concurrently.
 
 The classic names are imported at once. Every other name is imported on first use, on its own, so that a program does not load parts
 that it does not need, nor carry them into every process that it forks.
