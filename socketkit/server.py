@@ -576,9 +576,13 @@ def compose(spec: Mapping[str, Any]) -> Server:
 
     Raises: ConfigError with every fault of the mapping, by key; IncompatibleError.
     """
-    parts = config.composition(spec)
+    return assemble(config.composition(spec))
+
+
+def assemble(parts: config.Composition, *observers: object) -> Server:
+    """Return the server of a composition, with these observers and those of the plugins. Nothing is bound. Raises: IncompatibleError."""
     server = Server(parts.listen, parts.handler, dispatcher=parts.dispatcher, lifecycle=parts.lifecycle, limits=parts.limits)
-    server._observe(Catalog.load().observers(server))  # noqa: SLF001 - completes its constructor
+    server._observe((*observers, *Catalog.load().observers(server)))  # noqa: SLF001 - completes its constructor
     return server
 
 

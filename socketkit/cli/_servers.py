@@ -14,7 +14,7 @@ from socketkit.composition.catalog import Catalog
 from socketkit.composition.options import FaultCollector
 from socketkit.seams.limits import Limits
 from socketkit.seams.stats import DrainReport
-from socketkit.server import Server
+from socketkit.server import Server, assemble
 
 if TYPE_CHECKING:
     from socketkit._engine.run import Run
@@ -54,16 +54,14 @@ def compose(compositions: Mapping[str, Composition], *observers: object) -> dict
     faults, servers = FaultCollector(), {}
     for key, parts in compositions.items():
         with faults.under(key):
-            server = Server(parts.listen, parts.handler, dispatcher=parts.dispatcher, lifecycle=parts.lifecycle, limits=parts.limits)
-            server._observe((*observers, *Catalog.load().observers(server)))  # noqa: SLF001 - as socketkit.compose does
-            servers[key] = server
+            servers[key] = assemble(parts, *observers)
     faults.check()
     return servers
 
 
 def run_of(server: Server) -> Run | None:
     """Return the run of a server; None while it does not serve."""
-    return server._run  # noqa: SLF001 - as above
+    return server._run  # noqa: SLF001 - the command steers the run, which the server does not show
 
 
 def strategy(server: Server) -> str:
