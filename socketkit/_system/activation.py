@@ -1,11 +1,11 @@
-"""The sockets of a process that outlive it: those it was started with, those it listens on, and what becomes of them.
+"""Sockets that outlive a process: those it inherits, those it listens on, and those it passes on.
 
-A process is started with sockets by a service manager or by the generation before it, both by the protocol of sd_listen_fds(3): they
-are the descriptors from 3 on, ``LISTEN_FDS`` says how many, ``LISTEN_FDNAMES`` what they are called, and ``LISTEN_PID`` for whom they
-are. A generation calls each by the URL of the transport that listens on it, percent-encoded, because ``:`` separates names; and it
-waits, at the descriptor ``SOCKETKIT_READY_FD``, to be told that it is not needed any more.
+A service manager or the previous generation passes sockets to a process by the protocol of sd_listen_fds(3): they are the descriptors
+from 3 on, ``LISTEN_FDS`` is their number, ``LISTEN_FDNAMES`` their names, and ``LISTEN_PID`` the process they are meant for. A
+generation names each socket by the URL of the transport that listens on it, percent-encoded, because ``:`` separates names. It then
+waits, at the descriptor ``SOCKETKIT_READY_FD``, for the report that the new generation serves.
 
-What the environment says is read once and then taken out of it, so that no child takes it for its own.
+The environment variables are read once and then removed, so that no child mistakes them for its own.
 """
 
 from __future__ import annotations
@@ -25,47 +25,47 @@ FIRST = 3
 """The first descriptor that is passed on. Source: sd_listen_fds(3)."""
 
 UNNAMED = "unknown"
-"""What a descriptor is called if nobody has given it a name. Source: sd_listen_fds_with_names(3)."""
+"""The name of a descriptor that was passed without one. Source: sd_listen_fds_with_names(3)."""
 
 
 @attrs.define(eq=False)
 class Offer:
-    """A descriptor that was passed to this process, or from one of its servers to another, and that nobody listens on yet."""
+    """A descriptor passed to this process, or from one of its servers to another, that no server has claimed yet."""
 
     name: str
     fileno: int
     ours: bool
-    """Whether a server of ours has bound it, and not the service manager: then its path is ours to remove."""
+    """Whether a socketkit server bound it, rather than the service manager: then socketkit removes its path."""
     index: int = 0
-    """Which one it was, of all those of its name."""
+    """Its position among the descriptors of the same name."""
     origin: socket.socket | None = None
-    """The socket of another server of this process that it is a copy of."""
+    """The socket that it duplicates, of another server in this process; None: it was passed from outside."""
 
 
 @attrs.define(eq=False)
 class _Place:
-    """Where a socket listens, and whether what it leaves behind is to be removed by whoever closes it here."""
+    """Where a socket listens, and whether this process removes its path when closing it."""
 
     url: str
     ours: bool
     origin: socket.socket | None = None
     order: int = attrs.field(factory=itertools.count().__next__)
-    """Which came first, of those with the same URL: only that tells one port 0 from another."""
+    """Order of creation, the only way to tell apart sockets with the same URL, such as port 0."""
     given: bool = False
-    """Whether another server of this process has a copy, and listens there from now on."""
+    """Whether another server of this process has taken over with a copy."""
 
 
 class _Sockets:
-    """The sockets of this process. All of it may be used from any thread."""
+    """The sockets of this process. Thread-safe."""
 
     def __init__(self) -> None:
         self.changing = threading.RLock()
-        self.offers: list[Offer] | None = None  # None: the environment was not read yet
+        self.offers: list[Offer] | None = None  # None: the environment has not been read yet
         self.places: weakref.WeakKeyDictionary[socket.socket, _Place] = weakref.WeakKeyDictionary()
         self.ready_descriptor: int | None = None
 
     def read(self) -> list[Offer]:
-        """Return what is on offer, after reading the environment the first time."""
+        """Return the unclaimed offers; reads the environment on first use."""
         if self.offers is None:
             self.offers = []
             pid, count, names, ready = (os.environ.pop(name, "") for name in _VARIABLES)
@@ -77,11 +77,11 @@ class _Sockets:
         assert self.offers is not None  # noqa: S101 - see above
         called = names.split(":") if names else []
         if ready.isdecimal():
-            with contextlib.suppress(OSError):  # closed: nobody waits
+            with contextlib.suppress(OSError):  # closed: no process waits
                 os.set_inheritable(int(ready), False)
                 self.ready_descriptor = int(ready)
         for index in range(count):
-            with contextlib.suppress(OSError):  # closed: there is nothing to offer
+            with contextlib.suppress(OSError):  # closed: nothing to offer
                 os.set_inheritable(FIRST + index, False)
                 name = called[index] if len(called) == count else UNNAMED
                 ours = self.ready_descriptor is not None
@@ -97,20 +97,20 @@ _sockets = _Sockets()
 
 
 def encode(url: str) -> str:
-    """Return the name under which a generation passes on the socket of this URL."""
+    """Return the name under which a generation passes on this URL's socket."""
     return quote(url, safe="")
 
 
 def names() -> list[str]:
-    """Return the names of all that is on offer."""
+    """Return the names of all unclaimed descriptors."""
     with _sockets.changing:
         return [offer.name for offer in _sockets.read()]
 
 
 def claim(url: str, name: str | None = None, index: int = 0) -> socket.socket | None:
-    """Take the socket that was passed on for this URL, or else the one of that name; None if there is none.
+    """Claim the socket that was passed on for this URL, or else the one named `name`; None if there is none.
 
-    index: which one, of several of the same name. Owner: the caller. Raises: OSError when the descriptor is no socket.
+    index: which one, of several with that name. Owner: the caller. Raises: OSError when the descriptor is not a socket.
     """
     with _sockets.changing:
         offers = _sockets.read()
@@ -121,9 +121,9 @@ def claim(url: str, name: str | None = None, index: int = 0) -> socket.socket | 
 
 
 def claim_descriptor(url: str, fileno: int) -> socket.socket | None:
-    """Take the socket that was passed on for this URL, or else the one with that descriptor; None if that one is somebody else's.
+    """Claim the socket that was passed on for this URL, or else the one with that descriptor; None if another server has that one.
 
-    Owner: the caller. Raises: OSError when the descriptor is closed, or no socket.
+    Owner: the caller. Raises: OSError when the descriptor is closed or not a socket.
     """
     with _sockets.changing:
         found = claim(url)
@@ -153,19 +153,19 @@ def _adopt(url: str, fileno: int, *, ours: bool, origin: socket.socket | None = 
 
 
 def listens(url: str, sock: socket.socket) -> None:
-    """Take notice that a server listens on a socket that it has bound itself."""
+    """Record that a server listens on a socket that it has bound itself."""
     with _sockets.changing:
         _sockets.places[sock] = _Place(url, ours=True)
 
 
 def leaves_its_path(sock: socket.socket) -> bool:
-    """Return whether somebody else listens on the socket too, or has bound it, so that closing it here shall remove nothing."""
-    place = _sockets.places.get(sock)  # without the lock: also called in children, whose parent may have held it as they were forked
+    """Return whether another process or server shares the socket or has bound it, so that closing it must not remove its path."""
+    place = _sockets.places.get(sock)  # no lock: also called in forked children, where it may have been held at the fork
     return place is not None and not place.ours
 
 
 def estate() -> list[tuple[str, int]]:
-    """Return all that a next generation gets: names and descriptors of what this process listens on, and of what it never claimed."""
+    """Return the names and descriptors to pass to the next generation: sockets this process listens on, and those it never claimed."""
     with _sockets.changing:
         places = sorted(_sockets.places.items(), key=lambda item: item[1].order)
         listening = [(encode(place.url), sock.fileno()) for sock, place in places if sock.fileno() != -1 and not place.given]
@@ -173,7 +173,7 @@ def estate() -> list[tuple[str, int]]:
 
 
 def hand_over() -> None:
-    """Take notice that another process listens on all of it from now on."""
+    """Record that another process listens on all sockets from now on, and so removes their paths."""
     with _sockets.changing:
         for place in _sockets.places.values():
             place.ours = False
@@ -181,9 +181,9 @@ def hand_over() -> None:
 
 @contextlib.contextmanager
 def offering(sockets: Iterable[socket.socket]) -> Iterator[None]:
-    """Pass these sockets on within the process: whoever opens one of their URLs inside the block gets a copy of the socket.
+    """Pass these sockets on within the process: a server that opens one of their URLs inside the block gets a copy of the socket.
 
-    If the block ends well, what a socket leaves behind is to be removed by whoever has taken the copy; else by whoever had it before.
+    If the block ends without an error, the new owner of a copy removes the socket's path; otherwise the old owner does.
     """
     offers = []
     with _sockets.changing:
@@ -208,11 +208,11 @@ def offering(sockets: Iterable[socket.socket]) -> Iterator[None]:
                     os.close(offer.fileno)
 
 
-# --- the generation before -------------------------------------------------------------------------------------------
+# --- the previous generation -----------------------------------------------------------------------------------------
 
 
 def report_ready() -> bool:
-    """Tell the generation before that this one serves; return whether there is one that was waiting for it."""
+    """Tell the previous generation that this one serves; return whether it was waiting for that."""
     with _sockets.changing:
         _sockets.read()
         descriptor, _sockets.ready_descriptor = _sockets.ready_descriptor, None
@@ -220,7 +220,7 @@ def report_ready() -> bool:
         return False
     try:
         os.write(descriptor, b"\n")
-    except OSError:  # it is gone
+    except OSError:  # it has ended
         return False
     finally:
         os.close(descriptor)
@@ -228,9 +228,9 @@ def report_ready() -> bool:
 
 
 def close_unclaimed() -> list[str]:
-    """Close what the generation before has passed on and nobody claimed; return their URLs.
+    """Close unclaimed sockets of the previous generation; return their URLs.
 
-    Clients could still connect to it, and would wait for ever.
+    Otherwise clients could still connect to them, and would wait for ever.
     """
     with _sockets.changing:
         offers = _sockets.read()

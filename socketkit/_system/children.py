@@ -1,4 +1,4 @@
-"""Child processes, for dispatchers that fork: start one, wait for it and for nobody else's, say how it ended."""
+"""Child processes, for dispatchers that fork: start one, wait for that one only, describe how it ended."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from socketkit._system import logs
 
 
 def fork(run: Callable[[], int]) -> int:
-    """Start a child that calls `run`, exits with what it returns (1 if it raises), and return the child's pid.
+    """Return the pid of a new child that calls `run` and exits with its result, or with 1 if it raises.
 
-    The child leaves by `os._exit`, so that nothing of the parent's clean-up runs in it, but flushes its standard streams first. So
-    does the parent before it forks: what stands in their buffers would come out twice. Neither waits long for who reads from them.
+    The child flushes its standard streams and exits by `os._exit`, so none of the parent's clean-up runs in it. The parent flushes its
+    streams before it forks, or buffered output would appear twice. Neither waits long for a slow reader.
     """
-    if logs.flush(logs.SHORT_PATIENCE):  # so that usually no second thread is there to be left behind
+    if logs.flush(logs.SHORT_PATIENCE):  # so that usually the emitter thread has ended before the fork
         logs.flush_streams()
     _forking.add(threading.get_ident())
     try:
@@ -31,7 +31,7 @@ def fork(run: Callable[[], int]) -> int:
     if pid:
         return pid
     with contextlib.suppress(ValueError):  # not the main thread
-        signal.set_wakeup_fd(-1)  # it is the parent's loop that signals are to wake
+        signal.set_wakeup_fd(-1)  # otherwise signals to the child would wake the parent's loop
     status = 1
     try:
         status = run()
@@ -42,7 +42,7 @@ def fork(run: Callable[[], int]) -> int:
 def reap(pid: int, *, block: bool = False) -> int | None:
     """Return the exit code of the child if it has ended (negative: the signal that ended it), else None.
 
-    One that somebody else has waited for is over too: its code is lost, and 0 stands for it.
+    If other code has already waited for the child, its exit code is lost and 0 is returned.
     """
     try:
         done, status = os.waitpid(pid, 0 if block else os.WNOHANG)
@@ -52,14 +52,14 @@ def reap(pid: int, *, block: bool = False) -> int | None:
 
 
 def wait_any(pids: Iterable[int], timeout: float | None) -> None:
-    """Wait until at least one of the children has ended, or the time is over. Takes no exit code."""
+    """Wait until at least one child has ended, or `timeout` seconds have passed (None: no limit). Does not reap the child."""
     poll = select.poll()
     descriptors = []
     try:
         for pid in pids:
             descriptor = pidfd(pid)
             if descriptor is None:
-                time.sleep(0.02 if timeout is None else min(0.02, timeout))  # no pidfd here: look again shortly
+                time.sleep(0.02 if timeout is None else min(0.02, timeout))  # no pidfd on this system: the caller checks again soon
                 return
             descriptors.append(descriptor)
             poll.register(descriptor, select.POLLIN)
@@ -78,13 +78,13 @@ def pidfd(pid: int) -> int | None:
 
 
 def send_signal(pid: int, number: int) -> None:
-    """Send a signal to a child that nobody has waited for yet."""
-    with contextlib.suppress(ProcessLookupError):  # somebody has, after all
+    """Send a signal to a child that has not been reaped yet."""
+    with contextlib.suppress(ProcessLookupError):  # it was reaped after all
         os.kill(pid, number)
 
 
 def how_it_ended(code: int) -> str:
-    """Say in words what an exit code of `reap` means."""
+    """Describe in words what an exit code of `reap` means."""
     if code >= 0:
         return f"exit code {code}"
     try:
@@ -95,14 +95,14 @@ def how_it_ended(code: int) -> str:
 
 
 _private: weakref.WeakSet[socket.socket] = weakref.WeakSet()
-_shared: weakref.WeakSet[socket.socket] = weakref.WeakSet()  # with the children of `fork`
+_shared: weakref.WeakSet[socket.socket] = weakref.WeakSet()  # shared with the children of `fork`
 _forking: set[int] = set()  # the threads inside `fork`
 
 
 def keep_private(sock: socket.socket, *, share: bool = False) -> None:
-    """Have the socket closed in every process that is forked from this one, by whomever; share: but not in the children of `fork`.
+    """Close the socket in every process forked from this one, by any code; share: keep it open in the children of `fork`.
 
-    Its other end then hears of this process's death, and of those children's, however many others live on.
+    The peer then sees end of stream when this process and those children have ended, even if other forked processes live on.
     """
     (_shared if share else _private).add(sock)
 
