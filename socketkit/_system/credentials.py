@@ -1,4 +1,4 @@
-"""Who is at the other end of a Unix socket, as the kernel knows it, and users by their names."""
+"""The credentials of a Unix socket's peer, as reported by the kernel, and user IDs by name."""
 
 from __future__ import annotations
 
@@ -15,28 +15,29 @@ _SO_PEERCRED = getattr(socket, "SO_PEERCRED", None)
 _UCRED = struct.Struct("@iII")
 
 NO_ID = (1 << 32) - 1
-"""What the kernel says where there is nobody, and which is nobody's number: (uid_t) -1."""
+"""The ID that the kernel reports when there is no peer: (uid_t) -1, which no user has."""
 
 ARE_KNOWN = _SO_PEERCRED is not None
-"""Whether this system tells."""
+"""Whether this system reports peer credentials."""
 
 
 @attrs.frozen
 class PeerCredentials:
-    """A process and whose it was when it connected."""
+    """A peer process, and its user and group when it connected."""
 
     pid: int
-    """Its number; 0 if it is in another pid namespace. It may have ended, and its number be another's, by now."""
+    """Its process ID; 0 if it is in another pid namespace. The process may have ended since, and its ID may have been reused."""
     uid: int
-    """Its effective user. Source: unix(7), SO_PEERCRED."""
+    """Its effective user ID. Source: unix(7), SO_PEERCRED."""
     gid: int
-    """Its effective group."""
+    """Its effective group ID."""
 
 
 def peer_credentials(request: Any) -> PeerCredentials:
-    """Return who connected the Unix stream socket that a handler has as its `request`. Nobody can forge it.
+    """Return the credentials of the peer of a Unix stream socket, a handler's `request`. A client cannot forge them.
 
-    Raises: OSError if it is no connected socket of that kind (EOPNOTSUPP, ENOTCONN), or the system does not tell: Linux does.
+    Raises: OSError if it is not a connected socket of that kind (EOPNOTSUPP, ENOTCONN), or if the system does not report credentials
+    (Linux does).
     """
     if _SO_PEERCRED is None or getattr(request, "family", None) != _AF_UNIX:
         raise OSError(errno.EOPNOTSUPP, f"{os.strerror(errno.EOPNOTSUPP)}: only of Unix sockets is it known who is at the other end")
@@ -47,10 +48,10 @@ def peer_credentials(request: Any) -> PeerCredentials:
 
 
 def user_id(user: object) -> int:
-    """Return the number of a user given by name or number. Raises: ValueError."""
+    """Return the ID of a user given by name or ID. Raises: ValueError for an unknown name or an invalid ID."""
     if isinstance(user, str):
         try:
-            from pwd import getpwnam  # noqa: PLC0415 - not on Windows, and for those who name any
+            from pwd import getpwnam  # noqa: PLC0415 - missing on Windows, and needed for names only
 
             return getpwnam(user).pw_uid
         except (ImportError, KeyError, ValueError):

@@ -1,4 +1,4 @@
-"""A handler that forks is on both sides of the fork: telling the child's side, and letting it end as it wants to."""
+"""Handlers that fork: recognise the child, which runs the same handler, and let it exit as the handler asks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from socketkit._system import logs
 
 
 class _Forks:
-    """How often this process was forked off another, counted from the program's start."""
+    """The number of forks between the program's first process and this one."""
 
     behind = 0
 
@@ -25,10 +25,10 @@ if hasattr(os, "register_at_fork"):
 
 
 def leave(error: SystemExit) -> NoReturn:
-    """End the process, which a handler forked, as that handler asked for: without any clean-up of the server that it is a copy of."""
+    """End this process, which a handler forked, with the exit code of `error`, without running the parent server's clean-up."""
     code = error.code
     if code is not None and not isinstance(code, int):
-        with contextlib.suppress(Exception):  # it may be of any kind
+        with contextlib.suppress(Exception):  # its `str` may raise anything
             logs.write(sys.stderr, f"{code}\n")
         code = 1
     logs.leave((code or 0) & 0xFF)

@@ -1,8 +1,8 @@
-"""What the library logs, said in such a way that whoever serves neither waits for a log nor falls with it.
+"""The library's logging: a serving thread neither waits for a log handler nor fails because of one.
 
-Serving code speaks to a `Log`. Each line becomes a `logging.LogRecord` in the thread that says it, complete and of bounded length, and
-is handed to the program's log handlers by another thread, the *emitter*, which is there only while something waits for it. Records
-beyond `MOST_WAITING` are dropped and counted. Of lines that are all alike the first few are said, and the rest counted.
+Serving code logs through a `Log`. The calling thread turns each line into a complete `logging.LogRecord` of bounded length. Another
+thread, the *emitter*, which runs only while records wait, hands it to the program's log handlers. Records beyond `MOST_WAITING` are
+dropped and counted. Of similar lines, the first few are logged and the rest counted.
 """
 
 from __future__ import annotations
@@ -27,58 +27,58 @@ from socketkit._system.threads import BackgroundThread
 _own = logging.getLogger("socketkit.logs")
 
 MOST_WAITING = 256
-"""Records that may wait for the emitter."""
+"""Most records that may wait for the emitter."""
 
 LONGEST = 16_384
-"""Characters of a message, and of a traceback; of a longer one the middle is left out."""
+"""Most characters of a message, and of a traceback; longer ones lose their middle."""
 
 PATIENCE = 1.0
-"""Seconds that the end of a run, or of the program, waits for one record to be written, and for all of them."""
+"""Seconds that the end of a run, or of the program, waits for a single record to be written, and for all of them."""
 
 SHORT_PATIENCE = 0.25
-"""Seconds that somebody who serves waits: for a standard stream, or before a fork."""
+"""Seconds that a serving thread waits for a standard stream, or before a fork."""
 
 
 class Log:
-    """A logger for code that serves; `name` is that of the `logging.Logger` behind it, whose levels and handlers hold.
+    """A logger for serving code; `name` is that of the underlying `logging.Logger`, whose levels and handlers apply.
 
-    The methods are those of a `logging.Logger`, but they never wait for a handler and raise nothing. What else they take:
+    The methods are those of a `logging.Logger`, but they never wait for a handler and never raise. They also take:
 
-    about: what the line is about, so that lines about one thing do not keep those about another from being said. Nothing that a peer
-        chooses, or it could fill the log.
-    few: how many such lines are said within `WINDOW` seconds.
-    error: the exception to show. Where it was raised belongs to what the line is about.
+    about: the subject of the line; similar lines are counted per subject. Never a value that a peer chooses, or the peer could
+        fill the log.
+    few: how many similar lines are logged within `WINDOW` seconds.
+    error: the exception to show. Lines whose exceptions were raised in different places are counted separately.
     """
 
     def __init__(self, name: str) -> None:
         self._logger = logging.getLogger(name)
 
     def debug(self, message: str, *args: object, **how: Any) -> None:
-        """Say it at DEBUG."""
+        """Log at DEBUG."""
         if self._logger.isEnabledFor(logging.DEBUG):
             self._say(logging.DEBUG, message, args, **how)
 
     def info(self, message: str, *args: object, **how: Any) -> None:
-        """Say it at INFO."""
+        """Log at INFO."""
         if self._logger.isEnabledFor(logging.INFO):
             self._say(logging.INFO, message, args, **how)
 
     def warning(self, message: str, *args: object, **how: Any) -> None:
-        """Say it at WARNING."""
+        """Log at WARNING."""
         if self._logger.isEnabledFor(logging.WARNING):
             self._say(logging.WARNING, message, args, **how)
 
     def error(self, message: str, *args: object, **how: Any) -> None:
-        """Say it at ERROR."""
+        """Log at ERROR."""
         if self._logger.isEnabledFor(logging.ERROR):
             self._say(logging.ERROR, message, args, **how)
 
     def exception(self, message: str, *args: object, **how: Any) -> None:
-        """Say it at ERROR, with the exception that is being handled."""
+        """Log at ERROR, with the exception that is being handled."""
         if self._logger.isEnabledFor(logging.ERROR):
             self._say(logging.ERROR, message, args, error=sys.exception(), **how)
 
-    def _say(  # noqa: PLR0913 - a line, in all its parts
+    def _say(  # noqa: PLR0913 - all parts of a line
         self,
         level: int,
         message: str,
@@ -101,32 +101,32 @@ class Log:
                 window.before = 0
             record = _record(logger, level, text, error, stacklevel=4)
             _emitter.put(partial(copy_context().run, logger.handle, record))
-        except Exception:  # noqa: BLE001 - the program's record factory is as foreign as its handlers, and memory may be short
+        except Exception:  # noqa: BLE001 - the program's record factory may raise anything, and memory may be short
             _emitter.lose()
 
 
 def write(stream: Any, text: str) -> None:
-    """Write to a standard stream, and return when that is done, has failed, or takes too long to wait for."""
-    if stream is None:  # as under pythonw, and after its descriptor was closed
+    """Write to a standard stream; return when that is done, has failed, or takes longer than `SHORT_PATIENCE`."""
+    if stream is None:  # as under pythonw, or after its descriptor was closed
         return
     if _may_block(stream):
         _emitter.put(partial(_write, stream, text))
         _emitter.flush(SHORT_PATIENCE)
     else:
-        with contextlib.suppress(Exception):  # closed, full, or a program's own that raises
+        with contextlib.suppress(Exception):  # closed, full, or a program's own stream that raises
             _write(stream, text)
 
 
 def flush(seconds: float = PATIENCE) -> bool:
-    """Wait until all that was said is written, for so many seconds at most; return whether it is.
+    """Wait until all records are written, for `seconds` at most; return whether they are.
 
-    A record that has kept the handlers for longer than `PATIENCE` already is not waited for.
+    Does not wait for a record that has already kept the handlers busy for longer than `PATIENCE`.
     """
     return _emitter.flush(seconds)
 
 
 def finish() -> None:
-    """At the end of a run: say how many lines were suppressed, count anew, and wait as `flush` does."""
+    """At the end of a run: log how many lines were suppressed, reset the counts, and wait as `flush` does."""
     _sum_up(_repeats.overdue(everything=True))
     if not _emitter.flush(PATIENCE) and not is_emitter(threading.current_thread()):
         _step_aside(_stuck()[1])
@@ -140,7 +140,7 @@ def flush_streams() -> None:
 
 
 def leave(status: int) -> NoReturn:
-    """End this process by `os._exit`, once its log and its standard streams are written or have taken too long."""
+    """End this process by `os._exit`, once its log and standard streams are written or have taken too long."""
     finish()
     if _emitter.forked_amid_writing or not flush(0):
         for stream in (sys.stdout, sys.stderr):
@@ -155,7 +155,7 @@ def is_emitter(thread: threading.Thread) -> bool:
     return thread is _emitter.thread
 
 
-# --- what is said once, and what is counted ----------------------------------------------------------------------------
+# --- suppressed lines --------------------------------------------------------------------------------------------------
 
 
 def _sum_up(windows: list[Window]) -> None:
@@ -166,23 +166,23 @@ def _sum_up(windows: list[Window]) -> None:
             _emitter.put(partial(logger.handle, record))
 
 
-# --- the thread that waits for handlers --------------------------------------------------------------------------------
+# --- the emitter -------------------------------------------------------------------------------------------------------
 
 
 class Emitter:
-    """Calls one job after the other in a thread that ends when there are none left. Safe from every thread, also from its own."""
+    """Calls jobs one by one in a thread that ends when none are left. Thread-safe, also from its own thread."""
 
     def __init__(self, *, forked_amid_writing: bool = False) -> None:
-        self.forked_amid_writing = forked_amid_writing  # so that a stream may hold what its parent could not write
+        self.forked_amid_writing = forked_amid_writing  # if so, a stream may hold data that the parent could not write
         self.thread: threading.Thread | None = None
-        self._lock = threading.RLock()  # a signal handler may interrupt whoever holds it
+        self._lock = threading.RLock()  # a signal handler may interrupt the thread that holds it
         self._waiting: deque[Callable[[], object]] = deque()
-        self.job: Callable[[], object] | None = None  # the present one
-        self._began = 0.0  # when it did
+        self.job: Callable[[], object] | None = None  # the current one
+        self._began = 0.0  # when the current job began
         self._lost = 0
 
     def put(self, job: Callable[[], object]) -> None:
-        """Have the job called soon; drop it if too many wait already."""
+        """Queue the job; drop and count it if too many already wait."""
         with self._lock:
             if len(self._waiting) >= MOST_WAITING:
                 self._lost += 1
@@ -191,12 +191,12 @@ class Emitter:
             self._start()
 
     def lose(self) -> None:
-        """Count a record that could not be made."""
+        """Count a record as lost."""
         with self._lock:
             self._lost += 1
 
     def flush(self, seconds: float) -> bool:
-        """See the function `flush`."""
+        """As the function `flush`."""
         end = time.monotonic() + seconds
         while True:
             with self._lock:
@@ -212,7 +212,7 @@ class Emitter:
                 thread.join(left)
 
     def emit_here(self) -> None:
-        """Do in this thread what no thread could be started for."""
+        """Run the waiting jobs in the calling thread, if no emitter thread runs."""
         while self._waiting and self.thread is None:
             self._call(self._waiting.popleft())
 
@@ -223,9 +223,9 @@ class Emitter:
         self._began = time.monotonic()
         try:
             self.thread.start()
-        except RuntimeError:  # the system has none to give: the next one who has something to say tries again
+        except RuntimeError:  # the system has no thread available: the next record tries again
             self.thread = None
-        except BaseException:  # Ctrl-C: should it have started nevertheless, then there are two for a while, which does no harm
+        except BaseException:  # Ctrl-C: if the thread did start, there are two for a while, which is harmless
             self.thread = None
             raise
 
@@ -233,7 +233,7 @@ class Emitter:
         told = False
         while True:
             with self._lock:
-                self.job = None  # and with it goes what it keeps alive
+                self.job = None  # releases what the job keeps alive
                 if self._waiting:
                     self.job = self._waiting.popleft()
                 elif self._lost and not told:
@@ -248,7 +248,7 @@ class Emitter:
     def _call(self, job: Callable[[], object]) -> None:
         try:
             job()
-        except BaseException:  # noqa: BLE001 - whatever a handler raises is the end of this record only
+        except BaseException:  # noqa: BLE001 - an error of a handler loses this record only
             if job != self._tell_of_lost:
                 self.lose()
 
@@ -265,7 +265,7 @@ class Emitter:
 
 
 def _record(logger: logging.Logger, level: int, text: str, error: BaseException | None, *, stacklevel: int) -> logging.LogRecord:
-    """Return a record of the present moment, thread and place that keeps nothing alive: what it shows is text already."""
+    """Return a record of the current time, thread and place that keeps no objects alive: its contents are already text."""
     file, line, function, _ = logger.findCaller(stacklevel=stacklevel)
     record = logger.makeRecord(logger.name, level, file, line, _shorten(text), (), None, function)
     if error is not None:
@@ -278,7 +278,7 @@ def _format(message: str, args: tuple[object, ...]) -> str:
 
 
 def _guarded(make: Callable[[], str], instead: str = "") -> str:
-    """Return the text, or why there is none: what is shown may be of any kind, and raise anything."""
+    """Return the text, or why it cannot be shown: formatting a foreign object may raise anything."""
     try:
         return make()
     except KeyboardInterrupt:
@@ -293,7 +293,7 @@ def _shorten(text: str) -> str:
 
 
 def _origin(error: BaseException | None) -> Hashable:
-    """Return what tells an exception from others: its class and where it was raised."""
+    """Return what identifies an exception: its class and where it was raised; None for None."""
     if error is None:
         return None
     trace = error.__traceback__
@@ -303,10 +303,10 @@ def _origin(error: BaseException | None) -> Hashable:
 
 
 def _may_block(stream: Any) -> bool:
-    """Return whether writing to the stream can take for ever: it is more than an object in memory."""
+    """Return whether writing to the stream can block for ever, which needs a descriptor."""
     try:
         return bool(stream.fileno() >= 0)
-    except Exception:  # noqa: BLE001 - there is no descriptor
+    except Exception:  # noqa: BLE001 - it has no descriptor
         return False
 
 
@@ -315,14 +315,14 @@ def _write(stream: Any, text: str) -> None:
     stream.flush()
 
 
-# --- processes and their end -------------------------------------------------------------------------------------------
+# --- forks and process exit --------------------------------------------------------------------------------------------
 
 _repeats = Repeats()
 _emitter = Emitter()
 
 
 def _after_fork() -> None:
-    """In a child: what waits is its parent's to say, and no thread came along."""
+    """In a forked child: start afresh, because the parent logs the waiting records and its emitter thread does not exist here."""
     global _repeats, _emitter
     _repeats, _emitter = Repeats(), Emitter(forked_amid_writing=_emitter.thread is not None)
 
@@ -331,17 +331,17 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-@atexit.register  # after logging's own, so it is called before
+@atexit.register  # registered after logging's own function, so called before it
 def _at_exit() -> None:
     finish()
     if _emitter.thread is None:
-        _emitter.emit_here()  # Python 3.12.0 and 3.12.1 start no thread so late
+        _emitter.emit_here()  # Python 3.12.0 and 3.12.1 cannot start threads this late
     else:
         _leave_behind()
 
 
 def _leave_behind() -> None:
-    """Let the interpreter end although a handler is stuck: it would wait for the handler's lock, and for that of its stream."""
+    """Let the interpreter exit although a handler is stuck: otherwise it would wait for the locks of the handler and its stream."""
     atexit.unregister(logging.shutdown)
     free, streams = _stuck()
     logging.shutdown(free)
@@ -352,8 +352,8 @@ def _leave_behind() -> None:
 
 
 def _stuck() -> tuple[list[Any], list[Any]]:
-    """Return references to the log handlers that nobody is inside of, and the streams that the others write to."""
-    references = list(logging._handlerList)  # type: ignore[attr-defined] # noqa: SLF001 - what `logging.shutdown` goes through
+    """Return weak references to the log handlers that are not in use, and the streams that the others write to."""
+    references = list(logging._handlerList)  # type: ignore[attr-defined] # noqa: SLF001 - the list that `logging.shutdown` uses
     held = [reference for reference in references if _is_held(reference())]
     streams = [getattr(reference(), "stream", None) for reference in held]
     if isinstance(_emitter.job, partial) and _emitter.job.func is _write:
@@ -374,14 +374,14 @@ def _is_held(handler: logging.Handler | None) -> bool:
 
 
 def _step_aside(streams: list[Any]) -> None:
-    """Put an equal stream in the place of a standard stream that the emitter is stuck in.
+    """Replace a standard stream that the emitter is stuck in with an equivalent one.
 
-    The interpreter flushes its standard streams before it calls anybody at its end. It would wait for the lock that a stream's buffer
-    has, even if there is nothing to flush.
+    At exit the interpreter flushes its standard streams before it calls exit functions. It would wait for the lock of the stream's
+    buffer, even with nothing to flush.
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is not None and stream in streams:
-            with contextlib.suppress(Exception):  # a program's own, which has no descriptor or no encoding
+            with contextlib.suppress(Exception):  # a program's own stream, without a descriptor or encoding
                 how = {"encoding": stream.encoding, "errors": stream.errors, "closefd": False}
-                setattr(sys, name, open(stream.fileno(), "w", buffering=1, **how))  # noqa: SIM115, PTH123 - it closes nothing
+                setattr(sys, name, open(stream.fileno(), "w", buffering=1, **how))  # noqa: SIM115, PTH123 - it must stay open

@@ -1,6 +1,6 @@
-"""What a service manager is told of this process: the protocol of sd_notify(3), which systemd and others understand.
+"""Status messages to a service manager, by the protocol of sd_notify(3), which systemd and others understand.
 
-Nothing here disturbs who calls it: without a manager, or with one that is broken, a message is lost and that is all.
+Nothing here raises for lack of a working manager: without one, or with a broken one, the message is lost.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import time
 from collections.abc import Mapping
 
 PATIENCE = 1.0
-"""Seconds that a message waits for a manager whose queue is full."""
+"""Seconds to wait for a manager whose queue is full."""
 
 
 def send(*lines: str, patience: float = PATIENCE) -> bool:
     """Send one message, such as ``send("READY=1", "STATUS=serving")``; return whether it was delivered.
 
-    It goes to the socket that ``NOTIFY_SOCKET`` names at this moment, a path or an abstract name. Legal in a signal handler.
+    It goes to the socket that ``NOTIFY_SOCKET`` names at the time of the call, a path or an abstract name. Safe in a signal handler.
     """
     place = os.environ.get("NOTIFY_SOCKET", "")
     if place[:1] not in {"/", "@"} or not hasattr(socket, "AF_UNIX"):
@@ -33,27 +33,27 @@ def send(*lines: str, patience: float = PATIENCE) -> bool:
 
 
 def ready() -> None:
-    """Tell that this process serves, or serves again after `reloading`."""
+    """Report that this process serves, or serves again after `reloading`."""
     send("READY=1")
 
 
 def reloading() -> None:
-    """Tell that the configuration is read again, or a restart is under way; `ready` ends it."""
+    """Report that the configuration is being reloaded, or a restart is under way; `ready` ends this state."""
     send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
 
 def stopping() -> None:
-    """Tell that this process is about to end."""
+    """Report that this process is about to end."""
     send("STOPPING=1")
 
 
 def ping() -> None:
-    """Tell the watchdog that this process is well. There will be another one soon, so it waits for nobody."""
+    """Report to the watchdog that this process is alive. Never waits, because another ping follows soon."""
     send("WATCHDOG=1", patience=0)
 
 
 def watchdog(environment: Mapping[str, str] = os.environ) -> float | None:
-    """Return how many seconds may pass between two pings; None if nobody waits for any. Source: sd_watchdog_enabled(3)."""
+    """Return the most seconds allowed between two pings; None without a watchdog. Source: sd_watchdog_enabled(3)."""
     period, pid = environment.get("WATCHDOG_USEC", ""), environment.get("WATCHDOG_PID", "")
     if not period.isdecimal() or int(period) == 0 or pid not in {"", str(os.getpid())}:
         return None

@@ -1,4 +1,4 @@
-"""Lines that are all alike: the first few are said, and the rest counted."""
+"""Similar log lines: the first few are logged, the rest counted."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ if TYPE_CHECKING:
     import logging
 
 FEW, WINDOW = 3, 10.0
-"""How many lines about the same thing are said within how many seconds."""
+"""Similar lines logged within one window, and the length of a window in seconds."""
 
 MOST_WINDOWS = 256
-"""Things whose lines are counted at the same time. For one more, the oldest is summed up and forgotten."""
+"""Most windows kept at a time. Beyond that, the oldest is summed up and removed."""
 
 
 class Window:
-    """The lines about one thing, for some seconds from the first."""
+    """Counts of similar lines, for `WINDOW` seconds from the first."""
 
     __slots__ = ("before", "ends", "like", "missed", "said")
 
     def __init__(self, ends: float, before: int) -> None:
         self.ends = ends
-        self.before = before  # how many were suppressed in the window before this one, if nobody has been told
+        self.before = before  # lines suppressed in the previous window and not reported yet
         self.said = 0
         self.missed = 0
-        self.like: tuple[logging.Logger, int, str] | None = None  # what a line looked like
+        self.like: tuple[logging.Logger, int, str] | None = None  # an example line
 
 
 class Repeats:
-    """Tells lines to say from lines to count. Safe from every thread."""
+    """Decides which lines to log and which only to count. Thread-safe."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._lock = threading.RLock()  # a signal handler may have something to say too
-        self._windows: dict[Hashable, Window] = {}  # all of the same length, so the first is the first to end
+        self._lock = threading.RLock()  # a signal handler may log too
+        self._windows: dict[Hashable, Window] = {}  # all of the same length, so the first one ends first
 
     def admit(self, key: Hashable, few: int) -> Window | None:
-        """Return the window in which a line about `key` is to be said; None if it was only counted."""
+        """Return the window of a line with this `key` if it is to be logged; None if it was only counted."""
         now = self._clock()
         with self._lock:
             window = self._windows.get(key)
@@ -54,7 +54,10 @@ class Repeats:
             return window
 
     def overdue(self, *, everything: bool = False) -> list[Window]:
-        """Take out the windows that have ended, and those that are too many; return the ones with something to sum up."""
+        """Remove windows that have ended, and the oldest beyond `MOST_WINDOWS`; return those with suppressed lines.
+
+        everything: remove all windows.
+        """
         now, over = self._clock(), []
         with self._lock:
             while self._windows:

@@ -1,4 +1,4 @@
-"""Threads whose start ends, and those of the library's own, beside the ones that run handlers."""
+"""Threads whose `start` always returns, and the library's own background threads."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterable
 
 
 class SureThread(threading.Thread):
-    """A thread whose `start` comes to an end, whatever becomes of the thread.
+    """A thread whose `start` always returns or raises, even if the new thread fails at once.
 
-    That of `threading.Thread` waits for the new thread to say that it runs. One that has no memory for its first steps never does.
+    `threading.Thread.start` waits for the new thread to report that it runs, which it never does if it has no memory to begin with.
     """
 
     _failed = False
 
     def start(self) -> None:
-        """As `threading.Thread.start`. Raises: RuntimeError when the system has no thread to give, or no memory for its first steps."""
+        """As `threading.Thread.start`. Raises: RuntimeError when the system has no thread available, or no memory for its first steps."""
         super().start()
         if self._failed:
             raise RuntimeError("can't start new thread: there is no memory for its first steps")
@@ -34,11 +34,11 @@ class SureThread(threading.Thread):
 
 
 class BackgroundThread(SureThread):
-    """A daemon thread that takes no signals. Owner: whoever starts it.
+    """A daemon thread that blocks all signals. Owner: the code that starts it.
 
-    The system hands a signal to any thread that takes it, and Python runs its handler in the main thread. If that one sleeps in a
-    system call, which only a signal of its own would end, the handler waits for as long. Source: signal(7), "Signal mask and pending
-    signals"; PEP 475.
+    The system delivers a signal to any thread that does not block it, but Python runs its handler in the main thread. If that thread
+    sleeps in a system call, which only a signal delivered to it would interrupt, the handler is delayed until the call returns.
+    Source: signal(7), "Signal mask and pending signals"; PEP 475.
     """
 
     def __init__(self, target: Callable[[], object], name: str) -> None:
@@ -55,17 +55,17 @@ class BackgroundThread(SureThread):
             self._over.set()
 
     def finish(self) -> None:
-        """Wait until it has run. Unlike `join`, legal before it was started, if somebody is about to."""
+        """Wait until the thread has ended. Unlike `join`, it may be called before the thread is started, if that is about to happen."""
         self._over.wait()
         if self.ident is not None:
             self.join()
 
 
 def aside(function: Callable[[], object]) -> BackgroundThread:
-    """Call the function in a thread of its own. Legal in a signal handler.
+    """Call the function in a new thread and return that thread. Safe in a signal handler.
 
-    There `threading.Thread.start` is not: the thread that the signal interrupts may be inside it, with the lock that it needs.
-    Raises: RuntimeError when the system has no thread to give.
+    `threading.Thread.start` is not: the interrupted thread may be inside it and hold the lock that it needs.
+    Raises: RuntimeError when the system has no thread available.
     """
     thread = BackgroundThread(function, "socketkit-aside")
     _thread.start_new_thread(_start, (thread,))
@@ -75,7 +75,7 @@ def aside(function: Callable[[], object]) -> BackgroundThread:
 def _start(thread: BackgroundThread) -> None:
     try:
         thread.start()
-    except RuntimeError:  # this one was the last that the system had
+    except RuntimeError:  # the system has no further thread, so use this one
         thread.run()
 
 

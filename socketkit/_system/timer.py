@@ -1,4 +1,4 @@
-"""Calling back at a given time although every other thread is held by a handler."""
+"""Timed callbacks that run even while handlers block every other thread."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ log = Log("socketkit.timekeeper")
 
 
 class TimerThread:
-    """A thread that sleeps until something is due, and does it; there is none before the first appointment.
+    """A thread that sleeps until a callback is due and calls it; it starts with the first `call_later`.
 
-    Owner: whoever made it; close it there. `call_later` may be called in any thread.
+    Owner: its creator, which closes it. `call_later` may be called from any thread.
     """
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
         self._asked: queue.SimpleQueue[tuple[float, Callable[[], object]] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._starting = threading.Lock()  # guards that there is one thread at most, and none once it is closed
+        self._starting = threading.Lock()  # ensures at most one thread, and none after `close`
         self._closed = False
         if hasattr(clock, "follow"):
             clock.follow(self._wake)
 
     def call_later(self, seconds: float, callback: Callable[[], object]) -> None:
-        """Call back once, in the thread, after so many seconds. Raises: RuntimeError when the system has no thread to give."""
+        """Call `callback` once, in the timer's thread, after `seconds`. Raises: RuntimeError when the system has no thread available."""
         if self._thread is None:
             self._start()
         self._asked.put((self._clock() + seconds, callback))
 
     def close(self) -> None:
-        """End the thread; what is not due yet is not done. Legal twice."""
+        """End the thread; callbacks that are not due yet are dropped. May be called twice."""
         with self._starting:
             self._closed = True
         self._wake()
@@ -60,7 +60,7 @@ class TimerThread:
 
     def _keep(self) -> None:
         appointments: list[tuple[float, int, Callable[[], object]]] = []
-        order = itertools.count()  # so that two for the same moment never compare callbacks
+        order = itertools.count()  # breaks ties, so that callbacks are never compared
         while not self._closed:
             left = None if not appointments else min(max(appointments[0][0] - self._clock(), 0.0), threading.TIMEOUT_MAX)
             try:

@@ -12,7 +12,7 @@ from socketkit._system.sockets import is_readable
 
 
 class Wakeup:
-    """A descriptor that any thread and any signal handler can make readable. Owner: whoever made it; close it there."""
+    """A descriptor that any thread and any signal handler can make readable. Owner: its creator, which closes it."""
 
     def __init__(self) -> None:
         self._reader, self._writer = socket.socketpair()
@@ -24,22 +24,22 @@ class Wakeup:
         return self._reader.fileno()
 
     def wake(self) -> None:
-        """Make the descriptor readable. A full buffer means that it is so already; a closed one, that nobody waits any more."""
+        """Make the descriptor readable. Does nothing if its buffer is full, so already readable, or if it is closed."""
         with contextlib.suppress(OSError):
             self._writer.send(b"\0")
 
     def clear(self) -> None:
-        """Take the bytes out again."""
+        """Make the descriptor unreadable again, by reading all its bytes."""
         with contextlib.suppress(OSError):
             while self._reader.recv(4096):
                 pass
 
     @contextlib.contextmanager
     def woken_by_signals(self) -> Iterator[None]:
-        """Be woken by every signal, inside this block, if it is entered in the main thread.
+        """Make every signal wake this inside the block; does nothing outside the main thread.
 
-        Python runs a signal's handler between two instructions. A signal that comes after the last one and just before a system
-        call would have to wait for that call's end, which may be never. Source: signal.set_wakeup_fd.
+        Python runs a signal's handler between two instructions. A signal that arrives just before a system call would otherwise wait
+        for that call to return, which may be never. Source: signal.set_wakeup_fd.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -51,7 +51,7 @@ class Wakeup:
             signal.set_wakeup_fd(previous)
 
     def wait(self, timeout: float | None = None) -> None:
-        """Block the calling thread until somebody wakes it, for `timeout` seconds at most; then clear."""
+        """Block the calling thread until `wake` is called, for `timeout` seconds at most (None: no limit); then clear."""
         if is_readable(self._reader, timeout):
             self.clear()
 
