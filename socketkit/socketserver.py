@@ -24,13 +24,12 @@ from io import BufferedIOBase as BufferedIOBase  # noqa: PLC0414 - re-exported: 
 from time import monotonic as time
 from typing import Any
 
-from socketkit._engine import override
-from socketkit._engine.intake import Intake
-from socketkit._engine.ledger import LEDGER, NOBODY, Ledger, books
+from socketkit._engine.engine import Engine as _Engine
 from socketkit._engine.override import Override as _Override
-from socketkit._engine.run import Run, feed, keep_calling
+from socketkit._engine.run import Run
 from socketkit._engine.sources import ClassicSource
-from socketkit._engine.steps import RequestTemplate, own_step
+from socketkit._engine.steps import ENGINE, RequestTemplate, engine_of, own_step, replaces
+from socketkit._engine.work import StartedDispatcher
 from socketkit._system import logs
 from socketkit._system.children import fork, reap, wait_any
 from socketkit._system.sockets import DONT_WAIT
@@ -38,11 +37,10 @@ from socketkit.dispatchers.forks import Forks
 from socketkit.dispatchers.sync import Sync
 from socketkit.dispatchers.threads import ThreadList as _Threads
 from socketkit.dispatchers.threads import Threads, start_thread
-from socketkit.errors import AlreadyServingError
 from socketkit.handlers.base import BaseRequestHandler, DatagramRequestHandler, StreamRequestHandler
 from socketkit.handlers.files import SocketWriter as _SocketWriter
 from socketkit.lifecycles.classic import Classic
-from socketkit.seams import Address, Dispatcher, Request
+from socketkit.seams import Address, Dispatcher, Lifecycle, Request
 
 __version__ = "0.4"
 
@@ -79,9 +77,8 @@ class _StopFlag:
 
     def __set__(self, server: Any, value: object) -> None:
         vars(server)[self.name] = value
-        run = vars(server).get("_BaseServer__run")
-        if value and run is not None:
-            run.stop()
+        if value:
+            _stop(server)
 
 
 class _Over(threading.Event):
@@ -96,6 +93,14 @@ class _Over(threading.Event):
     def set(self) -> None:
         super().set()
         self.thread = None
+
+
+def _stop(server: Any) -> None:
+    """Ask the run to end, if there is one. Safe in a signal handler."""
+    engine = vars(server).get(ENGINE)
+    run = None if engine is None else engine.run
+    if run is not None:
+        run.stop()
 
 
 class BaseServer(RequestTemplate):
@@ -117,9 +122,6 @@ class BaseServer(RequestTemplate):
 
     __shutdown_request = _StopFlag()
     __is_shut_down: Any
-    __run: Run | None = None
-    __undrained: Run | None = None  # the last run, if it was not drained
-    __live: Any = None  # the chosen dispatcher, started on first use; None before
 
     def __init__(self, server_address: Any, RequestHandlerClass: Callable[[Any, Any, Any], object]) -> None:  # noqa: N803 - classic name
         self.server_address = server_address
@@ -137,28 +139,15 @@ class BaseServer(RequestTemplate):
         Returns at once if `shutdown` was called first. The server may serve again afterwards.
         Raises: AlreadyServingError; any error raised by a hook.
         """
-        if self.__run is not None:
-            raise AlreadyServingError
-        self.__event().clear()
+        engine = engine_of(self)
+        run = engine.begin(poll_interval)
         try:
-            run = self.__run = Run(
-                books(self),
-                NOBODY,
-                self,
-                live=lambda: self.__live,
-                crank=partial(self.__crank, poll_interval=poll_interval),
-                close_listeners=self.__close_listener,
-                lame_duck=getattr(_Override.lifecycle, "lame_duck", 0.0),
-                patience=getattr(_Override.lifecycle, "drain", None),
-            )
-            run.inherit(self.__undrained)
+            self.__event().clear()
             if not self.__shutdown_request:
-                (_Override.lifecycle or Classic()).serve(run)
+                engine.serve(run)
         finally:
-            self.__undrained = None if self.__run is None or self.__run.drained else self.__run
-            self.__run = None
+            engine.finish(run)
             self.__shutdown_request = False
-            logs.finish()
             self.__event().set()  # looked up again: it may have been replaced while the loop ran
 
     def shutdown(self) -> None:
@@ -167,16 +156,13 @@ class BaseServer(RequestTemplate):
         May be called from any thread, handler or signal handler, before, while or after the server serves. It does not wait in the
         serving thread, nor in a handler that a chosen dispatcher or lifecycle may be waiting for.
         """
-        over, current = self.__event(), threading.get_ident()
+        over, engine, current = self.__event(), engine_of(self), threading.get_ident()
         self.__shutdown_request = True
-        run = self.__run
-        if run is not None:
-            run.stop()  # setting the flag did so already, unless a subclass redefines it
-        if (getattr(over, "thread", None) if run is None else run.thread) in {None, current}:
-            return
-        if override.live_part(self) is not None and books(self).runs_in(current):
-            return  # a chosen dispatcher or lifecycle may be waiting for this very handler
-        over.wait()
+        _stop(self)  # setting the flag did so already, unless a subclass redefines it
+        if engine.run is None and getattr(over, "thread", None) in {None, current}:
+            return  # no loop runs, or one that the program wrote, in this very thread
+        if not engine.is_needed_by(current):
+            over.wait()
 
     def handle_request(self) -> None:
         """Serve one request; call `handle_timeout` if none comes within `timeout` or the socket's own timeout, whichever is less."""
@@ -211,7 +197,7 @@ class BaseServer(RequestTemplate):
     @own_step
     def process_request(self, request: Request, client_address: Address) -> None:
         """Run the request in this thread and close it."""
-        if override.dispatched(self, request, client_address):
+        if _dispatched(self, request, client_address):
             return
         self.finish_request(request, client_address)
         self.shutdown_request(request)
@@ -255,57 +241,29 @@ class BaseServer(RequestTemplate):
         except AttributeError:
             return vars(self).setdefault("_BaseServer__is_shut_down", _Over())
 
-    def __close_listener(self, *, streams_only: bool = False) -> None:
-        if not (streams_only and self.socket.type == socket.SOCK_DGRAM):
-            self.socket.close()
+    def _make_engine(self) -> _Engine:
+        return _ClassicEngine(self, self.__turn)
 
-    def __crank(self, run: Run, poll_interval: float) -> None:
-        """Take requests until stopped, in the plain loop unless the chosen dispatcher has its own `drive`."""
-        live = override.live_part(self)
-        quiet = self.__quiet()
-        try:
-            if live is not None and live.drive is not None:
-                live.drive(partial(self.__open_intake, run, live, None if quiet else poll_interval))
-                return
-            with run.open_intake(lambda: [self.__source(live)], _ServerSelector) as intake:
-                feed(intake, live, None if quiet else self.__turn, poll_interval)
-        except (OSError, ValueError):  # ValueError: a selector was given the descriptor -1
-            if self.fileno() != -1:
-                raise  # otherwise the server was closed while its loop ran, which ends the loop
-
-    def __open_intake(self, run: Run, live: Any, pace: float | None, *, listening: bool = True) -> Intake:
-        if not listening:
-            return run.open_intake(tuple)
-        intake = run.open_intake(lambda: [self.__source(live)])
-        if pace is not None:
-            keep_calling(intake, self.__turn, pace)
-        return intake
-
-    def __source(self, live: Any) -> ClassicSource:
-        whole = type(self)._handle_request_noblock is not BaseServer._handle_request_noblock
-        return ClassicSource(
-            self, live, self._take_turn if whole else None, _accept_now(self) if live is not None and live.drive is not None else None
-        )
-
-    def __turn(self) -> None:
-        """Run `service_actions` between two requests, and check a stop flag that does not wake the loop by itself."""
-        self.service_actions()
-        if self.__shutdown_request and self.__run is not None:
-            self.__run.stop()
-
-    def __quiet(self) -> bool:
-        """Return whether the loop may sleep until an event, because no code relies on periodic calls."""
-        return (
-            type(self).service_actions is RequestTemplate.service_actions
+    def __turn(self) -> Callable[[], object] | None:
+        """Return what the loop calls between two requests; None if it may sleep until an event, because no code relies on periodic calls."""
+        quiet = (
+            not replaces(self, "service_actions")
             and "service_actions" not in vars(self)
             and isinstance(type(self).__shutdown_request, _StopFlag)  # a subclass may have its own
             and _ServerSelector is _OwnSelector
             and sys.platform != "win32"  # where Ctrl-C does not interrupt a wait
         )
+        return None if quiet else self.__act
+
+    def __act(self) -> None:
+        """Run `service_actions` between two requests, and check a stop flag that does not wake the loop by itself."""
+        self.service_actions()
+        if self.__shutdown_request:
+            _stop(self)
 
     def _begin_request(self, request: Request, client_address: Address) -> None:
         """Run the request through the hooks. It enters the ledger only if a dispatcher or lifecycle was chosen, which need it."""
-        if _Override.dispatcher is not None or _Override.lifecycle is not None:
+        if _Override.is_set():
             super()._begin_request(request, client_address)
             return
         try:
@@ -328,29 +286,7 @@ class BaseServer(RequestTemplate):
 
     def _confines_error(self, error: BaseException) -> bool:
         """Follow the template while `serve_forever` runs; otherwise let the error reach the caller, as in the standard library."""
-        return self.__run is not None and super()._confines_error(error)
-
-    def _be_ready(self) -> None:
-        """Mark the server as ready: the dispatcher's first process serves."""
-        if self.__run is not None:
-            self.__run.be_ready()
-
-    def _forget_parent(self, _request: Request) -> None:
-        """In a forked child: close the loop's descriptors. The listener stays open for handlers that use it."""
-        if self.__run is not None:
-            self.__run.forget()
-
-    def _become_branch(self, dispatcher: Dispatcher | None, ledger: Ledger, opened: Callable[[Intake], None]) -> Run:
-        """In a forked child that serves: switch to another dispatcher, with its own ledger and run."""
-        from socketkit.dispatchers.adaptive import Adaptive  # noqa: PLC0415 - few programs need it
-
-        assert self.__run is not None  # noqa: S101 - the dispatcher that drives this run forked the child
-        run = self.__run = self.__run.branch(ledger, opened)
-        attributes = vars(self)
-        attributes[LEDGER] = ledger
-        override.put_under(self, dispatcher or Adaptive())
-        os.set_blocking(self.fileno(), False)  # another worker may take the request that the selector just reported
-        return run
+        return engine_of(self).run is not None and super()._confines_error(error)
 
     def _take_turn(self, source: ClassicSource) -> None:
         """Run a `_handle_request_noblock` that a subclass overrides, and report its accept errors to the source."""
@@ -361,6 +297,74 @@ class BaseServer(RequestTemplate):
             self.__accept_errors = None
         while errors:
             source.failed(errors.pop())
+
+
+class _ClassicEngine(_Engine):
+    """The engine of a classic server. It has a live dispatcher only if the process-wide override has a dispatcher or a lifecycle."""
+
+    def __init__(self, server: Any, turn: Callable[[], Callable[[], object] | None]) -> None:
+        super().__init__(server, _adaptive)
+        self._turn = turn
+
+    @property
+    def lifecycle(self) -> Lifecycle:
+        """As `Engine.lifecycle`."""
+        return _Override.lifecycle or Classic()
+
+    def recipe(self) -> Dispatcher | None:
+        """As `Engine.recipe`."""
+        return _Override.dispatcher or self.server._own_dispatcher()
+
+    def start_dispatcher(self) -> StartedDispatcher | None:
+        """As `Engine.start_dispatcher`."""
+        return super().start_dispatcher() if _Override.is_set() else None
+
+    def sources(self, _run: Run) -> list[ClassicSource]:
+        """As `Engine.sources`."""
+        server, live = self.server, self.start_dispatcher()
+        whole = type(server)._handle_request_noblock is not BaseServer._handle_request_noblock
+        accept = _accept_now(server) if live is not None and live.drive is not None else None
+        return [ClassicSource(server, live, server._take_turn if whole else None, accept)]
+
+    def selector(self) -> Any:
+        """As `Engine.selector`."""
+        return _ServerSelector()
+
+    def turn(self) -> Callable[[], object] | None:
+        """As `Engine.turn`."""
+        return self._turn()
+
+    def is_closed(self) -> bool:
+        """As `Engine.is_closed`."""
+        return self.server.fileno() == -1  # type: ignore[no-any-return]
+
+    def close_listeners(self, *, streams_only: bool = False) -> None:
+        """As `Engine.close_listeners`."""
+        if not (streams_only and self.server.socket.type == socket.SOCK_DGRAM):
+            self.server.socket.close()
+
+    def become_replica(self, *parts: Any) -> Run:
+        """As `Engine.become_replica`."""
+        os.set_blocking(self.server.fileno(), False)  # another worker may take the request that the selector just reported
+        return super().become_replica(*parts)
+
+
+def _adaptive() -> Dispatcher:
+    from socketkit.dispatchers.adaptive import Adaptive  # noqa: PLC0415 - few programs need it
+
+    return Adaptive()
+
+
+def _dispatched(server: Any, request: Request, client_address: Address) -> bool:
+    """Give the request to the override's dispatcher; False if there is none, or it drives but no run is under way (`handle_request`)."""
+    if not _Override.is_set():
+        return False
+    engine = engine_of(server)
+    live = engine.start_dispatcher()
+    if live is None or (live.drive is not None and engine.run is None):
+        return False
+    live.process(request, client_address)
+    return True
 
 
 def _accept_now(server: Any) -> Callable[[], tuple[Request, Address]] | None:
@@ -441,10 +445,10 @@ class TCPServer(BaseServer):
     def server_close(self) -> None:
         """Close the socket. A running loop ends."""
         self.socket.close()
-        run = vars(self).get("_BaseServer__run")
-        if run is not None:
-            run.stop()
-        override.close(self)
+        _stop(self)
+        engine = vars(self).get(ENGINE)
+        if engine is not None:
+            engine.close(None, wait=getattr(self, "block_on_close", True) and not getattr(self, "daemon_threads", False))
 
     def fileno(self) -> int:
         """Return the socket's descriptor."""
@@ -530,7 +534,7 @@ class ThreadingMixIn:
     @own_step
     def process_request(self: Any, request: Request, client_address: Address) -> None:
         """Start a thread that runs `process_request_thread`."""
-        if override.dispatched(self, request, client_address):
+        if _dispatched(self, request, client_address):
             return
         if self.block_on_close:
             vars(self).setdefault("_threads", _Threads())
@@ -591,7 +595,7 @@ if hasattr(os, "fork"):
         @own_step
         def process_request(self: Any, request: Request, client_address: Address) -> None:
             """Start a process that handles the request, and close this process's copy of the connection."""
-            if override.dispatched(self, request, client_address):
+            if _dispatched(self, request, client_address):
                 return
             pid = fork(lambda: _in_child(self, request, client_address))
             if self.active_children is None:

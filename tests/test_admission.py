@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from helpers import innards
 from helpers.interleaving import Lock, schedules
 from helpers.support import address, ask, python, talk
 from socketkit import (
@@ -28,9 +29,11 @@ from socketkit import (
 from socketkit._engine import admission
 from socketkit._engine import ledger as stats
 from socketkit._engine.accepting import FAILING, NO_ROOM, NoRoomError, Source
-from socketkit._engine.admission import Admission, Bucket, Networks, Peers, number
+from socketkit._engine.admission import Admission
 from socketkit._engine.intake import Intake
 from socketkit._engine.ledger import Entry, Ledger
+from socketkit._engine.peers import Networks, Peers, number
+from socketkit._engine.rate import Bucket
 from socketkit.testing import FakeClock
 
 ANYWHERE = TCP("127.0.0.1", 0)
@@ -119,7 +122,7 @@ def served(request, tmp_path):
 
 
 def is_suspended(server):
-    return any(NO_ROOM in source.paused_for for source in server._run._intake._accepting.sources)
+    return any(NO_ROOM in source.paused_for for source in innards.sources(server))
 
 
 def wait_until(condition):
@@ -155,6 +158,7 @@ def test_no_more_connections_are_accepted_than_may_be_open(served, dispatcher, h
 def test_fork_counts_a_connection_until_its_child_has_ended(policy):
     python(f"""
 import socket
+from helpers import innards
 from socketkit import *
 def hold(request, client_address, server):
     request.sendall(request.recv(10))
@@ -184,7 +188,7 @@ with server.start():
         clients[3].sendall(b"hello")
         assert clients[3].recv(10) == b"hello"
     else:
-        while 'no room' not in server._run._intake._accepting.sources[0].paused_for: pass
+        while 'no room' not in innards.sources(server)[0].paused_for: pass
         clients[0].send(b"go")
         assert clients[2].recv(10) == b"hello"
         assert watcher.most == 2
@@ -253,9 +257,9 @@ def test_the_conversation_that_was_idle_longest_makes_room_for_a_new_one(served)
     for count in (1, 2, 3):
         clients.append(client(server))
         assert clients[-1].say(b"one\n").hears() == b"one\n"
-        wait_until(lambda count=count: len(server._run._intake._lot.parked) == count)
+        wait_until(lambda count=count: len(innards.parked(server)) == count)
     assert clients[0].say(b"more\n").hears() == b"more\n"
-    wait_until(lambda: len(server._run._intake._lot.parked) == 3)
+    wait_until(lambda: len(innards.parked(server)) == 3)
     assert client(server).say(b"new\n").hears() == b"new\n"
     assert clients[1].hears() == b""
     assert [clients[number].say(b"on\n").hears() for number in (0, 2)] == [b"on\n"] * 2
@@ -329,7 +333,7 @@ def test_other_listeners_wait_with_the_one_that_is_full_and_datagrams_do_not():
             wait_until(lambda: is_suspended(server))
             for _ in range(3):
                 assert ask(third, b"?") == b"datagram"
-            assert [NO_ROOM in source.paused_for for source in server._run._intake._accepting.sources] == [True, True, False]
+            assert [NO_ROOM in source.paused_for for source in innards.sources(server)] == [True, True, False]
             wait_until(lambda: server.stats().outcomes == {"finished": 3})
             first.close()
             assert second.recv(10) == b"second"
@@ -782,9 +786,9 @@ def test_one_peer_cannot_take_what_is_anothers(dispatcher):
         assert client("127.0.0.2").say(b"yours\n").hears() == b"yours\n"
         assert watcher.reasons == ["as many connections of its peer are open as may be"]
         mine[0].close()
-        wait_until(lambda: server._ledger.peers._counts[32, 0x7F000001] == 1)
+        wait_until(lambda: innards.ledger(server).peers._counts[32, 0x7F000001] == 1)
         assert client("127.0.0.1").say(b"again\n").hears() == b"again\n"
-    assert len(server._ledger.peers) == 0
+    assert len(innards.ledger(server).peers) == 0
 
 
 def test_unix_peers_are_many(tmp_path):
@@ -943,6 +947,7 @@ assert server.stats().accepted == 6, server.stats()
 def test_the_soft_limit_of_open_files_is_raised_as_far_as_the_connections_need():
     python("""
 import logging, resource, sys
+from helpers import innards
 from socketkit import *
 logging.basicConfig(stream=sys.stdout)
 _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -950,7 +955,7 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (64, min(hard, 5000)))
 server = Server(TCP("127.0.0.1", 0), print, dispatcher=Pool(4), limits=Limits(max_connections=1000))
 with server.start():
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 1000 + 4 + 1 + 64
-    assert server._limits_in_force().max_connections == 1000
+    assert innards.limits(server).max_connections == 1000
 before = resource.getrlimit(resource.RLIMIT_NOFILE)
 with Server(TCP("127.0.0.1", 0), print, dispatcher=Pool(4), limits=Limits(max_connections=10)).start(): pass
 with Server(TCP("127.0.0.1", 0), print, limits=Limits(max_connections=None)).start(): pass
@@ -965,12 +970,13 @@ assert resource.getrlimit(resource.RLIMIT_NOFILE) == before, "it is enough"
 def test_connections_are_fewer_where_the_hard_limit_is_too_low_and_it_is_told_once(dispatcher, most):
     program = f"""
 import resource, threading
+from helpers import innards
 from socketkit import *
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 164))
 server = Server(TCP("127.0.0.1", 0), print, dispatcher={dispatcher}, limits=Limits(max_connections=1000))
 class Stop:
     def server_started(self, server):
-        assert server._limits_in_force().max_connections == {most}, server._limits_in_force()
+        assert innards.limits(server).max_connections == {most}, innards.limits(server)
         server.stop(wait=False)
 server._observe([Stop()])
 server.serve_forever()

@@ -76,7 +76,8 @@ def test_a_request_whose_thread_has_no_memory_for_its_first_steps_is_refused_and
         STILLBORN
         + """
 with Server(TCP("127.0.0.1", 0), echo, dispatcher="thread").start() as server:
-    assert talk(server.addresses[0], b"zero") == b"zero"  # which starts the thread that keeps the time
+    assert talk(server.addresses[0], b"zero") == b"zero"  # which starts the timer's thread
+    while not any(thread.name == "socketkit-timekeeper" and thread.is_alive() for thread in threading.enumerate()): pass
     let_the_next_fail()
     with contextlib.suppress(OSError):
         talk(server.addresses[0], b"one")

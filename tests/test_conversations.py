@@ -14,6 +14,7 @@ from functools import partial
 
 import pytest
 
+from helpers import innards
 from helpers.support import python
 from socketkit import TCP, Adaptive, Classic, ConversationHandler, Graceful, Pool, Server, StreamRequestHandler, Sync, Threads
 from socketkit._engine.poller import EpollPoller
@@ -176,7 +177,7 @@ def test_a_connection_that_the_system_will_not_watch_ends(parking, monkeypatch, 
         with connected(server) as (_, file):
             say(file, b"fine\n")
             assert file.readline() == b"enif\n"
-            while not server._run._intake._lot.parked:
+            while not innards.parked(server):
                 pass
             refusals.append(OSError(errno.ENOSPC, "no watch to be had"))
             say(file, b"more\n")
@@ -262,7 +263,7 @@ def test_a_reply_is_not_cut_by_a_drain_because_its_client_had_sent_the_next_requ
         assert Large.begun.wait(10)
         client.sendall(b"next\n")
         server.stop(wait=False)
-        while not server._run._intake.ending:
+        while not innards.intake(server).ending:
             pass
         Large.stopping.set()
         assert file.read() == b"x" * Large.SIZE + b"large\n" + b"next\n"
@@ -485,7 +486,7 @@ def test_a_conversation_that_is_turned_away_is_finished():
     with served(Finishes, Adaptive(), observers=[Observer()]) as server, connected(server) as (client, file):
         say(file, b"hello\n")
         assert file.readline() == b"olleh\n"
-        intake = server._run._intake
+        intake = innards.intake(server)
         turned_away = threading.Event()
 
         def turn_away():
@@ -515,7 +516,7 @@ def test_what_a_classic_lifecycle_leaves_parked_is_served_by_the_next_run_or_clo
         with connected(server) as (_client, file):
             say(file, b"abc\n")
             assert file.readline() == b"cba\n"
-            while not server._run._intake._lot.parked:
+            while not innards.parked(server):
                 pass
             server.stop()
             if again:

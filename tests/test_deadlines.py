@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from helpers import innards
 from helpers.interleaving import Lock, schedules
 from helpers.support import address, python, talk
 from socketkit import (
@@ -85,7 +86,7 @@ def served(request, tmp_path):
                 observers=[watcher := Watcher()],
                 clock=clock or FakeClock(),
             )
-            server.clock, server.watcher = server._clock, watcher
+            server.clock, server.watcher = innards.ledger(server).clock, watcher
             stack.enter_context(server)
             return server.start()
 
@@ -106,7 +107,7 @@ def wait_until(condition):
 
 def is_running(server):
     """Return whether a handler has begun."""
-    return any(entry.thread is not None for entry in server._ledger.active())
+    return any(entry.thread is not None for entry in innards.active(server))
 
 
 def ended(client):
@@ -118,7 +119,7 @@ def ended(client):
 
 def begin(server, client):
     """Have the handler of a client that says nothing begin."""
-    wait_until(lambda: is_running(server) or server._run._intake._lot.parked)
+    wait_until(lambda: is_running(server) or innards.parked(server))
     if not is_running(server):  # it is parked until it is sure to say nothing
         server.clock.advance(0.02)
     wait_until(lambda: is_running(server))
@@ -179,9 +180,9 @@ def test_a_conversation_that_never_begins_is_closed_when_its_first_request_is_du
     serve, client = served
     server = serve(Echo, Adaptive(idle=idle), first_byte=30)
     silent = client(server)
-    wait_until(lambda: server._run._intake._lot.parked)
+    wait_until(lambda: innards.parked(server))
     server.clock.advance(0.02)
-    wait_until(lambda: any(unit.begun for unit in list(server._run._intake._lot.parked)))
+    wait_until(lambda: any(unit.begun for unit in list(innards.parked(server))))
     server.clock.advance(4.9)
     assert server.stats().active == 1
     server.clock.advance(0.3 if idle == 5.0 else 25.2)
@@ -197,7 +198,7 @@ def test_the_idle_time_of_a_conversation_is_its_dispatchers_unless_limits_say_an
     for _ in range(3):
         talking.sendall(b"x\n")
         assert talking.recv(10) == b"x\n"
-        wait_until(lambda: server._run._intake._lot.parked)
+        wait_until(lambda: innards.parked(server))
         server.clock.advance(9.8)
     server.clock.advance(0.4)
     assert ended(talking)
@@ -256,7 +257,7 @@ def test_each_request_of_a_conversation_has_a_time_of_its_own(served, dispatcher
         server.clock.advance(50)
         talking.sendall(b"lo\n")
         assert talking.recv(10) == b"hello\n"
-        wait_until(lambda: not is_running(server) and server._run._intake._lot.parked)
+        wait_until(lambda: not is_running(server) and innards.parked(server))
         server.clock.advance(5000)
     talking.sendall(b"hel")
     wait_until(lambda: is_running(server))
@@ -315,7 +316,7 @@ def test_the_thread_that_keeps_the_time_ends_with_its_run(served):
     one = client(server)
     one.sendall(b"x\n")
     assert one.recv(10) == b"x\n"
-    assert "socketkit-timekeeper" in [thread.name for thread in threading.enumerate()]
+    wait_until(lambda: "socketkit-timekeeper" in [thread.name for thread in threading.enumerate()])
     one.close()
     server.stop()
     assert "socketkit-timekeeper" not in [thread.name for thread in threading.enumerate()]
@@ -641,6 +642,7 @@ def test_a_first_byte_that_nobody_has_read_yet_has_come_all_the_same():
 
 def test_an_idle_server_makes_no_wake_up_for_its_deadlines():
     python("""
+from helpers import innards
 import os, pathlib, time
 from socketkit import *
 from helpers.support import talk
@@ -651,7 +653,7 @@ def switches():
             for path in pathlib.Path("/proc/self/task").glob("*/status") if path.parent.name != str(os.getpid())}
 with Server(TCP("127.0.0.1", 0), Answer, limits=Limits(first_byte=0.3)).start() as server:
     assert talk(server.addresses[0], b"hello\\n") == b"hello\\n"
-    deadlines = server._run._sources[0].deadlines
+    deadlines = innards.sources(server)[0].deadlines
     assert not deadlines.asleep
     while not deadlines.asleep: time.sleep(0.01)
     time.sleep(0.2)  # nothing is ordered by this: they go back to sleep
@@ -679,8 +681,8 @@ def test_a_message_that_comes_bit_by_bit_has_no_more_time_than_another(served, d
     for _ in range(3):  # each message has its own time
         one.sendall(b"a")
         if server.dispatcher in {Pool(1), Adaptive(), Executor()}:
-            wait_until(lambda: any(entry._handler and entry._handler.is_within_request for entry in server._ledger.active()))
-            wait_until(lambda: server._run._intake._lot.parked)
+            wait_until(lambda: any(entry._handler and entry._handler.is_within_request for entry in innards.active(server)))
+            wait_until(lambda: innards.parked(server))
         server.clock.advance(6.0)
         one.sendall(b"b\n")
         assert one.recv(10) == b"AB\n"
@@ -688,7 +690,7 @@ def test_a_message_that_comes_bit_by_bit_has_no_more_time_than_another(served, d
             break  # there a connection is one request
     one.sendall(b"a")
     if server.dispatcher in {Pool(1), Adaptive(), Executor()}:
-        wait_until(lambda: any(entry._handler and entry._handler.is_within_request for entry in server._ledger.active()))
+        wait_until(lambda: any(entry._handler and entry._handler.is_within_request for entry in innards.active(server)))
     server.clock.advance(6.0)
     with contextlib.suppress(OSError):  # it is cut by now where the whole connection counts
         one.sendall(b"b")

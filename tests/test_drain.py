@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from helpers import innards
 from helpers.rooms import Rooms, answers, held
 from helpers.support import Program, address, python
 from socketkit import TCP, Adaptive, Asyncio, ConversationHandler, Executor, Graceful, Pool, Server, StreamRequestHandler, Sync, Threads
@@ -34,9 +35,9 @@ def rooms():
 
 def hold_back(server):
     """Have the server accept nobody from now on."""
-    while server._run._intake is None:
+    while innards.intake(server) is None:
         pass
-    intake, held_back = server._run._intake, threading.Event()
+    intake, held_back = innards.intake(server), threading.Event()
     intake.call_soon(lambda: (intake.hold(), held_back.set()))
     assert held_back.wait(10)
 
@@ -72,6 +73,7 @@ def test_who_is_in_the_queue_of_a_server_that_forks_is_answered():
     python(
         """
 import socket, threading
+from helpers import innards
 from socketkit import *
 from helpers.support import talk
 class Upper(StreamRequestHandler):
@@ -86,7 +88,7 @@ server._observe([Ready()])
 def use():
     assert ready.wait(10)
     assert talk(server.addresses[0], b"hello\\n") == b"HELLO\\n"
-    intake, held_back = server._run._intake, threading.Event()
+    intake, held_back = innards.intake(server), threading.Event()
     intake.call_soon(lambda: (intake.hold(), held_back.set()))
     held_back.wait()
     clients = [socket.create_connection(server.addresses[0], timeout=10) for _ in range(20)]
@@ -411,7 +413,7 @@ def test_an_http_client_that_has_been_idle_is_not_waited_for(page, dispatcher, m
         connection(server) as client,
     ):
         assert get(client) == (200, [])
-        while not server._run._intake._lot.parked:
+        while not innards.parked(server):
             time.sleep(0.001)
         clock.advance(2.0)
         monkeypatch.setattr("socketkit._engine.intake.Intake.retire", lambda *arguments: pytest.fail("it waits for somebody"))

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from helpers import innards
 from helpers.support import python, talk
 from socketkit import TCP, UDP, DatagramRequestHandler, Graceful, Server, StreamRequestHandler, UnixDatagram
 from socketkit.transports._sockets import DatagramListener
@@ -61,7 +62,7 @@ assert stats.dropped > 0, stats
 def test_all_listeners_count_together():
     with Server([UDP("127.0.0.1", 0), TCP("127.0.0.1", 0), UDP("127.0.0.1", 0)], lambda *_: None) as server:
         counts = []
-        for listener in (server._listeners[0], server._listeners[2]):
+        for listener in (innards.listeners(server)[0], innards.listeners(server)[2]):
             flood(listener)
             counts.append(told_by_proc(listener.address[1]))
             assert server.stats().dropped == sum(counts)

@@ -243,7 +243,7 @@ def test_what_few_programs_need_is_there_for_those_that_do():
 import sys
 from socketkit import Server, TCP, StreamRequestHandler
 for dispatcher in ("prefork:2", "asyncio", "executor"):
-    Server("tcp://127.0.0.1:0", StreamRequestHandler, dispatcher=dispatcher)._live_part()
+    Server("tcp://127.0.0.1:0", StreamRequestHandler, dispatcher=dispatcher)._engine.start_dispatcher()
 missing = set({FEW_NEED!r}.split()) - {{"subprocess", "tempfile", "click", "tomllib", "difflib", "ssl"}} - sys.modules.keys()
 assert not missing, missing
 """

@@ -6,6 +6,7 @@ from http.server import BaseHTTPRequestHandler
 import pytest
 
 from faults.lab import unacknowledged, within
+from helpers import innards
 from helpers.support import address
 from socketkit import TCP, ConversationHandler, Limits, Server, StreamRequestHandler, UnixStream
 from socketkit._system import sockets as lingering
@@ -36,7 +37,7 @@ def test_the_whole_reply_and_its_end_are_read_whatever_was_sent(tmp_path, transp
         limits = Limits(overflow="reject", reply=REPLY, max_connections=1)
     with Server(where, Quits, limits=limits) as server, socket.socket(socket.AF_INET if transport == "tcp" else socket.AF_UNIX) as client:
         if limits.overflow == "reject":  # one that is in the books already
-            server._ledger.admit(object(), "")
+            innards.ledger(server).admit(object(), "")
         client.settimeout(10)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # so that most of the reply waits at the server's
         client.connect(address(server.urls[0]))

@@ -11,6 +11,7 @@ from typing import ClassVar
 import attrs
 import pytest
 
+from helpers import innards
 from helpers.support import python, talk
 from socketkit import (
     TCP,
@@ -550,7 +551,7 @@ def test_a_listener_closed_under_the_loop_ends_it_with_the_error_and_without_a_s
         thread = threading.Thread(target=serve)
         thread.start()
         assert ask(server.addresses[0]) == b"HELLO\n"
-        listener = server._listeners[0].socket
+        listener = innards.listeners(server)[0].socket
         address = listener.getsockname()
         listener.shutdown(socket.SHUT_RDWR)  # makes accept fail for good, and wakes the loop
         thread.join(10)
@@ -641,12 +642,12 @@ def test_a_handler_that_waits_for_all_others_is_still_waited_for(waited_for):
     inside, leave = threading.Event(), threading.Event()
 
     def waits(request, client_address, server):
-        server._live.wait(0)
+        innards.live(server).wait(0)
         inside.set()
         leave.wait(10)
 
     with Server(ANYWHERE, waits, dispatcher=waited_for, lifecycle=Graceful(drain=10)).start() as server:
-        live = server._live.part
+        live = innards.live(server)
         with socket.create_connection(server.addresses[0], timeout=10) as client:
             client.sendall(b"x")
             assert inside.wait(10)

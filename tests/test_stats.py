@@ -4,9 +4,12 @@ import logging
 import threading
 
 from helpers.support import python
-from socketkit._engine.ledger import Ledger, Observers, books
+from socketkit._engine.ledger import Ledger, ReplicaLedger
+from socketkit._engine.observers import Observers
+from socketkit._engine.steps import engine_of
 from socketkit._system import logs
 from socketkit.seams.stats import DrainReport, Stats
+from socketkit.socketserver import BaseServer
 
 
 def test_each_request_has_one_outcome_however_often_it_is_settled():
@@ -85,11 +88,9 @@ def test_stuck_shows_where_the_thread_stands():
 
 
 def test_a_server_without_a_constructor_has_books_too():
-    class Server:
-        pass
-
-    server = object.__new__(Server)
-    assert books(server) is books(server)
+    server = object.__new__(BaseServer)
+    assert engine_of(server) is engine_of(server)
+    assert engine_of(server).ledger.stats() == Stats()
 
 
 def test_observers_hear_their_events_and_only_those():
@@ -135,20 +136,20 @@ def test_a_report_reads_well():
 
 def test_the_counts_of_a_process_that_serves_are_part_of_its_parents():
     ledger, settled = Ledger(), []
-    tally = ledger.open_branch()
-    branch = ledger.in_branch(tally, settled.append)
+    tally = ledger.replicas.open()
+    replica = ReplicaLedger(ledger, tally, settled.append)
     for outcome in ("finished", "finished", "failed", "of its own kind"):
         request = object()
-        branch.admit(request, "peer")
-        branch.settle(request, outcome)
-        branch.settle(request, outcome)
+        replica.admit(request, "peer")
+        replica.settle(request, outcome)
+        replica.settle(request, outcome)
     running = object()
-    branch.admit(running, "peer")
-    assert branch.stats().active == 1
+    replica.admit(running, "peer")
+    assert replica.stats().active == 1
     assert ledger.stats() == Stats(1, {"finished": 2, "failed": 2})
     assert (ledger.settled, ledger.active()) == (4, [])
     assert settled[-1] == 4
-    ledger.close_branch(tally)
+    ledger.replicas.close(tally)
     assert ledger.stats() == Stats(0, {"finished": 2, "failed": 2, "died": 1})
     assert ledger.settled == 5
 
@@ -157,17 +158,17 @@ def test_what_a_child_of_that_process_does_is_not_counted_twice():
     python(
         """
 import os
-from socketkit._engine.ledger import Ledger
+from socketkit._engine.ledger import Ledger, ReplicaLedger
 from socketkit.seams.stats import Stats
 ledger, request = Ledger(), object()
-branch = ledger.in_branch(ledger.open_branch(), None)
-branch.admit(request, "peer")
+replica = ReplicaLedger(ledger, ledger.replicas.open())
+replica.admit(request, "peer")
 if not (pid := os.fork()):
-    branch.settle(request)
+    replica.settle(request)
     os._exit(0)
 os.waitpid(pid, 0)
 assert ledger.stats() == Stats(1, {}), ledger.stats()
-branch.settle(request)
+replica.settle(request)
 assert ledger.stats() == Stats(0, {"finished": 1}), ledger.stats()
 """
     )

@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import math
-import socket
-import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-import attrs
-
 from socketkit._engine.accepting import NoRoomError
-from socketkit._system.credentials import peer_credentials, user_id
-from socketkit._system.logs import Log
+from socketkit._engine.peers import Networks, Peers, is_stranger, number
+from socketkit._engine.rate import Bucket, Chance
+from socketkit._system.credentials import user_id
 from socketkit._system.sockets import is_readable
 
 if TYPE_CHECKING:
     from socketkit._engine.accepting import Source
-    from socketkit._engine.ledger import Entry, Ledger
-    from socketkit.seams import Address, Clock, Request
+    from socketkit._engine.ledger import Ledger
+    from socketkit.seams import Address, Request
     from socketkit.seams.limits import Limits
-
-log = Log("socketkit.admission")
-
-MARGIN = 64
-"""Descriptors reserved for the program: standard streams, the loop's own, logs, late imports."""
-
-_V4_MAPPED = bytes(10) + b"\xff\xff"
-
-_AF_UNIX = getattr(socket, "AF_UNIX", -1)
-
-V4_BITS, V6_BITS = 32, 128
 
 
 class Admission:
@@ -98,7 +82,7 @@ class Admission:
             who = number(client_address)
             if who is not None and (who in self._deny or (self._allow and who not in self._allow)):
                 return "its network is not allowed"
-        if self._users and _is_stranger(request, self._users):
+        if self._users and is_stranger(request, self._users):
             return "its user is not allowed"
         return None if isinstance(request, tuple) else self._crowd(client_address)
 
@@ -141,181 +125,3 @@ class Admission:
     def _resume(self) -> None:
         """Resume all sources. Only in the taking thread."""
         self._sources[0].intake.resume(self._sources)
-
-
-def _is_stranger(request: Request, users: frozenset[int]) -> bool:
-    """Return whether it comes from a Unix peer that is not, or cannot be identified as, one of the users."""
-    sock = request[1] if isinstance(request, tuple) else request
-    if getattr(sock, "family", None) != _AF_UNIX:
-        return False
-    try:
-        return peer_credentials(sock).uid not in users
-    except OSError:  # always for datagrams
-        return True
-
-
-# --- peers -----------------------------------------------------------------------------------------------------------
-
-
-def number(client_address: Address) -> tuple[int, int] | None:
-    """Return an internet address as its length in bits and its integer value; None for any other address."""
-    if not isinstance(client_address, tuple) or not isinstance(client_address[0], str):
-        return None
-    host = client_address[0]
-    try:
-        return V4_BITS, int.from_bytes(socket.inet_pton(socket.AF_INET, host), "big")
-    except OSError:
-        pass
-    try:
-        packed = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
-    except OSError:
-        return None
-    if packed.startswith(_V4_MAPPED):
-        return V4_BITS, int.from_bytes(packed[len(_V4_MAPPED) :], "big")
-    return V6_BITS, int.from_bytes(packed, "big")
-
-
-class Networks:
-    """A set of networks; test results of `number` with `in`."""
-
-    def __init__(self, texts: Iterable[str]) -> None:
-        self._known: list[tuple[int, int, int]] = []
-        for text in texts:
-            from ipaddress import ip_network  # noqa: PLC0415 - only when networks are given
-
-            network = ip_network(text)
-            self._known.append((network.max_prefixlen, int(network.netmask), int(network.network_address)))
-
-    def __bool__(self) -> bool:
-        return bool(self._known)
-
-    def __contains__(self, who: tuple[int, int]) -> bool:
-        bits, value = who
-        return any(bits == each and value & mask == network for each, mask, network in self._known)
-
-
-class Peers:
-    """Open connections per peer. Peers without connections have no entry, so it is never larger than the ledger.
-
-    The ledger calls `enter` for each request opened and `leave` for each one settled, in any thread.
-    """
-
-    def __init__(self, most: int, v4_prefix: int, v6_prefix: int) -> None:
-        self._most = most
-        self._cut = {V4_BITS: V4_BITS - v4_prefix, V6_BITS: V6_BITS - v6_prefix}
-        self._counts: dict[tuple[int, int], int] = {}
-        self._entries: dict[Entry, tuple[int, int]] = {}  # kept because a layer may change the entry's address before it leaves
-        self._lock = threading.Lock()
-
-    def __len__(self) -> int:
-        return len(self._counts)
-
-    def is_full(self, client_address: Address) -> bool:
-        """Return whether this peer has reached its limit."""
-        peer = self._peer(client_address)
-        return peer is not None and self._counts.get(peer, 0) >= self._most
-
-    def enter(self, entry: Entry) -> None:
-        """Count a connection; datagrams are ignored."""
-        peer = None if isinstance(entry.request, tuple) else self._peer(entry.client_address)
-        if peer is not None:
-            with self._lock:
-                self._entries[entry] = peer
-                self._counts[peer] = self._counts.get(peer, 0) + 1
-
-    def leave(self, entry: Entry) -> None:
-        """Stop counting a connection."""
-        with self._lock:
-            peer = self._entries.pop(entry, None)
-            if peer is not None:
-                self._counts[peer] -= 1
-                if not self._counts[peer]:
-                    del self._counts[peer]
-
-    def _peer(self, client_address: Address) -> tuple[int, int] | None:
-        who = number(client_address)
-        return who and (who[0], who[1] >> self._cut[who[0]])
-
-
-# --- chance ----------------------------------------------------------------------------------------------------------
-
-
-class Chance:
-    """Refuses a growing share of connections beyond `start`, and all at `full`. Source: sshd_config(5), MaxStartups."""
-
-    def __init__(self, start: float, full: float, draw: Callable[[], float] | None) -> None:
-        if draw is None:
-            import random  # noqa: PLC0415 - only for overflow="early"
-
-            draw = random.random
-        self._start, self._width, self._draw = start, full - start, draw
-
-    def is_against(self, count: int) -> bool:
-        """Return whether to refuse one more connection when `count` are open."""
-        return count > self._start and self._draw() * self._width < count - self._start
-
-
-# --- descriptors -----------------------------------------------------------------------------------------------------
-
-
-def fitted(limits: Limits, others: int) -> Limits:
-    """Return the limits with `max_connections` lowered, if necessary, to what this process can have open besides `others` descriptors.
-
-    Raises the soft limit of open files as far as needed and the hard limit allows. Source: getrlimit(2), RLIMIT_NOFILE.
-    """
-    try:
-        import resource  # noqa: PLC0415 - missing on Windows, which has no such limit
-    except ImportError:
-        return limits
-    if limits.max_connections is None:
-        return limits
-    need = limits.max_connections + others + MARGIN
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if _is_enough(soft, need):
-        return limits
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (need if _is_enough(hard, need) else hard, hard))
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if _is_enough(soft, need):
-        return limits
-    most = max(1, soft - others - MARGIN)
-    log.warning(
-        "this process may have %d files open, and max_connections=%d needs %d: no more than %d connections are accepted at a time; "
-        "raise the limit (ulimit -n), or lower max_connections",
-        soft,
-        limits.max_connections,
-        need,
-        most,
-    )
-    return attrs.evolve(limits, max_connections=min(most, limits.max_connections))
-
-
-def _is_enough(limit: int, need: int) -> bool:
-    return limit < 0 or limit >= need  # RLIM_INFINITY is -1 here
-
-
-# --- rate ------------------------------------------------------------------------------------------------------------
-
-
-class Bucket:
-    """A token bucket that gains `rate` tokens a second, up to `burst` (None: one second's worth). Not thread-safe."""
-
-    def __init__(self, rate: float, burst: int | None, clock: Clock) -> None:
-        self._rate = rate
-        self._burst = float(max(1, math.ceil(rate)) if burst is None else burst)
-        self._clock = clock
-        self._tokens = self._burst
-        self._filled = clock()
-
-    def due(self) -> float:
-        """Return the seconds until a token is available; 0.0 if one is."""
-        if self._tokens >= 1.0:
-            return 0.0
-        now = self._clock()
-        self._tokens = min(self._burst, self._tokens + (now - self._filled) * self._rate)
-        self._filled = now
-        return max(0.0, (1.0 - self._tokens) / self._rate)
-
-    def take(self) -> None:
-        """Take a token; call it only after `due` has returned 0.0."""
-        self._tokens -= 1.0

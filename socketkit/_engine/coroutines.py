@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from socketkit._engine.ledger import books
+from socketkit._engine.steps import engine_of
 from socketkit._system.forking import forks, leave
 from socketkit.handlers.coroutines import constructing
 from socketkit.seams import Address, Layer, Request
@@ -21,7 +21,7 @@ Wrap = Callable[[Request, Address, tuple[Layer, ...]], tuple[Request, Address] |
 
 async def serve(server: RequestTemplate, request: Request, client_address: Address, wrap: Wrap) -> None:
     """Run one request in this event loop: layers, handler, errors, close, settle. See `socketkit.seams.Work.run_async`."""
-    ledger = books(server)
+    ledger = engine_of(server).ledger
     entry = ledger.find(request)
     if entry is not None:
         entry.thread = threading.get_ident()
@@ -53,7 +53,7 @@ async def _process(server: RequestTemplate, request: Request, client_address: Ad
             leave(error)
         raise
     except Exception as error:  # noqa: BLE001 - passed to handle_error
-        books(server).fail(request, error)
+        engine_of(server).ledger.fail(request, error)
         server.handle_error(request, client_address)
     finally:
         server.shutdown_request(request)

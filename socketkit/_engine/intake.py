@@ -70,6 +70,8 @@ class Intake:
         try:
             self.watch(self._wakeup.fileno(), self._wakeup.clear)
             self._accepting = Accepting(sources, self._poller, self.call_later)
+            for source in self._accepting.sources:
+                source.intake = self
             if hasattr(clock, "follow"):
                 clock.follow(self.wake)
         except BaseException:

@@ -1,122 +1,172 @@
-"""One run of a server, from its first request to the report of its drain.
-
-This module drives the serving loop; the server's template methods process each request.
-"""
+"""One run of a server, from its first request to the report of its drain."""
 
 from __future__ import annotations
 
 import contextlib
+import enum
 import math
-import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from socketkit._engine.connection import GOODBYE
+from socketkit._engine.drain import AFTER_FORCE, Drain, shut_down
 from socketkit._engine.intake import Intake
-from socketkit._engine.ledger import NOBODY, Entry, Ledger
-from socketkit._engine.parking import FINE_GRAIN
 from socketkit._system.forking import forks
 from socketkit._system.logs import Log
-from socketkit._system.threads import BackgroundThread, aside
-from socketkit.seams import Listener, State
+from socketkit._system.timer import TimerThread
+from socketkit.seams import State
 from socketkit.seams.stats import DrainReport
 
 if TYPE_CHECKING:
-    from socketkit._engine.ledger import Observers
+    from socketkit._engine.engine import Engine
+    from socketkit._engine.ledger import Entry
+    from socketkit._engine.sources import RequestSource
     from socketkit._engine.work import StartedDispatcher
 
 log = Log("socketkit.serving")
 
-WAIT_SLICE = 0.1
-"""Seconds between a drain's checks for a shortened deadline."""
 
-AFTER_FORCE = 0.5
-"""Seconds that handlers get to return from blocking calls once their sockets are shut down."""
+class Phase(enum.Enum):
+    """How far a server is. Each phase is read from flags that only ever become true, so a signal handler may set them."""
+
+    NEW = State.NEW, "never served"
+    RUNNING = State.RUNNING, "takes requests, or is about to"
+    LAME = State.RUNNING, "told to stop; still takes requests"
+    ENDING = State.RUNNING, "takes no more requests; the serving thread is on its way to the drain"
+    DRAINING = State.DRAINING, "serves what has arrived, and waits for running requests"
+    STOPPED = State.STOPPED, "nothing of the run is left, or it is left to the next run"
+    FAILED = State.FAILED, "as STOPPED, after an error"
+
+    @property
+    def state(self) -> State:
+        """What users see of it."""
+        return self.value[0]
+
+
+NEXT: dict[Phase, frozenset[Phase]] = {
+    Phase.NEW: frozenset({Phase.RUNNING, Phase.ENDING}),
+    Phase.RUNNING: frozenset({Phase.LAME, Phase.ENDING, Phase.DRAINING, Phase.STOPPED, Phase.FAILED}),
+    Phase.LAME: frozenset({Phase.ENDING, Phase.DRAINING, Phase.FAILED}),
+    Phase.ENDING: frozenset({Phase.DRAINING, Phase.STOPPED, Phase.FAILED}),
+    Phase.DRAINING: frozenset({Phase.STOPPED, Phase.FAILED}),
+    Phase.STOPPED: frozenset({Phase.RUNNING}),
+    Phase.FAILED: frozenset({Phase.RUNNING}),
+}
+"""The phases that may follow each phase.
+
+Any thread or signal handler brings about LAME and ENDING, by `Run.stop`. The serving thread brings about all others. ENDING follows NEW
+if the server was stopped before its start; STOPPED follows RUNNING and ENDING without a drain under a lifecycle that does not drain.
+"""
 
 
 class Run:
     """One run of one server: the `socketkit.seams.Serving` of a lifecycle, and the target of `Server.stop`.
 
-    `crank` takes requests until stopped; it opens its intake through `open_intake`. `close_listeners` may be called twice.
-    lame_duck: seconds to keep serving after a stop request. patience: seconds that handlers may then take; None: no limit.
+    pace: seconds between two calls of the engine's `turn` at most. lame_duck: seconds to keep serving after a stop request.
+    patience: seconds that handlers may then take; None: no limit. opened: only for the run of a replica: called with each intake.
     """
 
-    def __init__(  # noqa: PLR0913 - it connects the parts of a server, each by name
+    def __init__(
         self,
-        ledger: Ledger,
-        observers: Observers,
-        server: object,
-        *,
-        live: Callable[[], StartedDispatcher | None],
-        crank: Callable[[Run], None],
-        close_listeners: Callable[..., None],
-        opened: Callable[[Intake], None] = lambda _intake: None,
+        engine: Engine,
+        pace: float,
         lame_duck: float = 0.0,
         patience: float | None = None,
+        opened: Callable[[Intake], None] | None = None,
     ) -> None:
-        self._ledger = ledger
-        self._clock = ledger.clock
-        self._observers = observers
-        self._server = server
-        self._live = live
-        self._crank = crank
-        self._close_listeners = close_listeners
-        self._opened = opened
+        self._engine = engine
+        self._clock = engine.clock
+        self.pace = pace
         self._lame_duck = lame_duck
         self._patience = patience
-        self._lame_until: float | None = None  # after a stop request with a lame duck: when the run will stop
-        self._handed_over = False
-        self._at_end: list[Callable[[], object]] = []
+        self._opened = opened
+        self._timer = TimerThread(engine.clock)
         self._on_ready: list[tuple[Callable[[], None], float | None]] = []
-        self._intake: Intake | None = None
-        self._sources: Sequence[Any] = ()
-        self._before: Run | None = None
-        self._last: Intake | None = None  # the last round's intake, while that is served
-        self._asked = math.inf  # when stop was requested
-        self._minder: BackgroundThread | None = None
-        self._draining = threading.Event()
-        self._deadline: float | None = None  # set by stop(drain): when the drain ends at the latest, whatever its own limit
+        self.before: Run | None = None  # an earlier, undrained run, whose parked connections this one serves too
+        self._behind = forks.behind
+        self.thread = threading.get_ident()
+        self.sources: Sequence[RequestSource] = ()
+        self.intake: Intake | None = None
+        self.last: Intake | None = None  # the last round's intake, while that is served
         self.ready = False  # requests are taken, and stop was not requested
         self.stopping = False
+        self.draining = False
         self.drained = False  # whether its live dispatcher was waited for and closed
-        self._cut = 0  # requests that were forced to end before the final wait
-        self._settled = 0  # requests already settled when stop was requested
-        self.state = State.RUNNING
-        self.thread = threading.get_ident()
-        self._behind = forks.behind
+        self._handed_over = False
+        self._lame_until: float | None = None  # after a stop request with a lame duck: when the run will stop
+        self._asked = math.inf  # when it began to stop
+        self._end_by: float | None = None  # when the drain ends, by its own limit
+        self._deadline: float | None = None  # set by stop(drain): when the drain ends at the latest
+        self.settled = 0  # requests already settled when it began to stop
+        self.cut = 0  # requests that were forced to end before the final wait
+        self._woken: set[Entry] = set()  # those of them whose handler held up the serving thread
+        self._told = False  # that one of these goes on
         self.started = threading.Event()
         self.done = threading.Event()
         self.report: DrainReport | None = None
         self.error: BaseException | None = None
 
+    @property
+    def phase(self) -> Phase:
+        """The current phase."""
+        if self.error is not None:
+            return Phase.FAILED
+        if self.draining:
+            return Phase.DRAINING
+        if self.stopping:
+            return Phase.ENDING
+        return Phase.RUNNING if self._lame_until is None else Phase.LAME
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether this process is a copy, forked by the program, of the process that serves: nothing in it can end the run."""
+        return self._behind != forks.behind
+
+    # serving
+
     def run(self) -> None:
         """Take requests until stopped."""
         self.thread = threading.get_ident()
-        self._observers.tell("server_started", self._server)
+        self._tell("server_started")
         if not self.stopping:
-            self._crank(self)
+            self.crank()
 
-    def open_intake(self, sources: Callable[[], Sequence[Any]], selector: Callable[[], Any] | None = None) -> Intake:
-        """Return a new intake of these sources, which `stop` can stop; in the last round, return its intake. Owner: the caller.
+    def crank(self) -> None:
+        """Take requests until the intake is stopped, with the dispatcher's own `drive` if it has one, otherwise in the plain loop."""
+        live, turned = self._engine.start_dispatcher(), self._engine.turn()
 
-        selector: creates the selector to use; None: the platform's best.
-        """
-        if self._last is not None:
-            return self._last
-        self._sources = sources()
-        intake = self._intake = Intake(self._sources, selector and selector(), self._clock)
-        for source in self._sources:
-            source.intake = intake
+        def open_intake(*, listening: bool = True) -> Intake:
+            intake = self._open_intake(listening=listening)
+            if turned is not None and listening:
+                keep_calling(intake, turned, self.pace)
+            return intake
+
+        try:
+            if live is not None and live.drive is not None:
+                live.drive(open_intake)
+            else:
+                with self._open_intake(plain=True) as intake:
+                    feed(intake, live, turned, self.pace)
+        except (OSError, ValueError):  # ValueError: a selector was given the descriptor -1
+            if not self._engine.is_closed():
+                raise
+
+    def _open_intake(self, *, listening: bool = True, plain: bool = False) -> Intake:
+        """Return a new intake, which `stop` can stop; in the last round, return its intake. Owner: the caller."""
+        if self.last is not None:
+            return self.last
+        self.sources = self._engine.sources(self) if listening else ()
+        intake = self.intake = Intake(self.sources, self._engine.selector() if plain else None, self._clock)
         if self.stopping:  # stop may have been requested before the intake existed
             intake.stop()
-        before, self._before = self._before, None
+        before, self.before = self.before, None
         if before is not None:
             for connection in before.leftover():
                 connection.move(intake)
-        self._opened(intake)
-        if self._sources:
+        if self._opened is not None:
+            self._opened(intake)
+        if self.sources:
             self.be_ready()
         return intake
 
@@ -126,7 +176,7 @@ class Run:
 
     def be_ready(self) -> None:
         """Mark the run as ready: requests are taken, by this process or by its first worker process."""
-        intake = self._intake
+        intake = self.intake
         if self.started.is_set() or self.stopping or intake is None:
             return
         self.ready = True
@@ -137,29 +187,18 @@ class Run:
         self.started.set()
 
     def call_later(self, seconds: float, callback: Callable[[], object]) -> None:
-        """Call `callback` after `seconds`. Only for the thread that takes requests."""
-        if self._intake is not None:
-            self._intake.call_later(seconds, callback)
+        """Call `callback` after `seconds`, in a thread of its own. From any thread and from signal handlers.
 
-    @property
-    def is_elsewhere(self) -> bool:
-        """Whether this process is a copy, forked by the program, of the process that serves: nothing in it can end the run."""
-        return self._behind != forks.behind
+        If the dispatcher forks a process for each request, the intake makes the call. The thread that takes requests is always free
+        then, and a process that forks should have no other thread. Raises: RuntimeError when the system cannot start a thread.
+        """
+        live, intake = self._engine.live, self.intake
+        if live is not None and live.cut is not None and intake is not None:
+            intake.call_soon(partial(intake.call_later, seconds, callback))
+        else:
+            self._timer.call_later(seconds, callback)
 
-    def at_end(self, callback: Callable[[], object]) -> None:
-        """Have `end` call `callback`."""
-        self._at_end.append(callback)
-
-    def end(self) -> None:
-        """Release everything that belongs to this run only."""
-        self._dismiss_minder()
-        while self._at_end:
-            self._at_end.pop()()
-
-    def branch(self, ledger: Ledger, opened: Callable[[Intake], None]) -> Run:
-        """In a forked child: close the parent's descriptors and return the child's own run. `opened` is called with its intake."""
-        self.forget()
-        return Run(ledger, NOBODY, self._server, live=self._live, crank=self._crank, close_listeners=self._close_listeners, opened=opened)
+    # stopping
 
     def stop(self, drain: float | None = None) -> None:
         """Request the end of `run`, or shorten the drain to `drain` seconds. Does not block; with 0 it also forces running requests to end.
@@ -171,13 +210,15 @@ class Run:
             self._deadline = deadline if self._deadline is None else min(self._deadline, deadline)
         if drain == 0:
             self._end()
-            shut_down(self._ledger.active())
+            shut_down(self._engine.ledger.active())
         elif self.ready and self._lame_duck:
             self._lame_until = self._clock() + self._lame_duck
-            if self._intake is not None:
-                self._intake.lame = True
-            aside(self._be_lame)
-        elif not self._is_lame and (drain is not None or not self.stopping):
+            if self.intake is not None:
+                self.intake.lame = True
+            self._be_lame()
+        elif self.phase is Phase.LAME:
+            self._be_lame()
+        elif drain is not None or not self.stopping:
             self._end()
         self.ready = False
 
@@ -185,238 +226,113 @@ class Run:
         """Take nothing new, hand out what was accepted, and end `run`; requests queued in the kernel are left to other processes."""
         self.ready, self._handed_over = False, True
         self._mark_end()
-        if self._intake is not None:
-            self._intake.retire()
+        if self.intake is not None:
+            self.intake.retire()
 
-    @property
-    def _is_lame(self) -> bool:
-        return self._lame_until is not None and not self.stopping
+    def left(self) -> float | None:
+        """Return the seconds until the drain ends, by its own limit or by an earlier deadline set by `stop`; None: it may take for ever."""
+        return self._until(self._end_by)
+
+    def time_out(self) -> None:
+        """Called when the time of a drain is up: stop its last round, or wake a handler that keeps the drain from beginning.
+
+        Goes on until neither is left, because a handler may be about to begin.
+        """
+        left = self.left()
+        if left is None or (self.draining and self.last is None):
+            return
+        if left <= 0:
+            if self.last is not None:
+                self.last.stop()
+            self._wake_here(late=left < -AFTER_FORCE)
+        self.call_later(left if left > 0 else AFTER_FORCE, self.time_out)
 
     def _be_lame(self) -> None:
         """Keep serving until the lame duck ends, or an earlier drain deadline; then end."""
-        while self._is_lame:
-            left = self._left(self._lame_until)
-            if left is None or left <= 0:
-                self._end()
-            else:
-                self.done.wait(min(left, WAIT_SLICE))
+        left = self._until(self._lame_until)
+        if self.phase is not Phase.LAME or left is None:
+            return
+        if left > 0:
+            with contextlib.suppress(RuntimeError):  # no thread is available to wait
+                self.call_later(left, self._be_lame)
+                return
+        self._end()
 
     def _end(self) -> None:
         self.ready = False
         self._mark_end()
-        end = self._asked + self._patience if self._patience is not None else None
-        if self._minder is None and self._is_inline() and self._left(end) is not None:
-            with contextlib.suppress(RuntimeError):  # no thread available
-                self._minder = aside(partial(self._mind, end))
-        intake = self._intake
-        if intake is not None:
-            intake.stop()  # only after the minder is set, or the drain would not dismiss it
+        live, left = self._engine.live, self.left()
+        if left is not None and live is not None and (live.inline or self.last is not None):
+            with contextlib.suppress(RuntimeError):  # no thread is available to wait
+                self.call_later(left, self.time_out)
+        if self.intake is not None:
+            self.intake.stop()
 
-    def _is_inline(self) -> bool:
-        live = self._live()
-        return live is not None and live.inline
+    def _mark_end(self) -> None:
+        if not self.stopping:
+            self.settled = self._engine.ledger.settled
+            self._asked = self._clock()
+            self._end_by = None if self._patience is None else self._asked + self._patience
+            self.stopping = True
 
-    def _mind(self, end: float | None) -> None:
-        """Make sure that the drain begins by `end`, even if a handler blocks the serving thread."""
-        if self._is_due(end, self._draining):
-            self._cut_here()
-            if not self._draining.wait(AFTER_FORCE):
-                for stuck in self._ledger.stuck():
-                    log.warning("a handler goes on after the deadline, and the server with it: %s\n%s", stuck.peer, stuck.stack)
+    def _until(self, end: float | None) -> float | None:
+        """Return the seconds until `end`, or an earlier deadline set by `stop`; None if there is neither."""
+        ends = [moment for moment in (end, self._deadline) if moment is not None]
+        return min(ends) - self._clock() if ends else None
 
-    def _dismiss_minder(self) -> None:
-        self._draining.set()
-        if self._minder is not None:
-            self._minder.finish()
+    def _wake_here(self, *, late: bool) -> None:
+        """Wake the handler that runs in the serving thread, if any. late: it was woken before; log it, once."""
+        here = {entry for entry in self._engine.ledger.active() if entry.thread == self.thread}
+        shut_down(here - self._woken)
+        self.cut += len(here - self._woken)
+        if late and self._woken & here and not self._told:
+            self._told = True
+            for stuck in self._engine.ledger.stuck():
+                log.warning("a handler goes on after the deadline, and the server with it: %s\n%s", stuck.peer, stuck.stack)
+        self._woken |= here
 
-    def _cut_here(self) -> None:
-        """Wake the handler that runs in the serving thread, if any."""
-        here = [entry for entry in self._ledger.active() if entry.thread == self.thread]
-        self._cut += len(here)
-        shut_down(here)
+    # ending
 
-    def forget(self) -> None:
+    def drain(self, seconds: float | None, *, queue: bool = True) -> DrainReport:
+        """End the run as `socketkit.seams.Serving.drain` says."""
+        self.draining, self.ready = True, False
+        self._mark_end()
+        self._end_by = None if seconds is None else self._asked + seconds
+        self._tell("server_stopping")
+        forced = self._deadline is not None and self._deadline <= self._clock()
+        self.report = Drain(self, self._engine, queue=queue and not self._handed_over and not forced).carry_out()
+        return self.report
+
+    def end(self) -> None:
+        """Release what belongs to this run only."""
+        self._timer.close()
+
+    def close(self) -> None:
         """In a forked child: close this process's copies of the selector and the wake-up descriptor."""
-        if self._intake is not None:
-            self._intake.close()
-
-    def inherit(self, before: Run | None) -> None:
-        """Also serve the connections that an earlier, undrained run left parked."""
-        self._before = before
+        if self.intake is not None:
+            self.intake.close()
 
     def leftover(self) -> list[Any]:
         """Remove and return parked connections so that the next run can adopt them."""
-        before, self._before = self._before, None
+        before, self.before = self.before, None
         older = [] if before is None else before.leftover()  # not adopted: this run opened no intake
-        return older if self._intake is None else [*older, *self._intake.waiting(), *self._intake.parked()]
+        return older if self.intake is None else [*older, *self.intake.waiting(), *self.intake.parked()]
 
     def abandon(self) -> None:
         """End parked connections, because no run follows this one."""
         for connection in self.leftover():
             connection.abandon()
 
-    def drain(self, seconds: float | None, *, queue: bool = True) -> DrainReport:
-        """Serve waiting requests, close the listeners, let running requests finish, force the rest, release everything."""
-        self.state, self.ready = State.DRAINING, False
-        self._dismiss_minder()
-        self._mark_end()
-        self._observers.tell("server_stopping", self._server)
-        live = self._live()
-        end = None if seconds is None else self._asked + seconds
-        try:
-            self._serve_last_round(end, queue=queue and not self._handed_over)
-            ended = self._wait(live, end)
-            finished = self._ledger.settled - self._settled - self._cut
-            late = 0 if ended else self._ledger.stats().active
-            if not ended:
-                self._force(live, self._ledger.active())
-            stuck = self._ledger.stuck() if late else ()
-        finally:
-            self.drained = True
-            self._close_listeners()
-            if live is not None:
-                live.close()
-        self.report = DrainReport(finished, self._cut + late - len(stuck), stuck)
-        if self._cut or late:
-            log.warning("stopped at the deadline: %s", self.report)
-        return self.report
-
-    def _serve_last_round(self, end: float | None, *, queue: bool) -> None:
-        """Serve requests that arrived before stop, accepted or queued in the kernel; close the listeners and idle connections."""
-        if self._deadline is not None and self._deadline <= self._clock():
-            queue = False
-        with self._open_last() as last:
-            before, self._intake = self._intake, last
-            for source in self._sources:
-                source.intake = last  # before the old intake is emptied: a thread that cannot park there then finds this one
-            units = self._queued() if queue else []
-            self._close_listeners(streams_only=True)
-            if before is not None:
-                units = [*before.waiting(), *self._move(before.parked(), last, end), *units]
-            last.hand_out(units)
-            if last.due() is not None or self._conversations_go_on():
-                last.retire(GOODBYE + 2 * FINE_GRAIN, self._conversations_go_on)
-                self._hand_out(last, end)
-            for connection in last.parked():
-                connection.abandon()
-            for unit in last.waiting():
-                self._cut += 1
-                unit.refuse("the server stopped before it was run")
-
-    def _conversations_go_on(self) -> bool:
-        """Return whether conversations remain, either parked or running and likely to be parked."""
-        return any(getattr(entry, "begun", False) for entry in self._ledger.active())
-
-    def _queued(self) -> list[Any]:
-        """Accept and return the requests that the kernel has queued."""
-        live = self._live()
-        unshare = None if live is None else live.unshare
-        if unshare is not None:
-            unshare()
-        return [unit for source in self._sources for unit in source.queued()]
-
-    def _move(self, parked: Sequence[Any], last: Intake, end: float | None) -> list[Any]:
-        """Return the connections that can be served now, move those whose client is likely to send a request, and end the others."""
-        left, ready = self._left(end), []
-        for connection in parked:
-            if connection.is_readable():
-                ready.append(connection)
-            elif not connection.begun or (connection.is_owed_goodbye(self._clock()) and (left is None or left > 0)):
-                connection.move(last)
-            else:
-                connection.abandon()
-        return ready
-
-    def _open_last(self) -> Intake:
-        """Return an intake without sources. If no descriptor is left for it, close the listeners to make room."""
-        try:
-            last = Intake((), clock=self._clock)
-        except OSError as error:
-            log.warning("what the kernel has queued is lost: %s", error)
-            self._close_listeners()
-            last = Intake((), clock=self._clock)
-        last.ending = True
-        return last
-
-    def _hand_out(self, last: Intake, end: float | None) -> None:
-        """Have the dispatcher run the units of the last intake, until `end` at the latest."""
-        self._last = last
-        live = self._live()
-        try:
-            if (live is not None and live.drive is not None) or self._is_inline():
-                with self._watched(end, last):
-                    self._crank(self)
-            else:  # this thread stays at the intake, and a process that forks must not start threads
-                left = self._left(end)
-                if left is not None:
-                    last.call_later(max(left, 0.0), last.stop)
-                self._crank(self)
-        finally:
-            self._last = None
-
-    @contextlib.contextmanager
-    def _watched(self, end: float | None, last: Intake) -> Iterator[None]:
-        """Stop the intake at `end`, or at an earlier deadline set by `stop`: all taking threads may be busy."""
-        over = threading.Event()
-
-        def watch() -> None:
-            if not over.wait(WAIT_SLICE) and self._is_due(end, over):  # always allow one slice for units that are ready
-                last.stop()
-                self._cut_here()
-
-        watcher = BackgroundThread(watch, "socketkit-drain")
-        watcher.start()
-        try:
-            yield
-        finally:
-            over.set()
-            watcher.join()
-
-    def _is_due(self, end: float | None, over: threading.Event) -> bool:
-        """Wait until `end`, or an earlier deadline set by `stop`; return False as soon as `over` is set before that."""
-        while not over.is_set():
-            left = self._left(end)
-            if left is not None and left <= 0:
-                return True
-            over.wait(WAIT_SLICE if left is None else min(left, WAIT_SLICE))
-        return False
-
-    def _left(self, end: float | None) -> float | None:
-        """Return the seconds until `end`, or an earlier deadline set by `stop`; None if there is neither."""
-        ends = [moment for moment in (end, self._deadline) if moment is not None]
-        return min(ends) - self._clock() if ends else None
-
-    def _mark_end(self) -> None:
-        if not self.stopping:
-            self._settled = self._ledger.settled
-            self._asked = self._clock()
-            self.stopping = True
-
-    def _wait(self, live: StartedDispatcher | None, end: float | None) -> bool:
-        """Wait for the dispatcher until `end`, or an earlier deadline set by `stop`; return whether it has finished."""
-        while live is not None:
-            left = self._left(end)
-            if live.wait(WAIT_SLICE if left is None else max(0.0, min(left, WAIT_SLICE))):
-                break
-            if left is not None and left <= 0:
-                return False
-        return True
-
-    @staticmethod
-    def _force(live: StartedDispatcher | None, late: Sequence[Any]) -> None:
-        """Shut down the sockets of requests that still run, so that blocked handlers wake, and wait briefly for them."""
-        shut_down(late)
-        if live is not None:
-            if live.force is not None:
-                live.force()
-            live.wait(AFTER_FORCE)
+    def _tell(self, event: str) -> None:
+        """Tell the observers; for a replica, its parent does so."""
+        if self._opened is None:
+            self._engine.tell(event)
 
 
-def feed(intake: Intake, live: Any, turned: Callable[[], object] | None, pace: float | None) -> None:
+def feed(intake: Intake, live: StartedDispatcher | None, turned: Callable[[], object] | None, pace: float) -> None:
     """Take and run units in this thread until the intake is stopped: the loop of every simple dispatcher.
 
-    live: the dispatcher; its `attach`, if any, gets the intake first and None at the end. turned: called after every turn, and at
-    least every `pace` seconds.
+    turned: called after every turn, and at least every `pace` seconds.
     """
     attach = None if live is None else live.attach
     with intake.woken_by_signals():
@@ -430,7 +346,7 @@ def feed(intake: Intake, live: Any, turned: Callable[[], object] | None, pace: f
             attach(None)
 
 
-def _feed(intake: Intake, turned: Callable[[], object] | None, pace: float | None) -> None:
+def _feed(intake: Intake, turned: Callable[[], object] | None, pace: float) -> None:
     if turned is None:
         while not intake.stopped:
             unit = intake.take()
@@ -454,17 +370,3 @@ def keep_calling(intake: Intake, callback: Callable[[], object], pace: float) ->
         intake.call_later(pace, again)
 
     intake.call_later(pace, again)
-
-
-def shut_down(entries: Sequence[Entry]) -> None:
-    """Shut down the requests' sockets in both directions: reads then return end of stream, writes raise."""
-    for entry in entries:
-        with contextlib.suppress(Exception):  # a datagram has no socket; a connection may be closed by now
-            entry.request.shutdown(socket.SHUT_RDWR)
-
-
-def close_all(listeners: Sequence[Listener]) -> None:
-    """Close every listener, even if one of them raises; raise the error at the end."""
-    with contextlib.ExitStack() as stack:
-        for listener in listeners:
-            stack.callback(listener.close)

@@ -8,15 +8,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from socketkit._engine.accepting import Source, verdict
-from socketkit._engine.connection import Connection, can_wait
-from socketkit._engine.ledger import books
+from socketkit._engine.connection import Connection
+from socketkit._engine.conversation import can_wait
 from socketkit._engine.request import RequestUnit
-from socketkit._engine.steps import STEPS, replaced_steps
+from socketkit._engine.steps import STEPS, engine_of, replaced_steps
 from socketkit._system.forking import forks
 from socketkit._system.logs import Log
 from socketkit._system.sockets import is_readable
 from socketkit.handlers.base import unwrapped
-from socketkit.seams import Address, Kind, Layer, Listener, Request, Unit
+from socketkit.seams import Address, Layer, Listener, Request, Transport, Unit
 
 if TYPE_CHECKING:
     from socketkit._engine.admission import Admission
@@ -45,7 +45,7 @@ class RequestSource(Source):
 
     def __init__(self, server: RequestTemplate, parking: Parking | None, layers: tuple[Layer, ...] = (), *, in_place: bool = False) -> None:
         self.server = server
-        self.ledger = books(server)
+        self.ledger = engine_of(server).ledger
         self.parking = parking
         self.layers = layers
         self.behind = forks.behind
@@ -95,22 +95,19 @@ class ListenerSource(RequestSource):
         server: RequestTemplate,
         listener: Listener,
         accept: Callable[[], tuple[Request, Address]],
-        *,
-        kind: Kind,
-        layers: tuple[Layer, ...],
+        transport: Transport,
         parking: Parking | None,
+        *,
         in_place: bool,
         once: bool,
-        tell: Callable[..., None],
     ) -> None:
-        super().__init__(server, parking, layers, in_place=in_place)
+        super().__init__(server, parking, getattr(transport, "layers", ()), in_place=in_place)
         self.url = listener.url
         self.once = once
         self.fileno = listener.fileno  # type: ignore[method-assign] # saves one call
-        self.counted = kind == "stream"
+        self.counted = transport.kind == "stream"
         self._largest = getattr(listener, "max_packet_size", math.inf)
         self._accept = accept
-        self._tell = tell
 
     def take(self) -> Unit | None:
         """Accept one request and return its unit; None if it was parked or refused.
@@ -139,11 +136,11 @@ class ListenerSource(RequestSource):
 
     def paused(self, error: OSError, seconds: float) -> None:
         """Tell the observers."""
-        self._tell("accept_paused", self.url, error, seconds)
+        engine_of(self.server).tell("accept_paused", self.url, error, seconds)
 
     def resumed(self, failures: int) -> None:
         """Tell the observers."""
-        self._tell("accept_resumed", self.url, failures)
+        engine_of(self.server).tell("accept_resumed", self.url, failures)
 
     def _turn_away(self, request: Request, client_address: Address, reason: str, reply: bytes = b"") -> None:
         try:

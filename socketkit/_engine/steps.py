@@ -7,13 +7,15 @@ import signal
 import threading
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from socketkit._engine.ledger import books
 from socketkit._system.forking import forks, leave
 from socketkit._system.logs import Log
 from socketkit._system.sockets import DONT_WAIT, discard_unread
 from socketkit.seams import Address, Request
+
+if TYPE_CHECKING:
+    from socketkit._engine.engine import Engine
 
 log = Log("socketkit.template")
 
@@ -42,6 +44,11 @@ def _replaced_steps(kind: type) -> frozenset[str]:
     return frozenset(step for step in STEPS if not any(getattr(kind, step) is own for own in _own_steps))
 
 
+def replaces(server: RequestTemplate, method: str) -> bool:
+    """Return whether the server's class overrides this one of the methods that are marked as the library's own."""
+    return not any(getattr(type(server), method) is own for own in _own_steps)
+
+
 class RequestTemplate:
     """The steps of a request after its accept. Names without an underscore come from the standard library and may be overridden.
 
@@ -53,6 +60,8 @@ class RequestTemplate:
     shutdown_request: Any
     close_request: Any
     handle_error: Any
+
+    _make_engine: Any  # returns the server's engine; called by `engine_of`
 
     _discards_unread = False
     """Whether unread bytes from the client are discarded before its connection is closed."""
@@ -73,7 +82,7 @@ class RequestTemplate:
                 leave(error)
             raise
         except Exception as error:  # noqa: BLE001 - passed to handle_error
-            books(self).fail(request, error)
+            engine_of(self).ledger.fail(request, error)
             self.handle_error(request, client_address)
         finally:
             self._end_request(request)
@@ -86,17 +95,18 @@ class RequestTemplate:
     def handle_timeout(self) -> None:
         """Do nothing; `handle_request` calls this when no request arrived in time."""
 
+    @own_step
     def service_actions(self) -> None:
         """Do nothing; the serving loop calls this after every turn, and at least every `poll_interval` seconds."""
 
     def _begin_request(self, request: Request, client_address: Address) -> None:
         """Admit a request and run it to its outcome, or hand it to the dispatcher, which will settle it."""
-        books(self).admit(request, client_address)
+        engine_of(self).ledger.admit(request, client_address)
         self._run_request(request, client_address)
 
     def _run_request(self, request: Request, client_address: Address) -> None:
         """Do the same as `_begin_request` for a request whose entry is already open."""
-        ledger = books(self)
+        ledger = engine_of(self).ledger
         entry = ledger.find(request) or ledger.admit(request, client_address)
         try:
             if self.verify_request(request, client_address):
@@ -126,7 +136,7 @@ class RequestTemplate:
 
     def _refuse_request(self, request: Request, client_address: Address, reason: str, reply: bytes = b"") -> None:
         """Refuse the request before a handler sees it, and send `reply` unless it is empty; never waits for the peer."""
-        ledger = books(self)
+        ledger = engine_of(self).ledger
         if ledger.find(request) is None:
             ledger.admit(request, client_address)
         ledger.refuse(request, reason)
@@ -152,3 +162,16 @@ class RequestTemplate:
             return False
         log.error("a handler raised %s; only its request ended", type(error).__name__, error=error)
         return True
+
+
+ENGINE = "_socketkit_engine"
+"""The instance attribute that holds a server's engine; its name is unlikely to clash with a program's own."""
+
+
+def engine_of(server: RequestTemplate) -> Engine:
+    """Return the server's engine, created on first use: some programs never call a server's constructor."""
+    attributes = vars(server)
+    engine: Engine | None = attributes.get(ENGINE)
+    if engine is None:
+        engine = attributes.setdefault(ENGINE, server._make_engine())  # noqa: SLF001 - a server and its engine form one unit
+    return engine

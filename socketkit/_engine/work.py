@@ -7,16 +7,15 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from socketkit._engine.ledger import Ledger
 from socketkit._system.logs import Log
 from socketkit.handlers.base import unwrapped
 from socketkit.seams import Address, Dispatch, Dispatcher, Drive, Layer, Request
 from socketkit.seams.stats import Stats
 
 if TYPE_CHECKING:
+    from socketkit._engine.engine import Engine
     from socketkit._engine.intake import Intake
     from socketkit._engine.run import Run
-    from socketkit._engine.steps import RequestTemplate
     from socketkit.seams import Parking
 
 log = Log("socketkit.work")
@@ -25,19 +24,10 @@ log = Log("socketkit.work")
 class Work:
     """The work of a live dispatcher: see `socketkit.seams.Work`."""
 
-    def __init__(
-        self,
-        server: RequestTemplate,
-        ledger: Ledger,
-        forget_parent: Callable[[Request], object],
-        become_branch: Callable[..., Run],
-        be_ready: Callable[[], object],
-    ) -> None:
-        self._server = server
-        self._ledger = ledger
-        self._forget_parent = forget_parent
-        self._become_branch = become_branch
-        self._be_ready = be_ready
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._server = engine.server
+        self._ledger = engine.ledger
 
     def run(self, request: Request, client_address: Address) -> None:
         """Run one request in the calling thread."""
@@ -61,7 +51,7 @@ class Work:
 
     def run_alone(self, request: Request, client_address: Address) -> str:
         """Run one request in a process that was forked for it; return its outcome."""
-        self._forget_parent(request)
+        self._engine.forget_parent(request)
         entry = self._ledger.find(request)
         self.run(request, client_address)
         return "finished" if entry is None else entry.outcome
@@ -96,15 +86,15 @@ class Work:
 
     def forget(self) -> None:
         """Close this process's copies of the listeners and of the loop's descriptors."""
-        self._forget_parent(None)
+        self._engine.forget_parent(None)
 
     def settle(self, request: Request, outcome: str) -> None:
         """Settle a request that ran in another process."""
         self._ledger.settle(request, outcome)
 
-    def branch(self) -> Branch:
-        """Return the branch of a process that is about to be forked: what it serves, and what its parent learns about it."""
-        return Branch(self._ledger, self._become_branch, self._be_ready)
+    def branch(self) -> Replica:
+        """Return the replica of a process that is about to be forked: what it serves, and what its parent learns about it."""
+        return Replica(self._engine)
 
     def _wrap(self, request: Request, client_address: Address, layers: tuple[Layer, ...]) -> tuple[Request, Address] | None:
         """Pass the request through the layers; None if one of them ended it."""
@@ -122,24 +112,22 @@ class Work:
         return request, client_address
 
 
-class Branch:
-    """An additional serving process: see `socketkit.seams.Branch`."""
+class Replica:
+    """An additional serving process: see `socketkit.seams.Replica`. `enter` is for the child, all else for the parent."""
 
-    def __init__(self, ledger: Ledger, become: Callable[..., Run], be_ready: Callable[[], object]) -> None:
-        self._ledger = ledger
-        self._become = become
-        self._be_ready = be_ready
-        self._tally = ledger.open_branch()
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._tally = engine.ledger.replicas.open()
 
     def enter(self, dispatcher: Dispatcher | None, opened: Callable[[Intake], None], settled: Callable[[int], None] | None = None) -> Run:
         """In the child: make the server independent of the parent's; return its run."""
-        ledger = self._ledger.in_branch(self._tally, settled)
-        return self._become(dispatcher, ledger, opened)
+        return self._engine.become_replica(dispatcher, self._tally, opened, settled)
 
     def begun(self, worker: object) -> None:
         """Tell the observers that the worker has started; the first worker makes the server ready."""
-        self._be_ready()
-        self._ledger.tell("worker_started", worker)
+        if self._engine.run is not None:
+            self._engine.run.be_ready()
+        self._engine.tell("worker_started", worker)
 
     def stats(self) -> Stats:
         """Return the child's counts so far."""
@@ -147,9 +135,9 @@ class Branch:
 
     def close(self, worker: object = None, reason: str = "") -> None:
         """Add the child's counts to the ledger; if `reason` says why it ended, tell the observers."""
-        self._ledger.close_branch(self._tally)
+        self._engine.ledger.replicas.close(self._tally)
         if reason:
-            self._ledger.tell("worker_died", worker, reason)
+            self._engine.tell("worker_died", worker, reason)
 
 
 class StartedDispatcher:

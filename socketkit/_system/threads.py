@@ -61,13 +61,13 @@ class BackgroundThread(SureThread):
             self.join()
 
 
-def aside(function: Callable[[], object]) -> BackgroundThread:
+def aside(function: Callable[[], object], name: str = "socketkit-aside") -> BackgroundThread:
     """Call the function in a new thread and return that thread. Safe in a signal handler.
 
     `threading.Thread.start` is not: the interrupted thread may be inside it and hold the lock that it needs.
     Raises: RuntimeError when the system has no thread available.
     """
-    thread = BackgroundThread(function, "socketkit-aside")
+    thread = BackgroundThread(function, name)
     _thread.start_new_thread(_start, (thread,))
     return thread
 

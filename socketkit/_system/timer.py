@@ -1,4 +1,4 @@
-"""Timed callbacks that run even while handlers block every other thread."""
+"""Calling functions at given times, even if handlers occupy every other thread."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from socketkit._system.logs import Log
-from socketkit._system.threads import BackgroundThread
+from socketkit._system.threads import BackgroundThread, aside
 
 if TYPE_CHECKING:
     from socketkit.seams import Clock
@@ -20,40 +20,40 @@ log = Log("socketkit.timekeeper")
 
 
 class TimerThread:
-    """A thread that sleeps until a callback is due and calls it; it starts with the first `call_later`.
-
-    Owner: its creator, which closes it. `call_later` may be called from any thread.
-    """
+    """A thread that calls functions at given times; the first `call_later` starts it. Owner: its creator, which closes it."""
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
         self._asked: queue.SimpleQueue[tuple[float, Callable[[], object]] | None] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
-        self._starting = threading.Lock()  # ensures at most one thread, and none after `close`
+        self._thread: BackgroundThread | None = None
+        self._starting = threading.Lock()  # ensures that there is at most one thread, and none once it is closed
         self._closed = False
-        if hasattr(clock, "follow"):
-            clock.follow(self._wake)
 
     def call_later(self, seconds: float, callback: Callable[[], object]) -> None:
-        """Call `callback` once, in the timer's thread, after `seconds`. Raises: RuntimeError when the system has no thread available."""
-        if self._thread is None:
-            self._start()
+        """Call `callback` in the thread after `seconds`. From any thread and from signal handlers.
+
+        Raises: RuntimeError when the system cannot start a thread.
+        """
+        if self._thread is None and self._starting.acquire(blocking=False):  # if it is taken, its holder starts the thread
+            try:
+                self._start()
+            finally:
+                self._starting.release()
         self._asked.put((self._clock() + seconds, callback))
 
     def close(self) -> None:
-        """End the thread; callbacks that are not due yet are dropped. May be called twice."""
+        """End the thread; pending calls are dropped. May be called twice."""
         with self._starting:
             self._closed = True
         self._wake()
         if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join()
+            self._thread.finish()
 
     def _start(self) -> None:
-        with self._starting:
-            if self._thread is None and not self._closed:
-                thread = BackgroundThread(self._keep, "socketkit-timekeeper")
-                thread.start()
-                self._thread = thread
+        if self._thread is None and not self._closed:
+            self._thread = aside(self._keep, "socketkit-timekeeper")
+            if hasattr(self._clock, "follow"):
+                self._clock.follow(self._wake)
 
     def _wake(self) -> None:
         self._asked.put(None)

@@ -61,7 +61,7 @@ def compose(compositions: Mapping[str, Composition], *observers: object) -> dict
 
 def run_of(server: Server) -> Run | None:
     """Return the run of a server; None while it does not serve."""
-    return server._run  # noqa: SLF001 - the command steers the run, which the server does not show
+    return server._engine.run  # noqa: SLF001 - the command steers the run, which the server does not show
 
 
 def strategy(server: Server) -> str:

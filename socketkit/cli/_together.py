@@ -229,4 +229,4 @@ def _hand_over(server: Server) -> None:
 
 
 def _listeners(server: Server) -> Iterable[Listener]:
-    return server._listeners  # noqa: SLF001 - used only here
+    return server._engine.listeners  # noqa: SLF001 - used only here

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from helpers import innards
 from helpers.rooms import Rooms, answers, held
 from helpers.support import ask, python, talk
 from socketkit import TCP, UDP, Adaptive, Graceful, Server
@@ -34,7 +35,7 @@ def test_quick_handlers_need_one_thread_and_no_hand_over(rooms):
         for _ in range(50):
             assert talk(server.addresses[0], b"fast") == b"done"
         assert len(rooms.threads) == 1
-        assert len(server._live.part._workers) == 1
+        assert len(innards.live(server)._workers) == 1
 
 
 def test_a_handler_that_blocks_costs_one_thread_and_stops_nobody(rooms):
@@ -59,7 +60,7 @@ def test_the_bound_is_hard_and_the_next_one_waits_in_the_kernel(rooms):
         assert answers(late)
         assert all(map(answers, clients))
         assert rooms.most == 3
-        assert len(server._live.part._workers) <= 3
+        assert len(innards.live(server)._workers) <= 3
 
 
 def test_the_first_to_be_done_leads_on_when_nobody_was_free(rooms):
@@ -88,7 +89,7 @@ def test_the_first_to_be_done_leads_on_when_nobody_was_free(rooms):
 def test_a_stop_while_the_leader_is_inside_and_the_monitor_is_held(rooms, monkeypatch):
     held_still = threading.Event()
     with serve(rooms, Adaptive(handoff=0.001)) as server:
-        live = server._live.part
+        live = innards.live(server)
         monkeypatch.setattr(live, "_pick_up", lambda pick_up=live._pick_up: held_still.is_set() and pick_up())
         client = held(server, rooms)  # the monitor sees that it blocks, and cannot do anything about it
         server.stop(wait=False)
@@ -102,7 +103,7 @@ def test_a_stop_while_the_leader_is_inside_and_the_monitor_is_held(rooms, monkey
 def test_a_stop_between_picking_the_baton_up_and_passing_it_on(rooms, monkeypatch):
     passing, go_on = threading.Event(), threading.Event()
     with serve(rooms) as server:
-        live = server._live.part
+        live = innards.live(server)
         assert talk(server.addresses[0], b"fast") == b"done"
 
         def slow_pass(pass_baton=live._pass_baton):
@@ -124,7 +125,7 @@ def test_a_stop_between_picking_the_baton_up_and_passing_it_on(rooms, monkeypatc
 def test_a_leader_that_is_done_just_as_its_baton_was_taken_becomes_a_spare(rooms, monkeypatch):
     passing, go_on = threading.Event(), threading.Event()
     with serve(rooms) as server:
-        live = server._live.part
+        live = innards.live(server)
         assert talk(server.addresses[0], b"fast") == b"done"
 
         def slow_pass(pass_baton=live._pass_baton):
@@ -161,8 +162,8 @@ def test_an_error_outside_of_every_request_ends_serving_and_not_just_the_thread_
         serving = threading.Thread(target=serve_it)
         serving.start()
         assert talk(server.addresses[0], b"fast") == b"done"
-        monkeypatch.setattr(server._live.part, "_set_alarm", fail)
-        server._live.part._alarm_set = adaptive.LONG_AGO
+        monkeypatch.setattr(innards.live(server), "_set_alarm", fail)
+        innards.live(server)._alarm_set = adaptive.LONG_AGO
         with socket.create_connection(server.addresses[0], timeout=10) as client:
             client.sendall(b"fast")
             serving.join(10)
@@ -336,9 +337,9 @@ def test_spare_workers_end_after_a_while(rooms, monkeypatch):
         rooms.leave.set()
         assert all(map(answers, clients))
         deadline = time.monotonic() + 10
-        while len(server._live.part._workers) > 1 and time.monotonic() < deadline:
+        while len(innards.live(server)._workers) > 1 and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert len(server._live.part._workers) == 1
+        assert len(innards.live(server)._workers) == 1
         assert talk(server.addresses[0], b"fast") == b"done"
 
 

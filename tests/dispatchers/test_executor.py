@@ -319,6 +319,7 @@ def test_a_process_that_dies_fails_the_requests_in_it_and_no_later_one(processes
 
 PROGRAM = """
 import socket, sys, threading, time
+from helpers import innards
 from concurrent.futures import ProcessPoolExecutor
 import executors
 from socketkit import Graceful, Server, TCP, UDP
@@ -397,7 +398,7 @@ def has_listener(pid):
 with socket.create_connection(where) as client:
     client.sendall(b"upper a\\n")
     assert client.recv(10) == b"A\\n"
-    [entry] = server._ledger.active()
+    [entry] = innards.active(server)
     connection = f"socket:[{os.fstat(entry.request.fileno()).st_ino}]"
     pids = set()
     while len(pids) < 2:

@@ -9,6 +9,7 @@ PRELUDE = """
 import os, signal, socket, subprocess, sys, threading
 from socketkit import Forks, Graceful, Server, TCP, UDP, UnixStream
 from helpers.support import ask, run, talk
+from helpers import innards
 
 def serve(handler, transport=TCP("127.0.0.1", 0), **options):
     server = Server(transport, handler, **{"dispatcher": Forks(), "lifecycle": Graceful(drain=10), **options})
@@ -94,11 +95,11 @@ def waiting():
     return subprocess.Popen([sys.executable, "-c", program, str(address[1])], stdout=subprocess.PIPE, text=True)
 first, second = waiting(), waiting()
 assert first.stdout.readline() == second.stdout.readline() == "in\\n"
-while len(server._live.part.children) < 2: pass  # the children may be faster than their parent
+while len(innards.live(server).children) < 2: pass  # the children may be faster than their parent
 third = waiting()
 import select
 assert not select.select([third.stdout], [], [], 0.3)[0], "a third child ran"
-assert len(server._live.part.children) == 2
+assert len(innards.live(server).children) == 2
 first.kill()
 assert third.stdout.readline() == "in\\n"
 for each in (second, third):

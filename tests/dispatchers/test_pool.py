@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from helpers import innards
 from helpers.rooms import Rooms, answers, held
 from helpers.support import ask, talk
 from socketkit import TCP, UDP, Classic, ConversationHandler, Graceful, Limits, Pool, Server
@@ -57,9 +58,9 @@ def test_threads_start_when_all_others_are_busy(rooms):
     with serve(rooms, Pool(8)) as server:
         for _ in range(20):
             assert talk(server.addresses[0], b"fast") == b"done"
-        quiet = len(server._live.part._threads)
+        quiet = len(innards.live(server)._threads)
         clients = [held(server, rooms) for _ in range(5)]
-        assert len(server._live.part._threads) >= 6 > quiet
+        assert len(innards.live(server)._threads) >= 6 > quiet
         rooms.leave.set()
         assert all(map(answers, clients))
 
@@ -115,7 +116,7 @@ def test_a_conversation_under_way_is_never_turned_away(rooms):
         begun = socket.create_connection(server.addresses[0], timeout=10)
         begun.sendall(b"one\n")
         assert begun.recv(10) == b"one\n"
-        while server._live.part._busy:
+        while innards.live(server)._busy:
             pass  # the thread is still on its way back from that request
         holding = socket.create_connection(server.addresses[0], timeout=10)
         holding.sendall(b"hold\n")
@@ -142,7 +143,7 @@ def test_whatever_a_handler_raises_costs_one_request_and_no_thread(error, caplog
         for _ in range(5):
             assert talk(server.addresses[0], b"!") == b""
         assert talk(server.addresses[0], b"?") == b"fine"
-        assert len(server._live.part._threads) == 1
+        assert len(innards.live(server)._threads) == 1
 
 
 def test_context_variables_do_not_go_from_one_request_to_the_next():
@@ -208,11 +209,11 @@ def test_what_becomes_of_a_connection_beyond_the_bound_is_the_overflow(overflow)
     with Server(ANYWHERE, Echo, dispatcher=recipe, lifecycle=Graceful(drain=10)).start() as server:
         with said(server, b"one\n") as first:
             assert first.recv(10) == b"one\n"
-            while not server._run._intake._lot.parked:
+            while not innards.parked(server):
                 pass
             with said(server, b"two\n") as second:
                 if overflow == "wait":
-                    while not server._run._intake._accepting.sources[0].paused_for:
+                    while not innards.sources(server)[0].paused_for:
                         pass
                     first.close()
                 try:

@@ -49,7 +49,7 @@ def serve(dispatcher, handler=who, transport=TCP("127.0.0.1", 0), lifecycle=Grac
         try:
             server.serve_forever()
         finally:
-            print("report", server._report)
+            print("report", server.stop())
             stats = server.stats()
             print("stats", stats.active, stats.accepted, *(f"{each}={count}" for each, count in sorted(stats.outcomes.items())))
             try:

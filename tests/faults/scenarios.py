@@ -37,6 +37,7 @@ from faults.lab import (
     unacknowledged,
     within,
 )
+from helpers import innards
 from socketkit import ConversationHandler, Server
 from socketkit.seams import EVENTS
 from socketkit.testing import Delegate
@@ -832,7 +833,7 @@ def a_number_that_is_anothers_by_now(lab: Lab) -> None:
         assert second.recv(10) == b"eno"
         assert within(PATIENCE, lambda: numbers[1:] != [] and served.server.stats().active == 2)
         assert numbers[0] == numbers[1]
-        parked = served.server._run._intake._lot.parked
+        parked = innards.parked(served.server)
         assert within(PATIENCE, lambda: len(parked) == 1)
         closed.release()
         assert within(PATIENCE, lambda: served.server.stats().active == 1)

@@ -5,6 +5,7 @@ import socket
 
 import pytest
 
+from helpers import innards
 from socketkit import TCP, Adaptive, ConversationHandler, Graceful, Pool, Server
 from socketkit._engine.intake import Intake
 from socketkit.testing import FakeClock
@@ -33,7 +34,7 @@ def test_a_conversation_is_closed_in_the_moment_in_which_its_idle_time_is_over(d
             for _ in range(3):
                 client.sendall(b"hello\n")
                 assert client.recv(10) == b"hello\n"
-                while not server._run._intake._lot.parked:
+                while not innards.parked(server):
                     pass
                 clock.advance(74.0)
             clock.advance(1.2)

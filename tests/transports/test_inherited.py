@@ -17,6 +17,7 @@ import os, socket, sys
 from socketkit import InheritedFD, Server, Systemd, TCP, UDP, UnixDatagram, UnixStream
 from socketkit.errors import ListenError
 from helpers.support import ask, talk
+from helpers import innards
 
 def put(number, sock):
     '''Leave the socket open as this descriptor, for a child too.'''
@@ -189,7 +190,7 @@ transports = [Systemd("web.socket"), Systemd("log", index=1), Systemd("web"), Sy
 server = Server(transports, both).start()
 assert not {"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"} & os.environ.keys()
 assert not any(os.get_inheritable(number) for number in range(3, 7))
-assert [listener.fileno() for listener in server._listeners] == [5, 6, 4, 3]
+assert [listener.fileno() for listener in innards.listeners(server)] == [5, 6, 4, 3]
 assert server.urls[:2] == [f"unix://stream.sock", f"unix:@socketkit-{os.getpid()}"], server.urls
 for where in server.addresses:
     assert talk(where, b"a") == b"A"
@@ -280,7 +281,7 @@ made, transport = {make}, {transport}
 place = made.getsockname()
 passed(quote(transport.url, safe=""), made)
 with Server(transport, both).start() as server:
-    assert (server.addresses, server._listeners[0].fileno()) == ([place], 3)
+    assert (server.addresses, innards.listeners(server)[0].fileno()) == ([place], 3)
     if {request_!r}:
         assert {request_}(server.addresses[0], b"a") == b"A"
 assert not isinstance(place, str) or os.path.exists(place)

@@ -14,6 +14,7 @@ import gevent.monkey
 import pytest
 from socketkit_gevent import Gevent, socketkit_dispatchers
 
+from helpers import innards
 from helpers.support import ask, talk
 from socketkit import DatagramRequestHandler, Server, StreamRequestHandler
 from socketkit.errors import ConfigError
@@ -129,7 +130,7 @@ def test_many_greenlets_wait_to_answer_on_one_socket_and_lose_nothing(tmp_path):
             peer.sendto(b"flood", f"{tmp_path}/server")
         for _ in range(3):
             assert talk(server.addresses[1], b"x\n") == b"X\n"  # served while the others wait for their peers to read
-        assert len([entry for entry in server._ledger.active() if isinstance(entry.request, tuple)]) == 3
+        assert len([entry for entry in innards.active(server) if isinstance(entry.request, tuple)]) == 3
         for peer in peers:
             assert [peer.recv(100) for _ in range(number)] == [b"%d" % each for each in range(number)]
 

@@ -38,7 +38,7 @@ def serve(**options):
     try:
         server.serve_forever()
     finally:
-        print("ended", server._report, flush=True)
+        print("ended", server.stop(), flush=True)
 """
 
 

@@ -1,0 +1,230 @@
+"""The engine of a composed server: its listeners, and the limits, admission and deadlines of each run."""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import attrs
+
+from socketkit._engine.admission import Admission
+from socketkit._engine.deadlines import Deadlines, limit_stalls
+from socketkit._engine.descriptors import fitted
+from socketkit._engine.engine import Engine
+from socketkit._engine.intake import Intake
+from socketkit._engine.observers import Observers
+from socketkit._engine.run import Run
+from socketkit._engine.sources import ListenerSource
+from socketkit._engine.steps import replaces
+from socketkit._engine.tally import Tally
+from socketkit._engine.work import StartedDispatcher
+from socketkit._system.logs import Log
+from socketkit._system.sockets import peek
+from socketkit._system.timer import TimerThread
+from socketkit.handlers.base import unwrapped
+from socketkit.seams import Address, Clock, Dispatcher, Lifecycle, Listener, Parking, Request, Unit
+from socketkit.seams.limits import Limits
+from socketkit.seams.stats import Stats
+
+log = Log("socketkit.server")
+
+started: weakref.WeakSet[ComposedEngine] = weakref.WeakSet()
+"""The engines of servers that serve in a thread of their own."""
+
+
+class ComposedEngine(Engine):
+    """The engine of a composed server."""
+
+    def __init__(self, server: Any, usual: Callable[[], Dispatcher], observers: Observers, clock: Clock) -> None:
+        super().__init__(server, usual, observers, clock)
+        self.listeners: list[Listener] = []
+        self._dropped: int | None = 0  # datagrams dropped at listeners since closed; None: unknown
+        self._fitted: Limits | None = None
+        self._complained = False
+
+    @property
+    def lifecycle(self) -> Lifecycle:
+        """As `Engine.lifecycle`."""
+        lifecycle: Lifecycle = self.server.lifecycle
+        return lifecycle
+
+    def recipe(self) -> Dispatcher:
+        """As `Engine.recipe`."""
+        dispatcher: Dispatcher = self.server.dispatcher
+        return dispatcher
+
+    def turn(self) -> Callable[[], object] | None:
+        """As `Engine.turn`."""
+        return self._act if replaces(self.server, "service_actions") else None
+
+    def _act(self) -> None:
+        """Call `service_actions`. Serving goes on if it raises; only the first error is logged."""
+        try:
+            self.server.service_actions()
+        except Exception:
+            if not self._complained:
+                self._complained = True
+                log.exception("service_actions of %r failed; further failures of it are not logged", self.server)
+
+    # listeners
+
+    def prepare(self) -> None:
+        """Start the dispatcher, which may still refuse, then open the listeners. If either fails, neither is left open."""
+        self.start_dispatcher()
+        try:
+            self.open()
+            self._fit_limits()
+        except BaseException:
+            live, self.live = self.live, None
+            if live is not None:
+                live.close()
+            raise
+
+    def open(self) -> None:
+        """Open every listener, or none. Raises: ListenError."""
+        if self.listeners:
+            return
+        with contextlib.ExitStack() as opened:
+            listeners = []
+            for transport in self.server.transports:
+                listener = transport.open()
+                opened.callback(listener.close)
+                listeners.append(listener)
+            opened.pop_all()
+        self.listeners = listeners
+        self.server.socket, self.server.server_address = listeners[0].socket, listeners[0].address
+
+    def close_listeners(self, *, streams_only: bool = False) -> None:
+        """As `Engine.close_listeners`. Raises: the last error of a listener, once all are closed."""
+        pairs = list(zip(self.listeners, self.server.transports, strict=False))
+        kept = [listener for listener, transport in pairs if streams_only and transport.kind == "datagram"]
+        closing = [listener for listener in self.listeners if listener not in kept]
+        self.listeners = kept
+        self._dropped = _sum((self._dropped, *map(_drops, closing)))
+        with contextlib.ExitStack() as stack:
+            for listener in closing:
+                stack.callback(listener.close)
+
+    def stats(self) -> Stats:
+        """Return the counts of requests so far, and of dropped datagrams."""
+        return attrs.evolve(self.ledger.stats(), dropped=_sum((self._dropped, *map(_drops, self.listeners))))
+
+    # requests
+
+    def take_one(self, timeout: float | None) -> Unit | None:
+        """Return the unit of one request; None if none arrives within `timeout` seconds (None: no limit)."""
+        self.open()
+        with Intake(self._sources(self._started(), None, None), clock=self.clock) as intake:
+            return intake.take(timeout)
+
+    def sources(self, run: Run) -> list[ListenerSource]:
+        """As `Engine.sources`."""
+        live = self._started()
+        limits = self._limits_in_force(live)
+        parking = live.parking
+        if parking is not None and limits.idle is not None:
+            parking = attrs.evolve(parking, idle=limits.idle)
+        return self._sources(live, parking, self._deadlines(live, limits, run), in_place=live.runs_in_place)
+
+    def _started(self) -> StartedDispatcher:
+        live = self.start_dispatcher()
+        assert live is not None  # noqa: S101 - `recipe` always returns one
+        return live
+
+    def _sources(
+        self, live: StartedDispatcher, parking: Parking | None, deadlines: Deadlines | None, *, in_place: bool = False
+    ) -> list[ListenerSource]:
+        """Return a source for each listener, which calls `get_request` instead if that is overridden."""
+        server, limits = self.server, self._limits_in_force(live)
+        overridden = replaces(server, "get_request")
+        sources: list[ListenerSource] = []
+        for listener, transport in zip(self.listeners, server.transports, strict=True):
+            accept: Callable[[], tuple[Request, Address]] = server.get_request if overridden else listener.accept
+            if limits.write_stall is not None and transport.kind == "stream":
+                accept = limit_stalls(listener, accept, limits.write_stall)
+            if live.adapt is not None:
+                accept = partial(_adapted, accept, live.adapt)
+            source = ListenerSource(server, listener, accept, transport, parking, in_place=in_place, once=overridden)
+            source.deadlines = deadlines if source.counted else None
+            sources.append(source)
+        self.ledger.mixed = not all(source.counted for source in sources)
+        guarded = [source for source in sources if Admission.is_needed(limits, counted=source.counted)]
+        if guarded:
+            admission = Admission(limits, self.ledger, guarded)
+            for source in guarded:
+                source.admission = admission
+        return sources
+
+    def _limits_in_force(self, live: StartedDispatcher) -> Limits:
+        """Return the limits for each serving process, as adjusted by the dispatcher and the system."""
+        limits: Limits = self.server.limits if self._fitted is None else self._fitted
+        return limits if live.narrow is None else live.narrow(limits)
+
+    def _fit_limits(self) -> None:
+        """Fit the limits to the resources of this process, or of each process forked from it."""
+        dispatcher, narrow = self.recipe(), self._started().narrow
+        shared = self.server.limits.shared_by(getattr(dispatcher, "processes", 1))
+        recipe = getattr(dispatcher, "inner", None) or dispatcher
+        others = len(self.listeners) + getattr(recipe, "workers", 0)
+        self._fitted = fitted(shared if narrow is None else narrow(shared), others)
+
+    def _deadlines(self, live: StartedDispatcher, limits: Limits, run: Run) -> Deadlines | None:
+        """Return the deadlines of a run; None if the limits set none. A child forked for a request watches for its first byte itself."""
+        if live.cut is not None:
+            limits = attrs.evolve(limits, first_byte=None)
+        if not Deadlines.are_needed(limits):
+            return None
+        return Deadlines(limits, self.ledger, run.call_later, speaks_first=self._speaks_first, cut=live.cut)
+
+    def _speaks_first(self) -> bool:
+        return bool(getattr(unwrapped(self.server.RequestHandlerClass), "speaks_first", False))
+
+    # forked processes
+
+    def forget_parent(self, request: Request) -> None:
+        """As `Engine.forget_parent`: also close the listeners, except the socket that a datagram is answered on."""
+        _forget_others(self)
+        if not isinstance(request, tuple):
+            self.close_listeners()
+        super().forget_parent(request)
+        limits: Limits = attrs.evolve(self.server.limits, request=None)  # the parent keeps the other deadlines
+        if request is not None and limits.first_byte is not None and not isinstance(request, tuple) and peek(request) is None:
+            deadlines = Deadlines(limits, self.ledger, TimerThread(self.clock).call_later, speaks_first=self._speaks_first)
+            deadlines.listen_to(request)
+            deadlines.begin()
+
+    def become_replica(
+        self, dispatcher: Dispatcher | None, tally: Tally, opened: Callable[[Intake], None], settled: Callable[[int], None] | None
+    ) -> Run:
+        """As `Engine.become_replica`."""
+        _forget_others(self)
+        self.server.dispatcher = dispatcher or self.usual_dispatcher()
+        return super().become_replica(self.server.dispatcher, tally, opened, settled)
+
+
+def _forget_others(engine: ComposedEngine) -> None:
+    """In a forked child: close the listeners and loops of other servers."""
+    for other in started - {engine}:
+        other.close_listeners()
+        if other.run is not None:
+            other.run.close()
+
+
+def _drops(listener: Listener) -> int | None:
+    """Return how many datagrams the system dropped at a listener: None if unknown, 0 for other kinds."""
+    dropped: int | None = getattr(listener, "dropped", 0)
+    return dropped
+
+
+def _sum(counts: Sequence[int | None]) -> int | None:
+    """Return the sum; None if any count is unknown."""
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
+
+
+def _adapted(accept: Callable[[], tuple[Request, Address]], adapt: Callable[[Request], Request]) -> tuple[Request, Address]:
+    request, client_address = accept()
+    return adapt(request), client_address

@@ -1,0 +1,193 @@
+"""What runs one server: its ledger, its live dispatcher, and its runs, one at a time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from socketkit._engine.intake import Intake
+from socketkit._engine.ledger import Ledger, ReplicaLedger
+from socketkit._engine.observers import NOBODY, Observers
+from socketkit._engine.run import Phase, Run
+from socketkit._engine.sources import RequestSource
+from socketkit._engine.tally import Tally
+from socketkit._engine.work import StartedDispatcher, Work
+from socketkit._system import logs
+from socketkit.errors import AlreadyServingError
+from socketkit.seams import Address, Clock, Dispatcher, Lifecycle, Request
+from socketkit.seams.stats import DrainReport
+
+
+class Engine(ABC):
+    """The engine of a server. A subclass for each kind of server defines what the server does its own way: the abstract methods.
+
+    Attributes:
+        usual_dispatcher: makes the dispatcher of a replica whose parent's dispatcher names none.
+        ledger: replaced when a forked process becomes a replica, as `live` and `run` are.
+        live: the started dispatcher; None before, after a drain, and for a classic server that keeps its own strategy.
+        run: the current run; None between two runs.
+        phase, report: how the last run ended.
+    """
+
+    def __init__(self, server: Any, usual: Callable[[], Dispatcher], observers: Observers = NOBODY, clock: Clock = time.monotonic) -> None:
+        self.server = server
+        self.usual_dispatcher = usual
+        self.observers = observers
+        self.clock = clock
+        self.ledger = Ledger(server, observers, clock)
+        self.live: StartedDispatcher | None = None
+        self.run: Run | None = None
+        self.phase = Phase.NEW
+        self.report: DrainReport | None = None
+        self.stop_before_start = False
+        self._undrained: Run | None = None  # the last run, if it was not drained
+        self._gate = threading.Lock()  # guards `run`
+
+    # what each kind of server does its own way
+
+    @property
+    @abstractmethod
+    def lifecycle(self) -> Lifecycle:
+        """The lifecycle of the next run."""
+
+    @abstractmethod
+    def recipe(self) -> Dispatcher | None:
+        """Return the dispatcher to start; None if the server needs none."""
+
+    @abstractmethod
+    def sources(self, run: Run) -> Sequence[RequestSource]:
+        """Return new sources of the server's listeners, for an intake of the run."""
+
+    def selector(self) -> Any:
+        """Return a selector for the plain loop; None: the platform's best poller."""
+        return None
+
+    @abstractmethod
+    def turn(self) -> Callable[[], object] | None:
+        """Return what to call after every turn of the loop; None: nothing, so the loop may sleep until an event."""
+
+    def is_closed(self) -> bool:
+        """Return whether the program has closed the listener, which ends the loop."""
+        return False
+
+    @abstractmethod
+    def close_listeners(self, *, streams_only: bool = False) -> None:
+        """Close the listeners; with `streams_only` keep datagram listeners, whose sockets running requests still reply on."""
+
+    # the dispatcher
+
+    def start_dispatcher(self) -> StartedDispatcher | None:
+        """Return the live dispatcher, starting it on first use."""
+        if self.live is None and (recipe := self.recipe()) is not None:
+            self.live = StartedDispatcher(recipe, Work(self))
+        return self.live
+
+    def process(self, request: Request, client_address: Address) -> None:
+        """Give a request to the dispatcher."""
+        live = self.live or self.start_dispatcher()
+        assert live is not None  # noqa: S101 - whoever calls this has one
+        live.process(request, client_address)
+
+    def tell(self, event: str, *facts: object) -> None:
+        """Tell the observers of an event that does not concern a request."""
+        self.observers.tell(event, self.server, *facts)
+
+    # runs
+
+    def prepare(self) -> None:
+        """Start and open all that a run needs. If this fails, nothing is left open."""
+        self.start_dispatcher()
+
+    def begin(self, pace: float) -> Run:
+        """Register and return a new run. pace: seconds between two calls of `turn` at most. Raises: AlreadyServingError."""
+        with self._gate:
+            if self.run is not None:
+                raise AlreadyServingError
+            run = Run(self, pace, getattr(self.lifecycle, "lame_duck", 0.0), getattr(self.lifecycle, "drain", None))
+            run.before = self._undrained
+            run.stopping, self.stop_before_start = self.stop_before_start, False
+            self.run = run
+        return run
+
+    def serve(self, run: Run) -> None:
+        """Run the lifecycle around the loop. Raises: whatever the lifecycle raises."""
+        try:
+            if not run.stopping:
+                self.prepare()
+                run.report = self.lifecycle.serve(run)
+        except BaseException as error:
+            run.error = error
+            raise
+
+    def finish(self, run: Run) -> None:
+        """End the run. If it was not drained, its live dispatcher, listeners and parked connections are left to the next one."""
+        self.phase = Phase.STOPPED if run.error is None else Phase.FAILED
+        self.report = run.report
+        run.end()
+        self._undrained = None if run.drained else run
+        if run.drained:
+            self.live = None
+        with self._gate:
+            self.run = None
+        self.tell("server_stopped", run.report)
+        logs.finish()
+        run.started.set()
+        run.done.set()
+
+    def stop(self, drain: float | None, *, wait: bool) -> DrainReport | None:
+        """Stop the run: see `socketkit.Server.stop`."""
+        run = self.run  # read once: the run may end at any moment
+        if run is None:
+            self.stop_before_start = self.stop_before_start or self.phase is Phase.NEW
+            return self.report
+        if run.is_elsewhere:
+            return None
+        run.stop(drain)
+        if not wait or self.is_needed_by(threading.get_ident()):
+            return None
+        limit = drain if drain is not None else getattr(self.lifecycle, "drain", None)
+        if drain is None and limit is not None:
+            limit += getattr(self.lifecycle, "lame_duck", 0.0)
+        if limit is not None and not run.done.wait(limit + 0.5):
+            run.stop(0)  # the run never reached its drain: a handler occupies the serving thread
+        run.done.wait()
+        return run.report
+
+    def is_needed_by(self, thread: int) -> bool:
+        """Return whether the run cannot end while that thread waits for it: the thread serves, or runs a handler."""
+        return (self.run is not None and self.run.thread == thread) or self.ledger.runs_in(thread)
+
+    def close(self, seconds: float | None, *, wait: bool = True) -> None:
+        """Release what the last run has left: close parked connections, wait for running requests up to `seconds`, close the dispatcher."""
+        undrained, self._undrained = self._undrained, None
+        if undrained is not None:
+            undrained.abandon()
+        live = self.live
+        if live is not None:
+            if wait:
+                live.wait(seconds)
+            live.close()
+        if not self.ledger.runs_in(threading.get_ident()):  # a call from a handler leaves it for other callers to wait on
+            self.live = None
+
+    # forked processes
+
+    def forget_parent(self, _request: Request) -> None:
+        """In a child forked for a request, or for none: close the descriptors of the parent's loop, and what else it does not need."""
+        if self.run is not None:
+            self.run.close()
+
+    def become_replica(
+        self, dispatcher: Dispatcher | None, tally: Tally, opened: Callable[[Intake], None], settled: Callable[[int], None] | None
+    ) -> Run:
+        """In a forked child that serves: switch to another dispatcher, with its own ledger and run; see `socketkit.seams.Replica.enter`."""
+        assert self.run is not None  # noqa: S101 - the dispatcher that drives this run forked the child
+        self.run.close()
+        self._gate = threading.Lock()
+        self.ledger = ReplicaLedger(self.ledger, tally, settled)
+        self.run = Run(self, self.run.pace, opened=opened)
+        self.live = StartedDispatcher(dispatcher or self.usual_dispatcher(), Work(self))
+        return self.run

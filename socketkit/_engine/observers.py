@@ -1,0 +1,40 @@
+"""Telling the observers of a server what happens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from socketkit._system.logs import Log
+from socketkit.seams import EVENTS
+
+log = Log("socketkit.stats")
+
+
+class Observers:
+    """The observers of one server, sorted by event. An observer's error is logged once and never reaches the server."""
+
+    def __init__(self, observers: Iterable[object] = ()) -> None:
+        self._listeners: dict[str, tuple[Callable[..., object], ...]] = {}
+        self._complained: set[Callable[..., object]] = set()
+        everyone = tuple(observers)
+        for event in EVENTS:
+            listeners = tuple(method for method in (getattr(each, event, None) for each in everyone) if callable(method))
+            if listeners:
+                self._listeners[event] = listeners
+
+    def wants(self, event: str) -> bool:
+        """Return whether any observer listens for the event."""
+        return event in self._listeners
+
+    def tell(self, event: str, *facts: object) -> None:
+        """Call every observer of the event with `facts`."""
+        for listener in self._listeners.get(event, ()):
+            try:
+                listener(*facts)
+            except Exception:
+                if listener not in self._complained:
+                    self._complained.add(listener)
+                    log.exception("observer %r failed on %s; further failures of it are not logged", listener, event)
+
+
+NOBODY = Observers()

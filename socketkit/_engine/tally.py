@@ -1,0 +1,87 @@
+"""The counts of other serving processes, which their parent reads while they run and after they have ended."""
+
+from __future__ import annotations
+
+import mmap
+import threading
+
+from socketkit.seams.stats import Stats
+
+TIMED_OUT = "timed out"
+
+OUTCOMES = ("finished", "failed", "aborted", "refused", "died", TIMED_OUT)
+"""How a request can end.
+
+aborted: the peer disconnected. refused: by a limit or by verification, or for lack of a thread or process. died: its process ended
+without reporting. timed out: a deadline passed, or the peer stopped reading. failed: its handler or a hook raised anything else.
+"""
+
+
+class Tally:
+    """Counters in memory shared by two processes: the forked one writes them, its parent reads them, even after the child has died.
+
+    Each counter is one aligned word, so a reader never sees a partial write. The memory is freed with the last reference to the tally.
+    """
+
+    def __init__(self) -> None:
+        self._counts = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("Q")  # requests accepted, then one counter per outcome
+
+    def accept(self) -> None:
+        """Count one accepted request."""
+        self._counts[0] += 1
+
+    def settle(self, outcome: str) -> None:
+        """Count one settled request; an unknown outcome counts as failed."""
+        self._counts[1 + OUTCOMES.index(outcome if outcome in OUTCOMES else "failed")] += 1
+
+    def stats(self) -> Stats:
+        """Return a snapshot."""
+        outcomes = {outcome: count for outcome, count in zip(OUTCOMES, self._counts[1:], strict=False) if count}
+        return Stats(self._counts[0] - sum(outcomes.values()), outcomes)  # accepted is read last, so it is never too small
+
+    def detach(self) -> None:
+        """Switch to a private copy: for a child of the writing process, which must not write to the shared counters."""
+        self._counts = memoryview(bytearray(self._counts)).cast("Q")
+
+
+class Tallies:
+    """The tallies of the running replicas of a server, and the sum of those that have ended. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open: list[Tally] = []
+        self._ended = Stats()
+
+    @property
+    def settled(self) -> int:
+        """Number of settled requests; read without a lock, so safe in a signal handler."""
+        return sum(sum(stats.outcomes.values()) for stats in (self._ended, *(tally.stats() for tally in tuple(self._open))))
+
+    def open(self) -> Tally:
+        """Return the tally of a process that is about to be forked; its counts are included from now on."""
+        tally = Tally()
+        with self._lock:
+            self._open.append(tally)
+        return tally
+
+    def close(self, tally: Tally) -> None:
+        """Keep the counts of a process that has ended. Requests it still had in progress count as "died"."""
+        with self._lock:
+            self._open.remove(tally)
+            last = tally.stats()
+            died = {"died": last.active} if last.active else {}
+            self._ended = total(self._ended, Stats(0, last.outcomes), Stats(0, died))
+
+    def stats(self) -> Stats:
+        """Return a consistent snapshot of all replicas, running and ended."""
+        with self._lock:
+            return total(self._ended, *(tally.stats() for tally in self._open))
+
+
+def total(*readings: Stats) -> Stats:
+    """Return the sum."""
+    outcomes: dict[str, int] = {}
+    for reading in readings:
+        for outcome, count in reading.outcomes.items():
+            outcomes[outcome] = outcomes.get(outcome, 0) + count
+    return Stats(sum(reading.active for reading in readings), outcomes)
