@@ -61,8 +61,6 @@ class Server(RequestTemplate):
     dispatcher: Any = None
     lifecycle: Any = None
 
-    _discards_unread = True
-
     # --- composing ---------------------------------------------------------------------------------------------------
 
     def __init__(  # noqa: PLR0913 - each is one part of the composition

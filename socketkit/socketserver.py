@@ -186,7 +186,7 @@ class BaseServer(RequestTemplate):
             if self.__accept_errors is not None:
                 self.__accept_errors.append(error)
         else:
-            self._begin_request(request, client_address)
+            engine_of(self).begin_request(request, client_address)
 
     @own_step
     def process_request_thread(self, request: Request, client_address: Address) -> None:
@@ -261,32 +261,9 @@ class BaseServer(RequestTemplate):
         if self.__shutdown_request:
             _stop(self)
 
-    def _begin_request(self, request: Request, client_address: Address) -> None:
-        """Run the request through the hooks. It enters the ledger only if a dispatcher or lifecycle was chosen, which need it."""
-        if _Override.is_set():
-            super()._begin_request(request, client_address)
-            return
-        try:
-            if self.verify_request(request, client_address):
-                self.process_request(request, client_address)
-            else:
-                self.shutdown_request(request)
-        except Exception:  # noqa: BLE001 - handle_error gets every error
-            try:
-                self.handle_error(request, client_address)
-            finally:
-                self.shutdown_request(request)
-        except BaseException:
-            self.shutdown_request(request)
-            raise
-
     def _own_dispatcher(self) -> Dispatcher:
         """Return the dispatcher that the class is named for."""
         return Sync()
-
-    def _confines_error(self, error: BaseException) -> bool:
-        """Follow the template while `serve_forever` runs; otherwise let the error reach the caller, as in the standard library."""
-        return engine_of(self).run is not None and super()._confines_error(error)
 
     def _take_turn(self, source: ClassicSource) -> None:
         """Run a `_handle_request_noblock` that a subclass overrides, and report its accept errors to the source."""
@@ -302,49 +279,66 @@ class BaseServer(RequestTemplate):
 class _ClassicEngine(_Engine):
     """The engine of a classic server. It has a live dispatcher only if the process-wide override has a dispatcher or a lifecycle."""
 
+    discards_unread = False
+
     def __init__(self, server: Any, turn: Callable[[], Callable[[], object] | None]) -> None:
         super().__init__(server, _adaptive)
         self._turn = turn
 
+    def begin_request(self, request: Request, client_address: Address) -> None:
+        """Run the request through the hooks. It enters the ledger only if a dispatcher or lifecycle was chosen, which need it."""
+        if _Override.is_set():
+            super().begin_request(request, client_address)
+            return
+        server = self.server
+        try:
+            if server.verify_request(request, client_address):
+                server.process_request(request, client_address)
+            else:
+                server.shutdown_request(request)
+        except Exception:  # noqa: BLE001 - handle_error gets every error
+            try:
+                server.handle_error(request, client_address)
+            finally:
+                server.shutdown_request(request)
+        except BaseException:
+            server.shutdown_request(request)
+            raise
+
+    def confines(self, error: BaseException) -> bool:
+        """Follow the template while `serve_forever` runs; otherwise let the error reach the caller, as in the standard library."""
+        return self.run is not None and super().confines(error)
+
     @property
     def lifecycle(self) -> Lifecycle:
-        """As `Engine.lifecycle`."""
         return _Override.lifecycle or Classic()
 
     def recipe(self) -> Dispatcher | None:
-        """As `Engine.recipe`."""
         return _Override.dispatcher or self.server._own_dispatcher()
 
     def start_dispatcher(self) -> StartedDispatcher | None:
-        """As `Engine.start_dispatcher`."""
         return super().start_dispatcher() if _Override.is_set() else None
 
     def sources(self, _run: Run) -> list[ClassicSource]:
-        """As `Engine.sources`."""
         server, live = self.server, self.start_dispatcher()
         whole = type(server)._handle_request_noblock is not BaseServer._handle_request_noblock
         accept = _accept_now(server) if live is not None and live.drive is not None else None
         return [ClassicSource(server, live, server._take_turn if whole else None, accept)]
 
     def selector(self) -> Any:
-        """As `Engine.selector`."""
         return _ServerSelector()
 
     def turn(self) -> Callable[[], object] | None:
-        """As `Engine.turn`."""
         return self._turn()
 
     def is_closed(self) -> bool:
-        """As `Engine.is_closed`."""
         return self.server.fileno() == -1  # type: ignore[no-any-return]
 
     def close_listeners(self, *, streams_only: bool = False) -> None:
-        """As `Engine.close_listeners`."""
         if not (streams_only and self.server.socket.type == socket.SOCK_DGRAM):
             self.server.socket.close()
 
     def become_replica(self, *parts: Any) -> Run:
-        """As `Engine.become_replica`."""
         os.set_blocking(self.server.fileno(), False)  # another worker may take the request that the selector just reported
         return super().become_replica(*parts)
 

@@ -38,13 +38,13 @@ def test_conversations_park_also_if_the_library_s_modules_have_other_names(monke
 
     for step in (RequestTemplate.verify_request, RequestTemplate.finish_request, Server.process_request):
         monkeypatch.setattr(step, "__module__", "moved.elsewhere")
-    from socketkit._engine.connection import _opener
+    from socketkit._engine.conversation import opener_of
 
     class Elsewhere(Server):  # a class of its own: what is known of others is remembered
         pass
 
     server = Elsewhere("tcp://127.0.0.1:0", Echo, dispatcher="pool:1")
-    assert _opener(server) is not None
+    assert opener_of(server) is not None
 
 
 def test_a_composed_server_s_writer_does_not_come_from_the_classic_module(monkeypatch):

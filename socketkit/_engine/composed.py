@@ -47,17 +47,14 @@ class ComposedEngine(Engine):
 
     @property
     def lifecycle(self) -> Lifecycle:
-        """As `Engine.lifecycle`."""
         lifecycle: Lifecycle = self.server.lifecycle
         return lifecycle
 
     def recipe(self) -> Dispatcher:
-        """As `Engine.recipe`."""
         dispatcher: Dispatcher = self.server.dispatcher
         return dispatcher
 
     def turn(self) -> Callable[[], object] | None:
-        """As `Engine.turn`."""
         return self._act if replaces(self.server, "service_actions") else None
 
     def _act(self) -> None:
@@ -121,7 +118,6 @@ class ComposedEngine(Engine):
             return intake.take(timeout)
 
     def sources(self, run: Run) -> list[ListenerSource]:
-        """As `Engine.sources`."""
         live = self._started()
         limits = self._limits_in_force(live)
         parking = live.parking
@@ -199,7 +195,6 @@ class ComposedEngine(Engine):
     def become_replica(
         self, dispatcher: Dispatcher | None, tally: Tally, opened: Callable[[Intake], None], settled: Callable[[int], None] | None
     ) -> Run:
-        """As `Engine.become_replica`."""
         _forget_others(self)
         self.server.dispatcher = dispatcher or self.usual_dispatcher()
         return super().become_replica(self.server.dispatcher, tally, opened, settled)

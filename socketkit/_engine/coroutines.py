@@ -7,21 +7,20 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from socketkit._engine.steps import engine_of
 from socketkit._system.forking import forks, leave
 from socketkit.handlers.coroutines import constructing
 from socketkit.seams import Address, Layer, Request
 
 if TYPE_CHECKING:  # asyncio takes longer to import than all of socketkit, and most programs do not need it
-    from socketkit._engine.steps import RequestTemplate
+    from socketkit._engine.engine import Engine
     from socketkit.handlers.coroutines import AsyncRequestHandler
 
 Wrap = Callable[[Request, Address, tuple[Layer, ...]], tuple[Request, Address] | None]
 
 
-async def serve(server: RequestTemplate, request: Request, client_address: Address, wrap: Wrap) -> None:
+async def serve(engine: Engine, request: Request, client_address: Address, wrap: Wrap) -> None:
     """Run one request in this event loop: layers, handler, errors, close, settle. See `socketkit.seams.Work.run_async`."""
-    ledger = engine_of(server).ledger
+    ledger = engine.ledger
     entry = ledger.find(request)
     if entry is not None:
         entry.thread = threading.get_ident()
@@ -31,18 +30,18 @@ async def serve(server: RequestTemplate, request: Request, client_address: Addre
                 return
             request, client_address = wrapped
     try:
-        await _process(server, request, client_address)
+        await _process(engine, request, client_address)
     except BaseException as error:
         ledger.fail(request, error)
-        if not _is_wanted(error) and not server._confines_error(error):  # noqa: SLF001 - a server and its requests form one unit
+        if not _is_wanted(error) and not engine.confines(error):
             raise
     finally:
         ledger.settle(request)
 
 
-async def _process(server: RequestTemplate, request: Request, client_address: Address) -> None:
+async def _process(engine: Engine, request: Request, client_address: Address) -> None:
     """Do for async handlers what `process_request_thread` does for others."""
-    behind = forks.behind
+    server, behind = engine.server, forks.behind
     try:
         with constructing() as made:
             server.finish_request(request, client_address)
@@ -53,7 +52,7 @@ async def _process(server: RequestTemplate, request: Request, client_address: Ad
             leave(error)
         raise
     except Exception as error:  # noqa: BLE001 - passed to handle_error
-        engine_of(server).ledger.fail(request, error)
+        engine.ledger.fail(request, error)
         server.handle_error(request, client_address)
     finally:
         server.shutdown_request(request)

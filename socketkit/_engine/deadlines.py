@@ -157,23 +157,18 @@ class Unheard(socket.socket):
     __slots__ = ()
 
     def recv(self, *args: Any) -> Any:
-        """As `socket.socket.recv`."""
         return self._heard(super().recv(*args))
 
     def recv_into(self, *args: Any, **kwargs: Any) -> Any:
-        """As `socket.socket.recv_into`."""
         return self._heard(super().recv_into(*args, **kwargs))
 
     def recvmsg(self, *args: Any) -> Any:
-        """As `socket.socket.recvmsg`."""
         return self._heard(super().recvmsg(*args))
 
     def fileno(self) -> int:
-        """As `socket.socket.fileno`."""
         return self._heard(super().fileno())  # type: ignore[no-any-return]
 
     def detach(self) -> int:
-        """As `socket.socket.detach`."""
         return self._heard(super().detach())  # type: ignore[no-any-return]
 
     def _heard(self, result: Any) -> Any:

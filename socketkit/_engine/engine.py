@@ -11,6 +11,7 @@ from typing import Any
 from socketkit._engine.intake import Intake
 from socketkit._engine.ledger import Ledger, ReplicaLedger
 from socketkit._engine.observers import NOBODY, Observers
+from socketkit._engine.request import Requests
 from socketkit._engine.run import Phase, Run
 from socketkit._engine.sources import RequestSource
 from socketkit._engine.tally import Tally
@@ -21,7 +22,7 @@ from socketkit.seams import Address, Clock, Dispatcher, Lifecycle, Request
 from socketkit.seams.stats import DrainReport
 
 
-class Engine(ABC):
+class Engine(Requests, ABC):
     """The engine of a server. A subclass for each kind of server defines what the server does its own way: the abstract methods.
 
     Attributes:

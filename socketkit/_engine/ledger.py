@@ -176,13 +176,11 @@ class ReplicaLedger(Ledger):
         os.register_at_fork(after_in_child=tally.detach)
 
     def open(self, entry: Entry) -> None:
-        """As `Ledger.open`."""
         with self._lock:
             self._tally.accept()
         super().open(entry)
 
     def settle(self, request: Request, outcome: str | None = None) -> None:
-        """As `Ledger.settle`."""
         super().settle(request, outcome)
         if self._when_settled is not None:
             self._when_settled(self._settled)

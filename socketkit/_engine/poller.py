@@ -9,43 +9,44 @@ from __future__ import annotations
 import contextlib
 import select
 import selectors
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 
-class Poller(Protocol):
-    """The interface of a poller. `arm` and `forget` may be called from any thread, the rest only from the polling thread."""
+class Poller(ABC):
+    """What a poller does. `arm` and `forget` may be called from any thread, the rest only from the polling thread."""
 
+    @abstractmethod
     def watch(self, fileno: int, thing: Any) -> None:
         """Report `thing` whenever the descriptor is readable."""
-        ...
 
+    @abstractmethod
     def arm(self, fileno: int, thing: Any) -> None:
         """Report `thing` once, when the descriptor is or becomes readable."""
-        ...
 
+    @abstractmethod
     def forget(self, fileno: int, thing: Any = None) -> None:
         """Stop reporting the descriptor; call this before it is closed. Does nothing for an unknown descriptor.
 
         thing: act only if the descriptor is still registered with this object, not with a later one; None: always.
         """
-        ...
 
+    @abstractmethod
     def poll(self, timeout: float | None) -> list[Any]:
         """Return the objects whose descriptors are readable; wait up to `timeout` seconds for the first, None: for ever."""
-        ...
 
+    @abstractmethod
     def fileno(self) -> int:
         """Return the descriptor of the poller itself."""
-        ...
 
+    @abstractmethod
     def close(self) -> None:
         """Close the poller. May be called twice."""
-        ...
 
 
-class EpollPoller:
+class EpollPoller(Poller):
     """A poller for Linux. Arming takes at most one system call, from any thread, even during a poll. Source: epoll(7), epoll_ctl(2).
 
     A reported descriptor is usually armed again before the next poll, because the polling thread serves it. So it stays registered
@@ -64,13 +65,11 @@ class EpollPoller:
         self._silent: set[int] = set()  # those that the kernel was told not to report
 
     def watch(self, fileno: int, thing: Any) -> None:
-        """As `Poller.watch`."""
         self._known.discard(fileno)  # in case the number belonged to an armed descriptor that was closed without `forget`
         self._epoll.register(fileno, select.EPOLLIN)
         self._things[fileno] = thing
 
     def arm(self, fileno: int, thing: Any) -> None:
-        """As `Poller.arm`."""
         same = self._things.get(fileno) is thing
         self._things[fileno] = thing
         self._armed[fileno] = self._polls  # before `_silent` is read: `_silence` uses the opposite order
@@ -88,7 +87,6 @@ class EpollPoller:
             self._epoll.modify(fileno, select.EPOLLIN)
 
     def forget(self, fileno: int, thing: Any = None) -> None:
-        """As `Poller.forget`."""
         if thing is not None and self._things.get(fileno) is not thing:
             return
         self._known.discard(fileno)
@@ -99,7 +97,6 @@ class EpollPoller:
                 self._epoll.unregister(fileno)
 
     def poll(self, timeout: float | None) -> list[Any]:
-        """As `Poller.poll`."""
         things, known, armed = self._things, self._known, self._armed
         self._polls = number = self._polls + 1
         reported = []
@@ -131,15 +128,13 @@ class EpollPoller:
                 self._epoll.modify(fileno, select.EPOLLIN)
 
     def fileno(self) -> int:
-        """As `Poller.fileno`."""
         return self._epoll.fileno()
 
     def close(self) -> None:
-        """As `Poller.close`."""
         self._epoll.close()
 
 
-class SelectorPoller:
+class SelectorPoller(Poller):
     """A poller over any selector. The polling thread carries out requests of other threads, after `wake` interrupts its wait."""
 
     def __init__(self, selector: selectors.BaseSelector, wake: Callable[[], None] = lambda: None) -> None:
@@ -149,17 +144,14 @@ class SelectorPoller:
         self._armed: dict[int, Any] = {}
 
     def watch(self, fileno: int, thing: Any) -> None:
-        """As `Poller.watch`."""
         self._selector.register(fileno, selectors.EVENT_READ, thing)
 
     def arm(self, fileno: int, thing: Any) -> None:
-        """As `Poller.arm`."""
         self._armed[fileno] = thing
         self._asked.append((fileno, thing))
         self._wake()
 
     def forget(self, fileno: int, thing: Any = None) -> None:
-        """As `Poller.forget`."""
         if thing is not None and self._armed.get(fileno) is not thing:
             return
         if self._armed.pop(fileno, None) is None:
@@ -169,7 +161,6 @@ class SelectorPoller:
             self._asked.append((fileno, None))
 
     def poll(self, timeout: float | None) -> list[Any]:
-        """As `Poller.poll`."""
         while self._asked:
             fileno, thing = self._asked.popleft()
             with contextlib.suppress(KeyError, ValueError, OSError):
@@ -185,11 +176,9 @@ class SelectorPoller:
         return reported
 
     def fileno(self) -> int:
-        """As `Poller.fileno`."""
         return int(self._selector.fileno())
 
     def close(self) -> None:
-        """As `Poller.close`."""
         self._selector.close()
 
 

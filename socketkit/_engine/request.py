@@ -1,20 +1,108 @@
-"""An accepted request as a unit of work: calling it runs it, and it is its own ledger entry."""
+"""What happens to each accepted request, from verification to its outcome."""
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import threading
 from typing import TYPE_CHECKING, Any
 
-from socketkit._engine.ledger import Entry
+from socketkit._engine.ledger import Entry, Ledger
 from socketkit._system.forking import forks, leave
+from socketkit._system.logs import Log
+from socketkit._system.sockets import DONT_WAIT, discard_unread
 
 if TYPE_CHECKING:
     from socketkit._engine.sources import RequestSource
     from socketkit.seams import Address, Request
 
+log = Log("socketkit.template")
+
+
+class Requests:
+    """The requests of one server, on their way through its template methods.
+
+    Attributes:
+        discards_unread: whether unread bytes from the client are discarded before its connection is closed, which protects the rest
+            of the reply.
+    """
+
+    server: Any
+    ledger: Ledger
+    discards_unread = True
+
+    def begin_request(self, request: Request, client_address: Address) -> None:
+        """Admit a request and run it to its outcome, or hand it to the dispatcher, which will settle it."""
+        self.ledger.admit(request, client_address)
+        self.run_request(request, client_address)
+
+    def run_request(self, request: Request, client_address: Address) -> None:
+        """Do the same as `begin_request` for a request whose entry is already open."""
+        server, ledger = self.server, self.ledger
+        entry = ledger.find(request) or ledger.admit(request, client_address)
+        try:
+            if server.verify_request(request, client_address):
+                server.process_request(request, client_address)
+            else:
+                ledger.refuse(request, "verify_request said no")
+                self.end_request(request)
+        except BaseException as error:  # noqa: BLE001 - every error of a request is judged here
+            entry.elsewhere = False  # no dispatcher took it
+            try:
+                if self.fail_request(request, client_address, error):
+                    raise
+            finally:
+                self.end_request(request)
+        finally:
+            if not entry.elsewhere:
+                ledger.settle(request)
+
+    def fail_request(self, request: Request, client_address: Address, error: BaseException) -> bool:
+        """Record `error`, the exception being handled, and have the server handle it; return whether to raise it."""
+        self.ledger.fail(request, error)
+        if isinstance(error, Exception):
+            self.server.handle_error(request, client_address)
+            return False
+        return not self.confines(error)
+
+    def confines(self, error: BaseException) -> bool:
+        """Return whether an error that is not an `Exception` ends only its own request; log it if so.
+
+        All do, except Ctrl-C in the main thread with Python's default handler: that one is meant to end the program.
+        """
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        if isinstance(error, KeyboardInterrupt) and in_main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            return False
+        log.error("a handler raised %s; only its request ended", type(error).__name__, error=error)
+        return True
+
+    def refuse_request(self, request: Request, client_address: Address, reason: str, reply: bytes = b"") -> None:
+        """Refuse the request before a handler sees it, and send `reply` unless it is empty; never waits for the peer."""
+        ledger = self.ledger
+        if ledger.find(request) is None:
+            ledger.admit(request, client_address)
+        ledger.refuse(request, reason)
+        try:
+            with contextlib.suppress(OSError):  # the buffer is full, or the peer has gone
+                if reply and isinstance(request, tuple):
+                    request[1].sendto(reply, DONT_WAIT, client_address)
+                elif reply:
+                    request.send(reply, DONT_WAIT)
+            if not isinstance(request, tuple):
+                discard_unread(request)
+            self.server.shutdown_request(request)
+        finally:
+            ledger.settle(request)
+
+    def end_request(self, request: Request) -> None:
+        """Close the request."""
+        if self.discards_unread and not isinstance(request, tuple):
+            discard_unread(request)
+        self.server.shutdown_request(request)
+
 
 class RequestUnit(Entry):
-    """A request that runs in one piece, from verification to close."""
+    """An accepted request as a unit of work: calling it runs it in one piece, and it is its own ledger entry."""
 
     __slots__ = ("_source",)
 
@@ -40,7 +128,7 @@ class RequestUnit(Entry):
         source = self._source
         server = source.server
         if not source.goes_straight():
-            server._run_request(self.request, self.client_address)  # noqa: SLF001 - a server and its units form one unit
+            source.engine.run_request(self.request, self.client_address)
             return
         self.thread = threading.get_ident()
         try:
@@ -52,21 +140,17 @@ class RequestUnit(Entry):
 
     def refuse(self, reason: str, reply: bytes = b"") -> None:
         """Refuse the request instead of running it."""
-        self._source.server._refuse_request(self.request, self.client_address, reason, reply)  # noqa: SLF001 - as above
+        self._source.engine.refuse_request(self.request, self.client_address, reason, reply)
 
     # inside
 
     def _fail(self, error: BaseException) -> None:
         """Handle `error`, the exception being handled, as the template does, and close."""
         source = self._source
-        server = source.server
         if isinstance(error, SystemExit) and forks.behind != source.behind:
             leave(error)
         try:
-            source.ledger.fail(self.request, error)
-            if isinstance(error, Exception):
-                server.handle_error(self.request, self.client_address)
-            elif not server._confines_error(error):  # noqa: SLF001 - as above
+            if source.engine.fail_request(self.request, self.client_address, error):
                 raise error
         finally:
             del error  # otherwise its traceback keeps this frame and the request alive until garbage collection

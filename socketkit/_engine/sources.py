@@ -45,7 +45,8 @@ class RequestSource(Source):
 
     def __init__(self, server: RequestTemplate, parking: Parking | None, layers: tuple[Layer, ...] = (), *, in_place: bool = False) -> None:
         self.server = server
-        self.ledger = engine_of(server).ledger
+        self.engine = engine_of(server)
+        self.ledger = self.engine.ledger
         self.parking = parking
         self.layers = layers
         self.behind = forks.behind
@@ -136,15 +137,15 @@ class ListenerSource(RequestSource):
 
     def paused(self, error: OSError, seconds: float) -> None:
         """Tell the observers."""
-        engine_of(self.server).tell("accept_paused", self.url, error, seconds)
+        self.engine.tell("accept_paused", self.url, error, seconds)
 
     def resumed(self, failures: int) -> None:
         """Tell the observers."""
-        engine_of(self.server).tell("accept_resumed", self.url, failures)
+        self.engine.tell("accept_resumed", self.url, failures)
 
     def _turn_away(self, request: Request, client_address: Address, reason: str, reply: bytes = b"") -> None:
         try:
-            self.server._refuse_request(request, client_address, reason, reply)  # noqa: SLF001 - a server and its sources form one unit
+            self.engine.refuse_request(request, client_address, reason, reply)
         except Exception:
             log.exception("a hook raised while a request of %s was turned away", client_address)
 
@@ -188,7 +189,7 @@ class ClassicSource(RequestSource):
             request = self._adapt(request)
         if self._booked:
             return self.receive(request, client_address)
-        return partial(server._begin_request, request, client_address)  # noqa: SLF001 - as above
+        return partial(self.engine.begin_request, request, client_address)
 
     def failed(self, error: OSError) -> None:
         """Handle an accept error, as `ACCEPT_ERRORS` says. Raises: the error, if the server is closed."""

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
-import threading
 from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from socketkit._system.forking import forks, leave
-from socketkit._system.logs import Log
-from socketkit._system.sockets import DONT_WAIT, discard_unread
 from socketkit.seams import Address, Request
 
 if TYPE_CHECKING:
     from socketkit._engine.engine import Engine
-
-log = Log("socketkit.template")
 
 STEPS = frozenset({"verify_request", "process_request", "process_request_thread", "finish_request"})
 """The steps that a request goes through on its way to its handler."""
@@ -63,9 +56,6 @@ class RequestTemplate:
 
     _make_engine: Any  # returns the server's engine; called by `engine_of`
 
-    _discards_unread = False
-    """Whether unread bytes from the client are discarded before its connection is closed."""
-
     @own_step
     def verify_request(self, request: Request, client_address: Address) -> bool:  # noqa: ARG002 - for overriding
         """Return whether to serve the request. If it raises, the request ends and `handle_error` is called."""
@@ -85,7 +75,7 @@ class RequestTemplate:
             engine_of(self).ledger.fail(request, error)
             self.handle_error(request, client_address)
         finally:
-            self._end_request(request)
+            engine_of(self).end_request(request)
 
     @own_step
     def finish_request(self, request: Request, client_address: Address) -> None:
@@ -98,70 +88,6 @@ class RequestTemplate:
     @own_step
     def service_actions(self) -> None:
         """Do nothing; the serving loop calls this after every turn, and at least every `poll_interval` seconds."""
-
-    def _begin_request(self, request: Request, client_address: Address) -> None:
-        """Admit a request and run it to its outcome, or hand it to the dispatcher, which will settle it."""
-        engine_of(self).ledger.admit(request, client_address)
-        self._run_request(request, client_address)
-
-    def _run_request(self, request: Request, client_address: Address) -> None:
-        """Do the same as `_begin_request` for a request whose entry is already open."""
-        ledger = engine_of(self).ledger
-        entry = ledger.find(request) or ledger.admit(request, client_address)
-        try:
-            if self.verify_request(request, client_address):
-                self.process_request(request, client_address)
-            else:
-                ledger.refuse(request, "verify_request said no")
-                self._end_request(request)
-        except BaseException as error:  # noqa: BLE001 - every error of a request is judged here
-            entry.elsewhere = False  # no dispatcher took it
-            ledger.fail(request, error)
-            try:
-                if isinstance(error, Exception):
-                    self.handle_error(request, client_address)
-                elif not self._confines_error(error):
-                    raise
-            finally:
-                self._end_request(request)
-        finally:
-            if not entry.elsewhere:
-                ledger.settle(request)
-
-    def _end_request(self, request: Request) -> None:
-        """Close the request, after discarding unread bytes if the server does so, which protects the rest of the reply."""
-        if self._discards_unread and not isinstance(request, tuple):
-            discard_unread(request)
-        self.shutdown_request(request)
-
-    def _refuse_request(self, request: Request, client_address: Address, reason: str, reply: bytes = b"") -> None:
-        """Refuse the request before a handler sees it, and send `reply` unless it is empty; never waits for the peer."""
-        ledger = engine_of(self).ledger
-        if ledger.find(request) is None:
-            ledger.admit(request, client_address)
-        ledger.refuse(request, reason)
-        try:
-            with contextlib.suppress(OSError):  # the buffer is full, or the peer has gone
-                if reply and isinstance(request, tuple):
-                    request[1].sendto(reply, DONT_WAIT, client_address)
-                elif reply:
-                    request.send(reply, DONT_WAIT)
-            if not isinstance(request, tuple):
-                discard_unread(request)
-            self.shutdown_request(request)
-        finally:
-            ledger.settle(request)
-
-    def _confines_error(self, error: BaseException) -> bool:
-        """Return whether an error that is not an `Exception` ends only its own request; log it if so.
-
-        All do, except Ctrl-C in the main thread with Python's default handler: that one is meant to end the program.
-        """
-        in_main_thread = threading.current_thread() is threading.main_thread()
-        if isinstance(error, KeyboardInterrupt) and in_main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            return False
-        log.error("a handler raised %s; only its request ended", type(error).__name__, error=error)
-        return True
 
 
 ENGINE = "_socketkit_engine"

@@ -44,7 +44,7 @@ class Work:
             server.process_request_thread(request, client_address)
         except BaseException as error:
             ledger.fail(request, error)
-            if not server._confines_error(error):  # noqa: SLF001 - a server and its run form one unit in two files
+            if not self._engine.confines(error):
                 raise
         finally:
             ledger.settle(request)
@@ -65,7 +65,7 @@ class Work:
         """Run one request in the event loop that awaits this."""
         from socketkit._engine import coroutines  # noqa: PLC0415 - for asynchronous handlers only
 
-        return coroutines.serve(self._server, request, client_address, self._wrap)
+        return coroutines.serve(self._engine, request, client_address, self._wrap)
 
     def hand_over(self, dispatch: Callable[[Request, Address], None], request: Request, client_address: Address) -> None:
         """Give the request to a dispatcher that will settle it. If the dispatcher has no thread or process for it, refuse the request."""

@@ -46,7 +46,6 @@ class BackgroundThread(SureThread):
         self._over = threading.Event()
 
     def run(self) -> None:
-        """As `threading.Thread.run`."""
         if hasattr(signal, "pthread_sigmask"):
             signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
