@@ -23,7 +23,6 @@ class Dispatcher(Protocol):
 
     def start(self, work: Work, /) -> Dispatch | Drive:
         """Return the live part for one server. The thread that starts the server calls it before any request is served."""
-        ...
 
 
 class Work(Protocol):
@@ -32,38 +31,30 @@ class Work(Protocol):
     @property
     def handler(self) -> Any:
         """The server's current handler, without a `functools.partial` around it."""
-        ...
 
     def run(self, request: Request, client_address: Address, /) -> None:
         """Run one request to its end: layers, handler, errors, close, ledger. Call it in the thread or process that serves the request.
 
         Raises no `Exception`. Any other `BaseException` is meant for the process.
         """
-        ...
 
     def run_alone(self, request: Request, client_address: Address, /) -> str:
         """As `run`, in a process forked for the request: first close the parent's descriptors. Return the outcome, for its `settle`."""
-        ...
 
     def run_async(self, request: Request, client_address: Address, /) -> Coroutine[Any, Any, None]:
         """As `run`, for a handler whose `is_async` is true: return a coroutine for the event loop of the serving thread."""
-        ...
 
     def release(self, request: Request, /) -> None:
         """Close this process's copy of a request that another process serves."""
-        ...
 
     def forget(self) -> None:
         """In a child that serves no requests itself: close its copies of the listeners and of the loop's descriptors."""
-        ...
 
     def settle(self, request: Request, outcome: str, /) -> None:
         """Record the outcome (see `socketkit._engine.ledger.Ledger`) of a request that another process served; `run` does so itself."""
-        ...
 
     def branch(self) -> Branch:
         """Return a branch for a process that is about to be forked and will serve on its own. Call it before each fork."""
-        ...
 
 
 class Branch(Protocol):
@@ -80,19 +71,15 @@ class Branch(Protocol):
         settled: called with the number of requests ended so far, after each request, in the thread that ran it.
         Raises: whatever starting the dispatcher raises.
         """
-        ...
 
     def begun(self, worker: object, /) -> None:
         """In the parent: tell the observers that the child takes requests; `worker` is passed on to them."""
-        ...
 
     def stats(self) -> Stats:
         """In the parent: return the child's statistics so far. Also valid after the child has died."""
-        ...
 
     def close(self, worker: object = None, reason: str = "", /) -> None:
         """In the parent, after the child has ended: add its counts, its unfinished requests as died. Tell observers `reason`, if given."""
-        ...
 
 
 class Dispatch(Protocol):
@@ -104,15 +91,12 @@ class Dispatch(Protocol):
         Also called during a drain, for connections that were in the kernel's queue.
         Raises: OSError, RuntimeError when it cannot start a thread or a process; the caller refuses the request.
         """
-        ...
 
     def wait(self, timeout: float | None, /) -> bool:
         """Wait up to `timeout` seconds for all dispatched requests to end; return whether they have. None: no limit."""
-        ...
 
     def close(self) -> None:
         """Release the threads and descriptors that no running request needs. May be called twice."""
-        ...
 
 
 class Drive(Protocol):
@@ -130,15 +114,12 @@ class Drive(Protocol):
         on their own (`Work.branch`) opens one that is not `listening`, which only tells it when to stop.
         Raises: whatever ended serving early.
         """
-        ...
 
     def wait(self, timeout: float | None, /) -> bool:
         """As `Dispatch.wait`, after `drive` has returned and in the same thread."""
-        ...
 
     def close(self) -> None:
         """As `Dispatch.close`."""
-        ...
 
 
 class OpenIntake(Protocol):
@@ -146,7 +127,6 @@ class OpenIntake(Protocol):
 
     def __call__(self, *, listening: bool = True) -> Intake:
         """Return a new intake. With `listening` false it returns no units."""
-        ...
 
 
 class Watcher(Protocol):
@@ -154,19 +134,15 @@ class Watcher(Protocol):
 
     def watch(self, fileno: int, readable: Callable[[], None], /) -> None:
         """Call `readable` whenever the descriptor is readable."""
-        ...
 
     def unwatch(self, fileno: int, /) -> None:
         """Stop watching the descriptor. Call this before closing it."""
-        ...
 
     def hold(self) -> None:
         """Take no more requests for now: stop polling the listeners, so that clients wait in the kernel's queue."""
-        ...
 
     def release(self) -> None:
         """Take requests again after `hold`."""
-        ...
 
 
 class Intake(Watcher, Protocol):
@@ -181,38 +157,30 @@ class Intake(Watcher, Protocol):
 
     def __enter__(self) -> Self:
         """Return the intake."""
-        ...
 
     def __exit__(self, *error: object) -> None:
         """Close the intake."""
-        ...
 
     def take(self, timeout: float | None = None, /) -> Unit | None:
         """Return the next unit; None when stopped, or when none came within `timeout` seconds. `timeout` None: no limit."""
-        ...
 
     def fileno(self) -> int:
         """Return the descriptor of the selector itself (epoll or kqueue)."""
-        ...
 
     def due(self) -> float | None:
         """Return the seconds until `take` has timed work to do, which no descriptor announces; None: there is none."""
-        ...
 
     def woken_by_signals(self) -> AbstractContextManager[None]:
         """Return a context manager in which a signal makes the descriptor readable. It works only in the main thread.
 
         Python runs signal handlers between two instructions, so without it a wait that began just before the signal would not end.
         """
-        ...
 
     def stop(self) -> None:
         """Stop the intake before `drive` raises an error. In every other case the server stops it."""
-        ...
 
     def on_stop(self, callback: Callable[[], None], /) -> None:
         """Call `callback` when the intake stops, for threads that are not in `take`.
 
         It runs wherever `stop` is called, which may be a signal handler, so it may do no more than `socketkit.seams.Wakeup.wake` does.
         """
-        ...

@@ -32,7 +32,6 @@ class Lifecycle(Protocol):
 
         Returns: the report of the drain; None if there was no drain.
         """
-        ...
 
 
 class Serving(Protocol):
@@ -40,7 +39,6 @@ class Serving(Protocol):
 
     def run(self) -> None:
         """Take requests until stopped, then return. Raises: whatever ended serving early."""
-        ...
 
     def drain(self, seconds: float | None, /, *, queue: bool = True) -> DrainReport:
         """End the run and return a report of how its requests ended.
@@ -49,7 +47,6 @@ class Serving(Protocol):
         (None: no limit), forces the rest, and releases everything.
         queue: also serve connections in the kernel's queue. False if another process goes on serving the same listeners.
         """
-        ...
 
     def stop(self, drain: float | None = None, /) -> None:
         """Ask `run` to end, or shorten the drain to `drain` seconds from now.
@@ -57,18 +54,15 @@ class Serving(Protocol):
         Safe in a signal handler, from any thread and at any time: it stores a number and writes one byte. With 0 all requests are
         forced at once. Otherwise `run` goes on for the lifecycle's `lame_duck` seconds first, and reports not ready meanwhile.
         """
-        ...
 
     def on_ready(self, callback: Callable[[], None], every: float | None = None, /) -> None:
         """Call `callback` when the server first takes requests, and then every `every` seconds while it does; None: only once.
 
         The thread that takes requests calls it, so it is not called while no thread can. Call `on_ready` before `run`.
         """
-        ...
 
     def hand_over(self) -> None:
         """As `stop`, when another process already takes requests from the same listeners: leave the kernel's queue to that process.
 
         There is no lame duck. Call `drain` afterwards, as usual. Safe wherever `stop` is.
         """
-        ...

@@ -34,7 +34,6 @@ class Adapts(Protocol):
 
     def adapt(self, request: Request, /) -> Request:
         """Return the request for the server to use instead, and own the one passed in. Called right after accept."""
-        ...
 
 
 class Narrows(Protocol):
@@ -42,7 +41,6 @@ class Narrows(Protocol):
 
     def narrow(self, limits: Limits, /) -> Limits:
         """Return the limits to enforce, given the server's. Called before each intake is opened."""
-        ...
 
 
 class Cuts(Protocol):
@@ -50,7 +48,6 @@ class Cuts(Protocol):
 
     def cut(self, request: Request, /) -> None:
         """End a request that has timed out, without waiting for it. Called in the serving thread."""
-        ...
 
 
 class Forces(Protocol):
@@ -58,7 +55,6 @@ class Forces(Protocol):
 
     def force(self) -> None:
         """End the requests that still run, without waiting for them. Called once, when a drain's deadline has passed."""
-        ...
 
 
 class Shares(Protocol):
@@ -69,7 +65,6 @@ class Shares(Protocol):
 
         Called in the serving thread, before the queue is emptied for the last time and the listeners are closed.
         """
-        ...
 
 
 class Inline(Protocol):
@@ -83,7 +78,6 @@ class Watches(Protocol):
 
     def attach(self, loop: Watcher | None, /) -> None:
         """Store the loop. Called in the serving thread before the first request, and with None once the loop has ended."""
-        ...
 
 
 # --- of recipes ------------------------------------------------------------------------------------------------------
@@ -128,7 +122,6 @@ class Checks(Protocol):
 
     def check(self, handler: Any, /) -> None:
         """Check the handler when a server is composed. Raises: IncompatibleError, with a remedy."""
-        ...
 
 
 class Located(Protocol):
@@ -137,7 +130,6 @@ class Located(Protocol):
     @classmethod
     def locate(cls, text: str, /) -> dict[str, Any]:
         """Return the fields for the text between ``://`` and ``?``. Raises: ValueError with a one-sentence message."""
-        ...
 
 
 class ReplacesSocket(Protocol):

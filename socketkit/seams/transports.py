@@ -18,19 +18,16 @@ class Transport(Protocol):
     @property
     def kind(self) -> Kind:
         """The kind of its requests. A class attribute is enough."""
-        ...
 
     @property
     def url(self) -> str:
         """The URL to listen on, as a user would type it."""
-        ...
 
     def open(self) -> Listener:
         """Create, bind and activate the socket; called in the thread that starts the server.
 
         Raises: ListenError, after closing anything it has opened.
         """
-        ...
 
 
 class Listener(Protocol):
@@ -46,11 +43,9 @@ class Listener(Protocol):
     @property
     def address(self) -> Address:
         """The address it listens on, in the form of `getsockname`."""
-        ...
 
     def fileno(self) -> int:
         """Return the descriptor that is readable while a request waits; -1 once closed."""
-        ...
 
     def accept(self) -> tuple[Request, Address]:
         """Return the next request and its sender's address. The caller owns the request.
@@ -59,11 +54,9 @@ class Listener(Protocol):
         has `max_packet_size`, a longer datagram counts as truncated and is refused.
         Raises: BlockingIOError when no request waits; the server looks up any other OSError in `socketkit._engine.accepting`.
         """
-        ...
 
     def close(self) -> None:
         """Release the socket and its path. May be called twice."""
-        ...
 
 
 class Layer(Protocol):
@@ -78,4 +71,3 @@ class Layer(Protocol):
 
         Raises: OSError or ValueError to end the connection; the caller closes the request that it passed in.
         """
-        ...
