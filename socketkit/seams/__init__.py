@@ -9,7 +9,7 @@ Times are float seconds, deadlines are on `time.monotonic()`, and None means no 
 """
 
 from socketkit._system.wakeup import Wakeup
-from socketkit.seams.dispatchers import Branch, Dispatch, Dispatcher, Drive, Intake, OpenIntake, Watcher, Work
+from socketkit.seams.dispatchers import Branch, Dispatch, Dispatcher, Drive, Intake, OpenIntake, Replica, Watcher, Work
 from socketkit.seams.events import EVENTS
 from socketkit.seams.lifecycles import Lifecycle, Serving, State
 from socketkit.seams.parking import Parking
@@ -69,6 +69,7 @@ __all__ = [
     "Parking",
     "Parks",
     "ReplacesSocket",
+    "Replica",
     "Request",
     "Requires",
     "RunsAsync",

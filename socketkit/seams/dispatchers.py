@@ -53,11 +53,11 @@ class Work(Protocol):
     def settle(self, request: Request, outcome: str, /) -> None:
         """Record the outcome (see `socketkit._engine.ledger.Ledger`) of a request that another process served; `run` does so itself."""
 
-    def branch(self) -> Branch:
-        """Return a branch for a process that is about to be forked and will serve on its own. Call it before each fork."""
+    def branch(self) -> Replica:
+        """Return a replica for a process that is about to be forked and will serve on its own. Call it before each fork."""
 
 
-class Branch(Protocol):
+class Replica(Protocol):
     """One more serving process: created before the fork, and used in both parent and child."""
 
     def enter(
@@ -80,6 +80,10 @@ class Branch(Protocol):
 
     def close(self, worker: object = None, reason: str = "", /) -> None:
         """In the parent, after the child has ended: add its counts, its unfinished requests as died. Tell observers `reason`, if given."""
+
+
+Branch = Replica
+"""The old name of `Replica`."""
 
 
 class Dispatch(Protocol):
