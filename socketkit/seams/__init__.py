@@ -40,58 +40,10 @@ from socketkit.seams.transports import Layer, Listener, Transport
 from socketkit.seams.types import Address, Clock, Kind, Request, Seconds, Unit
 from socketkit.seams.validators import at_least, permission_bits, seconds, seconds_or_none, socket_path, some_seconds_or_none
 
-__all__ = [
-    "EVENTS",
-    "Adapts",
-    "Address",
-    "Branch",
-    "Checks",
-    "Clock",
-    "Cuts",
-    "Dispatch",
-    "Dispatcher",
-    "DrainReport",
-    "Drive",
-    "Forces",
-    "ForksWorkers",
-    "Inline",
-    "Intake",
-    "IsAsync",
-    "Kind",
-    "Kinds",
-    "Layer",
-    "Lifecycle",
-    "Listener",
-    "Located",
-    "Narrows",
-    "Nests",
-    "OpenIntake",
-    "Parking",
-    "Parks",
-    "ReplacesSocket",
-    "Replica",
-    "Request",
-    "Requires",
-    "RunsAsync",
-    "RunsInPlace",
-    "Seconds",
-    "Serving",
-    "Shares",
-    "SpeaksFirst",
-    "State",
-    "Stats",
-    "Stuck",
-    "TakesKinds",
-    "Transport",
-    "Unit",
-    "Wakeup",
-    "Watcher",
-    "Watches",
-    "Work",
-    "at_least",
-    "permission_bits",
-    "seconds",
-    "seconds_or_none",
-    "socket_path",
-    "some_seconds_or_none",
-]
+__all__ = ["EVENTS", "DrainReport", "Lifecycle", "Parking", "Serving", "State", "Stats", "Stuck", "Wakeup"]
+__all__ += ["Branch", "Dispatch", "Dispatcher", "Drive", "Intake", "OpenIntake", "Replica", "Watcher", "Work"]
+__all__ += ["Adapts", "Cuts", "Forces", "Inline", "Narrows", "Parks", "RunsInPlace", "Shares", "Watches"]
+__all__ += ["Checks", "ForksWorkers", "Kinds", "Located", "Nests", "ReplacesSocket", "Requires", "RunsAsync"]
+__all__ += ["IsAsync", "SpeaksFirst", "TakesKinds"]
+__all__ += ["Address", "Clock", "Kind", "Layer", "Listener", "Request", "Seconds", "Transport", "Unit"]
+__all__ += ["at_least", "permission_bits", "seconds", "seconds_or_none", "socket_path", "some_seconds_or_none"]
