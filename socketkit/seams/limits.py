@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import attrs
 
 from socketkit._system.credentials import ARE_KNOWN, user_id
 from socketkit.seams import Seconds
-from socketkit.seams.validators import Validator, at_least, seconds_or_none, some_seconds_or_none
+from socketkit.seams.validators import Validator, at_least, is_number, seconds_or_none, some_seconds_or_none
 
 _some_or_none: Validator = attrs.validators.optional(at_least(1))
 
@@ -18,38 +18,36 @@ def _frozen(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def _check_each(check: Callable[[Any], object], field: Any, value: Any, allowed: str) -> None:
+    if not isinstance(value, tuple):
+        raise ValueError(f"{field.name} must be a list of {allowed}, not {value!r}")  # noqa: TRY004 - as every validator here
+    for each in value:
+        try:
+            check(each)
+        except ValueError as error:
+            raise ValueError(f"{field.name} must be a list of {allowed}: {error}") from None
+
+
 def _networks(_recipe: Any, field: Any, value: Any) -> None:
     from ipaddress import ip_network  # noqa: PLC0415 - needed only with networks
 
-    if not isinstance(value, tuple):
-        raise ValueError(f"{field.name} must be a list of networks, such as 10.0.0.0/8, not {value!r}")  # noqa: TRY004 - as every validator here
-    for each in value:
-        try:
-            ip_network(each)
-        except ValueError as error:
-            raise ValueError(f"{field.name} must be a list of networks, such as 10.0.0.0/8: {error}") from None
+    _check_each(ip_network, field, value, "networks, such as 10.0.0.0/8")
 
 
 def _users(_recipe: Any, field: Any, value: Any) -> None:
-    if not isinstance(value, tuple):
-        raise ValueError(f"{field.name} must be a list of users, by name or number, not {value!r}")  # noqa: TRY004 - as every validator here
     if value and not ARE_KNOWN:
-        raise ValueError(f"{field.name} needs a system that tells who is at the other end of a Unix socket (SO_PEERCRED); leave it empty")
-    for each in value:
-        try:
-            user_id(each)
-        except ValueError as error:
-            raise ValueError(f"{field.name} must be a list of users, by name or number: {error}") from None
+        raise ValueError(f"{field.name} needs a system that reports the user of a Unix peer (SO_PEERCRED); leave it empty")
+    _check_each(user_id, field, value, "users, by name or number")
 
 
 def _share(_recipe: Any, field: Any, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+    if not is_number(value) or not 0 <= value < 1:
         raise ValueError(f"{field.name} must be a share of max_connections, from 0 to less than 1, not {value!r}")
 
 
 def _rate(_recipe: Any, field: Any, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise ValueError(f"{field.name} must be a number of requests a second, more than 0, or nothing for no limit, not {value!r}")
+    if not is_number(value) or value <= 0:
+        raise ValueError(f"{field.name} must be a number of requests a second, more than 0, or none for no limit, not {value!r}")
 
 
 @attrs.frozen(kw_only=True)

@@ -20,32 +20,34 @@ def at_least(least: int, most: int | None = None) -> Validator:
     return check
 
 
-def seconds_or_none(_recipe: Any, field: Any, value: Any) -> None:
-    """Accept a finite number of seconds, 0 or more, or None for no limit."""
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-        raise ValueError(f"{field.name} must be seconds from 0 on, or nothing for no limit, not {value!r}")
+def is_number(value: object) -> bool:
+    """Return whether this is a finite number; a boolean is none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -math.inf < value < math.inf
 
 
-def seconds(_recipe: Any, field: Any, value: Any) -> None:
+def seconds(_recipe: Any, field: Any, value: Any, or_none: str = "") -> None:
     """Accept a finite number of seconds, 0 or more."""
-    if value is None:
-        raise ValueError(f"{field.name} must be seconds from 0 on, not None")
-    seconds_or_none(_recipe, field, value)
+    if not is_number(value) or value < 0:
+        raise ValueError(f"{field.name} must be 0 or more seconds{or_none}, not {value!r}")
+
+
+def seconds_or_none(recipe: Any, field: Any, value: Any) -> None:
+    """Accept a finite number of seconds, 0 or more, or None for no limit."""
+    if value is not None:
+        seconds(recipe, field, value, ", or none for no limit")
 
 
 def some_seconds_or_none(recipe: Any, field: Any, value: Any) -> None:
     """Accept a finite number of seconds, more than 0, or None for no limit."""
     seconds_or_none(recipe, field, value)
     if value == 0:
-        raise ValueError(f"{field.name} must be more than 0 seconds, or nothing for no limit")
+        raise ValueError(f"{field.name} must be more than 0 seconds, or none for no limit")
 
 
 def permission_bits(_recipe: Any, field: Any, value: Any) -> None:
     """Accept permission bits for a path, or None for those that the umask leaves."""
     if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 0o777):  # noqa: PLR2004
-        raise ValueError(f"{field.name} must be permission bits from 0o000 to 0o777, or nothing for what the umask leaves, not {value!r}")
+        raise ValueError(f"{field.name} must be permission bits from 0o000 to 0o777, or none to apply the umask, not {value!r}")
 
 
 def socket_path(_recipe: Any, field: Any, value: Any) -> None:

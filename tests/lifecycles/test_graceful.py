@@ -32,7 +32,7 @@ def serving(server):
 
 @pytest.mark.parametrize("drain", [-1, math.nan, math.inf, "30", True])
 def test_a_drain_that_is_no_time_is_refused(drain):
-    with pytest.raises(ValueError, match="drain must be seconds from 0 on"):
+    with pytest.raises(ValueError, match="drain must be 0 or more seconds"):
         Graceful(drain=drain)
 
 
@@ -115,7 +115,7 @@ server.serve_forever()
 
 @pytest.mark.parametrize("lame_duck", [-1, math.nan, math.inf, None, "3", True])
 def test_a_lame_duck_that_is_no_time_is_refused(lame_duck):
-    with pytest.raises(ValueError, match="lame_duck must be seconds from 0 on"):
+    with pytest.raises(ValueError, match="lame_duck must be 0 or more seconds"):
         Graceful(lame_duck=lame_duck)
 
 
