@@ -12,7 +12,8 @@ Parsers turn text into small values. They do not know which parts exist or what 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from urllib.parse import quote as percent_encode
 from urllib.parse import unquote
 
@@ -81,14 +82,12 @@ def part(text: str) -> Part:
 
     Raises: ConfigError with one sentence that gives the correct form.
     """
-    try:
-        outermost = None
-        for segment in reversed(text.split("/")):
-            outermost = _segment(segment, outermost)
-    except ValueError as error:
-        raise ConfigError.of(f"{text!r} {error}; {_PART_FORM}") from None
-    assert outermost is not None  # noqa: S101 - split() returns at least one segment
-    return outermost
+    with _form_given(text, _PART_FORM):
+        *outer, innermost = text.split("/")
+        part = _segment(innermost)
+        for segment in reversed(outer):
+            part = _segment(segment, part)
+        return part
 
 
 def url(text: str) -> Url:
@@ -96,35 +95,34 @@ def url(text: str) -> Url:
 
     Raises: ConfigError with one sentence that gives the correct form.
     """
-    try:
+    with _form_given(text, _URL_FORM):
         return _url(text)
-    except ValueError as error:
-        raise ConfigError.of(f"{text!r} {error}; {_URL_FORM}") from None
 
 
 def options(text: str) -> dict[str, str]:
-    """Return the options in ``key=value,key=value``, as text.
-
-    Raises: ConfigError.
-    """
-    try:
+    """Return the options in ``key=value,key=value``, as text. Raises: ConfigError."""
+    with _form_given(text, "write key=value[,key=value]..."):
         return _options(text.split(","))
-    except ValueError as error:
-        raise ConfigError.of(f"{text!r} {error}; write key=value[,key=value]...") from None
 
 
 def seconds(text: str) -> float:
-    """Return the duration ``500ms``, ``30s``, ``5m`` or a plain ``1.5`` in seconds.
-
-    Raises: ConfigError.
-    """
+    """Return the duration ``500ms``, ``30s``, ``5m`` or a plain ``1.5`` in seconds. Raises: ConfigError."""
     match = _SECONDS.fullmatch(text)
     if match is None:
         raise ConfigError.of(f"{text!r} is not a duration; write seconds, or 500ms, 30s, 5m")
     return float(match[1]) * _UNITS[match[2]]
 
 
-def _segment(text: str, inner: Part | None) -> Part:
+@contextmanager
+def _form_given(text: str, form: str) -> Iterator[None]:
+    """Turn a ValueError, which describes a fault of `text`, into a ConfigError that also gives the correct form."""
+    try:
+        yield
+    except ValueError as error:
+        raise ConfigError.of(f"{text!r} {error}; {form}") from None
+
+
+def _segment(text: str, inner: Part | None = None) -> Part:
     head, *options = text.split(",")
     name, colon, value = head.partition(":")
     if colon and not value:
@@ -175,7 +173,7 @@ def _decode(text: str) -> str:
         decoded = unquote(text, errors="strict")
         decoded.encode()  # argv bytes that are not UTF-8 arrive as lone surrogates, which a URL cannot contain
     except UnicodeError:
-        raise ValueError(f"has {text!r}, which is not UTF-8 once its %-codes are read") from None
+        raise ValueError(f"has {text!r}, which is not UTF-8 after percent-decoding") from None
     if "\0" in decoded:  # no address, path or option can contain one, and system calls raise on it
         raise ValueError(f"has a NUL in {text!r}")
     return decoded
