@@ -6,7 +6,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Iterable
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import attrs
 
@@ -121,28 +121,16 @@ class FaultyTransport:
 
     def open(self) -> Listener:
         """Open `inner`. Raises: ListenError."""
-        return _FaultyListener(self.inner.open(), self.faults)
+        return cast("Listener", _FaultyListener(self.inner.open(), self.faults))  # by `__getattr__`
 
 
+@attrs.define(eq=False)
 class _FaultyListener:
-    def __init__(self, inner: Listener, faults: Faults) -> None:
-        self._inner = inner
-        self._faults = faults
-        self.socket = inner.socket
-        self.url = inner.url
+    _inner: Listener
+    _faults: Faults
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)  # attributes that only some listeners have, such as `max_packet_size`
-
-    @property
-    def address(self) -> Address:
-        return self._inner.address
-
-    def fileno(self) -> int:
-        return self._inner.fileno()
+        return getattr(self._inner, name)
 
     def accept(self) -> tuple[Request, Address]:
         return self._faults.accept(self._inner)
-
-    def close(self) -> None:
-        self._inner.close()
