@@ -6,18 +6,19 @@ Each kind of fault is a small frozen recipe for one direction. Several can be co
 from __future__ import annotations
 
 import contextlib
+import math
 import selectors
 import socket
 import struct
+import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
 from typing import Any, Literal, Self, TypeAlias
 
 import attrs
 
-from socketkit.seams import Address, Seconds
+from socketkit.seams import Address, Seconds, Wakeup, validators
 
 Side: TypeAlias = Literal["server", "client"]
 
@@ -25,14 +26,6 @@ CHUNK = 65536
 """Bytes that the proxy reads at once, and about the most that it buffers for one direction."""
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger; source: socket(7), SO_LINGER
-
-
-def _at_least(least: float) -> Any:
-    def check(_recipe: object, field: Any, value: Any) -> None:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
-            raise ValueError(f"{field.name} must be a number from {least} on, not {value!r}")
-
-    return check
 
 
 @attrs.frozen
@@ -43,7 +36,7 @@ class _Directed:
 
 @attrs.frozen
 class _Ending(_Directed):
-    at: int = attrs.field(default=0, validator=_at_least(0))
+    at: int = attrs.field(default=0, validator=validators.at_least(0))
     """How many bytes pass in that direction before the fault; those still arrive."""
 
 
@@ -51,15 +44,15 @@ class _Ending(_Directed):
 class Delay(_Directed):
     """Every byte in that direction arrives `seconds` later."""
 
-    seconds: Seconds = attrs.field(validator=_at_least(0))
+    seconds: Seconds = attrs.field(validator=validators.seconds)
 
 
 @attrs.frozen
 class Drip(_Directed):
     """Bytes in that direction arrive `size` at a time, one piece every `interval` seconds."""
 
-    size: int = attrs.field(default=1, validator=_at_least(1))
-    interval: Seconds = attrs.field(default=0.01, validator=_at_least(0))
+    size: int = attrs.field(default=1, validator=validators.at_least(1))
+    interval: Seconds = attrs.field(default=0.01, validator=validators.seconds)
 
 
 @attrs.frozen
@@ -111,9 +104,9 @@ class ChaosProxy:
         self.address: Address = self._listener.getsockname()
         self.accepted = 0
         self._closing = False
-        self._ends: dict[int, tuple[_Pair, socket.socket]] = {}  # by descriptor
-        self._timed: set[_Pair] = set()
-        self._alarm, self._wakeup = socket.socketpair()
+        self._pairs: set[_Pair] = set()
+        self._timed: set[_Pair] = set()  # those with pieces that are due at some moment
+        self._wakeup = Wakeup()
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._selector.register(self._wakeup, selectors.EVENT_READ)
@@ -129,10 +122,9 @@ class ChaosProxy:
     def close(self) -> None:
         """Close the listener and every connection, and wait for the thread to end. May be called repeatedly."""
         self._closing = True
-        with contextlib.suppress(OSError):
-            self._alarm.send(b"\0")
+        self._wakeup.wake()
         self._thread.join()
-        self._alarm.close()
+        self._wakeup.close()
 
     # --- in the thread -----------------------------------------------------------------------------------------------
 
@@ -142,20 +134,18 @@ class ChaosProxy:
                 for key, _ in self._selector.select(self._patience()):
                     if key.fileobj is self._listener:
                         self._accept()
-                    elif key.fileobj is not self._wakeup:
-                        self._go_on(self._ends.get(key.fd, (None,))[0], key.fileobj)
+                    elif key.data in self._pairs:  # neither the wakeup nor a pair that has just ended
+                        self._go_on(key.data, key.fileobj)
                 for pair in list(self._timed):
                     self._go_on(pair)
         finally:
-            for pair in {pair for pair, _ in self._ends.values()}:
+            for pair in list(self._pairs):
                 self._forget(pair)
             self._selector.close()
             self._listener.close()
-            self._wakeup.close()
 
     def _patience(self) -> float | None:
-        moments = [moment for pair in self._timed for flow in pair.flows if (moment := flow.due()) is not None]
-        return max(0.0, min(moments) - time.monotonic()) if moments else None
+        return max(0.0, min(pair.due() for pair in self._timed) - time.monotonic()) if self._timed else None
 
     def _accept(self) -> None:
         try:
@@ -168,13 +158,10 @@ class ChaosProxy:
             end.setblocking(False)
         pair = _Pair(client, server, self._spoilers)
         server.connect_ex(self._target)  # an error surfaces on first use
-        for end in pair.ends:
-            self._ends[end.fileno()] = (pair, end)
+        self._pairs.add(pair)
         self._go_on(pair)
 
-    def _go_on(self, pair: _Pair | None, readable: Any = None) -> None:
-        if pair is None:
-            return  # it has just ended
+    def _go_on(self, pair: _Pair, readable: Any = None) -> None:
         if pair.step(readable):
             self._watch(pair)
         else:
@@ -184,20 +171,19 @@ class ChaosProxy:
         """Register the events that this pair waits for with the selector."""
         for end in pair.ends:
             events = pair.events(end)
-            known = self._selector.get_map().get(end.fileno())
-            if known is None and events:
-                self._selector.register(end, events)
-            elif known is not None and not events:
+            known = self._selector.get_map().get(end)
+            before = known.events if known is not None else 0
+            if before and events != before:
                 self._selector.unregister(end)
-            elif known is not None and known.events != events:
-                self._selector.modify(end, events)
-        (self._timed.add if any(flow.due() is not None for flow in pair.flows) else self._timed.discard)(pair)
+            if events and events != before:
+                self._selector.register(end, events, pair)
+        (self._timed.discard if pair.due() == math.inf else self._timed.add)(pair)
 
     def _forget(self, pair: _Pair) -> None:
+        self._pairs.discard(pair)
         self._timed.discard(pair)
         for end in pair.ends:
-            del self._ends[end.fileno()]
-            if end.fileno() in self._selector.get_map():
+            with contextlib.suppress(KeyError):  # it waits for nothing
                 self._selector.unregister(end)
             end.close()
 
@@ -207,12 +193,17 @@ class _Pair:
 
     def __init__(self, client: socket.socket, server: socket.socket, spoilers: tuple[Spoiler, ...]) -> None:
         self.ends = (client, server)
-        self.flows = (_Flow(server, client, "client", spoilers), _Flow(client, server, "server", spoilers))
+        to_client = [spoiler for spoiler in spoilers if spoiler.to == "client"]
+        to_server = [spoiler for spoiler in spoilers if spoiler.to == "server"]
+        self.flows = (_Flow(server, client, to_client), _Flow(client, server, to_server))
 
     def events(self, end: socket.socket) -> int:
         reads = any(flow.source is end and flow.wants_more() for flow in self.flows)
         writes = any(flow.sink is end and flow.stuck for flow in self.flows)
         return (selectors.EVENT_READ if reads else 0) | (selectors.EVENT_WRITE if writes else 0)
+
+    def due(self) -> float:
+        return min(flow.due() for flow in self.flows)
 
     def step(self, readable: Any) -> bool:
         """Forward what can be forwarded; return whether the connection continues."""
@@ -220,13 +211,13 @@ class _Pair:
             for flow in self.flows:
                 if flow.source is readable and flow.wants_more():
                     flow.read()
-                how = flow.write()
-                if how == "reset":
-                    self._reset()
-                elif how == "cut":
-                    self._read_away()
-                if how in {"cut", "reset"}:
-                    return False
+                match flow.write():
+                    case "cut":
+                        self._read_away()
+                        return False
+                    case "reset":
+                        self._reset()
+                        return False
         except OSError:  # one end failed: reset both
             self._reset()
             return False
@@ -248,7 +239,7 @@ class _Pair:
 class _Flow:
     """One direction: the pieces read and not yet written, each with its due time."""
 
-    def __init__(self, source: socket.socket, sink: socket.socket, to: Side, spoilers: tuple[Spoiler, ...]) -> None:
+    def __init__(self, source: socket.socket, sink: socket.socket, spoilers: list[Spoiler]) -> None:
         self.source, self.sink = source, sink
         self.over = False  # the end was passed on to the sink
         self.stuck = False  # the sink's buffer is full
@@ -257,29 +248,25 @@ class _Flow:
         self._last = 0.0  # when the last piece in the queue is due
         self._done = False  # nothing more goes into the queue
         self._delay, self._size, self._interval = 0.0, CHUNK, 0.0
-        self._left: float = float("inf")
+        self._left = sys.maxsize
         self._end: _End = "end"
         self._hole = False
         for spoiler in spoilers:
-            if spoiler.to == to:
-                self._spoil(spoiler)
+            match spoiler:
+                case Delay(seconds=seconds):
+                    self._delay = seconds
+                case Drip(size=size, interval=interval):
+                    self._size, self._interval = size, interval
+                case Blackhole():
+                    self._hole = True
+                case Cut(at=at):
+                    self._left, self._end = at, "cut"
+                case Reset(at=at):
+                    self._left, self._end = at, "reset"
+                case HalfClose(at=at):
+                    self._left = at
         if self._left == 0:
             self._put(self._end)
-
-    def _spoil(self, spoiler: Spoiler) -> None:
-        match spoiler:
-            case Delay(seconds=seconds):
-                self._delay = seconds
-            case Drip(size=size, interval=interval):
-                self._size, self._interval = size, interval
-            case Blackhole():
-                self._hole = True
-            case Cut(at=at):
-                self._left, self._end = at, "cut"
-            case Reset(at=at):
-                self._left, self._end = at, "reset"
-            case HalfClose(at=at):
-                self._left = at
 
     def wants_more(self) -> bool:
         return not self._done and not self._hole and self._held < CHUNK
@@ -292,10 +279,10 @@ class _Flow:
         if not data:
             self._put("end")
             return
-        data = data[: int(min(self._left, len(data)))]
+        data = data[: self._left]
         self._left -= len(data)
-        for piece in _pieces(data, self._size):
-            self._put(piece)
+        for start in range(0, len(data), self._size):
+            self._put(data[start : start + self._size])
         if self._left == 0:
             self._put(self._end)
 
@@ -308,8 +295,8 @@ class _Flow:
         else:
             self._done = True
 
-    def due(self) -> float | None:
-        return self._queue[0][0] if self._queue and not self.stuck else None
+    def due(self) -> float:
+        return self._queue[0][0] if self._queue and not self.stuck else math.inf
 
     def write(self) -> _End | None:
         """Write the pieces that are due; return how the flow ended, or None if it goes on."""
@@ -333,10 +320,6 @@ class _Flow:
             else:
                 self._queue[0] = (moment, piece[sent:])
         return None
-
-
-def _pieces(data: bytes, size: int) -> Iterator[bytes]:
-    return (data[start : start + size] for start in range(0, len(data), size))
 
 
 def _family(address: Address) -> int:

@@ -178,9 +178,9 @@ def test_an_address_that_is_taken_leaves_nothing():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: Delay(-1), "seconds must be a number from 0 on, not -1"),
-        (lambda: Drip(0), "size must be a number from 1 on, not 0"),
-        (lambda: Cut(at="3"), "at must be a number from 0 on, not '3'"),
+        (lambda: Delay(-1), "seconds must be 0 or more seconds, not -1"),
+        (lambda: Drip(0), "size must be a whole number of at least 1, not 0"),
+        (lambda: Cut(at="3"), "at must be a whole number of at least 0, not '3'"),
         (lambda: Cut(at=True), "at must be"),
         (lambda: Reset(to="both"), "'to' must be in"),
     ],
