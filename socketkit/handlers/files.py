@@ -14,7 +14,7 @@ class SocketWriter(BufferedIOBase):
     """Unbuffered, writable file of a socket: each write returns once all its bytes are sent. Does not own the socket."""
 
     def __init__(self, sock: Any) -> None:
-        self._sock = sock
+        self._sock: socket.socket = sock
 
     def writable(self) -> bool:
         """Return True."""
@@ -28,8 +28,7 @@ class SocketWriter(BufferedIOBase):
 
     def fileno(self) -> int:
         """Return the socket's descriptor."""
-        number: int = self._sock.fileno()
-        return number
+        return self._sock.fileno()
 
 
 class SocketInput(RawIOBase):
@@ -44,7 +43,7 @@ class SocketInput(RawIOBase):
     mode = "rb"
 
     def __init__(self, sock: Any) -> None:
-        self._sock = sock
+        self._sock: socket.socket = sock
         self._timed_out = False
         self.looking = False
         self.may_have_more = True
@@ -63,7 +62,7 @@ class SocketInput(RawIOBase):
         if self._timed_out:
             raise OSError("cannot read from timed out object")
         try:
-            count: int = self._sock.recv_into(buffer)
+            count = self._sock.recv_into(buffer)
         except BlockingIOError:
             return None
         except TimeoutError:
@@ -74,8 +73,7 @@ class SocketInput(RawIOBase):
 
     def fileno(self) -> int:
         """Return the socket's descriptor."""
-        number: int = self._sock.fileno()
-        return number
+        return self._sock.fileno()
 
     @property
     def name(self) -> int:
