@@ -276,7 +276,7 @@ def test_a_reply_may_be_whatever_holds_bytes(kind):
 
 
 def test_a_handler_without_a_reply_says_what_is_missing():
-    with Opened(MessageHandler) as opened, pytest.raises(TypeError, match=r"MessageHandler has to define reply\(message"):
+    with Opened(MessageHandler) as opened, pytest.raises(TypeError, match=r"MessageHandler must define reply\(message"):
         opened.feed(b"x\n")
 
 

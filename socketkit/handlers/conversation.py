@@ -34,4 +34,4 @@ class ConversationHandler(StreamRequestHandler):
 
     def handle_one_request(self) -> None:
         """Read one request from `rfile`, where its first byte is ready, and write the reply to `wfile`. Subclasses define this."""
-        raise TypeError(f"{type(self).__name__} has to define handle_one_request()")
+        raise TypeError(f"{type(self).__name__} must define handle_one_request()")

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from typing import Any, ClassVar, Literal, Protocol, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import attrs
 
@@ -60,7 +61,7 @@ class MessageHandler(ConversationHandler):
 
         In an executor's process, `self` has only the attributes of its class: neither `request` nor `server` is there.
         """
-        raise TypeError(f"{type(self).__name__} has to define reply(message, client_address)")
+        raise TypeError(f"{type(self).__name__} must define reply(message, client_address)")
 
     def setup(self) -> None:
         """Open the files of a connection. A datagram has none."""
@@ -84,7 +85,7 @@ class MessageHandler(ConversationHandler):
         if self._is_datagram or super().another_request():
             return True
         if self.is_within_request:
-            raise ConnectionAbortedError(errno.ECONNABORTED, "the peer left in the middle of a message")
+            raise ConnectionAbortedError(errno.ECONNABORTED, "the peer disconnected in the middle of a message")
         return False
 
     def handle_one_request(self) -> None:
@@ -119,24 +120,9 @@ class MessageHandler(ConversationHandler):
 # --- framings --------------------------------------------------------------------------------------------------------
 
 
-class _Framing(Protocol):
+class _Framing(ABC):
     """Splits a stream of bytes into messages, and keeps the part of an incomplete message that was read."""
 
-    @property
-    def is_within_message(self) -> bool:
-        """Whether it holds an incomplete message."""
-        ...
-
-    def read(self, rfile: Any) -> bytes | None:
-        """Read at most one message from the available bytes; None if it is still incomplete. Raises: MessageTooLargeError."""
-        ...
-
-    def encode(self, message: bytes) -> bytes:
-        """Return the message with its framing."""
-        ...
-
-
-class _Lines:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._partial = bytearray()
@@ -145,6 +131,21 @@ class _Lines:
     def is_within_message(self) -> bool:
         return bool(self._partial)
 
+    @abstractmethod
+    def read(self, rfile: Any) -> bytes | None:
+        """Read at most one message from the available bytes; None if it is still incomplete. Raises: MessageTooLargeError."""
+
+    @abstractmethod
+    def encode(self, message: bytes) -> bytes:
+        """Return the message with its framing."""
+
+    def _take_all(self) -> bytes:
+        whole = bytes(self._partial)
+        self._partial.clear()
+        return whole
+
+
+class _Lines(_Framing):
     def read(self, rfile: Any) -> bytes | None:
         data = rfile.peek(1)
         end = data.find(b"\n")
@@ -153,17 +154,14 @@ class _Lines:
             raise MessageTooLargeError(self._limit)
         self._partial += data[:length]
         rfile.read1(length if end == -1 else end + 1)
-        return None if end == -1 else _take_all(self._partial)
+        return None if end == -1 else self._take_all()
 
     def encode(self, message: bytes) -> bytes:
         return message + b"\n"
 
 
-class _Lengths:
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._partial = bytearray()
-        self._length: int | None = None  # of the message, once its prefix has been read
+class _Lengths(_Framing):
+    _length: int | None = None  # of the message, once its prefix has been read
 
     @property
     def is_within_message(self) -> bool:
@@ -175,7 +173,7 @@ class _Lengths:
         if self._length is None:
             used = self._keep(data, PREFIX)
             if len(self._partial) == PREFIX:
-                self._length = int.from_bytes(_take_all(self._partial), "big")
+                self._length = int.from_bytes(self._take_all(), "big")
         if self._length is not None:
             if self._length > self._limit:
                 raise MessageTooLargeError(self._limit)
@@ -184,7 +182,7 @@ class _Lengths:
         if len(self._partial) != self._length:
             return None
         self._length = None
-        return _take_all(self._partial)
+        return self._take_all()
 
     def encode(self, message: bytes) -> bytes:
         return len(message).to_bytes(PREFIX, "big") + message
@@ -196,13 +194,7 @@ class _Lengths:
         return len(part)
 
 
-def _take_all(partial: bytearray) -> bytes:
-    whole = bytes(partial)
-    partial.clear()
-    return whole
-
-
-_FRAMINGS: dict[str, Callable[[int], _Framing]] = {"line": _Lines, "length": _Lengths}
+_FRAMINGS: dict[str, type[_Framing]] = {"line": _Lines, "length": _Lengths}
 
 
 # --- replies from elsewhere ------------------------------------------------------------------------------------------
