@@ -125,7 +125,7 @@ class Checks(Protocol):
 
 
 class Located(Protocol):
-    """Trait of a transport's recipe: the place in its URL holds more than one value."""
+    """Trait of a transport's recipe: the place in its URL holds more than one value. Without it, the place fills the first field."""
 
     @classmethod
     def locate(cls, text: str, /) -> dict[str, Any]:
@@ -133,7 +133,7 @@ class Located(Protocol):
 
 
 class ReplacesSocket(Protocol):
-    """Trait of a layer's recipe: handlers get another object instead of the socket."""
+    """Trait of a layer's recipe: handlers get another object, such as a TLS socket, instead of the socket."""
 
     replaces_socket: bool
 

@@ -8,12 +8,7 @@ from socketkit.seams.types import Address, Kind, Request
 
 
 class Transport(Protocol):
-    """Recipe: where requests come from.
-
-    `kind` is the kind of its requests. `requires` names the platform features it needs (see `socketkit.composition.capabilities`).
-    A recipe whose URL holds more than one value may have a class method `locate(text) -> dict`, which turns the part of the URL
-    between ``://`` and ``?`` into fields. Without one, that text fills the first field.
-    """
+    """Recipe: where requests come from. It may have the traits `Requires` and `Located`."""
 
     @property
     def kind(self) -> Kind:
@@ -60,10 +55,9 @@ class Listener(Protocol):
 
 
 class Layer(Protocol):
-    """Recipe: a step between accept and handler on stream connections.
+    """Recipe: a step between accept and handler on stream connections. It may have the trait `ReplacesSocket`.
 
-    The thread that is about to run the handler calls it, never the accept path, so it may block within its own deadline. A layer
-    that replaces the socket with another object, such as a TLS socket, declares it with an attribute `replaces_socket = True`.
+    The thread that is about to run the handler calls it, never the accept path, so it may block within its own deadline.
     """
 
     def wrap(self, request: Request, client_address: Address) -> tuple[Request, Address]:
