@@ -96,7 +96,21 @@ def url(text: str) -> Url:
     Raises: ConfigError with one sentence that gives the correct form.
     """
     with _form_given(text, _URL_FORM):
-        return _url(text)
+        match = _URL.fullmatch(text)
+        if match is None:
+            raise ValueError("is not a URL")
+        scheme, place, query = match.groups()
+        name, *layers = map(_name, _SHORT.get(scheme, scheme).split("+"))
+        if len(set(layers)) < len(layers):
+            raise ValueError("has a layer twice")
+        belongs: dict[str, dict[str, str]] = {layer: {} for layer in ("", *layers)}
+        for key, value in _options(query.split("&") if query else ()).items():
+            layer, _, option = key.rpartition(".")
+            if layer not in belongs:
+                raise ValueError(f"has an option {key!r} but no layer {layer!r}{did_you_mean(layer, layers)}")
+            belongs[layer][option] = value
+        own = belongs.pop("")
+        return Url(Part(name, _decode(place), own), tuple(Part(layer, options=options) for layer, options in belongs.items()))
 
 
 def options(text: str) -> dict[str, str]:
@@ -130,24 +144,6 @@ def _segment(text: str, inner: Part | None = None) -> Part:
     if _OPTION.match(value):
         value, options = "", [value, *options]
     return Part(_name(name), _decode(value), _options(options), inner)
-
-
-def _url(text: str) -> Url:
-    match = _URL.fullmatch(text)
-    if match is None:
-        raise ValueError("is not a URL")
-    scheme, place, query = match.groups()
-    name, *layers = map(_name, _SHORT.get(scheme, scheme).split("+"))
-    if len(set(layers)) < len(layers):
-        raise ValueError("has a layer twice")
-    belongs: dict[str, dict[str, str]] = {layer: {} for layer in ("", *layers)}
-    for key, value in _options(query.split("&") if query else ()).items():
-        layer, _, option = key.rpartition(".")
-        if layer not in belongs:
-            raise ValueError(f"has an option {key!r} but no layer {layer!r}{did_you_mean(layer, layers)}")
-        belongs[layer][option] = value
-    own = belongs.pop("")
-    return Url(Part(name, _decode(place), own), tuple(Part(layer, options=options) for layer, options in belongs.items()))
 
 
 def _name(text: str) -> str:
