@@ -5,17 +5,5 @@ from socketkit.testing.clock import FakeClock
 from socketkit.testing.faulty import Delegate, Faults, FaultyTransport
 from socketkit.testing.leaks import Account
 
-__all__ = [
-    "Account",
-    "Blackhole",
-    "ChaosProxy",
-    "Cut",
-    "Delay",
-    "Delegate",
-    "Drip",
-    "FakeClock",
-    "Faults",
-    "FaultyTransport",
-    "HalfClose",
-    "Reset",
-]
+__all__ = ["Account", "Delegate", "FakeClock", "Faults", "FaultyTransport"]
+__all__ += ["Blackhole", "ChaosProxy", "Cut", "Delay", "Drip", "HalfClose", "Reset"]
