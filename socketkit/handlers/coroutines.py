@@ -115,7 +115,7 @@ class AsyncStreamRequestHandler(AsyncRequestHandler):
                 with contextlib.suppress(OSError):  # for example, the client reset the connection before the last bytes were sent
                     await self.writer.wait_closed()
         except TimeoutError:
-            raise TimeoutError(f"the peer did not take the rest of the reply within {self.flush_timeout} s") from None
+            raise TimeoutError(f"the peer did not read the rest of the reply within {self.flush_timeout} s") from None
 
 
 class AsyncDatagramRequestHandler(AsyncRequestHandler):

@@ -28,7 +28,7 @@ class FakeClock:
     def advance(self, seconds: float) -> None:
         """Advance the clock, and make its followers check their deadlines. Raises: ValueError if `seconds` is negative."""
         if seconds < 0:
-            raise ValueError(f"clocks of this kind never go back, and {seconds} is back")
+            raise ValueError(f"seconds must be 0 or more, not {seconds}: the clock never goes back")
         with self._lock:
             self._now += seconds
             followers = list(self._followers)

@@ -486,7 +486,7 @@ def test_a_peer_that_does_not_take_the_rest_has_failed(dispatcher):
     with Recording(ANYWHERE, asynchronous(handle, flush_timeout=0.2), dispatcher=dispatcher).start() as server, connect(server):
         error = server.errors.get(timeout=10)
         assert isinstance(error, TimeoutError)
-        assert "did not take the rest of the reply within 0.2 s" in str(error)
+        assert "did not read the rest of the reply within 0.2 s" in str(error)
     assert server.stats().outcomes == {"failed": 1}
 
 
