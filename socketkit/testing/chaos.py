@@ -246,11 +246,10 @@ class _Flow:
         self._queue: deque[tuple[float, bytes | _End]] = deque()
         self._held = 0
         self._last = 0.0  # when the last piece in the queue is due
-        self._done = False  # nothing more goes into the queue
+        self._done = False  # nothing more is read
         self._delay, self._size, self._interval = 0.0, CHUNK, 0.0
         self._left = sys.maxsize
         self._end: _End = "end"
-        self._hole = False
         for spoiler in spoilers:
             match spoiler:
                 case Delay(seconds=seconds):
@@ -258,7 +257,7 @@ class _Flow:
                 case Drip(size=size, interval=interval):
                     self._size, self._interval = size, interval
                 case Blackhole():
-                    self._hole = True
+                    self._done = True
                 case Cut(at=at):
                     self._left, self._end = at, "cut"
                 case Reset(at=at):
@@ -269,7 +268,7 @@ class _Flow:
             self._put(self._end)
 
     def wants_more(self) -> bool:
-        return not self._done and not self._hole and self._held < CHUNK
+        return not self._done and self._held < CHUNK
 
     def read(self) -> None:
         try:
