@@ -91,10 +91,7 @@ def part(text: str) -> Part:
 
 
 def url(text: str) -> Url:
-    """Return the transport and the layers that `text` describes.
-
-    Raises: ConfigError with one sentence that gives the correct form.
-    """
+    """Return the transport and the layers that `text` describes. Raises: ConfigError with one sentence that gives the correct form."""
     with _form_given(text, _URL_FORM):
         match = _URL.fullmatch(text)
         if match is None:
