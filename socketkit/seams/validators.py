@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -21,8 +21,8 @@ def at_least(least: int, most: int | None = None) -> Validator:
 
 
 def is_number(value: object) -> bool:
-    """Return whether this is a finite number; a boolean is none."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and -math.inf < value < math.inf
+    """Return whether this is a number that fits into a finite float; a boolean does not count."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def seconds(_recipe: Any, field: Any, value: Any, or_none: str = "") -> None:
