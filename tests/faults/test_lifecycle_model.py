@@ -19,8 +19,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
+from helpers import innards
 from helpers.support import python
 from socketkit import TCP, Graceful, Server, StreamRequestHandler
+from socketkit._engine.run import Phase
 from socketkit.errors import AlreadyServingError
 from socketkit.seams import State
 from socketkit.testing import Account, Faults, FaultyTransport
@@ -287,6 +289,13 @@ class Life(RuleBasedStateMachine):
         assert now >= self.last, "an outcome was taken back"
         self.last = now
         assert set(now) <= {"finished", "aborted", "failed", "refused"}
+
+    @invariant()
+    def its_phase_is_one_that_may_be_seen_now(self):
+        if hasattr(self, "server"):
+            may_be = {"idle": {Phase.STOPPED} if self.ever_served else {Phase.NEW}, "serving": {Phase.RUNNING}}
+            may_be["stopping"] = {Phase.ENDING, Phase.DRAINING, Phase.STOPPED}
+            assert innards.phase(self.server) in may_be[self.phase]
 
     @invariant()
     def no_step_takes_long(self):

@@ -54,3 +54,10 @@ def live(server: Any) -> Any:
 def listeners(server: Any) -> list[Any]:
     """Return the open listeners."""
     return engine_of(server).listeners
+
+
+def phase(server: Any) -> Any:
+    """Return the phase of the server."""
+    engine = engine_of(server)
+    current = engine.run  # read once: the run may end at any moment
+    return (engine if current is None else current).phase
