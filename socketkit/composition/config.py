@@ -10,22 +10,24 @@ All functions raise ConfigError with a `Fault` for each problem. If a single par
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial, reduce
 from importlib import import_module
 from pathlib import Path
 from reprlib import repr as brief
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import attrs
 
 from socketkit.composition import capabilities
 from socketkit.composition.catalog import Catalog, Offer, PartKind
-from socketkit.composition.options import FaultCollector, Text, build, leading, names
+from socketkit.composition.options import FaultCollector, Text, build, call, leading, names
 from socketkit.errors import ConfigError, HandlerError, did_you_mean
 from socketkit.seams import Dispatcher, Lifecycle, Transport, grammar
 from socketkit.seams.limits import Limits
 from socketkit.transports.layered import Layered
+
+R = TypeVar("R")
 
 MAX_FILE_SIZE = 1024 * 1024
 """Size limit of a configuration file, in bytes; a larger file is refused."""
@@ -52,22 +54,19 @@ def transport(spec: object) -> Transport:
         url = grammar.url(spec)
         spec, layers = url.transport, url.layers
     elif isinstance(spec, Mapping):
-        layers = spec.get("layers", ())
-        spec = {key: value for key, value in spec.items() if key != "layers"}
-    made: Transport = _layered(spec, layers) if layers else _part("transport", spec)
-    return made
+        spec = dict(spec)
+        layers = spec.pop("layers", ())
+    return cast("Transport", _layered(spec, layers) if layers else _part("transport", spec))
 
 
 def dispatcher(spec: object) -> Dispatcher:
     """Return the dispatcher for a recipe, text such as ``prefork:4/pool:16``, or a mapping."""
-    made: Dispatcher = _part("dispatcher", spec)
-    return made
+    return cast("Dispatcher", _part("dispatcher", spec))
 
 
 def lifecycle(spec: object) -> Lifecycle:
     """Return the lifecycle for a recipe, text such as ``graceful:10``, or a mapping."""
-    made: Lifecycle = _part("lifecycle", spec)
-    return made
+    return cast("Lifecycle", _part("lifecycle", spec))
 
 
 def limits(spec: object) -> Limits:
@@ -139,7 +138,7 @@ def _values(offer: Offer, part: grammar.Part) -> dict[str, object]:
     if part.inner:
         options["inner"] = part.inner
     if offer.kind == "transport" and hasattr(offer.recipe, "locate"):
-        place = _located(offer.recipe, part.value)
+        place = call(offer.recipe.locate, part.value)
     elif not part.value:
         place = {}
     elif name := leading(offer.recipe):
@@ -149,13 +148,6 @@ def _values(offer: Offer, part: grammar.Part) -> dict[str, object]:
     for name in place.keys() & options.keys():
         raise ConfigError.of(f"{name} is given twice, by {part.value!r} and as an option")
     return {**place, **options}
-
-
-def _located(recipe: Any, text: str) -> dict[str, object]:
-    try:
-        return dict(recipe.locate(text))
-    except ValueError as error:
-        raise ConfigError.of(str(error)) from None
 
 
 def _recipe(offer: Offer, values: dict[str, object]) -> Any:
@@ -175,17 +167,23 @@ def _recipe(offer: Offer, values: dict[str, object]) -> Any:
 def _layered(spec: object, layers: object) -> Any:
     if not isinstance(layers, list | tuple):
         raise ConfigError.of(f"must be a list, not {brief(layers)}", "layers")
-    faults, around = FaultCollector(), []
+    faults = FaultCollector()
     with faults.under(""):
         transport = _part("transport", spec)
-    for index, layer in enumerate(layers):
-        with faults.under(f"layers[{index}]"):
-            around.append(_part("layer", layer))
+    with faults.under("layers"):
+        around = _each(partial(_part, "layer"), layers)
     faults.check()
-    try:
-        return Layered(transport, *around)
-    except ValueError as error:
-        raise ConfigError.of(str(error)) from None
+    return call(Layered, transport, *around)
+
+
+def _each(resolve: Callable[[Any], R], specs: Iterable[object]) -> list[R]:
+    """Return what each specification of a list resolves to; the faults of each are under its index."""
+    faults, made = FaultCollector(), []
+    for index, spec in enumerate(specs):
+        with faults.under(f"[{index}]"):
+            made.append(resolve(spec))
+    faults.check()
+    return made
 
 
 # --- servers ---------------------------------------------------------------------------------------------------------
@@ -210,14 +208,9 @@ def composition(spec: object, key: str = "") -> Composition:
 def _listen(spec: object) -> tuple[Transport, ...]:
     if not isinstance(spec, list | tuple):
         return (transport(spec),)
-    faults, transports = FaultCollector(), []
-    for index, each in enumerate(spec):
-        with faults.under(f"[{index}]"):
-            transports.append(transport(each))
-    faults.check()
-    if not transports:
+    if not spec:
         raise ConfigError.of("is empty; name one place to listen on at least")
-    return tuple(transports)
+    return tuple(_each(transport, spec))
 
 
 _RESOLVERS: Mapping[str, Callable[[Any], object]] = {
@@ -238,24 +231,22 @@ def read(path: str | os.PathLike[str], *only: str) -> dict[str, Composition]:
             if name not in servers:
                 raise ConfigError.of(f"is not in {os.fspath(path)}{did_you_mean(name, tuple(servers))}; there: {', '.join(servers)}")
             compositions[name] = composition(servers[name])
-    with faults.under("servers"):
-        _refuse_shared_places(compositions)
+    _refuse_shared_places(compositions, faults)
     faults.check()
     return compositions
 
 
-def _refuse_shared_places(servers: Mapping[str, Composition]) -> None:
-    faults, taken = FaultCollector(), dict[str, str]()
+def _refuse_shared_places(servers: Mapping[str, Composition], faults: FaultCollector) -> None:
+    taken: dict[str, str] = {}
     for name, server in servers.items():
         for each in server.listen:
             place = each.transport if isinstance(each, Layered) else each
             if getattr(place, "port", None) == 0 or getattr(place, "reuse_port", False):
                 continue
-            with faults.under(f"{name}.listen"):
+            with faults.under(f"servers.{name}.listen"):
                 if place.url in taken:
                     raise ConfigError.of(f"{place.url} is taken by server {taken[place.url]!r}; choose another place, or port 0 for any")
                 taken[place.url] = name
-    faults.check()
 
 
 def _servers(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -99,8 +99,13 @@ def build(recipe: type[R], title: str, values: Mapping[str, object], resolvers: 
             with faults.under(name):
                 raise ConfigError.of(f"is missing, and {title} needs it")
     faults.check()
+    return call(recipe, **given)
+
+
+def call(recipe: Callable[..., R], *values: Any, **options: Any) -> R:
+    """Call a recipe's class, or one of its class methods. Raises: ConfigError with its sentence, if it refuses the values."""
     try:
-        return recipe(**given)
+        return recipe(*values, **options)
     except SocketkitError:
         raise
     except (TypeError, ValueError) as error:
