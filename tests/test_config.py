@@ -215,7 +215,7 @@ def test_an_unknown_part_alone_is_an_unknown_part():
         config.dispatcher("sad:4")
 
 
-OPTIONS = [(offer, name) for kind in KINDS for offer in Catalog.load().offers(kind) for name in options.names(offer.recipe)]
+OPTIONS = [(offer, name) for kind in KINDS for offer in Catalog.load().offers(kind) for name in options.fields(offer.recipe)]
 
 
 @pytest.mark.parametrize(("offer", "name"), OPTIONS, ids=lambda value: getattr(value, "name", value))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import attrs
 import pytest
 
-from socketkit.composition.options import FaultCollector, Text, build, leading, names, structure, types_of
+from socketkit.composition.options import FaultCollector, Text, build, fields, leading, structure, types_of
 from socketkit.errors import ConfigError, Fault, IncompatibleError
 from socketkit.seams import Seconds
 
@@ -139,7 +139,7 @@ def test_all_faults_are_told_at_once_each_under_its_option():
         Fault("ratio", "must be a number, not 'x'"),
         Fault("verbos", "is no option of a recipe, did you mean 'verbose'?"),
         Fault("limits.connections", "must be a whole number, not '5'"),
-        Fault("7", f"is no option of a recipe, which has {', '.join(names(Recipe))}"),
+        Fault("7", f"is no option of a recipe, which has {', '.join(fields(Recipe))}"),
         Fault("workers", "is missing, and a recipe needs it"),
     )
 
@@ -196,7 +196,7 @@ def test_a_value_kept_out_of_the_repr_is_kept_out_of_messages(value):
 
 
 def test_private_derived_and_converted_fields():
-    assert names(Checked) == ("least", "most", "password", "hidden", "shout")
+    assert tuple(fields(Checked)) == ("least", "most", "password", "hidden", "shout")
     made = build(Checked, "a part", {"hidden": 6, "shout": Text("hey")})
     assert (made._hidden, made.shout) == (6, "HEY")
 

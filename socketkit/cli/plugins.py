@@ -13,6 +13,7 @@ import attrs
 import click
 
 from socketkit.composition.catalog import KINDS, Catalog, Offer, Plugin
+from socketkit.composition.options import fields
 from socketkit.errors import ClashError, ConfigError, did_you_mean
 
 
@@ -79,10 +80,9 @@ def _part(offer: Offer) -> Iterator[str]:
     yield f"{offer.kind} {offer.name}: {offer.recipe.__name__}, from {_source(offer)}"
     yield from _indented(inspect.getdoc(offer.recipe) or "", 4)
     comments = _comments(offer.recipe)
-    for field in attrs.fields(offer.recipe):
-        if field.init:
-            yield f"    {field.alias or field.name}: {_type(field.type)}{_default(field)}"
-            yield from _indented(comments.get(field.name, ""), 8)
+    for name, field in fields(offer.recipe).items():
+        yield f"    {name}: {_type(field.type)}{_default(field)}"
+        yield from _indented(comments.get(field.name, ""), 8)
 
 
 def _type(kind: Any) -> str:

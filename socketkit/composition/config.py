@@ -21,7 +21,7 @@ import attrs
 
 from socketkit.composition import capabilities
 from socketkit.composition.catalog import Catalog, Offer, PartKind
-from socketkit.composition.options import FaultCollector, Text, build, call, leading, names
+from socketkit.composition.options import FaultCollector, Text, build, call, fields, leading
 from socketkit.errors import ConfigError, HandlerError, did_you_mean
 from socketkit.seams import Dispatcher, Lifecycle, Transport, grammar
 from socketkit.seams.limits import Limits
@@ -154,7 +154,7 @@ def _recipe(offer: Offer, values: dict[str, object]) -> Any:
     title = f"{offer.kind} {offer.name!r}"
     inner = transport if offer.kind == "transport" else partial(_part, offer.kind)
     faults = FaultCollector()
-    if "inner" in values and "inner" not in names(offer.recipe):
+    if "inner" in values and "inner" not in fields(offer.recipe):
         del values["inner"]
         with faults.under(""):
             raise ConfigError.of(f"{title} takes no inner {offer.kind}")

@@ -57,14 +57,14 @@ class FaultCollector:
             raise ConfigError(tuple(self._found))
 
 
-def names(recipe: type[Any]) -> tuple[str, ...]:
-    """Return the names of a recipe's options."""
-    return tuple(_fields(recipe))
+def fields(recipe: type[Any]) -> dict[str, attrs.Attribute[Any]]:
+    """Return the field of each option of a recipe, by the option's name."""
+    return {field.alias or field.name: field for field in attrs.fields(recipe) if field.init}
 
 
 def leading(recipe: type[Any]) -> str | None:
     """Return the option that a part's VALUE sets: the first positional one. None if the part takes no VALUE."""
-    return next((name for name, field in _fields(recipe).items() if not field.kw_only and name != "inner"), None)
+    return next((name for name, field in fields(recipe).items() if not field.kw_only and name != "inner"), None)
 
 
 def types_of(recipe: type[Any]) -> dict[str, Any]:
@@ -84,17 +84,17 @@ def build(recipe: type[R], title: str, values: Mapping[str, object], resolvers: 
     type.
     Raises: ConfigError with every fault; its key is the option's name, or "" if the recipe refuses the values as a whole.
     """
-    fields, kinds, resolvers = _fields(recipe), types_of(recipe), resolvers or {}
+    known, kinds, resolvers = fields(recipe), types_of(recipe), resolvers or {}
     values = {str(name): value for name, value in values.items()}
     faults, given = FaultCollector(), {}
     for name, value in values.items():
         with faults.under(name):
-            if name not in fields:
-                near = did_you_mean(name, tuple(fields)) or f", which has {', '.join(fields) or 'none'}"
+            if name not in known:
+                near = did_you_mean(name, tuple(known)) or f", which has {', '.join(known) or 'none'}"
                 raise ConfigError.of(f"is no option of {title}{near}")
-            resolve = resolvers.get(name) or partial(structure, kind=kinds.get(fields[name].name, Any))
-            given[name] = _checked(name, fields[name], value, resolve)
-    for name, field in fields.items():
+            resolve = resolvers.get(name) or partial(structure, kind=kinds.get(known[name].name, Any))
+            given[name] = _checked(name, known[name], value, resolve)
+    for name, field in known.items():
         if name not in values and field.default is attrs.NOTHING:
             with faults.under(name):
                 raise ConfigError.of(f"is missing, and {title} needs it")
@@ -128,10 +128,6 @@ def structure(value: object, kind: Any) -> Any:
     except Exception as error:
         raise _ExpectedError(getattr(kind, "__name__", str(kind))) from error
     return str(made) if isinstance(made, Text) else made
-
-
-def _fields(recipe: type[Any]) -> dict[str, attrs.Attribute[Any]]:
-    return {field.alias or field.name: field for field in attrs.fields(recipe) if field.init}
 
 
 def _checked(name: str, field: attrs.Attribute[Any], value: object, resolve: Callable[[Any], object]) -> object:
@@ -218,9 +214,7 @@ def _text(value: object, _: Any) -> str:
 
 
 def _bytes(value: object, _: Any) -> bytes:
-    if isinstance(value, bytes):
-        return value
-    return _text(value, str).encode()
+    return value if isinstance(value, bytes) else _text(value, str).encode()
 
 
 def _nothing(value: object, _: Any) -> None:
