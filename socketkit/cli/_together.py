@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -107,12 +108,8 @@ class Together:
         self._wakeup.wake()
 
     def _reload(self) -> None:
-        notify.reloading()
-        try:
+        with reloading():
             self._replace(self._read())
-        except Exception as error:  # noqa: BLE001 - serving goes on, whatever is wrong with the configuration
-            tell_failure(error)
-        else:
             notify.ready()
 
     def _replace(self, compositions: Mapping[str, Composition]) -> None:
@@ -202,11 +199,16 @@ class _Round:
         self._callback()
 
 
-def tell_failure(error: BaseException) -> None:
-    """Report why a reload failed, to the log and the service manager."""
-    problem = "; ".join(str(error).splitlines())
-    log.error("reload failed, and all goes on as before: %s", problem)
-    notify.send("READY=1", f"STATUS=reload failed: {problem}")
+@contextmanager
+def reloading() -> Iterator[None]:
+    """Report to the service manager that a reload is under way. An error in the block is reported and logged, not raised."""
+    notify.reloading()
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - serving goes on, whatever is wrong with the configuration
+        problem = "; ".join(str(error).splitlines())
+        log.error("reload failed, and all goes on as before: %s", problem)  # noqa: TRY400 - a stack says nothing of a file
+        notify.send("READY=1", f"STATUS=reload failed: {problem}")
 
 
 def _start(servers: Iterable[Server]) -> None:

@@ -7,7 +7,7 @@ import signal
 import sys
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,7 +15,7 @@ from socketkit._system import logs, notify
 from socketkit._system.threads import aside
 from socketkit._system.wakeup import Wakeup
 from socketkit.cli._servers import Watch, compose, import_from_here
-from socketkit.cli._together import Together, tell_failure
+from socketkit.cli._together import Together, reloading
 from socketkit.composition import config
 from socketkit.errors import ConfigError
 from socketkit.lifecycles.graceful import Graceful
@@ -55,10 +55,11 @@ def serve(  # noqa: PLR0913, PLR0917 - each is one option of the command
     Exit codes: 0 stopped, 1 failed, 2 bad usage or configuration.
     """
     import_from_here()
-    given = {"listen": listen, "dispatcher": dispatcher, "lifecycle": lifecycle, "limits": limits}
+    options = {"listen": listen, "dispatcher": dispatcher, "lifecycle": lifecycle, "limits": limits}
+    given = {option: value for option, value in options.items() if value not in {None, ()}}
     read = None  # reads the configuration again on reload
     if what.endswith(".toml"):
-        for option in (option for option, value in given.items() if value is not None and value != ()):
+        for option in given:
             raise click.UsageError(f"--{option} is for a HANDLER; {what} says itself how its servers are made.")
         read = partial(_read, what, *names)
         compositions = read()
@@ -67,9 +68,7 @@ def serve(  # noqa: PLR0913, PLR0917 - each is one option of the command
             raise click.UsageError(f"{names[0]!r} is one argument too many: a HANDLER has no NAMEs. Give places with --listen URL.")
         if not listen:
             raise click.UsageError("A HANDLER needs a place to listen on, as in --listen tcp://127.0.0.1:9999.")
-        compositions = {
-            "": config.composition({"handler": what, **{option: value for option, value in given.items() if value is not None}})
-        }
+        compositions = {"": config.composition({"handler": what, **given})}
     watch = Watch()
     servers = compose(compositions, watch)
     with ExitStack() as opened:
@@ -126,20 +125,16 @@ def _reload(read: Callable[[], Mapping[str, Composition]] | None, compositions: 
     if read is None:
         log.warning("SIGHUP ignored: a HANDLER on the command line leaves nothing to reload; SIGUSR2 restarts")
         return
-    notify.reloading()
-    try:
+    with reloading():
         found = read()
         compose(found)
-        if found != compositions and not callable(signal.getsignal(signal.SIGUSR2)):
-            raise ConfigError.of("it has changed, and its server can only be restarted, which its lifecycle does not do")  # noqa: TRY301
-    except Exception as error:  # noqa: BLE001 - serving goes on, whatever is wrong with the configuration
-        tell_failure(error)
-        return
-    if found == compositions:
-        log.warning("reloaded, and nothing has changed")
-        notify.ready()
-    else:
-        os.kill(os.getpid(), signal.SIGUSR2)
+        if found == compositions:
+            log.warning("reloaded, and nothing has changed")
+            notify.ready()
+        elif callable(signal.getsignal(signal.SIGUSR2)):
+            os.kill(os.getpid(), signal.SIGUSR2)
+        else:
+            raise ConfigError.of("it has changed, and its server can only be restarted, which its lifecycle does not do")
 
 
 def _leave(servers: Sequence[Server]) -> None:
@@ -148,11 +143,6 @@ def _leave(servers: Sequence[Server]) -> None:
     stuck = [each for report in reports for each in report.stuck]
     if stuck:
         click.echo(f"Error: left behind what did not end in time: {', '.join(map(str, stuck))}", err=True)
-        _exit_without_waiting()
+        logs.leave(1)  # a normal exit of the interpreter would wait for the threads of these handlers
     if any(server.state is State.FAILED for server in servers):
         sys.exit(1)
-
-
-def _exit_without_waiting() -> NoReturn:
-    """End the process while handler threads still run; a normal interpreter exit would wait for them."""
-    logs.leave(1)
