@@ -13,7 +13,6 @@ import click
 
 from socketkit._dropin.install import environment
 from socketkit.composition import capabilities, config
-from socketkit.lifecycles.classic import Classic
 from socketkit.transports.tcp import TCP
 
 
@@ -50,7 +49,7 @@ def run(dispatcher: str | None, lifecycle: str | None, program: Sequence[str]) -
     capabilities.check(
         [TCP("127.0.0.1", 0)],  # a stand-in for whatever the program listens on
         config.dispatcher(dispatcher) if dispatcher is not None else None,
-        config.lifecycle(lifecycle) if lifecycle is not None else Classic(),
+        config.lifecycle(lifecycle) if lifecycle is not None else None,
     )
     if sys.flags.no_site or not sys.executable:
         raise click.UsageError("run needs an interpreter that loads site, by which it reaches the program; start this one without -S.")
