@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
+import attrs
+
 from socketkit._system import activation, notify
 from socketkit.cli._servers import Watch, compose, run_of
 from socketkit.logs import Log
@@ -17,12 +19,12 @@ from socketkit.seams.stats import DrainReport
 if TYPE_CHECKING:
     from socketkit._system.wakeup import Wakeup
     from socketkit.composition.config import Composition
-    from socketkit.seams import Listener
     from socketkit.server import Server
 
 log = Log("socketkit.cli.serve")
 
 
+@attrs.define(eq=False)
 class Together:
     """The servers of a configuration, presented to a lifecycle as one: see `socketkit.seams.Serving`.
 
@@ -34,25 +36,20 @@ class Together:
     read: reads the configuration for `reload`; called in the main thread.
     """
 
-    def __init__(
-        self,
-        compositions: Mapping[str, Composition],
-        servers: Mapping[str, Server],
-        read: Callable[[], Mapping[str, Composition]],
-        watch: Watch,
-        wakeup: Wakeup,
-    ) -> None:
-        self._compositions = compositions
-        self._servers = dict(servers)
-        self._read = read
-        self._watch = watch
-        self._wakeup = wakeup
-        self._over = False
-        self._reloads = False
-        self._rounds: list[_Round] = []
-        self.ever = list(servers.values())
-        """All current servers, and those that a reload replaced and that have not yet ended cleanly."""
-        watch.on_start, watch.on_end = self._started, self._ended
+    _compositions: Mapping[str, Composition]
+    _servers: dict[str, Server]
+    _read: Callable[[], Mapping[str, Composition]]
+    _watch: Watch
+    _wakeup: Wakeup
+    _over: bool = attrs.field(default=False, init=False)
+    _reloads: bool = attrs.field(default=False, init=False)
+    _rounds: list[_Round] = attrs.field(factory=list, init=False)
+    ever: list[Server] = attrs.field(init=False)
+    """All current servers, and those that a reload replaced and that have not yet ended cleanly."""
+
+    def __attrs_post_init__(self) -> None:
+        self.ever = list(self._servers.values())
+        self._watch.on_start, self._watch.on_end = self._started, self._ended
 
     # called by a lifecycle
 
@@ -120,7 +117,7 @@ class Together:
         changed = {key: parts for key, parts in compositions.items() if self._compositions.get(key) != parts}
         leaving = [server for key, server in self._servers.items() if key in changed or key not in compositions]
         coming = compose(changed, self._watch)
-        with activation.offering(listener.socket for server in leaving for listener in _listeners(server)):
+        with activation.offering(listener.socket for server in leaving for listener in server._engine.listeners):  # noqa: SLF001 - only here
             _start(coming.values())
         self._compositions = compositions
         self._servers.update(coming)
@@ -168,16 +165,19 @@ class Together:
         self._wakeup.wake()
 
 
+@attrs.define(eq=False)
 class _Round:
     """Calls `callback` once at the start, then each time every server has reported since the last call."""
 
-    def __init__(self, callback: Callable[[], None], every: float | None, servers: Collection[Server]) -> None:
-        self.every = every
-        self._callback = callback
-        self._begun = False
-        self._servers = servers
-        self._silent = set(servers)
-        self._changing = threading.Lock()
+    _callback: Callable[[], None]
+    every: float | None
+    _servers: Collection[Server]
+    _begun: bool = attrs.field(default=False, init=False)
+    _silent: set[Server] = attrs.field(factory=set, init=False)
+    _changing: threading.Lock = attrs.field(factory=threading.Lock, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.renew()
 
     def begin(self) -> None:
         """Call `callback` for the first time."""
@@ -228,7 +228,3 @@ def _hand_over(server: Server) -> None:
     run = run_of(server)
     if run is not None:  # None if it has just ended by itself
         run.hand_over()
-
-
-def _listeners(server: Server) -> Iterable[Listener]:
-    return server._engine.listeners  # noqa: SLF001 - used only here
