@@ -36,37 +36,13 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 
-__all__ = [  # noqa: RUF022 - classes, then functions and modules, then the classic names
-    "Adaptive",
-    "AsyncDatagramRequestHandler",
-    "AsyncStreamRequestHandler",
-    "Asyncio",
-    "Classic",
-    "ConversationHandler",
-    "DrainReport",
-    "Executor",
-    "Forks",
-    "Graceful",
-    "InheritedFD",
-    "Layered",
-    "Limits",
-    "MessageHandler",
-    "PeerCredentials",
-    "Pool",
-    "Prefork",
-    "Server",
-    "Stats",
-    "Sync",
-    "Systemd",
-    "TCP",
-    "Threads",
-    "UDP",
-    "UnixDatagram",
-    "UnixStream",
-    "compose",
-    "peer_credentials",
-    "socketserver",
-]
+__all__ = ["Server", "compose"]
+__all__ += ["TCP", "UDP", "InheritedFD", "Layered", "Systemd", "UnixDatagram", "UnixStream"]
+__all__ += ["Adaptive", "Asyncio", "Executor", "Forks", "Pool", "Prefork", "Sync", "Threads"]
+__all__ += ["Classic", "Graceful"]
+__all__ += ["AsyncDatagramRequestHandler", "AsyncStreamRequestHandler", "ConversationHandler", "MessageHandler"]
+__all__ += ["DrainReport", "Limits", "PeerCredentials", "Stats", "peer_credentials"]
+__all__ += ["socketserver"]
 __all__ += socketserver.__all__
 
 _PLACES = {
