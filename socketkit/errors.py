@@ -130,7 +130,7 @@ class AlreadyServingError(SocketkitError, RuntimeError):
     """The server is already serving, in another thread or further up this thread's stack."""
 
     def __init__(self) -> None:
-        super().__init__("this server is already serving; stop() it first, or compose a second one")
+        super().__init__("this server is already serving; call stop() first, or compose a second server")
 
 
 @attrs.define
@@ -145,12 +145,12 @@ class LineTooLongError(SocketkitError, ValueError):
 
 @attrs.define
 class StalledError(SocketkitError, TimeoutError):
-    """A client read nothing of what it is sent for `seconds` seconds: the server's limit `write_stall`."""
+    """A client read nothing for `seconds` seconds although data was waiting for it: the server's limit `write_stall`."""
 
     seconds: float
 
     def __str__(self) -> str:
-        return f"the peer has taken nothing of what it is sent for {self.seconds:g} s"
+        return f"the client has read nothing for {self.seconds:g} s although data is waiting for it"
 
 
 @attrs.define
@@ -161,7 +161,7 @@ class BootError(SocketkitError, RuntimeError):
     cause: str
 
     def __str__(self) -> str:
-        return f"{self.attempts} workers in a row ended before they were ready, the last by {self.cause}; the log says what they met"
+        return f"{self.attempts} workers in a row ended before they were ready, the last by {self.cause}; the log has their errors"
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:

@@ -27,9 +27,12 @@ GOOD = """
 """
 
 BROKEN = {
-    "raises-at-import": ("import nowhere_to_be_found", "it does not import (ModuleNotFoundError: No module named 'nowhere_to_be_found')"),
-    "leaves-at-import": ("raise SystemExit('needs a newer system')", "it does not import (SystemExit: needs a newer system)"),
-    "syntax": ("def", "it does not import (SyntaxError: invalid syntax"),
+    "raises-at-import": (
+        "import nowhere_to_be_found",
+        "it cannot be imported (ModuleNotFoundError: No module named 'nowhere_to_be_found')",
+    ),
+    "leaves-at-import": ("raise SystemExit('needs a newer system')", "it cannot be imported (SystemExit: needs a newer system)"),
+    "syntax": ("def", "it cannot be imported (SyntaxError: invalid syntax"),
     "no-hook": ("def socketkit_dispatchers(): return {}", "it has no hooks; mark its functions"),
     "misspelt-hook": (
         "from socketkit.hookspecs import hookimpl\n@hookimpl\ndef socketkit_dispatcher(): return {}",
@@ -45,11 +48,11 @@ BROKEN = {
     ),
     "forgotten-return": (
         "from socketkit.hookspecs import hookimpl\n@hookimpl\ndef socketkit_layers(): {}",
-        "socketkit_layers() returned None, which is no mapping",
+        "socketkit_layers() returned None, which is not a mapping",
     ),
     "wrong-return": (
         "from socketkit.hookspecs import hookimpl\n@hookimpl\ndef socketkit_transports(): return ['tcp']",
-        "socketkit_transports() returned ['tcp'], which is no mapping",
+        "socketkit_transports() returned ['tcp'], which is not a mapping",
     ),
     "wrong-name": (
         "from socketkit.hookspecs import hookimpl\n@hookimpl\ndef socketkit_lifecycles(): return {'a:b': object}",
@@ -72,7 +75,7 @@ BROKEN = {
             @hookimpl
             def socketkit_lifecycles(): return {"calm": Calm}
         """,
-        "the options of 'calm' have types that are not there at run time (NameError: name 'Path' is not defined)",
+        "the options of 'calm' have types that cannot be resolved at run time (NameError: name 'Path' is not defined)",
     ),
 }
 
@@ -155,7 +158,7 @@ def test_a_broken_plugin_leaves_the_others_alone(install):
 
 def test_asking_for_the_name_of_a_broken_plugin_raises_its_error(install):
     install("socketkit-sad", "sad", "import nowhere_to_be_found")
-    with pytest.raises(PluginError, match="plugin 'sad' of socketkit-sad cannot be used: it does not import") as caught:
+    with pytest.raises(PluginError, match="plugin 'sad' of socketkit-sad cannot be used: it cannot be imported") as caught:
         Catalog.load().find("dispatcher", "sad")
     assert isinstance(caught.value.__cause__, ModuleNotFoundError)
 
@@ -170,7 +173,7 @@ def test_an_unknown_name_is_told_with_the_nearest_and_all_known(install):
 def test_an_unknown_name_may_be_a_broken_plugins(install):
     install("socketkit-sad", "sad", "import nowhere_to_be_found")
     with pytest.raises(
-        UnknownPartError, match=r"perhaps because plugin 'sad' of socketkit-sad cannot be used: it does not import"
+        UnknownPartError, match=r"perhaps because plugin 'sad' of socketkit-sad cannot be used: it cannot be imported"
     ) as caught:
         Catalog.load().find("dispatcher", "melancholy")
     copy = pickle.loads(pickle.dumps(caught.value))
@@ -269,7 +272,7 @@ def test_a_plugin_without_usable_observers_does_no_harm(install, result, caplog)
     with caplog.at_level(logging.ERROR, "socketkit.catalog"):
         assert Catalog.load().observers("server") == ["eyes"]
     assert [record.getMessage() for record in caplog.records] == (
-        [] if result == "None" else ["plugin 'blind' of socketkit-blind gave no observers"]
+        [] if result == "None" else ["plugin 'blind' of socketkit-blind failed to supply observers"]
     )
 
 

@@ -61,7 +61,7 @@ def catalog(monkeypatch):
     """More parts than are built in, and a plugin that is broken."""
     offers = [("dispatcher", "outer", Outer), ("layer", "seal", Seal), ("transport", "handed", Handed)]
     more = Plugin("more", "more-parts", "1", tuple(Offer(*offer, "more", "more-parts", "1") for offer in offers))
-    sad = Plugin("sad", "sad-parts", "1", error=PluginError("sad", "sad-parts", "it does not import"))
+    sad = Plugin("sad", "sad-parts", "1", error=PluginError("sad", "sad-parts", "it cannot be imported"))
     catalog = Catalog((*Catalog.load().plugins, more, sad))
     monkeypatch.setattr(Catalog, "load", lambda: catalog)
 
@@ -152,7 +152,7 @@ def test_what_is_no_part_is_refused(resolve, spec):
 
 
 def test_a_class_in_the_place_of_an_object_is_told_apart():
-    assert faults(config.dispatcher, Threads) == {"": "Threads is a class; a dispatcher is an object, as in Threads(...)"}
+    assert faults(config.dispatcher, Threads) == {"": "Threads is a class; give an instance, as in Threads(...)"}
 
 
 @pytest.mark.parametrize(
@@ -160,8 +160,8 @@ def test_a_class_in_the_place_of_an_object_is_told_apart():
     [
         (config.dispatcher, "sync/thread", {"": "dispatcher 'sync' takes no inner dispatcher"}),
         (config.lifecycle, {"use": "graceful", "inner": "classic"}, {"": "lifecycle 'graceful' takes no inner lifecycle"}),
-        (config.dispatcher, "sync:4", {"": "dispatcher 'sync' takes no value, so '4' means nothing"}),
-        (config.dispatcher, "thread:4", {"": "dispatcher 'thread' takes no value, so '4' means nothing"}),
+        (config.dispatcher, "sync:4", {"": "dispatcher 'sync' takes no value; remove '4'"}),
+        (config.dispatcher, "thread:4", {"": "dispatcher 'thread' takes no value; remove '4'"}),
         (config.dispatcher, "fork:4,max_children=5", {"": "max_children is given twice, by '4' and as an option"}),
         (config.transport, "tcp://h:1?port=2", {"": "port is given twice, by 'h:1' and as an option"}),
         (
@@ -170,18 +170,18 @@ def test_a_class_in_the_place_of_an_object_is_told_apart():
             {"workers": "must be a whole number, not 'x'", "inner.max_children": "must be a whole number, not 'y'"},
         ),
         (config.dispatcher, "outer/forc", {"inner": None}),
-        (config.dispatcher, {}, {"": 'needs the name of a dispatcher as `use`, as in { use = "name", option = value }'}),
-        (config.dispatcher, {"use": 5}, {"": 'needs the name of a dispatcher as `use`, as in { use = "name", option = value }'}),
+        (config.dispatcher, {}, {"": 'needs the key `use` with the name of a dispatcher, as in { use = "name", option = value }'}),
+        (config.dispatcher, {"use": 5}, {"": 'needs the key `use` with the name of a dispatcher, as in { use = "name", option = value }'}),
         (config.dispatcher, {"use": "fork", "max_children": "4"}, {"max_children": "must be a whole number, not '4'"}),
         (config.transport, {"use": "tcp", "host": "h", "port": True}, {"port": "must be a whole number, not True"}),
         (
             config.transport,
             {"use": "tcp"},
-            {"host": "is missing, and transport 'tcp' needs it", "port": "is missing, and transport 'tcp' needs it"},
+            {"host": "is missing; transport 'tcp' requires it", "port": "is missing; transport 'tcp' requires it"},
         ),
         (config.transport, "handed://-1", {"descriptor": "must be >= 0: -1"}),
-        (config.transport, "handed://", {"descriptor": "is missing, and transport 'handed' needs it"}),
-        (config.transport, "tcp+seal://h:x", {"": None, "layers[0].cert": "is missing, and layer 'seal' needs it"}),
+        (config.transport, "handed://", {"descriptor": "is missing; transport 'handed' requires it"}),
+        (config.transport, "tcp+seal://h:x", {"": None, "layers[0].cert": "is missing; layer 'seal' requires it"}),
         (
             config.transport,
             "tcp+sael://h:1",
@@ -270,7 +270,7 @@ def test_a_callable_is_its_own_handler():
 @pytest.mark.parametrize(
     ("spec", "reason"),
     [
-        ("os", "handler 'os' does not name a module and something in it"),
+        ("os", "handler 'os' does not name a module and an object in it"),
         ("os:", "handler 'os:' does not name"),
         ("nowhere_at_all:X", "cannot be imported (ModuleNotFoundError: No module named 'nowhere_at_all')"),
         (".relative:X", "cannot be imported (TypeError: "),
@@ -333,8 +333,8 @@ def test_every_fault_of_a_composition_is_told_at_once_by_its_key():
         "servers.echo.lifecycle",
         "servers.echo.handler",
     ]
-    assert found["servers.echo.listen[0].backlg"] == "is no option of transport 'tcp', did you mean 'backlog'?"
-    assert found["servers.echo.handlr"] == "is no option of a server, did you mean 'handler'?"
+    assert found["servers.echo.listen[0].backlg"] == "is not an option of transport 'tcp', did you mean 'backlog'?"
+    assert found["servers.echo.handlr"] == "is not an option of a server, did you mean 'handler'?"
     assert found["servers.echo.lifecycle"].startswith("no lifecycle named 'gracefull', did you mean 'graceful'?")
 
 
@@ -344,7 +344,7 @@ def test_a_composition_is_a_table(spec):
 
 
 def test_a_server_listens_somewhere():
-    assert faults(config.composition, {"listen": [], "handler": print}) == {"listen": "is empty; name one place to listen on at least"}
+    assert faults(config.composition, {"listen": [], "handler": print}) == {"listen": "is empty; give at least one address to listen on"}
 
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.binary(max_size=3)
@@ -421,7 +421,7 @@ def test_two_servers_cannot_have_one_place(toml):
         servers.b = { listen = ["tcp://h:2", "tcp+seal://h:1?seal.cert=x"], handler = "os:getcwd" }
     """)
     assert faults(config.read, path) == {
-        "servers.b.listen": "tcp://h:1 is taken by server 'a'; choose another place, or port 0 for any",
+        "servers.b.listen": "tcp://h:1 is already used by server 'a'; choose another address, or port 0",
     }
 
 
@@ -443,7 +443,7 @@ def test_a_byte_order_mark_is_no_fault(toml):
         (b"", "has no [servers.NAME] table"),
         (b"servers = 5", "has no [servers.NAME] table"),
         (b"[servers]", "has no [servers.NAME] table"),
-        (b"[server.a]", "has 'server' at its top, did you mean 'servers'?"),
+        (b"[server.a]", "has 'server' at the top level, did you mean 'servers'?"),
         (b"[servers.a]\nx = 1\nx = 2\n", "is not TOML: Cannot overwrite a value (at line 3, column 6)"),
         (b"[servers.a]\n[servers.a]", "is not TOML: Cannot declare ('servers', 'a') twice (at line 2, column 11)"),
         (b"[servers.a]\nx = ", "is not TOML: Invalid value (at "),

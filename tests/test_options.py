@@ -121,7 +121,7 @@ def test_a_value_becomes_what_its_field_says(option, value):
         ({"colour": "blue"}, "colour: 'blue' is not a valid Colour"),
         ({"limits": 5}, "limits: must be a table of options, or none, not 5"),
         ({"limits": {"connections": "5"}}, "limits.connections: must be a whole number, not '5'"),
-        ({"limits": {"conections": 5}}, "limits.conections: is no option of Limits, did you mean 'connections'?"),
+        ({"limits": {"conections": 5}}, "limits.conections: is not an option of Limits, did you mean 'connections'?"),
         ({"hook": 5}, "hook: can only be given in Python, with a recipe object"),
     ],
 )
@@ -137,10 +137,10 @@ def test_all_faults_are_told_at_once_each_under_its_option():
         build(Recipe, "a recipe", {"ratio": "x", "verbos": True, "limits": {"connections": "5"}, 7: 8})
     assert caught.value.faults == (
         Fault("ratio", "must be a number, not 'x'"),
-        Fault("verbos", "is no option of a recipe, did you mean 'verbose'?"),
+        Fault("verbos", "is not an option of a recipe, did you mean 'verbose'?"),
         Fault("limits.connections", "must be a whole number, not '5'"),
-        Fault("7", f"is no option of a recipe, which has {', '.join(fields(Recipe))}"),
-        Fault("workers", "is missing, and a recipe needs it"),
+        Fault("7", f"is not an option of a recipe, which has {', '.join(fields(Recipe))}"),
+        Fault("workers", "is missing; a recipe requires it"),
     )
 
 
@@ -192,7 +192,7 @@ def test_what_a_recipe_raises_of_ours_stays_as_it_is():
 def test_a_value_kept_out_of_the_repr_is_kept_out_of_messages(value):
     with pytest.raises(ConfigError) as caught:
         build(Checked, "a part", {"password": value})
-    assert str(caught.value) == "password: is not acceptable; its value is not shown, it may be a secret"
+    assert str(caught.value) == "password: is not valid; its value is not shown because it may be a secret"
 
 
 def test_private_derived_and_converted_fields():

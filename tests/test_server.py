@@ -135,7 +135,7 @@ def test_a_dispatcher_that_runs_no_datagrams_is_refused_under_udp():
         def start(self, work):
             raise AssertionError
 
-    with pytest.raises(IncompatibleError, match=r"udp://127\.0\.0\.1:0 brings datagrams"):
+    with pytest.raises(IncompatibleError, match=r"udp://127\.0\.0\.1:0 carries datagrams"):
         Server(UDP("127.0.0.1", 0), echo, dispatcher=StreamsOnly())
 
 

@@ -130,7 +130,7 @@ class Together:
             _hand_over(server)
             threading.Thread(target=self._see_off, args=(server,), daemon=True).start()
         if not changed and not leaving:
-            log.warning("reloaded, and nothing has changed")
+            log.warning("reload found no changes")
 
     def _see_off(self, server: Server) -> None:
         """Wait until a replaced server has ended, and close it."""
@@ -207,7 +207,7 @@ def reloading() -> Iterator[None]:
         yield
     except Exception as error:  # noqa: BLE001 - serving goes on, whatever is wrong with the configuration
         problem = "; ".join(str(error).splitlines())
-        log.error("reload failed, and all goes on as before: %s", problem)  # noqa: TRY400 - a stack says nothing of a file
+        log.error("reload failed; nothing changes: %s", problem)  # noqa: TRY400 - the message is enough
         notify.send("READY=1", f"STATUS=reload failed: {problem}")
 
 

@@ -108,12 +108,12 @@ def _try(offer: Offer, transport: Any, handler: Any, client: Callable[[Any, floa
         try:
             replies += client(server.addresses[0], deadline)
         except TimeoutError:
-            raise _Wrong(f"no answer in time, only {_shown(b' '.join(replies))}") from None
+            raise _Wrong(f"the answer did not arrive in time; received only {_shown(b' '.join(replies))}") from None
         took = time.perf_counter() - began
         where = server.urls[0]
         report = server.stop()
     if report is not None and (report.forced or report.stuck):
-        raise _Wrong(f"{where} did not end by itself: {report}")
+        raise _Wrong(f"{where} did not stop by itself: {report}")
     if replies != [word.upper() for word in WORDS]:
         raise _Wrong(f"{where} answered {_shown(b' '.join(replies))}")
     return f"{where} answered {_shown(b' '.join(replies))} in {took * 1000:.1f} ms"

@@ -52,7 +52,7 @@ def run(dispatcher: str | None, lifecycle: str | None, program: Sequence[str]) -
         config.lifecycle(lifecycle) if lifecycle is not None else None,
     )
     if sys.flags.no_site or not sys.executable:
-        raise click.UsageError("run needs an interpreter that loads site, by which it reaches the program; start this one without -S.")
+        raise click.UsageError("run needs the site module to reach the program; start Python without -S.")
     command = [sys.executable, *_interpreter_options(), *program]
     _become(command, environment(len(program), dispatcher, lifecycle))
 

@@ -60,14 +60,14 @@ def serve(  # noqa: PLR0913, PLR0917 - each is one option of the command
     read = None  # reads the configuration again on reload
     if what.endswith(".toml"):
         for option in given:
-            raise click.UsageError(f"--{option} is for a HANDLER; {what} says itself how its servers are made.")
+            raise click.UsageError(f"--{option} applies only to a HANDLER; set it in {what} instead.")
         read = partial(_read, what, *names)
         compositions = read()
     else:
         if names:
-            raise click.UsageError(f"{names[0]!r} is one argument too many: a HANDLER has no NAMEs. Give places with --listen URL.")
+            raise click.UsageError(f"Unexpected argument {names[0]!r}: a HANDLER takes no NAME. Give addresses with --listen URL.")
         if not listen:
-            raise click.UsageError("A HANDLER needs a place to listen on, as in --listen tcp://127.0.0.1:9999.")
+            raise click.UsageError("A HANDLER needs an address to listen on, as in --listen tcp://127.0.0.1:9999.")
         compositions = {"": config.composition({"handler": what, **given})}
     watch = Watch()
     servers = compose(compositions, watch)
@@ -123,18 +123,18 @@ def _on_hangup(reload: Callable[[], object]) -> Iterator[None]:
 def _reload(read: Callable[[], Mapping[str, Composition]] | None, compositions: Mapping[str, Composition]) -> None:
     """Reload the file of a single server. If it is valid and changed, restart: the new generation also forks from its main thread."""
     if read is None:
-        log.warning("SIGHUP ignored: a HANDLER on the command line leaves nothing to reload; SIGUSR2 restarts")
+        log.warning("SIGHUP ignored: a HANDLER on the command line has no file to reload; send SIGUSR2 to restart")
         return
     with reloading():
         found = read()
         compose(found)
         if found == compositions:
-            log.warning("reloaded, and nothing has changed")
+            log.warning("reload found no changes")
             notify.ready()
         elif callable(signal.getsignal(signal.SIGUSR2)):
             os.kill(os.getpid(), signal.SIGUSR2)
         else:
-            raise ConfigError.of("it has changed, and its server can only be restarted, which its lifecycle does not do")
+            raise ConfigError.of("the change needs a restart, which the lifecycle does not offer; stop the server and start it again")
 
 
 def _leave(servers: Sequence[Server]) -> None:
@@ -142,7 +142,7 @@ def _leave(servers: Sequence[Server]) -> None:
     reports = [report for report in (server.stop() for server in servers) if report is not None]
     stuck = [each for report in reports for each in report.stuck]
     if stuck:
-        click.echo(f"Error: left behind what did not end in time: {', '.join(map(str, stuck))}", err=True)
+        click.echo(f"Error: abandoned requests that did not end in time: {', '.join(map(str, stuck))}", err=True)
         logs.leave(1)  # a normal exit of the interpreter would wait for the threads of these handlers
     if any(server.state is State.FAILED for server in servers):
         sys.exit(1)

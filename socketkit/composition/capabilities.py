@@ -48,18 +48,18 @@ def check(transports: Sequence[Any], dispatcher: Any, lifecycle: Any, handler: A
         _check_kind(type(dispatcher).__name__, getattr(dispatcher, "kinds", BOTH), transport, "dispatcher")
         _check_kind(getattr(handler, "__name__", repr(handler)), _request_kinds(handler), transport, "handler")
     if getattr(handler, "is_async", False) and not getattr(dispatcher, "runs_async", False):
-        raise IncompatibleError(handler.__name__, f"is to be awaited, which {type(dispatcher).__name__} does not do", "use asyncio")
+        raise IncompatibleError(handler.__name__, f"is asynchronous, and {type(dispatcher).__name__} cannot await it", "use asyncio")
     for layer in (layer for transport in transports for layer in getattr(transport, "layers", ())):
         if getattr(handler, "is_async", False) and getattr(layer, "replaces_socket", False):
-            reason = f"puts another object in the place of the socket, and {handler.__name__} can only await a socket"
-            raise IncompatibleError(type(layer).__name__, reason, "choose a handler that blocks")
+            reason = f"replaces the socket with another object, and {handler.__name__} can await only a socket"
+            raise IncompatibleError(type(layer).__name__, reason, "choose a blocking handler")
     if hasattr(dispatcher, "check"):
         dispatcher.check(handler)
 
 
 def _check_kind(name: str, kinds: Collection[str], transport: Any, role: str) -> None:
     if transport.kind not in kinds:
-        reason = f"takes {' and '.join(sorted(kinds))} requests, and {transport.url} brings {transport.kind}s"
+        reason = f"accepts only {' and '.join(sorted(kinds))} requests, but {transport.url} carries {transport.kind}s"
         raise IncompatibleError(name, reason, f"choose another {role} or transport")
 
 

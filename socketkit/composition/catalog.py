@@ -65,7 +65,7 @@ class Plugin:
         try:
             return [observer for found in self._hooks.hook.socketkit_observers(server=server) for observer in found]
         except Exception:
-            logger.exception("plugin %r of %s gave no observers", self.name, self.distribution)
+            logger.exception("plugin %r of %s failed to supply observers", self.name, self.distribution)
             return []
 
 
@@ -216,7 +216,7 @@ def _hooked(name: str, load: Callable[[], object]) -> PluginManager:
     manager = PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     known = tuple(spec for spec in vars(hookspecs) if spec.startswith("socketkit_"))
-    with _blaming("it does not import"):
+    with _blaming("it cannot be imported"):
         plugin = load()
     with _blaming("its hooks are not declared as in socketkit.hookspecs"):
         manager.register(plugin, name)
@@ -237,12 +237,12 @@ def _offered(manager: PluginManager, name: str) -> Mapping[str, type[Any]]:
         results = hook()
     parts = results[0] if results else None  # pluggy drops a None
     if not isinstance(parts, Mapping):
-        raise _UnfitError(f"{name}() returned {reprlib.repr(parts)}, which is no mapping of names to recipe classes")
+        raise _UnfitError(f"{name}() returned {reprlib.repr(parts)}, which is not a mapping of names to recipe classes")
     for part, recipe in parts.items():
         if not isinstance(part, str) or not grammar.is_name(part):
             raise _UnfitError(f"{name}() offers {part!r}; a name has only letters, digits, '-' and '_'")
         if not isinstance(recipe, type) or not attrs.has(recipe):
             raise _UnfitError(f"{name}() offers {reprlib.repr(recipe)} as {part!r}; a recipe is an attrs class")
-        with _blaming(f"the options of {part!r} have types that are not there at run time"):
+        with _blaming(f"the options of {part!r} have types that cannot be resolved at run time"):
             options.types_of(recipe)
     return parts

@@ -76,7 +76,7 @@ def limits(spec: object) -> Limits:
     if isinstance(spec, str):
         spec = {key: Text(value) for key, value in grammar.options(spec).items()}
     if not isinstance(spec, Mapping):
-        raise ConfigError.of(f"{brief(spec)} are no limits; give Limits(...), text such as max_connections=100, or a mapping")
+        raise ConfigError.of(f"{brief(spec)} does not describe limits; give Limits(...), text such as max_connections=100, or a mapping")
     return build(Limits, "limits", spec)
 
 
@@ -95,7 +95,7 @@ def handler(spec: object) -> Callable[..., object]:
 def _import(text: str) -> object:
     module, _, attribute = text.partition(":")
     if not module or not attribute:
-        raise HandlerError(text, "does not name a module and something in it")
+        raise HandlerError(text, "does not name a module and an object in it")
     try:
         return reduce(getattr, attribute.split("."), import_module(module))
     except (Exception, SystemExit) as error:  # importing runs the module, which may raise anything
@@ -123,12 +123,12 @@ def _part(kind: PartKind, spec: Any) -> Any:
         values = dict(spec)
         name = values.pop("use", None)
         if not isinstance(name, str):
-            raise ConfigError.of(f'needs the name of a {kind} as `use`, as in {{ use = "name", option = value }}')
+            raise ConfigError.of(f'needs the key `use` with the name of a {kind}, as in {{ use = "name", option = value }}')
         return _recipe(Catalog.load().find(kind, name), values)
     if isinstance(spec, type):
-        raise ConfigError.of(f"{spec.__name__} is a class; a {kind} is an object, as in {spec.__name__}(...)")
+        raise ConfigError.of(f"{spec.__name__} is a class; give an instance, as in {spec.__name__}(...)")
     if not callable(getattr(spec, method, None)):
-        raise ConfigError.of(f"{brief(spec)} is no {kind}; give a recipe object, {example}, or a mapping with `use`")
+        raise ConfigError.of(f"{brief(spec)} is not a {kind}; give a recipe object, {example}, or a mapping with `use`")
     return spec
 
 
@@ -144,7 +144,7 @@ def _values(offer: Offer, part: grammar.Part) -> dict[str, object]:
     elif name := leading(offer.recipe):
         place = {name: Text(part.value)}
     else:
-        raise ConfigError.of(f"{offer.kind} {offer.name!r} takes no value, so {part.value!r} means nothing")
+        raise ConfigError.of(f"{offer.kind} {offer.name!r} takes no value; remove {part.value!r}")
     for name in place.keys() & options.keys():
         raise ConfigError.of(f"{name} is given twice, by {part.value!r} and as an option")
     return {**place, **options}
@@ -209,7 +209,7 @@ def _listen(spec: object) -> tuple[Transport, ...]:
     if not isinstance(spec, list | tuple):
         return (transport(spec),)
     if not spec:
-        raise ConfigError.of("is empty; name one place to listen on at least")
+        raise ConfigError.of("is empty; give at least one address to listen on")
     return tuple(_each(transport, spec))
 
 
@@ -229,7 +229,7 @@ def read(path: str | os.PathLike[str], *only: str) -> dict[str, Composition]:
     for name in only or servers:
         with faults.under(f"servers.{name}"):
             if name not in servers:
-                raise ConfigError.of(f"is not in {os.fspath(path)}{did_you_mean(name, tuple(servers))}; there: {', '.join(servers)}")
+                raise ConfigError.of(f"is not in {os.fspath(path)}{did_you_mean(name, tuple(servers))}; the file has {', '.join(servers)}")
             compositions[name] = composition(servers[name])
     _refuse_shared_places(compositions, faults)
     faults.check()
@@ -245,7 +245,7 @@ def _refuse_shared_places(servers: Mapping[str, Composition], faults: FaultColle
                 continue
             with faults.under(f"servers.{name}.listen"):
                 if place.url in taken:
-                    raise ConfigError.of(f"{place.url} is taken by server {taken[place.url]!r}; choose another place, or port 0 for any")
+                    raise ConfigError.of(f"{place.url} is already used by server {taken[place.url]!r}; choose another address, or port 0")
                 taken[place.url] = name
 
 
@@ -262,7 +262,7 @@ def _servers(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def _tables(content: bytes) -> dict[str, Any]:
     if len(content) > MAX_FILE_SIZE:
-        raise ValueError(f"is larger than {MAX_FILE_SIZE} bytes, too large for a configuration")
+        raise ValueError(f"is larger than {MAX_FILE_SIZE} bytes, the limit for a configuration file")
     import tomllib  # noqa: PLC0415 - only reading a file needs it
 
     try:
@@ -276,7 +276,7 @@ def _tables(content: bytes) -> dict[str, Any]:
         raise ValueError(f"is not TOML: {error}") from error
     servers = document.pop("servers", None)
     for table in document:
-        raise ValueError(f"has {table!r} at its top{did_you_mean(table, ['servers'])}; all of it belongs into [servers.NAME] tables")
+        raise ValueError(f"has {table!r} at the top level{did_you_mean(table, ['servers'])}; put all settings in [servers.NAME] tables")
     if not isinstance(servers, dict) or not servers:
         raise ValueError("has no [servers.NAME] table")
     return servers

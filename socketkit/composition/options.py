@@ -91,13 +91,13 @@ def build(recipe: type[R], title: str, values: Mapping[str, object], resolvers: 
         with faults.under(name):
             if name not in known:
                 near = did_you_mean(name, tuple(known)) or f", which has {', '.join(known) or 'none'}"
-                raise ConfigError.of(f"is no option of {title}{near}")
+                raise ConfigError.of(f"is not an option of {title}{near}")
             resolve = resolvers.get(name) or partial(structure, kind=kinds.get(known[name].name, Any))
             given[name] = _checked(name, known[name], value, resolve)
     for name, field in known.items():
         if name not in values and field.default is attrs.NOTHING:
             with faults.under(name):
-                raise ConfigError.of(f"is missing, and {title} needs it")
+                raise ConfigError.of(f"is missing; {title} requires it")
     faults.check()
     return call(recipe, **given)
 
@@ -145,7 +145,7 @@ def _checked(name: str, field: attrs.Attribute[Any], value: object, resolve: Cal
         reason = _sentence(error).removeprefix(f"{name} ").removeprefix(f"{name!r} ")
     else:
         return made
-    raise ConfigError.of(reason if field.repr else "is not acceptable; its value is not shown, it may be a secret")
+    raise ConfigError.of(reason if field.repr else "is not valid; its value is not shown because it may be a secret")
 
 
 def _sentence(error: Exception) -> str:

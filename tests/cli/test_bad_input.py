@@ -53,11 +53,11 @@ WRONG = {
     "unknown-layer": (("handlers:Upper", "tcp+tsl://127.0.0.1:0"), "no layer named 'tsl'"),
     "unknown-option": (
         ("handlers:Upper", TCP, "--dispatcher", "fork:max_kids=2"),
-        "max_kids: is no option of dispatcher 'fork', did you mean",
+        "max_kids: is not an option of dispatcher 'fork', did you mean",
     ),
     "unknown-option-of-a-url": (
         ("handlers:Upper", f"{TCP}?backlogg=5"),
-        "backlogg: is no option of transport 'tcp', did you mean 'backlog'?",
+        "backlogg: is not an option of transport 'tcp', did you mean 'backlog'?",
     ),
     "wrong-type": (("handlers:Upper", TCP, "--dispatcher", "fork:many"), "max_children: must be a whole number, not 'many'"),
     "wrong-duration": (("handlers:Upper", TCP, "--lifecycle", "graceful:soon"), "drain: must be seconds, such as 1.5, 500ms, 30s or 5m"),
@@ -70,7 +70,7 @@ WRONG = {
         "handler 'nowhere:Upper' cannot be imported (ModuleNotFoundError: No module named 'nowhere')",
     ),
     "no-such-class": (("handlers:Lower", TCP), "handler 'handlers:Lower' cannot be imported (AttributeError"),
-    "no-class": (("handlers", TCP), "handler 'handlers' does not name a module and something in it; give module:Class"),
+    "no-class": (("handlers", TCP), "handler 'handlers' does not name a module and an object in it; give module:Class"),
     "not-callable": (("handlers:number", TCP), "handler 'handlers:number' cannot be called; give module:Class"),
 }
 
@@ -99,9 +99,9 @@ def test_all_faults_of_a_command_are_told_at_once(here):
 USAGE = {
     "nothing": ([], "Missing argument"),
     "no-place": (["handlers:Upper"], "--listen tcp://127.0.0.1:9999"),
-    "a-name-after-a-handler": (["handlers:Upper", "tcp://127.0.0.1:0"], "Give places with --listen URL"),
-    "listen-with-a-file": (["servers.toml", "--listen", TCP], "--listen is for a HANDLER"),
-    "dispatcher-with-a-file": (["servers.toml", "--dispatcher", "fork"], "--dispatcher is for a HANDLER"),
+    "a-name-after-a-handler": (["handlers:Upper", "tcp://127.0.0.1:0"], "Give addresses with --listen URL"),
+    "listen-with-a-file": (["servers.toml", "--listen", TCP], "--listen applies only to a HANDLER"),
+    "dispatcher-with-a-file": (["servers.toml", "--dispatcher", "fork"], "--dispatcher applies only to a HANDLER"),
     "unknown-command-line-option": (["handlers:Upper", "--listn", TCP], "--listen"),
     "no-file": (["servers.toml"], "servers.toml cannot be read: No such file or directory"),
 }
@@ -200,7 +200,7 @@ def test_a_broken_plugin_is_fatal_to_those_who_need_it_only(here, install):
     install("socketkit-sad", "sad", "import nowhere_to_be_found")
     code, errors = serve("handlers:Upper", TCP, "--dispatcher", "sad")
     assert code == 2
-    assert "plugin 'sad' of socketkit-sad cannot be used: it does not import" in errors
+    assert "plugin 'sad' of socketkit-sad cannot be used: it cannot be imported" in errors
     assert "block it with SOCKETKIT_DISABLED_PLUGINS=sad" in errors
     Path("fine.toml").write_text(f'[servers.s]\nlisten = "{TCP}"\nhandler = "handlers:Upper"\ndispatcher = "fork"\n')
     subprocess.run([*SOCKETKIT, "check", "fine.toml"], check=True, capture_output=True, timeout=GUARD)
@@ -229,7 +229,7 @@ def test_parts_that_do_not_go_together(here, install):
     install("socketkit-green", "green", STREAMS_ONLY)
     code, errors = serve("handlers:UpperDatagram", "udp://127.0.0.1:0", "--dispatcher", "green")
     assert code == 2
-    assert "Green takes stream requests, and udp://127.0.0.1:0 brings datagrams; choose another dispatcher or transport" in errors
+    assert "Green accepts only stream requests, but udp://127.0.0.1:0 carries datagrams; choose another dispatcher or transport" in errors
 
 
 def test_a_part_that_this_platform_cannot_carry(here, install):
@@ -312,7 +312,7 @@ def test_check_tells_what_would_be_served_and_binds_nothing(here, usual):
     ("content", "sentence"),
     [
         ("", "has no [servers.NAME] table"),
-        ("[server.x]", "has 'server' at its top, did you mean 'servers'?"),
+        ("[server.x]", "has 'server' at the top level, did you mean 'servers'?"),
         ("[servers", "is not TOML"),
         ("[servers]\nx = 3", "servers.x"),
     ],

@@ -73,7 +73,8 @@ def test_a_broken_plugin_is_listed_with_the_reason_and_the_rest_all_the_same(her
     install("socketkit-green", "green", GREEN)
     listed = plugins()
     assert (
-        "sad, from socketkit-sad 1.2: broken, it does not import (ModuleNotFoundError: No module named 'nowhere_to_be_found')\n" in listed
+        "sad, from socketkit-sad 1.2: broken, it cannot be imported (ModuleNotFoundError: No module named 'nowhere_to_be_found')\n"
+        in listed
     )
     assert "dispatcher: green" in listed
     assert plugins("sad").startswith("sad, from socketkit-sad 1.2: broken")

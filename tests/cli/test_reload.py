@@ -172,7 +172,7 @@ def test_a_bad_file_changes_nothing(bad, three):
         ready, status = service.reload()
         assert ready == "READY=1"
         assert re.match(f"STATUS=reload failed: .*{why}", status), status
-        [logged] = service.line("reload failed, and all goes on as before: (.*)")
+        [logged] = service.line("reload failed; nothing changes: (.*)")
         assert status == f"STATUS=reload failed: {logged[1]}"
     assert not tcp_client.failures + udp_client.failures
     Path("three.toml").unlink()
@@ -204,7 +204,7 @@ def test_a_file_that_has_not_changed_touches_nothing(three):
     service, _ = three
     Path("three.toml").write_text("# a comment\n" + THREE)
     assert service.reload() == ["READY=1"]
-    service.line("reloaded, and nothing has changed")
+    service.line("reload found no changes")
     assert service.output.count("serving") == 4
     assert service.stop() == 0
 
@@ -217,7 +217,7 @@ def test_the_servers_that_were_named_are_the_ones_that_are_reloaded(here):
         assert service.told() == ["READY=1"]
         Path("three.toml").write_text(THREE.replace("given:chat", "given:nowhere"))
         assert service.reload() == ["READY=1"]
-        service.line("nothing has changed")
+        service.line("reload found no changes")
         Path("three.toml").write_text(THREE.replace("servers.b", "servers.d"))
         assert "servers.b: is not in three.toml" in service.reload()[1]
         assert service.stop() == 0
@@ -293,7 +293,7 @@ def test_a_single_server_is_reloaded_by_a_new_generation(dispatcher, here):
         assert service.reload()[1].startswith("STATUS=reload failed: servers.one.dispatcher: no dispatcher named 'thraed'")
         Path("one.toml").write_text(ONE.format("thread"))
         assert service.reload() == ["READY=1"]
-        service.line("nothing has changed")
+        service.line("reload found no changes")
         assert int(talk(address(url), b"x")) == service.pid
         Path("one.toml").write_text(ONE.format(dispatcher))
         with Asking(lambda: bool(talk(address(url), b"x")), True) as client:
@@ -316,7 +316,7 @@ def test_a_single_server_that_may_not_restart_says_so(here):
         [url] = service.serving()
         assert service.told() == ["READY=1"]
         Path("one.toml").write_text(ONE.format("pool:2") + 'lifecycle = "graceful:restart=false"\n')
-        assert "its server can only be restarted" in service.reload()[1]
+        assert "the change needs a restart" in service.reload()[1]
         assert int(talk(address(url), b"x")) == service.pid
         assert service.stop() == 0
 
@@ -325,7 +325,7 @@ def test_a_handler_on_the_command_line_has_nothing_to_reload(here):
     with Program(*SERVE, "handlers:Upper", "--listen", "tcp://127.0.0.1:0") as program:
         [url] = program.serving()
         program.send_signal(signal.SIGHUP)
-        program.line("SIGHUP ignored: a HANDLER on the command line leaves nothing to reload")
+        program.line("SIGHUP ignored: a HANDLER on the command line has no file to reload")
         assert talk(address(url), b"a\n") == b"A\n"
         assert program.stop() == 0
 

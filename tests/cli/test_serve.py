@@ -162,7 +162,7 @@ def test_a_handler_that_cannot_be_stopped_does_not_keep_the_process(here):
         with socket.create_connection(address(url), GUARD) as client:
             program.line("begun")
             assert program.stop() == 1
-            program.line(r"Error: left behind what did not end in time: .*127\.0\.0\.1")
+            program.line(r"Error: abandoned requests that did not end in time: .*127\.0\.0\.1")
             assert client.recv(1) == b""
 
 

@@ -1054,5 +1054,5 @@ def test_a_layer_that_replaces_the_socket_is_refused_at_composition():
         def wrap(self, request, client_address):
             return request, client_address
 
-    with pytest.raises(IncompatibleError, match="Replaces puts another object in the place of the socket"):
+    with pytest.raises(IncompatibleError, match="Replaces replaces the socket with another object"):
         Server(Layered(ANYWHERE, Replaces()), Upper, dispatcher=Asyncio())

@@ -163,7 +163,7 @@ def test_it_needs_what_its_inner_dispatcher_needs_and_runs_what_that_runs():
     assert Prefork().requires == {"fork", "threads"}
     assert Prefork(inner=Streams()).requires == {"fork", "wings"}
     Streams.requires = frozenset()
-    with pytest.raises(IncompatibleError, match="Prefork takes stream requests, and udp://"):
+    with pytest.raises(IncompatibleError, match="Prefork accepts only stream requests, but udp://"):
         Server(UDP("127.0.0.1", 0), print, dispatcher=Prefork(inner=Streams()))
 
 
@@ -554,7 +554,7 @@ class Broken:
 def test_workers_that_cannot_boot_are_started_ever_more_slowly_and_end_the_server(failure, cause):
     with serving(BROKEN.format(failure) + "serve(Prefork(1, Broken(), boots=4))") as (program, address):
         assert program.wait(20) == 1
-        program.line(rf"BootError: 4 workers in a row ended before they were ready, the last by {cause}; the log says what they met")
+        program.line(rf"BootError: 4 workers in a row ended before they were ready, the last by {cause}; the log has their errors")
         assert [match[1] for match in program.line(r"log: WARNING a worker could not be started .* in (\S+) s", 3)] == ["0.1", "0.2", "0.4"]
         assert program.output.count(f"died: {cause}") == 4
         if "OSError" in failure:
