@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -180,7 +180,6 @@ class _Round:
         self.renew()
 
     def begin(self) -> None:
-        """Call `callback` for the first time."""
         self._callback()
         self._begun = True
 
@@ -213,15 +212,12 @@ def reloading() -> Iterator[None]:
 
 def _start(servers: Iterable[Server]) -> None:
     """Start all servers or none; all are bound before the first one serves."""
-    try:
+    with ExitStack() as opened:
         for server in servers:
-            server.__enter__()
+            opened.enter_context(server)
         for server in servers:
             server.start()
-    except BaseException:
-        for server in servers:
-            server.server_close()
-        raise
+        opened.pop_all()
 
 
 def _hand_over(server: Server) -> None:
