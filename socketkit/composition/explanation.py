@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
@@ -35,13 +35,11 @@ class Explanation:
     parts: tuple[Part, ...]
 
     def __str__(self) -> str:
-        return "\n".join(self._lines())
-
-    def _lines(self) -> Iterator[str]:
+        lines = []
         for part in self.parts:
-            yield f"{part.role}: {part.name}, from {part.supplier}"
-            for option in part.options:
-                yield f"    {option.name} = {option.value!r}{' (default)' if option.is_default else ''}"
+            lines.append(f"{part.role}: {part.name}, from {part.supplier}")
+            lines += [f"    {each.name} = {each.value!r}{' (default)' if each.is_default else ''}" for each in part.options]
+        return "\n".join(lines)
 
 
 def explain(transports: Sequence[Any], handler: Any, dispatcher: Any, lifecycle: Any, limits: Any = None) -> Explanation:
