@@ -6,7 +6,7 @@ import logging
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import click
@@ -50,7 +50,7 @@ def demo() -> None:
     The servers listen on free ports of the loopback interface. Exit codes: 0 every answer was right, 1 one was not.
     """
     deadline, wrong = time.monotonic() + BUDGET, 0
-    click.echo(f"Upper and UpperDatagram answer in capitals; only the dispatcher changes. Sent each time: {_shown(b' '.join(WORDS))}")
+    click.echo(f"Upper and UpperDatagram answer in capitals; only the dispatcher changes. Sent each time: {_shown(WORDS)}")
     for offer in _dispatchers():
         click.echo(f"\n{offer.name}, from {offer.distribution} {offer.version}".rstrip())
         for scheme, transport, handler, client in (
@@ -108,15 +108,15 @@ def _try(offer: Offer, transport: Any, handler: Any, client: Callable[[Any, floa
         try:
             replies += client(server.addresses[0], deadline)
         except TimeoutError:
-            raise _Wrong(f"the answer did not arrive in time; received only {_shown(b' '.join(replies))}") from None
+            raise _Wrong(f"the answer did not arrive in time; received only {_shown(replies)}") from None
         took = time.perf_counter() - began
         where = server.urls[0]
         report = server.stop()
     if report is not None and (report.forced or report.stuck):
         raise _Wrong(f"{where} did not stop by itself: {report}")
     if replies != [word.upper() for word in WORDS]:
-        raise _Wrong(f"{where} answered {_shown(b' '.join(replies))}")
-    return f"{where} answered {_shown(b' '.join(replies))} in {took * 1000:.1f} ms"
+        raise _Wrong(f"{where} answered {_shown(replies)}")
+    return f"{where} answered {_shown(replies)} in {took * 1000:.1f} ms"
 
 
 def _over_tcp(address: Any, deadline: float) -> Iterator[bytes]:
@@ -144,5 +144,5 @@ def _left(deadline: float) -> float:
     return max(0.01, min(2.0, deadline - time.monotonic()))
 
 
-def _shown(text: bytes) -> str:
-    return repr(text.decode(errors="replace"))
+def _shown(words: Iterable[bytes]) -> str:
+    return repr(b" ".join(words).decode(errors="replace"))
