@@ -1,4 +1,4 @@
-"""The catalogue of faults: one table, `catalogue.toml`, from which tests and pages are made."""
+"""The catalogue of faults: reads `catalogue.toml`, from which tests and pages are generated."""
 
 from __future__ import annotations
 
@@ -34,52 +34,52 @@ def _some(everything: tuple[str, ...]) -> object:
 
 @attrs.frozen(kw_only=True)
 class Row:
-    """One fault. What is "" or empty does not apply."""
+    """One fault. An empty attribute does not apply."""
 
     id: str
     fault: str
     """What goes wrong."""
     expected: str = ""
-    """What a server of ours does."""
+    """What a socketkit server does."""
     dispatchers: tuple[str, ...] = attrs.field(default=("every",), converter=_some(EVERY_DISPATCHER))
     transports: tuple[str, ...] = attrs.field(default=("every",), converter=_some(EVERY_TRANSPORT))
     unless: dict[str, str] = attrs.field(factory=dict)
-    """Pairs it does not apply to (patterns such as ``fork/*``), and why."""
+    """Pairs that the fault does not apply to (patterns such as ``fork/*``), and why."""
     tests: tuple[str, ...] = attrs.field(default=(), converter=tuple)
-    """Other tests that hold it, by node id within tests/."""
+    """Other tests of the fault, by node id within tests/."""
     part: str = ""
-    """The part it is about, if there is no such part: nobody can meet it then."""
+    """The part that the fault is about, if socketkit does not have that part."""
     not_ours: str = ""
-    """Why it is nobody's fault that this does not hold."""
+    """Why socketkit makes no promise."""
     stdlib: str = attrs.field(default="", validator=attrs.validators.in_(("", "passes", "fails", "has no such thing")))
     stdlib_does: str = ""
     proof: tuple[str, ...] = attrs.field(default=(), converter=tuple)
-    """Pairs under which the scenario is run with the standard library's classes, where it has to fail."""
+    """Pairs whose scenario also runs with the standard library's classes, and has to fail there."""
     shows: str = ""
-    """What its failure there looks like: a regular expression."""
+    """A regular expression that matches the failure there."""
 
     @property
     def family(self) -> str:
         return self.id[:2]
 
     def pairs(self) -> Iterator[tuple[str, str]]:
-        """Yield the pairs of dispatcher and transport that it applies to."""
+        """Yield the pairs of dispatcher and transport that the fault applies to."""
         for dispatcher in self.dispatchers:
             for transport in self.transports:
                 if not matching(self.unless, dispatcher, transport):
                     yield dispatcher, transport
 
     def state(self, has_scenario: bool) -> str:
-        """Return in a word how the row stands."""
+        """Return the status of the row."""
         if self.not_ours:
-            return "not ours"
+            return "not promised"
         if self.part:
             return "no such part"
-        return "held" if self.tests or has_scenario else "nothing"
+        return "tested" if self.tests or has_scenario else "untested"
 
 
 def matching(patterns: dict[str, str], dispatcher: str, transport: str) -> str:
-    """Return what the first pattern that fits the pair is mapped to, or ""."""
+    """Return the value of the first pattern that matches the pair, or ""."""
     return next((reason for pattern, reason in patterns.items() if fnmatch(f"{dispatcher}/{transport}", pattern)), "")
 
 

@@ -1,6 +1,6 @@
-"""Clients by the thousand: idle ones that cost next to nothing, and slow ones that nobody else notices.
+"""Thousands of clients: idle ones that cost almost nothing, and slow ones that do not affect others.
 
-``python -m faults.crowds PORT SIZE INTERVAL PATIENCE`` is a crowd of slow clients; `slow` says more.
+``python -m faults.crowds PORT SIZE INTERVAL PATIENCE`` runs a crowd of slow clients; see `slow`.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ PROGRAMS = {
     "adaptive, a thread each": ("plain", "adaptive"),
     "thread": ("plain", "thread"),
 }
-"""Handler and dispatcher. A thread each: what happens to handlers that read for themselves."""
+"""Handler and dispatcher. "A thread each": with handlers that read for themselves, each connection holds a thread."""
 
 BRIEF = 1000
-"""With fewer clients than this everything is watched for a short time, and asked a few times."""
+"""With fewer clients than this, a measurement runs for a shorter time and sends fewer requests."""
 
 EARLY = 0.1
-"""Seconds by which a client may think that it was cut too early: the server's clock started before its own."""
+"""Seconds by which a client may overestimate how early it was disconnected: the server starts its clock before the client does."""
 
 
 def program(subject: str, *more: str) -> list[str]:
-    """Return the command of the server that this figure is about."""
+    """Return the command of the server that this figure measures."""
     return [sys.executable, "-m", "tests.faults.served", *PROGRAMS[subject], *more]
 
 
 def idle(subject: str, size: int) -> Figure:
-    """Keep so many connections open that say nothing, and make fresh requests beside them: what do they cost? Then stop."""
+    """Keep many idle connections open, send fresh requests on new connections, then stop. Measures what the idle connections cost."""
     fresh, settle, watch = (100, 0.2, 1.0) if size < BRIEF else (1000, 11.0, 10.0)  # spare threads end after ten seconds
     raise_limits()
     with Server(program(subject)) as server:
@@ -60,21 +60,21 @@ def idle(subject: str, size: int) -> Figure:
             stop = server.stop()
     return {
         "connections": size,
-        "bytes each": round(more / size),
-        "threads more": max(0, hired),
-        "% of a processor": round(busy * 100, 2),
-        "fresh 99th ms": round(percentile(times, 0.99) * 1000, 1),
+        "bytes/connection": round(more / size),
+        "threads added": max(0, hired),
+        "% of one processor": round(busy * 100, 2),
+        "fresh p99 ms": round(percentile(times, 0.99) * 1000, 1),
         "stop ms": round(stop * 1000, 1),
     }
 
 
 def slow(subject: str, size: int) -> Figure:
-    """Let so many clients send a byte now and then, every second one nothing at all: who else notices, and when are they gone?"""
+    """Run many slow clients: half send a byte at intervals, half send nothing. Measures the effect on others and when they are disconnected."""
     brief = size < BRIEF
     fresh, first_byte, request, interval = (100, 0.5, 1.0, 0.2) if brief else (1000, 5.0, 10.0, 1.0)
     raise_limits()
     with Server(program(subject, f"first_byte={first_byte}s,request={request}s")) as server:
-        for _ in range(fresh):  # so that what is done once is done
+        for _ in range(fresh):  # warm-up
             ask_fresh(server)
         before = [ask_fresh(server) for _ in range(fresh)]
         command = [sys.executable, "-m", "faults.crowds", str(server.port), str(size), str(interval), str(request + 3)]
@@ -88,20 +88,20 @@ def slow(subject: str, size: int) -> Figure:
     return {
         "clients": size,
         "fresh requests": len(during),
-        "fresh 99th ms more": round((percentile(during, 0.99) - percentile(before, 0.99)) * 1000, 1),
-        "gone too early": sum(each < first_byte - EARLY for each in silent) + sum(each < request - EARLY for each in drips),
-        "gone late, ms": round(max(0.0, max(silent) - first_byte, max(drips) - request) * 1000),
+        "fresh p99 ms added": round((percentile(during, 0.99) - percentile(before, 0.99)) * 1000, 1),
+        "disconnected early": sum(each < first_byte - EARLY for each in silent) + sum(each < request - EARLY for each in drips),
+        "disconnected late, ms": round(max(0.0, max(silent) - first_byte, max(drips) - request) * 1000),
     }
 
 
 class Slow:
-    """A client that sends a byte of an endless line in every interval, or nothing, until the server has enough of it."""
+    """A client that sends one byte of an endless line in each interval, or nothing, until the server disconnects it."""
 
     def __init__(self, port: int, *, drips: bool) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port))
         self.began = time.monotonic()
         self.drips = drips
-        self.lasted = 0.0  # until it is over
+        self.lasted = 0.0  # 0 until the connection ends
         if drips:
             self.socket.send(b"x")
 
@@ -117,7 +117,7 @@ class Slow:
 
 
 def crowd(port: int, size: int, interval: float, patience: float) -> tuple[list[float], list[float]]:
-    """Return how many seconds each client lasted, until they lose patience: those that said nothing, and those that dripped."""
+    """Return how many seconds each client stayed connected, at most `patience`: first silent clients, then those that send bytes."""
     clients = [Slow(port, drips=bool(number % 2)) for number in range(size)]
     print("all are connected", flush=True)
     next_drip, end = time.monotonic() + interval, time.monotonic() + patience
@@ -126,7 +126,7 @@ def crowd(port: int, size: int, interval: float, patience: float) -> tuple[list[
             selector.register(client.socket, selectors.EVENT_READ, client)
         while selector.get_map() and time.monotonic() < end:
             for key, _ in selector.select(max(0.0, next_drip - time.monotonic())):
-                selector.unregister(key.fileobj)  # there is nothing that it could be told
+                selector.unregister(key.fileobj)  # readable can only mean closed: the server never replies
                 key.data.end()
             if time.monotonic() >= next_drip:
                 next_drip += interval

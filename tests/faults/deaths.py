@@ -1,4 +1,4 @@
-"""Processes that end under load: workers that are killed, and generations that are replaced."""
+"""Processes that end under load: killed workers, and replaced generations."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BETWEEN = 0.1
 
 
 class Load:
-    """So many clients that ask all the time, inside a `with` block. ask: makes one request and says in a word how it ended."""
+    """Clients that send requests all the time, inside a `with` block. ask: sends one request and returns a word for its outcome."""
 
     def __init__(self, clients: int, ask: Callable[[], str]) -> None:
         self._ask = ask
@@ -46,10 +46,10 @@ class Load:
         self._over.set()
         for thread in self._threads:
             thread.join()
-        assert self._done == len(self._threads), "a client has ended with an error of its own"
+        assert self._done == len(self._threads), "a client ended with an unexpected error"
 
     def ends(self) -> Counter[str]:
-        """Return how many requests ended how, so far."""
+        """Return the number of requests by outcome, so far."""
         return sum(self._ends, Counter())
 
     def _run(self, ends: Counter[str]) -> None:
@@ -63,7 +63,7 @@ class Load:
 
 
 def ask(port: int, patience: float = PATIENCE) -> str:
-    """Make one request on a connection of its own: was it answered, with its own answer?"""
+    """Send one request on a new connection; return a word for its outcome."""
     line = os.urandom(8).hex().encode()
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=patience) as client:
@@ -83,7 +83,7 @@ def ask(port: int, patience: float = PATIENCE) -> str:
 
 
 def kills(inner: str, size: int) -> Figure:
-    """Kill one of four workers every 100 ms while sixteen clients ask: what is lost beside the request that each held?"""
+    """Kill one of four workers every 100 ms while sixteen clients send requests. Measures losses beyond one request per killed worker."""
     seed = random.SystemRandom().randrange(1 << 32)
     chance, killed = random.Random(seed), 0
     command = ("-m", "faults.served", "plain", f"prefork:{WORKERS}/{inner}")
@@ -110,19 +110,19 @@ def kills(inner: str, size: int) -> Figure:
         "refused": ends["refused"],
         "hung": ends["hung"],
         "lost": ends["lost"],
-        "lost that nobody held": max(0, ends["lost"] - max(died, size)),
-        "full strength after ms": round(strength * 1000),
+        "lost unexpectedly": max(0, ends["lost"] - max(died, size)),
+        "ms to full strength": round(strength * 1000),
     }
 
 
 def started(program: Program, count: int) -> list[int]:
-    """Return the pids of all workers that were started so far, so many at least."""
+    """Return the pids of all workers started so far; wait until there are at least `count`."""
     program.line(r"^started \d+", count)
     return [int(pid) for pid in re.findall(r"^started (\d+)", program.output, re.MULTILINE)]
 
 
 def outcomes(program: Program) -> dict[str, int]:
-    """Return how requests ended, as the server's books say."""
+    """Return the number of requests by outcome, from the server's ledger."""
     said = program.line(r"^outcomes (\d+)(.*)")[0]
     assert said[1] == "0", "something is still active"
     return {name: int(count) for name, count in re.findall(r"(\S[^=]*)=(\d+)", said[2])}
@@ -133,14 +133,14 @@ def outcomes(program: Program) -> dict[str, int]:
 CLIENTS = 32
 
 REQUESTS = 500
-"""How many requests there are for each restart, at least."""
+"""The minimum number of requests for each restart."""
 
 DROPS = ("ListenOverflows", "ListenDrops", "TCPMigrateReqFailure")
-"""What the kernel counts of connections that it did not keep. Source: include/uapi/linux/snmp.h."""
+"""The kernel's counters of dropped connections. Source: include/uapi/linux/snmp.h."""
 
 
 def restarts(dispatcher: str, size: int) -> Figure:
-    """Restart so many times while 32 clients ask: does one of them notice, or the kernel lose a connection?"""
+    """Restart a server many times while 32 clients send requests. Measures unanswered requests and connections dropped by the kernel."""
     with tempfile.TemporaryDirectory(prefix="f") as folder:
         with Service(Path(folder), "pid", "tcp://127.0.0.1:0", dispatcher=dispatcher) as service:
             place, pids, before = service.place, {service.pid}, dropped()
@@ -163,7 +163,7 @@ def restarts(dispatcher: str, size: int) -> Figure:
 
 
 def said_by(place: Any) -> str:
-    """Make one request; return which pid answered, or else the error."""
+    """Send one request; return the pid that answered, or the name of the error."""
     try:
         return talk(place, b"x").decode()
     except OSError as error:
@@ -171,11 +171,11 @@ def said_by(place: Any) -> str:
 
 
 OWN_NETWORK = "FIGURES_OWN_NETWORK"
-"""The environment variable that says that nobody else uses this network."""
+"""The environment variable that marks a private network namespace."""
 
 
 def in_own_network() -> list[str]:
-    """Return what to put in front of a command that is to have a network of its own; nothing where that cannot be had."""
+    """Return a command prefix that gives a command its own network namespace; empty where the system does not allow it."""
     prefix = ["unshare", "-Urn", "sh", "-c", f'ip link set lo up && {OWN_NETWORK}=1 exec "$@"', "sh"]
     try:
         return prefix if subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode == 0 else []
@@ -184,7 +184,7 @@ def in_own_network() -> list[str]:
 
 
 def dropped() -> int | None:
-    """Return how many connections the kernel of this network has dropped; None if others use it too. Source: proc(5)."""
+    """Return how many connections the kernel has dropped in this network namespace; None if it is shared. Source: proc(5)."""
     if OWN_NETWORK not in os.environ:
         return None
     names, values = (line.split() for line in Path("/proc/net/netstat").read_text().splitlines() if line.startswith("TcpExt:"))

@@ -1,9 +1,9 @@
-"""Figures of endurance: what stays the same over many requests, many stops and much that goes wrong.
+"""Endurance figures: how servers behave over many requests, many stops and many faults.
 
-``python -m faults.figures`` measures all of them in their long form, each in a process of its own, and writes them down for the page;
-``--only NAME...`` measures some. It says what it is at, and how long it took the last time: all of them about an hour.
-``--scale 0.01`` is for trying it out: a hundredth of each size, and nothing is written.
-What holds is said in `HOLD`, what was seen by the measurements.
+``python -m faults.figures`` measures all of them in full, each in its own process, and writes them to the file behind the page.
+``--only NAME...`` measures some. The program prints its progress and the duration of the last run. All figures take about an hour.
+``--scale 0.01`` is for a trial run with a hundredth of each size, which writes nothing.
+`HOLD` contains the limits.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ RESULTS = ROOT / "docs/explanation/endurance.json"
 
 
 def in_lab(measured: Callable[[Lab, int], Figure]) -> Callable[[str, int], Figure]:
-    """Return the measurement for a dispatcher and a transport, as in ``pool/tcp``."""
+    """Return the measurement as a function of a dispatcher and transport, such as ``pool/tcp``."""
 
     @functools.wraps(measured)
     def measure(subject: str, size: int) -> Figure:
@@ -55,31 +55,39 @@ MEASURES: dict[str, Callable[[str, int], Figure]] = {
     "calls": shortages.calls,
 }
 HOLD: dict[str, dict[str, float]] = {
-    "leaks": {"bytes more": 1 << 20, "descriptors more": 0, "threads more": 0, "left behind": 0, "wrong": 0},
-    "idle": {"bytes each": 8192, "threads more": 0, "% of a processor": 0.5, "fresh 99th ms": 50, "stop ms": 2000},
-    "kills": {"wrong": 0, "refused": 0, "hung": 0, "lost that nobody held": 0, "full strength after ms": 1000},
+    "leaks": {"bytes added": 1 << 20, "descriptors added": 0, "threads added": 0, "left behind": 0, "wrong": 0},
+    "idle": {"bytes/connection": 8192, "threads added": 0, "% of one processor": 0.5, "fresh p99 ms": 50, "stop ms": 2000},
+    "kills": {"wrong": 0, "refused": 0, "hung": 0, "lost unexpectedly": 0, "ms to full strength": 1000},
     "restarts": {"not answered": 0, "dropped by the kernel": 0},
     "emfile": {
         "attempts/s": 20,
-        "% of a processor": 3,
+        "% of one processor": 3,
         "log lines": 2,
-        "requests in work that were hurt": 0,
+        "active requests failed": 0,
         "wrong": 0,
-        "served after ms": 1000,
+        "ms until served": 1000,
     },
-    "stops": {"99th ms": 50},
-    "slow": {"fresh 99th ms more": 20, "gone too early": 0, "gone late, ms": 1000},
+    "stops": {"p99 ms": 50},
+    "slow": {"fresh p99 ms added": 20, "disconnected early": 0, "disconnected late, ms": 1000},
     "scans": {"not counted": 0, "failed": 0, "log lines": 10, "tracebacks": 0},
-    "storm": {"at once": 4, "not answered": 0},
+    "storm": {"concurrent": 4, "not answered": 0},
     "stampede": {"fresh requests not answered": 0},
     "fuzz": {"never accepted": 0, "wrong": 0},
     "memory": {"crashed": 0, "hung": 0},
     "calls": {"ended": 0, "crashed": 0, "hung": 0},
 }
-"""What each figure may be at most."""
+"""The limit of each figure."""
 
-TIMES = {"% of a processor", "fresh 99th ms", "stop ms", "full strength after ms", "served after ms", "fresh 99th ms more", "gone late, ms"}
-"""What a machine that does other things too makes worse."""
+TIMES = {
+    "% of one processor",
+    "fresh p99 ms",
+    "stop ms",
+    "ms to full strength",
+    "ms until served",
+    "fresh p99 ms added",
+    "disconnected late, ms",
+}
+"""Figures that get worse if the machine is busy with other work."""
 
 ON_TCP = [f"{dispatcher}/tcp" for dispatcher in DISPATCHERS]
 WHERE: dict[str, list[str]] = {
@@ -97,11 +105,11 @@ WHERE: dict[str, list[str]] = {
     "memory": ["sync", "thread", "fork", "pool:4", "adaptive", "prefork:2/sync", "asyncio"],
     "calls": ["sync", "thread", "fork", "pool:4", "adaptive", "prefork:2/sync", "asyncio"],
 }
-"""What each is measured of: a dispatcher over a transport, or what else the measurement knows."""
+"""The subjects of each measurement: a dispatcher over a transport, or another name that the measurement knows."""
 
 LONG = {
     "leaks": 100_000,
-    "idle": 9_990,  # and the descriptors that a server needs itself make up the ten thousand that many systems allow
+    "idle": 9_990,  # leaves a server ten of the ten thousand descriptors that many systems allow
     "kills": 600,
     "restarts": 200,
     "emfile": 100,
@@ -116,27 +124,27 @@ LONG = {
 }
 
 NOT_SHOWN = {"left behind", "seed", "seconds measured", "commit", "date", "examples", "never accepted"}
-"""What is kept for whoever asks, and is no column of the page."""
+"""Values in the file that are not columns of the page."""
 
 
 def long(name: str, subject: str) -> int:
-    """Return the size of the long form."""
+    """Return the size of the full measurement."""
     tenth = subject == "configuration" or subject.startswith("fork/")
-    return LONG[name] // (10 if tenth and name != "emfile" else 1)  # what takes ten times as long, each
+    return LONG[name] // (10 if tenth and name != "emfile" else 1)  # each takes ten times as long
 
 
 def missed(name: str, figure: Figure) -> list[str]:
-    """Return what of a figure is more than may be. What could not be seen is None, and what is listed is counted."""
+    """Return the values above their limits. A value of None was not measured; a list counts by its length."""
     found = {what: len(value) if isinstance(value, list) else value for what, value in figure.items()}
     return [f"{what}: {found[what]}, at most {most}" for what, most in HOLD[name].items() if found[what] is not None and found[what] > most]
 
 
 NOT_HERE = 77
-"""The exit code that says that this system lacks what the measurement needs."""
+"""The exit code for a system that lacks something the measurement needs."""
 
 
 def measure(name: str, subject: str, size: int, seconds: float | None = None) -> Figure:
-    """Measure in a process of its own. Raises: CannotMeasureError."""
+    """Measure in a separate process. Raises: CannotMeasureError."""
     prefix = deaths.in_own_network() if name == "restarts" else []
     command = [*prefix, sys.executable, "-m", "faults.figures", "--one", name, subject, str(size)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False, env=with_path(TESTS, ROOT))
@@ -150,7 +158,7 @@ def measure(name: str, subject: str, size: int, seconds: float | None = None) ->
 
 
 def keep(name: str, subject: str, figure: Figure) -> None:
-    """Put a figure into the file of all of them, with the commit and the day."""
+    """Write a figure to the results file, with the commit and the date."""
     results = known()
     results.setdefault(name, {})[subject] = {**figure, "commit": commit(), "date": time.strftime("%Y-%m-%d")}
     in_order = {each: results[each] for each in MEASURES if each in results}
@@ -158,12 +166,12 @@ def keep(name: str, subject: str, figure: Figure) -> None:
 
 
 def known() -> dict[str, dict[str, Figure]]:
-    """Return the figures of the file."""
+    """Return the figures in the results file."""
     return json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {}
 
 
 def commit() -> str:
-    """Return the commit that is checked out, with a plus if files but these results were changed since; "" outside of a repository."""
+    """Return the current commit, with a plus if files other than the results have changed; "" outside a repository."""
     with contextlib.suppress(FileNotFoundError):
         changes = _git("status", "--porcelain", "--", ".", f":!{RESULTS.relative_to(ROOT)}")
         return _git("describe", "--always", "--exclude=*") + "+" * bool(changes)
@@ -175,11 +183,11 @@ def _git(*words: str) -> str:
 
 
 def all_of(names: list[str], scale: float) -> bool:
-    """Measure these figures, and say how it goes; return whether all hold."""
+    """Measure these figures, and print the progress; return whether all are within their limits."""
     todo = [(name, subject) for name in names for subject in WHERE[name]]
     last = known()
     needed = sum(last.get(name, {}).get(subject, {}).get("seconds measured", 0) for name, subject in todo)
-    print(f"{len(todo)} figures; where it is known, they took {needed / 60:.0f} minutes the last time", flush=True)
+    print(f"{len(todo)} figures; the last run of those that are known took {needed / 60:.0f} minutes", flush=True)
     began, hold = time.monotonic(), True
     for number, (name, subject) in enumerate(todo, 1):
         print(f"{number}/{len(todo)} after {(time.monotonic() - began) / 60:.1f} min: {name} {subject} ...", end=" ", flush=True)
@@ -193,7 +201,7 @@ def all_of(names: list[str], scale: float) -> bool:
         figure["seconds measured"] = round(time.monotonic() - started, 1)
         wrong = missed(name, figure)
         hold = hold and not wrong
-        print("; ".join(wrong) or "holds", f"({figure['seconds measured']} s)", flush=True)
+        print("; ".join(wrong) or "met", f"({figure['seconds measured']} s)", flush=True)
         if scale == 1:
             keep(name, subject, figure)
         else:
@@ -202,12 +210,14 @@ def all_of(names: list[str], scale: float) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m faults.figures", description="Measure the figures of endurance: about an hour.")
-    parser.add_argument(
-        "--only", nargs="+", choices=MEASURES, default=list(MEASURES), help="measure these, and leave the others as they are"
+    parser = argparse.ArgumentParser(
+        prog="python -m faults.figures", description="Measure the endurance figures, which takes about an hour."
     )
-    parser.add_argument("--scale", type=float, default=1.0, help="of the long form's sizes; with any but 1 nothing is written")
-    parser.add_argument("--one", nargs=3, metavar=("NAME", "SUBJECT", "SIZE"), help="measure this one here, and print it as JSON")
+    parser.add_argument("--only", nargs="+", choices=MEASURES, default=list(MEASURES), help="measure only these figures")
+    parser.add_argument("--scale", type=float, default=1.0, help="multiply each size by this; any value but 1 writes nothing")
+    parser.add_argument(
+        "--one", nargs=3, metavar=("NAME", "SUBJECT", "SIZE"), help="measure this figure in this process, and print it as JSON"
+    )
     arguments = parser.parse_args()
     if arguments.one:
         name, subject, size = arguments.one

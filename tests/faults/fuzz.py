@@ -1,6 +1,6 @@
-"""Parsers and what nobody meant them to read: each takes it in one known way, or refuses it with its own error.
+"""Fuzzing of parsers: each accepts a text with the expected result, or rejects it with its own error.
 
-The texts are good ones that were changed by chance. What is accepted is checked against a second opinion.
+The texts are valid texts with random changes. An independent check verifies each accepted text.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from socketkit.handlers.messages import PREFIX, MessageHandler, MessageTooLargeE
 from socketkit.seams import grammar
 
 Case = Callable[[random.Random], bool]
-"""Tries one text. Returns whether it was accepted; fails if that was wrong, or with any error that is not the parser's own."""
+"""Tries one text. Returns whether the parser accepted it. Raises if that was wrong, or if the error is not the parser's own."""
 
 
 def changed(chance: random.Random, seeds: Sequence[Any], pieces: Sequence[Any]) -> Any:
-    """Return one of the seeds after a few changes: characters and pieces are put in, taken out, doubled and moved."""
+    """Return one of the seeds with a few random insertions, deletions, replacements and rearrangements."""
     text = chance.choice(seeds)
     for _ in range(chance.randrange(5)):
         begin, end = sorted((chance.randrange(len(text) + 1), chance.randrange(len(text) + 1)))
@@ -83,7 +83,7 @@ OPTIONS = ["max_connections=100,overflow=shed", "rate=1.5,burst=3", "reply=%0A,i
 
 
 def reads_back(read: Callable[[str], Any], seeds: list[str]) -> Case:
-    """Return the case in which what is accepted reads back the same from its own text."""
+    """Return a case in which an accepted value has to parse back from its own text to an equal value."""
 
     def case(chance: random.Random) -> bool:
         text = changed(chance, seeds, PIECES)
@@ -98,7 +98,7 @@ def reads_back(read: Callable[[str], Any], seeds: list[str]) -> Case:
 
 
 def accepts(read: Callable[[str], Any], seeds: list[str]) -> Case:
-    """Return the case in which whatever is accepted is accepted a second time, and gives the same."""
+    """Return a case in which an accepted text has to give the same result a second time."""
 
     def case(chance: random.Random) -> bool:
         text = changed(chance, seeds, PIECES)
@@ -120,7 +120,7 @@ FILES = [
 
 
 def configuration(folder: str) -> Case:
-    """Return the case in which a file is read, in this folder, or refused; whatever is no TOML is refused."""
+    """Return a case in which a file in this folder is read or rejected. A file that is not TOML has to be rejected."""
     path = Path(folder) / "servers.toml"
 
     def case(chance: random.Random) -> bool:
@@ -142,14 +142,14 @@ COUNTS = ["0", "1", "2", "3", "-1", "+1", " 1", "1 ", "1e1", "", "\u0663", "\u00
 
 
 def activated(_folder: str) -> Case:
-    """Return the case in which sockets may have been passed on to this process: the descriptors from 3 on are there."""
+    """Return a case in which this process may have inherited sockets: descriptors from 3 on are open."""
     while os.open(os.devnull, os.O_RDONLY) < activation.FIRST + 2:
         pass
     return variables
 
 
 def variables(chance: random.Random) -> bool:
-    """Have LISTEN_FDS and the rest say anything: what is on offer is what is open, under one name each, or nothing."""
+    """Set LISTEN_FDS and its companions to anything. Offered are the open descriptors, each under one name, or none."""
     pid = chance.choice([str(os.getpid())] * 5 + ["1", "", "x", f" {os.getpid()}", f"0{os.getpid()}"])
     count, names = chance.choice(COUNTS), changed(chance, ["web:dns:", "a:b:c", "", "tcp%3A%2F%2Fh%3A1"], [":", "%", "\n", "a", "\udc80"])
     names = names.replace("\0", "")
@@ -185,7 +185,7 @@ class Lengths(Lines):
 
 
 def lines(wire: bytes) -> tuple[list[bytes], bool]:
-    """Return the messages that these bytes hold, and whether they go on with one that is too long."""
+    """Return the messages in these bytes, and whether a message that is too long follows."""
     *whole, rest = wire.split(b"\n")
     for number, message in enumerate(whole):
         if len(message) > LIMIT:
@@ -194,7 +194,7 @@ def lines(wire: bytes) -> tuple[list[bytes], bool]:
 
 
 def lengths(wire: bytes) -> tuple[list[bytes], bool]:
-    """Return the same for messages with their length in front."""
+    """Return the same for messages with a length prefix."""
     found = []
     while len(wire) >= PREFIX:
         length = int.from_bytes(wire[:PREFIX], "big")
@@ -208,7 +208,7 @@ def lengths(wire: bytes) -> tuple[list[bytes], bool]:
 
 
 def framing(kind: type[MessageHandler], expected: Callable[[bytes], tuple[list[bytes], bool]]) -> Case:
-    """Return the case in which bytes come in any pieces, and the messages in them are the same as ever."""
+    """Return a case in which bytes arrive in arbitrary pieces, and the messages in them stay the same."""
     seeds = [b"a\nbb\n\n", b"x" * 39 + b"\n", b"\0\0\0\1a\0\0\0\0\0\0\0\2bb", b"\0\0\0\x28" + b"y" * 40, b"\xff\xff\xff\xff"]
     pieces = [b"\n", b"\0", b"\0\0\0", b"\x28", b"\x29", b"\r", b"\xff", b"z" * 20]
 
@@ -223,13 +223,13 @@ def framing(kind: type[MessageHandler], expected: Callable[[bytes], tuple[list[b
 
 
 def taken(kind: type[MessageHandler], pieces: list[bytes]) -> tuple[list[bytes], bool]:
-    """Return the messages that a handler takes out of these pieces, and whether it has met one that is too long."""
+    """Return the messages that a handler reads from these pieces, and whether one was too long."""
     found: list[bytes] = []
     client, server = socket.socketpair()
     with client, server:
         handler = kind.__new__(kind)
         handler.request, handler.client_address, handler.server = server, "peer", None
-        handler.reply = lambda message, _address: found.append(message)  # which returns None: nothing is sent
+        handler.reply = lambda message, _address: found.append(message)  # returns None, so nothing is sent
         handler.setup()
         server.setblocking(False)
         try:
@@ -261,7 +261,7 @@ CASES: dict[str, Callable[[str], Case]] = {
 
 
 def fuzz(parser: str, size: int) -> Figure:
-    """Give a parser so many texts that were changed by chance: what does it do that is neither reading nor refusing?"""
+    """Give a parser many randomly changed texts. Measures how often it neither reads nor rejects a text correctly."""
     seed = random.SystemRandom().randrange(1 << 32)
     accepted, failures = 0, []
     with TemporaryDirectory(prefix="f") as folder:
@@ -269,7 +269,7 @@ def fuzz(parser: str, size: int) -> Figure:
         for number in range(size):
             try:
                 accepted += case(random.Random(seed + number))
-            except Exception as error:  # noqa: BLE001 - that any other error comes out is what is looked for
+            except Exception as error:  # noqa: BLE001 - finding any other error is the purpose
                 failures.append(f"seed {seed + number}: {type(error).__name__}: {error}")
     return {
         "texts": size,

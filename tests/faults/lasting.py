@@ -1,4 +1,4 @@
-"""What lasts: nothing grows over many requests, and a server goes on after many stops, scans, storms and whatever goes wrong."""
+"""Long runs: nothing grows over many requests, and a server survives many stops, scans, storms and faults."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from socketkit.testing import Account
 
 
 def resident(pids: list[int]) -> int:
-    """Return the bytes of memory that these processes hold."""
+    """Return the resident memory of these processes, in bytes."""
     pages = 0
     for pid in pids:
         with contextlib.suppress(FileNotFoundError):
@@ -27,7 +27,7 @@ def resident(pids: list[int]) -> int:
 
 
 def leaks(lab: Lab, size: int) -> Figure:
-    """Ask so many times, one client after the other, each answer checked: what has grown over the last nine tenths?"""
+    """Send many requests, one client after another, and check each answer. Measures the growth since the first tenth."""
     before = Account.take()
     with lab.serve() as served:
         served.good(max(size // 10, 20))
@@ -41,21 +41,21 @@ def leaks(lab: Lab, size: int) -> Figure:
     return {
         "requests": size,
         "seconds": round(seconds, 1),
-        "bytes more": last[0] - first[0],
-        "descriptors more": last[1] - first[1],
-        "threads more": max(0, last[2] - first[2] - threads_that_may_come(lab)),
+        "bytes added": last[0] - first[0],
+        "descriptors added": last[1] - first[1],
+        "threads added": max(0, last[2] - first[2] - threads_that_may_come(lab)),
         "left behind": before.left_since(),
         "wrong": sum(count for outcome, count in served.outcomes().items() if outcome != "finished"),
     }
 
 
 def threads_that_may_come(lab: Lab) -> int:
-    """Return how many threads of a bound may start late."""
+    """Return how many threads the dispatcher may start late, within its limit."""
     return {"pool": 4, "adaptive": 8, "executor": 8, "asyncio": 2}.get(lab.dispatcher, 0)
 
 
 def stops(lab: Lab, size: int) -> Figure:
-    """Start and stop so many times: how long does a stop take?"""
+    """Start and stop a server many times. Measures how long a stop takes."""
     seconds = []
     for _ in range(size):
         served = lab.prepare()
@@ -65,11 +65,11 @@ def stops(lab: Lab, size: int) -> Figure:
         served.stop()
         seconds.append(time.monotonic() - began)
     seconds.sort()
-    return {"stops": size, "median ms": round(seconds[size // 2] * 1000, 1), "99th ms": round(seconds[int(size * 0.99)] * 1000, 1)}
+    return {"stops": size, "median ms": round(seconds[size // 2] * 1000, 1), "p99 ms": round(seconds[int(size * 0.99)] * 1000, 1)}
 
 
 def scans(lab: Lab, size: int) -> Figure:
-    """Connect so many times and close, every second time with a reset: is each counted, and what is logged?"""
+    """Connect and close many times, every second time with a reset. Measures whether each connection is counted, and what is logged."""
     with lab.serve() as served:
         for number in range(size):
             client = served.connect()
@@ -86,7 +86,7 @@ def scans(lab: Lab, size: int) -> Figure:
 
 
 def storm(lab: Lab, size: int) -> Figure:
-    """Connect so many at once to a server that runs no more than four: how many ever run together?"""
+    """Connect many clients at once to a server limited to four handlers. Measures how many handlers run concurrently."""
     now, most, counting, answered = 0, 0, threading.Lock(), []
 
     def handle(_handler: Any, message: bytes) -> bytes:
@@ -94,7 +94,7 @@ def storm(lab: Lab, size: int) -> Figure:
         with counting:
             now += 1
             most = max(most, now)
-        time.sleep(0.001)  # so that others could come in
+        time.sleep(0.001)  # lets other handlers start
         with counting:
             now -= 1
         return message[::-1]
@@ -107,11 +107,11 @@ def storm(lab: Lab, size: int) -> Figure:
         for number, client in enumerate(clients):
             with client:
                 answered.append(served.receive(client) == (b"%d!" % number)[::-1])
-    return {"clients": size, "at once": most, "not answered": size - sum(answered)}
+    return {"clients": size, "concurrent": most, "not answered": size - sum(answered)}
 
 
 class Sick(logging.Handler):
-    """A log handler and an observer that raise while they are ill."""
+    """A log handler and an observer that raise while `ill` is true."""
 
     ill = False
 
@@ -125,19 +125,19 @@ class Sick(logging.Handler):
 
 
 class Stampede:
-    """What goes wrong, by chance, around one server."""
+    """Random faults around one server."""
 
     ERRORS = (KeyError, SystemExit, GeneratorExit, MemoryError)
 
     def __init__(self, lab: Lab, seed: int) -> None:
         self.chance = random.Random(seed)
         self.faults, self.sick = Faults(), Sick()
-        worse = self.kill_a_worker if lab.dispatcher == "prefork" else self.refuse_accept  # each worker has a queue of faults of its own
+        worse = self.kill_a_worker if lab.dispatcher == "prefork" else self.refuse_accept  # each worker has its own queue of faults
         self.wrongs = [worse, self.ask_badly, self.ask_badly, self.change_health]
         self.served = lab.prepare(self.handle, faults=self.faults, observers=[self.sick])
 
     def handle(self, _handler: Any, message: bytes) -> bytes:
-        if message.startswith(b"ill"):  # which no hexadecimal number does: those are what good clients send
+        if message.startswith(b"ill"):  # good clients send hexadecimal numbers only
             raise self.ERRORS[message[3] % len(self.ERRORS)]
         return message[::-1]
 
@@ -157,7 +157,7 @@ class Stampede:
             os.kill(self.chance.choice(children()), signal.SIGKILL)
 
     def ask(self) -> int:
-        """Return how many of one request were answered."""
+        """Send one request; return 1 if it was answered, else 0."""
         with contextlib.suppress(OSError, AssertionError):
             self.served.good()
             return 1
@@ -165,7 +165,7 @@ class Stampede:
 
 
 def stampede(lab: Lab, size: int) -> Figure:
-    """So many times make something go wrong while clients ask: are a hundred fresh requests answered afterwards?"""
+    """Cause many faults while clients send requests. Measures whether a hundred fresh requests are answered afterwards."""
     seed = random.SystemRandom().randrange(1 << 32)
     herd, over, answered = Stampede(lab, seed), threading.Event(), []
 
@@ -191,4 +191,4 @@ def stampede(lab: Lab, size: int) -> Figure:
         over.set()
         herd.served.stop()
         logging.getLogger().removeHandler(herd.sick)
-    return {"faults": size, "seed": seed, "answered meanwhile": sum(answered), "fresh requests not answered": 100 - fresh}
+    return {"faults": size, "seed": seed, "answered during faults": sum(answered), "fresh requests not answered": 100 - fresh}

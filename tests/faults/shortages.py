@@ -1,4 +1,4 @@
-"""What the system does not give: descriptors for a while, one allocation of memory, one system call."""
+"""Refused resources: descriptors for a while, a single memory allocation, a single system call."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from helpers.support import ROOT, TESTS, Program, with_path
 
 
 class CannotMeasureError(Exception):
-    """This system lacks what the measurement needs; the text says what."""
+    """This system lacks something that the measurement needs; the message names it."""
 
 
 # --- descriptors -----------------------------------------------------------------------------------------------------
 
 
 def emfile(lab: Lab, size: int) -> Figure:
-    """Leave no descriptor for so many tenths of a second while a client waits: what is tried, used and logged meanwhile?"""
+    """Leave no descriptor free while a client waits. Measures attempts, processor time and log lines."""
     counted, latch = Counted(), lab.latch()
     attempts = counted.attempts
-    holds = lab.dispatcher != "sync"  # with whose only thread in a handler nothing would be tried
+    holds = lab.dispatcher != "sync"  # its only thread would be in the handler and attempt nothing
 
     def handle(_handler: object, message: bytes) -> bytes:
         if message == b"hold":
@@ -62,36 +62,36 @@ def emfile(lab: Lab, size: int) -> Figure:
     return {
         "seconds": round(seconds, 1),
         "attempts/s": round(tried / seconds / len(pids), 1),
-        "% of a processor": round(busy / seconds / len(pids) * 100, 2),
+        "% of one processor": round(busy / seconds / len(pids) * 100, 2),
         "log lines": round(len(lab.log().splitlines()) / len(pids), 1),
-        "requests in work that were hurt": int(hurt),
+        "active requests failed": int(hurt),
         "wrong": int(early) + int(not answered),
-        "served after ms": round(after * 1000),
+        "ms until served": round(after * 1000),
     }
 
 
 # --- memory and system calls -----------------------------------------------------------------------------------------
 
 HANDLERS = {"asyncio": "awaited"}
-"""All others serve the plain handler."""
+"""The handlers of dispatchers that do not use the plain handler."""
 
 AT_MOST = 5.0
-"""Seconds within which a server serves again, or has ended."""
+"""Seconds within which a server has to serve again, or to end."""
 
 DETACH = 1.0
-"""Seconds that strace gets to let go of processes; it sometimes waits for ever for one that has ended meanwhile."""
+"""Seconds that strace gets to detach from processes; it sometimes waits indefinitely for one that has ended."""
 
 NO_ANSWER = 1.0
-"""Seconds after which a request is taken to be one that nobody will end."""
+"""Seconds after which a request counts as never ended."""
 
 
 class Victim:
-    """A server to which something is done again and again. If it ends, another one takes its place."""
+    """A server that suffers faults repeatedly. If it ends, a new one replaces it."""
 
     def __init__(self, dispatcher: str) -> None:
         self._command = ("-m", "faults.served", HANDLERS.get(dispatcher, "plain"), dispatcher)
         self._stack = contextlib.ExitStack()
-        self.counts = {"served on": 0, "requests without an end": 0, "ended": 0, "crashed": 0, "hung": 0}
+        self.counts = {"kept serving": 0, "requests never ended": 0, "ended": 0, "crashed": 0, "hung": 0}
 
     def __enter__(self) -> Self:
         return self
@@ -100,7 +100,7 @@ class Victim:
         self._stack.close()
 
     def live(self, **environment: str) -> Program:
-        """Return the server; start it if there is none."""
+        """Return the server; start one if none is running."""
         if not self._is_there():
             self._stack.close()
             variables = {**with_path(ROOT, TESTS), **environment}
@@ -110,14 +110,14 @@ class Victim:
         return self.program
 
     def ask(self) -> str:
-        """Make a request, and say how it ended. One that does not end at all is counted."""
+        """Send a request, and return a word for its outcome. Counts a request that never ends."""
         end = ask(self.port, NO_ANSWER)
         if end == "hung" and self.program.code is None:
-            self.counts["requests without an end"] += 1
+            self.counts["requests never ended"] += 1
         return end
 
     def workers(self) -> list[int]:
-        """Return the pids of its workers, if it has any that stay."""
+        """Return the pids of the server's permanent workers, if any."""
         if "prefork" not in self._command[-1]:
             return []
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
@@ -126,16 +126,16 @@ class Victim:
         return []
 
     def judge(self, what: str) -> None:
-        """Find out how it took it: it serves again, or has ended, within the time that it may take; anything else is a hang."""
+        """Count the server's reaction to a fault: it serves again or ends within `AT_MOST` seconds, or else it hangs."""
         end = time.monotonic() + AT_MOST
         while (code := self.program.code) is None and time.monotonic() < end:
             if self.ask() == "answered":
-                self.counts["served on"] += 1
+                self.counts["kept serving"] += 1
                 return
         kind = "hung" if code is None else "ended" if code > 0 else "crashed"
         self.counts[kind] += 1
         if kind == "hung":
-            self.program.send_signal(signal.SIGABRT)  # it shows where its threads stand
+            self.program.send_signal(signal.SIGABRT)  # makes it dump the stacks of its threads
             self.program.wait()
         if kind != "ended":
             print(f"{what}: {kind}, exit code {code}\n{self.program.output[-3000:]}", file=sys.stderr)
@@ -146,9 +146,9 @@ class Victim:
 
 
 def memory(dispatcher: str, size: int) -> Figure:
-    """Let the n-th allocation fail from when a server waits for its next request, for each n: does it serve on, or end with an error?
+    """Make the n-th memory allocation of an idle server fail, for each n. Measures whether the server keeps serving, or ends with an error.
 
-    Of prefork it is the parent's, which then loses a worker.
+    Under prefork, an allocation of the parent fails, and the parent then loses a worker.
     """
     if find_spec("_testcapi") is None:
         raise CannotMeasureError("this Python has no _testcapi")
@@ -164,7 +164,7 @@ def memory(dispatcher: str, size: int) -> Figure:
 
 
 def arm(program: Program, number: int) -> bool:
-    """Have it let this allocation fail; ask again if it was the one before that failed just as it was asked. False: it has ended."""
+    """Tell the program to let this allocation fail. Repeats if an earlier allocation failed just then. False: the program has ended."""
     for _ in range(3):
         program.send_signal(signal.SIGUSR1)
         with contextlib.suppress(AssertionError):
@@ -183,11 +183,11 @@ CALLS = {
     "fcntl": "EINVAL",
     "openat": "EMFILE",
 }
-"""System calls, and the error that each fails with."""
+"""System calls, each with the error to inject."""
 
 
 def calls(dispatcher: str, size: int) -> Figure:
-    """Let the n-th of each kind of system call fail while a server serves, for each n: does it serve on, or end with an error?"""
+    """Make the n-th system call of each kind fail while a server serves, for each n. Measures whether the server keeps serving."""
     if shutil.which("strace") is None:
         raise CannotMeasureError("strace is not installed")
     failed = 0
@@ -200,7 +200,7 @@ def calls(dispatcher: str, size: int) -> Figure:
 
 
 def ask_under(victim: Victim, fault: str, requests: int) -> int:
-    """Make so many requests while strace injects this fault into the server; return how often it did."""
+    """Send requests while strace injects this fault into the server; return how often it did."""
     pids = [victim.live().pid, *victim.workers()]
     command = ["strace", "-f", "-e", f"trace={fault.partition(':')[0]}", "-e", f"inject={fault}"]
     for pid in pids:
@@ -215,5 +215,5 @@ def ask_under(victim: Victim, fault: str, requests: int) -> int:
                 break
         with contextlib.suppress(ProcessLookupError):
             strace.send_signal(signal.SIGINT)
-        within(DETACH, lambda: strace.code is not None)  # else it is killed, which lets go of them too
+        within(DETACH, lambda: strace.code is not None)  # otherwise strace is killed, which also detaches it
         return strace.output.count("(INJECTED)")

@@ -1,4 +1,4 @@
-"""Figures of endurance, in short; in long, behind the mark `soak`, they are written to the file that the page shows."""
+"""Endurance figures in short form. In full, with the mark `soak`, the tests write them to the file behind the page."""
 
 import pytest
 
@@ -19,7 +19,7 @@ SHORT = {
     "memory": 3,
     "calls": 2,
 }
-"""Each takes a second or so."""
+"""Sizes with which each measurement takes about a second."""
 
 BRIEFLY = {
     "leaks": [subject for subject in WHERE["leaks"] if subject.endswith(("/tcp", "/udp"))],
@@ -38,7 +38,7 @@ BRIEFLY = {
 }
 
 GENEROUS = 20
-"""By how much the bar of a time is higher here, where other tests run beside. Counts are exact."""
+"""The factor by which limits on times are higher here, because other tests run at the same time. Counts are exact."""
 
 
 def each(where):
@@ -49,13 +49,13 @@ def each(where):
 def test_a_figure_holds_in_short(name, subject):
     figure = measured(name, subject, SHORT[name] // (5 if subject.startswith("fork/") else 1), seconds=50)
     if name == "stops":
-        assert figure["median ms"] <= HOLD[name]["99th ms"]  # thirty have no 99th
+        assert figure["median ms"] <= HOLD[name]["p99 ms"]  # thirty values have no 99th percentile
         return
     for what in TIMES & figure.keys():
         figure[what] /= GENEROUS
-    if name == "idle":  # what is there once weighs more with few connections, and spare threads stay for ten seconds
-        figure["bytes each"] /= 2
-        figure["threads more"] -= 2
+    if name == "idle":  # fixed costs weigh more with few connections, and spare threads stay for ten seconds
+        figure["bytes/connection"] /= 2
+        figure["threads added"] -= 2
     assert missed(name, figure) == [], figure
 
 
@@ -76,8 +76,8 @@ def test_a_figure_holds_in_long(name, subject):
 
 
 def test_what_has_grown_is_missed():
-    grown = {"bytes more": 2 << 20, "descriptors more": 0, "threads more": 1, "left behind": ["a thread"], "wrong": 0}
-    assert missed("leaks", grown) == ["bytes more: 2097152, at most 1048576", "threads more: 1, at most 0", "left behind: 1, at most 0"]
+    grown = {"bytes added": 2 << 20, "descriptors added": 0, "threads added": 1, "left behind": ["a thread"], "wrong": 0}
+    assert missed("leaks", grown) == ["bytes added: 2097152, at most 1048576", "threads added: 1, at most 0", "left behind: 1, at most 0"]
     assert missed("restarts", {"not answered": 0, "dropped by the kernel": None}) == []
 
 
