@@ -1,5 +1,5 @@
-"""How fast socketkit is, next to what else there is: ``python -m tests.benchmarks``, from the folder that holds `tests`.
+"""Compares the speed of socketkit with alternatives: ``python -m tests.benchmarks``, from the folder that contains `tests`.
 
-`rows` is the table of what is measured and what it is to reach; `servers` holds the programs that are measured, `clients` and
-`probes` those that measure; `report` writes docs/explanation/measurements.md. Nothing here is collected by pytest.
+`rows` is the table of measurements and goals; `servers` contains the measured programs, `clients` and `probes` the programs that
+measure them; `report` writes docs/explanation/measurements.md. pytest collects nothing here.
 """

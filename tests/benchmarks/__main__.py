@@ -17,8 +17,8 @@ from .running import measure
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return what the command line asks for; exit with 2 if that cannot be."""
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description="Measure socketkit against what else there is.")
+    """Parse the command line; exit with 2 if it is invalid."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description="Compare the speed of socketkit with alternatives.")
     parser.add_argument(
         "command",
         nargs="?",
@@ -27,12 +27,14 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         help="run: measure (the default); list: name the rows; setup: install the peers; report: write the page from --json again",
     )
     parser.add_argument("--only", action="append", metavar="NAME", choices=[row.name for row in ROWS], help="a row to run; may be repeated")
-    parser.add_argument("--rounds", type=int, default=3, help="how often every side of a row takes its turn (default 3)")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each side of a row runs (default 3)")
     parser.add_argument("--seconds", type=float, default=3.0, help="how long a client's load lasts (default 3)")
-    parser.add_argument("--quick", action="store_true", help="one round of a second: to see that it works, not for figures")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="keep the figures here; rows that are there and not run again stay")
-    parser.add_argument("--report", type=Path, metavar="FOLDER", help="write measurements.md and its figures here, as in docs/explanation")
-    parser.add_argument("--note", metavar="TEXT", help="what disturbed the run; it is kept with the figures, and shown on the page")
+    parser.add_argument("--quick", action="store_true", help="one round of one second: a trial run, not for figures")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file; keep its rows that do not run again")
+    parser.add_argument(
+        "--report", type=Path, metavar="FOLDER", help="write measurements.md and its figures to this folder, such as docs/explanation"
+    )
+    parser.add_argument("--note", metavar="TEXT", help="a remark, such as what disturbed the run; shown on the page")
     asked = parser.parse_args(words)
     if asked.command == "report" and not (asked.json and asked.report):
         parser.error("report needs --json FILE and --report FOLDER")
@@ -40,7 +42,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Do it; return the exit code: 1 if something is missing."""
+    """Run the command; return the exit code: 1 if something is missing."""
     asked = arguments(words)
     try:
         return _do(asked)
@@ -70,7 +72,7 @@ def _do(asked: argparse.Namespace) -> int:
 
 
 def _measure(asked: argparse.Namespace, results: dict[str, Any]) -> None:
-    """Run the rows that are asked for; what is done is kept, whatever becomes of the rest. Raises: NotSetUpError."""
+    """Run the selected rows, and save each row as soon as it is measured. Raises: NotSetUpError."""
     if tools.missing():
         raise tools.NotSetUpError(f"install these Debian packages: {' '.join(tools.missing())}")
     raise_limits()
@@ -87,7 +89,7 @@ def _keep(results: dict[str, Any], file: Path) -> None:
 
 
 def _run(row: Row, rounds: int, seconds: float, results: dict[str, Any]) -> None:
-    """Measure a row, say how it came out, and put it among the results in the place that it has in the table."""
+    """Measure a row, print its results, and insert it into the results in the order of the table."""
     print(f"{row.name}: {row.work}", flush=True)
     found = measure(row, rounds, seconds, lambda line: print(line, flush=True))
     for outcome in outcomes(found):

@@ -1,7 +1,7 @@
-"""Client programs that put a server under load: what each is called with, and what it says.
+"""Client programs that put a server under load: their command lines, and how to read their output.
 
-Every client warms the server up first. All of them return the same figures: replies/s; the server's processor time for each reply
-(CPU µs/reply); and which share of one processor server and client used, because only a busy server was measured.
+Every client warms the server up first. All return the same figures: replies/s; the server's processor time per reply
+(CPU µs/reply); and the shares of one processor that server and client used, because a rate is the server's only if the server was busy.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ CPU = "CPU µs/reply"
 SERVER_BUSY = "server busy"
 
 CONNECTIONS = 50
-"""How many connections redis-benchmark keeps in the air; wrk: 32. More of them only add to the queues."""
+"""How many connections redis-benchmark keeps open; wrk: 32. More connections only lengthen the queues."""
 
 DATAGRAMS = 100
-"""How many datagrams dnsperf keeps in the air: few enough for any socket's buffer."""
+"""How many outstanding datagrams dnsperf allows: few enough for any socket's buffer."""
 
 WARM_SECONDS = 0.3
 
 
 class ClientError(Exception):
-    """A client program failed, or met errors; the text is what it wrote."""
+    """A client program failed or reported errors; the message is its output."""
 
 
 def redis_benchmark(*, keep: bool) -> Callable[[Server, float], Reading]:
-    """Return the load of ``PING`` lines by redis-benchmark: one connection for all of them, or one for each."""
+    """Return a load of ``PING`` lines by redis-benchmark, on keep-alive connections or on one connection per line."""
 
     def ping(server: Server, count: int) -> float:
         command = ["redis-benchmark", "-p", str(server.port), "-c", str(CONNECTIONS), "-n", str(count), "-t", "ping_inline", "--csv"]
@@ -45,7 +45,7 @@ def redis_benchmark(*, keep: bool) -> Callable[[Server, float], Reading]:
         return float(line[1])
 
     def load(server: Server, seconds: float) -> Reading:
-        count = 500  # it takes a number of requests, not a time: find out how many make up the time
+        count = 500  # redis-benchmark takes a number of requests, not a time: find the number that takes this long
         for warm in (WARM_SECONDS, WARM_SECONDS, seconds):
             count = max(int(ping(server, count) * warm), CONNECTIONS)
         return _measured(server, lambda: count / ping(server, count), lambda: count)
@@ -54,7 +54,7 @@ def redis_benchmark(*, keep: bool) -> Callable[[Server, float], Reading]:
 
 
 def dnsperf(server: Server, seconds: float) -> Reading:
-    """Put datagrams to the server, from eight sockets, and take every reply as good."""
+    """Send datagrams to the server from eight sockets, and accept every reply."""
 
     def ask(limit: float) -> tuple[int, float]:
         command = ["dnsperf", "-s", "127.0.0.1", "-p", str(server.port), "-d", str(queries()), "-c", "8", "-q", str(DATAGRAMS)]
@@ -74,7 +74,7 @@ def dnsperf(server: Server, seconds: float) -> Reading:
 
 
 def wrk(*headers: str) -> Callable[[Server, float], Reading]:
-    """Return the load of requests for one page by wrk, with these headers."""
+    """Return a load of requests for one page by wrk, with these headers."""
 
     def get(server: Server, seconds: float) -> tuple[int, float]:
         options = [word for header in headers for word in ("-H", header)]
@@ -99,14 +99,14 @@ def wrk(*headers: str) -> Callable[[Server, float], Reading]:
 
 
 def _measured(server: Server, run: Callable[[], float], replies: Callable[[], int]) -> Reading:
-    """Run the load, which returns how many seconds it took by its own clock, and put a price on it."""
+    """Run the load, which returns its duration by the client's clock, and compute the figures."""
     before, client, began = server.cpu(), _children(), time.monotonic()
     seconds = run()
     wall = time.monotonic() - began
     cpu = server.cpu() - before
     count = replies()
     if not count:
-        raise ClientError("not one reply")
+        raise ClientError("no replies")
     return {
         RATE: count / seconds,
         CPU: cpu / count * 1e6,
@@ -116,7 +116,7 @@ def _measured(server: Server, run: Callable[[], float], replies: Callable[[], in
 
 
 def _children() -> float:
-    """Return the processor time of the programs that this process has run: the client's, since servers end later."""
+    """Return the processor time of finished child processes: only the client's, because servers end later."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 

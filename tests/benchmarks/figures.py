@@ -1,6 +1,6 @@
-"""Numbers out of rounds: medians, ratios of medians, spreads, and whether a goal was met.
+"""Statistics of rounds: medians, ratios of medians, spreads, and whether a goal was met.
 
-This module starts nothing and reads no clock. Results are plain mappings, the ones that the JSON file holds.
+This module starts nothing and reads no clock. Results are plain mappings, as in the JSON file.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from dataclasses import dataclass
 from typing import Any
 
 Reading = Mapping[str, float]
-"""What one round of one side gave: metric to value."""
+"""The result of one round of one side: metric to value."""
 
 Rounds = Mapping[str, Sequence[float]]
-"""What all rounds of one side gave: metric to values, in the order of the rounds."""
+"""The results of all rounds of one side: metric to values, in the order of the rounds."""
 
 
 @dataclass(frozen=True)
 class Goal:
-    """What the first side of a row is to reach.
+    """A goal for the first side of a row.
 
-    metric: which of its figures. bound: as a multiple of the peer's figure, or as it stands where there is no peer.
-    than: the peer. at_most: less is better.
+    metric: the figure. bound: a multiple of the peer's figure, or an absolute value if there is no peer. than: the peer. at_most: less
+    is better.
     """
 
     metric: str
@@ -38,18 +38,18 @@ class Goal:
 
 
 CLIENT_BUSY = "client busy"
-"""The metric that says which share of one processor the client used."""
+"""The metric for the client's share of one processor."""
 
 CLIENT_LIMIT = 0.9
-"""From this share on the client may be what limits the rate, and not the server."""
+"""From this share on, the client may limit the rate, and not the server."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a goal came out.
+    """The result of a goal.
 
-    measured: the ratio, or the figure itself; None: one of the two sides did not run. limited: the client could not go faster than
-    the peer it was measured with, so the peer may be faster than it seems, and the true ratio lower.
+    measured: the ratio, or the figure itself; None: one of the two sides did not run. limited: the client was at its limit with the
+    peer, so the peer may be faster than measured, and the true ratio lower.
     """
 
     goal: Goal
@@ -58,7 +58,7 @@ class Outcome:
 
     @property
     def met(self) -> bool | None:
-        """Whether the goal was reached; None: nobody knows."""
+        """Whether the goal was met; None: unknown."""
         if self.measured is None:
             return None
         met = self.measured <= self.goal.bound if self.goal.at_most else self.measured >= self.goal.bound
@@ -77,7 +77,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """Return the ratio of the medians; infinite where theirs is zero and ours is not."""
+    """Return the ratio of the medians; infinite if only the second is zero."""
     above, below = median(ours), median(theirs)
     if below:
         return above / below
@@ -85,18 +85,18 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
 
 
 def spread(values: Sequence[float]) -> float:
-    """Return how far the rounds lie apart, highest less lowest, as a share of their median: how noisy the machine was."""
+    """Return the noise: the highest round minus the lowest, as a share of the median."""
     middle = median(values)
     return (max(values) - min(values)) / middle if middle else 0.0
 
 
 def collect(readings: Sequence[Reading]) -> dict[str, list[float]]:
-    """Return the rounds of one side, metric by metric."""
+    """Return the rounds of one side, by metric."""
     return {metric: [reading[metric] for reading in readings] for metric in (readings[0] if readings else ())}
 
 
 def outcomes(row: Mapping[str, Any]) -> list[Outcome]:
-    """Return how each goal of a measured row came out. The goals are about its first side."""
+    """Return the result of each goal of a measured row. Goals apply to its first side."""
     sides: Mapping[str, Rounds] = row["sides"]
     return [_outcome(Goal(**goal), sides, row["subject"]) for goal in row["goals"]]
 

@@ -1,4 +1,4 @@
-"""What no client program measures: idle connections, idle servers, and how long a stop takes."""
+"""Measurements that no client program makes: idle connections, idle servers, and how long a stop takes."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from .figures import Reading, percentile
 from .processes import Server
 
 FRESH = 1000
-"""How many fresh requests are timed beside the idle connections."""
+"""How many requests on new connections are timed while the idle connections are open."""
 
 SETTLE = 2.0
-"""Seconds that a server gets to come to rest before it is watched."""
+"""Seconds that a server gets to become idle before it is measured."""
 
 LONGER = 11.0
-"""Seconds after which threads that are kept for a while have ended: our spare ones end after ten."""
+"""Seconds after which spare threads have ended: socketkit's end after ten."""
 
 BYTES = "bytes/connection"
-THREADS = "threads more"
+THREADS = "threads added"
 FRESH_P99 = "fresh p99 ms"
 WAKEUPS = "wake-ups/s"
 STOP_P99 = "stop p99 ms"
@@ -31,7 +31,7 @@ STOP_MEDIAN = "stop median ms"
 
 
 def idle_connections(number: int) -> Callable[[Server, float], Reading]:
-    """Return the probe that keeps so many connections open after one request each, and makes fresh requests beside them."""
+    """Return a probe that keeps `number` connections open after one request each, and sends requests on new connections."""
 
     def probe(server: Server, _seconds: float) -> Reading:
         for _ in range(FRESH):
@@ -48,7 +48,7 @@ def idle_connections(number: int) -> Callable[[Server, float], Reading]:
 
 
 def idle_server(server: Server, seconds: float) -> Reading:
-    """Count what a server does that has answered and has nothing to do."""
+    """Count the wake-ups of a server that has answered requests and is idle."""
     for _ in range(100):
         ask_fresh(server)
     time.sleep(SETTLE)
@@ -58,7 +58,7 @@ def idle_server(server: Server, seconds: float) -> Reading:
 
 
 def stop_times(command: list[str], _seconds: float) -> Reading:
-    """Run a program that stops a hundred servers and prints how many seconds each stop took."""
+    """Run a program that stops a hundred servers and prints the duration of each stop in seconds."""
     finished = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     if finished.returncode:
         raise ClientError(finished.stderr.strip().splitlines()[-1])
@@ -68,7 +68,7 @@ def stop_times(command: list[str], _seconds: float) -> Reading:
 
 @contextlib.contextmanager
 def kept_open(server: Server, number: int) -> Iterator[None]:
-    """Keep so many connections open, each after one request, inside this block."""
+    """Keep `number` connections open, each after one request, inside a `with` block."""
     with contextlib.ExitStack() as stack:
         for _ in range(number):
             _ask(stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=30)))
@@ -76,7 +76,7 @@ def kept_open(server: Server, number: int) -> Iterator[None]:
 
 
 def ask_fresh(server: Server) -> float:
-    """Make one request on a connection of its own; return how many seconds it took, from connecting to the reply."""
+    """Send one request on a new connection; return the seconds from connecting to the reply."""
     began = time.monotonic()
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
         _ask(connection)
@@ -87,4 +87,4 @@ def _ask(connection: socket.socket) -> None:
     connection.sendall(b"PING\r\n")
     reply = connection.recv(64)
     if reply != b"+PONG\r\n":
-        raise ClientError(f"{reply!r} is no answer")
+        raise ClientError(f"unexpected reply {reply!r}")

@@ -1,6 +1,6 @@
-"""A server in a process of its own: started, asked for its port, measured from outside, and killed with all its children.
+"""A server in its own process: started, measured from outside, and killed with all its children.
 
-Source: proc(5), for what is read.
+Source: proc(5).
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from typing import Self
 from .tools import ROOT
 
 START_SECONDS = 20.0
-"""How long a server may take until it says its port."""
+"""How long a server may take to print its port."""
 
 _TICK = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class DidNotStartError(Exception):
-    """A server ended before it said its port; the text is the last thing it wrote to standard error."""
+    """A server ended before it printed its port; the message is the last line of its standard error."""
 
 
 class Server:
-    """A server that says ``port NUMBER`` on its standard output; for use with `with`."""
+    """A server that prints ``port NUMBER`` to standard output; a context manager."""
 
     def __init__(self, command: list[str]) -> None:
         self._command = command
 
     def __enter__(self) -> Self:
-        """Start it and wait for its port. Raises: DidNotStartError."""
+        """Start the server and wait for its port. Raises: DidNotStartError."""
         self._errors = tempfile.TemporaryFile()
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         self._process = subprocess.Popen(
@@ -64,14 +64,14 @@ class Server:
         self._errors.close()
 
     def stop(self, seconds: float = START_SECONDS) -> float:
-        """Send SIGTERM and return how many seconds its end took. Raises: subprocess.TimeoutExpired after so many seconds."""
+        """Send SIGTERM; return how many seconds the server took to end. Raises: subprocess.TimeoutExpired after `seconds`."""
         began = time.monotonic()
         self._process.terminate()
         self._process.wait(seconds)
         return time.monotonic() - began
 
     def cpu(self) -> float:
-        """Return the seconds of processor time that it has used, user and system, with its children, dead or alive."""
+        """Return the user and system time of the server and its children, dead or alive, in seconds."""
         ticks = 0
         for process in Path("/proc").iterdir():
             if process.name.isdecimal() and (fields := _stat(process)) and int(fields[3]) == self.pid:
@@ -79,15 +79,15 @@ class Server:
         return ticks / _TICK
 
     def memory(self) -> int:
-        """Return its resident bytes."""
+        """Return the server's resident memory in bytes."""
         return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * _PAGE
 
     def threads(self) -> int:
-        """Return how many threads it has."""
+        """Return the number of the server's threads."""
         return len(list(Path(f"/proc/{self.pid}/task").iterdir()))
 
     def switches(self) -> int:
-        """Return how often its threads have been put on a processor so far: each wake-up is one."""
+        """Return the number of context switches of the server's threads so far: each wake-up is one."""
         status = "".join(_read(task / "status") for task in Path(f"/proc/{self.pid}/task").iterdir())
         return sum(int(number) for number in re.findall(r"ctxt_switches:\s+(\d+)", status))
 
@@ -100,24 +100,24 @@ class Server:
             if not more:
                 self._errors.seek(0)
                 last = self._errors.read().decode(errors="replace").strip().splitlines()[-1:]
-                raise DidNotStartError(last[0] if last else "it said nothing")
+                raise DidNotStartError(last[0] if last else "no output")
             said += more
         return int(found[1])
 
 
 def _stat(process: Path) -> list[str]:
-    """Return the fields after the name, which may hold anything: state, parent, group, session, ..."""
+    """Return the fields after the process name, which may contain anything: state, parent, group, session, ..."""
     return _read(process / "stat").rpartition(")")[2].split()
 
 
 def _read(path: Path) -> str:
     try:
         return path.read_text()
-    except OSError:  # it has ended
+    except OSError:  # the process has ended
         return ""
 
 
 def raise_limits() -> None:
-    """Let this process and its children open as many files as the system allows them to."""
+    """Raise the limit on open files of this process and its children to the maximum."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

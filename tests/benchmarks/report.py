@@ -1,4 +1,4 @@
-"""The page docs/explanation/measurements.md and its figures, from what a run left in its JSON file and nothing else."""
+"""Writes docs/explanation/measurements.md and its figures from the JSON file of a run."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _MET = {True: "yes", False: "**no**", None: "not known"}
 _HEAD = """\
 # Measurements
 
-How fast socketkit is next to what else there is, on one machine and at one time. The ratios are what to look at: both sides of each
-were measured in the same run, by the same client, with the same handler; every side took its turn in each round, and the order was
-turned round every second time. The figures are medians of the rounds. This page is written by the benchmark:
+How fast socketkit is compared with alternatives, on one machine and at one time. Rely on the ratios: both sides of each were measured in
+the same run, by the same client, with the same handler. Every side ran once in each round, and the order was reversed every second round.
+The figures are medians of the rounds. The benchmark writes this page:
 
 ```text
 python -m tests.benchmarks setup
@@ -31,19 +31,19 @@ python -m tests.benchmarks --json figures.json --report docs/explanation
 _NOTES = """\
 ## How to read it
 
-- Servers run in processes of their own, on the loopback interface, with a warm-up before each round. Client and server share the
-  machine. In the figures a bar is the median, the thin line the lowest and highest round.
-- *Noise* is the distance of the highest round from the lowest, as a share of the median, for the noisiest side of the row.
-- *At most*: the client was at its limit with that peer, which may be faster than it seems; such a goal can be missed, but not met.
-- *Busy* is how much of one processor our server used. Far below 100 %, something else was measured.
-- The standard library's classes get a queue of 1024 connections, as ours have, instead of five: five would measure lost packets.
-- gevent, asyncio and cheroot do the same work in their own style. The bare loops and the server in C do nothing but the system calls
-  that there must be; *bare loop + handler* also constructs the handler for each datagram, as every server has to.
+- Each server runs in its own process, on the loopback interface, with a warm-up before each round. Client and server share the
+  machine. In the figures, a bar shows the median, and the thin line extends from the lowest to the highest round.
+- *Noise* is the highest round minus the lowest, as a share of the median, for the noisiest side of the row.
+- *At most* means that the client was at its limit with that peer, which may be faster than measured. Such a goal can be missed, but not met.
+- *Busy* is how much of one processor the socketkit server used. Far below 100 %, the server was not the bottleneck.
+- The standard library's classes use an accept queue of 1024 connections, as socketkit does, instead of 5, which would measure lost packets.
+- gevent, asyncio and cheroot do the same work in their own style. The bare loops and the server in C make only the necessary system
+  calls; *bare loop + handler* also constructs the handler for each datagram, as every server has to.
 """
 
 
 def write(results: Mapping[str, Any], folder: Path) -> None:
-    """Write the page and a figure for each row into the folder; figures of rows that are gone are removed."""
+    """Write the page and a figure for each row into the folder, and remove the figures of former rows."""
     figures = folder / FIGURES
     figures.mkdir(parents=True, exist_ok=True)
     for old in figures.glob("*.svg"):
@@ -67,7 +67,7 @@ def page(results: Mapping[str, Any]) -> str:
 
 
 def verdict(outcome: Outcome) -> str:
-    """Return how a goal came out, as a line."""
+    """Return the result of a goal, as a line."""
     return f"{outcome.goal}: {_shown(outcome)}, {'met' if outcome.met else 'not known' if outcome.met is None else 'MISSED'}"
 
 
@@ -107,7 +107,7 @@ def _section(row: Mapping[str, Any]) -> str:
 
 
 def _shown(outcome: Outcome) -> str:
-    """Return the measured figure: a ratio with two digits after the point, anything else with as many as it needs."""
+    """Return the measured figure as text: a ratio with two decimals, any other figure with as many as it needs."""
     if outcome.measured is None:
         return "-"
     if outcome.goal.than:
@@ -116,5 +116,5 @@ def _shown(outcome: Outcome) -> str:
 
 
 def _digits(value: float) -> int:
-    """Return how many digits after the point a reader wants to see."""
+    """Return how many decimals to show."""
     return 0 if value == 0 or value >= 100 else 1 if value >= 1 else 3

@@ -1,4 +1,4 @@
-"""The table: each kind of work, who does it, by which client it is measured, and what it is to reach."""
+"""The table of measurements: each kind of work, its sides, its client and its goals."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from .processes import Server
 from .tools import compiled, interpreter, web_folder
 
 Command = Callable[[], list[str]]
-"""Makes the command of a side when it is needed: it may have to compile."""
+"""Returns the command of a side. Called only when needed, because it may compile a program."""
 
 Measure = Callable[[list[str], float], Reading]
-"""Measures the program of a command under a load of so many seconds."""
+"""Measures the program of a command under a load that lasts this many seconds."""
 
 IDLE_CONNECTIONS = 9_990
-"""So many fit into the ten thousand descriptors that many systems allow, beside the few that a server needs itself."""
+"""Many systems allow ten thousand descriptors; this leaves a few for the server itself."""
 
 
 def program(name: str, *arguments: str) -> Command:
@@ -28,12 +28,12 @@ def program(name: str, *arguments: str) -> Command:
 
 
 def stdlib(kind: str, handler: str) -> Command:
-    """Return the command of a standard library's server class."""
+    """Return the command of a server class from the standard library."""
     return program("classic", "socketserver", kind, handler)
 
 
 def drop_in(kind: str, handler: str) -> Command:
-    """Return the command of the same class of ours."""
+    """Return the command of socketkit's class of the same name."""
     return program("classic", "socketkit.socketserver", kind, handler)
 
 
@@ -48,13 +48,13 @@ def cheroot() -> list[str]:
 
 
 def http(*under: str) -> Command:
-    """Return the command of the unmodified `http.server`, under another program if one is given."""
+    """Return the command of the unmodified `http.server`, run by another program if one is given."""
     arguments = ("-m", "http.server", "--bind", "127.0.0.1", "--protocol", "HTTP/1.1", "--directory")
     return lambda: [str(interpreter()), *under, *arguments, str(web_folder()), "0"]
 
 
 def served(client: Callable[[Server, float], Reading]) -> Measure:
-    """Return the measurement that starts the server, lets the client at it, and kills it."""
+    """Return a measurement that starts the server, runs the client, and kills the server."""
 
     def measure(command: list[str], seconds: float) -> Reading:
         with Server(command) as server:
@@ -67,7 +67,7 @@ def served(client: Callable[[Server, float], Reading]) -> Measure:
 class Row:
     """One kind of work.
 
-    name: for the command line. work: for the reader. metric: what the figure shows. sides: who does it, ours first.
+    name: for the command line. work: for the reader. metric: what the figure shows. sides: the programs compared, socketkit first.
     """
 
     name: str
@@ -84,7 +84,7 @@ class Row:
         return next(iter(self.sides))
 
     def facts(self) -> dict[str, Any]:
-        """Return what the report needs to know beside the figures."""
+        """Return what the report needs besides the figures."""
         goals = [asdict(goal) for goal in self.goals]
         return {"name": self.name, "work": self.work, "client": self.client, "metric": self.metric, "subject": self.subject, "goals": goals}
 
@@ -94,7 +94,7 @@ def _times(*bounds: tuple[float, str]) -> tuple[Goal, ...]:
 
 
 def _same(name: str, work: str, load: tuple[str, Measure], kind: str, handler: str) -> Row:
-    """Return a row that holds a classic class against the standard library's, under the same strategy."""
+    """Return a row that compares a classic class with the standard library's, under the same strategy."""
     client, measure = load
     sides = {f"socketkit {kind}": drop_in(kind, handler), kind: stdlib(kind, handler)}
     return Row(name, f"{kind}: {work}", client, measure, sides, _times((0.95, kind)))
@@ -134,7 +134,7 @@ ROWS = (
     ),
     Row(
         "oneshot",
-        "a connection for each request, one-shot handler",
+        "one connection per request, one-shot handler",
         *_ONCE,
         {
             "socketkit adaptive": program("composed", "tcp", "oneshot", "adaptive"),
@@ -149,7 +149,7 @@ ROWS = (
     ),
     Row(
         "connection-loop",
-        "a connection for each request, handler that loops until the end",
+        "one connection per request, handler that reads until the end",
         *_ONCE,
         {
             "socketkit adaptive": program("composed", "tcp", "loop", "adaptive"),
@@ -159,7 +159,7 @@ ROWS = (
     ),
     Row(
         "keepalive",
-        "connections kept alive, `ConversationHandler`",
+        "keep-alive connections, `ConversationHandler`",
         *_KEEP,
         {
             "socketkit adaptive": program("composed", "tcp", "conversation", "adaptive"),
@@ -174,7 +174,7 @@ ROWS = (
     ),
     Row(
         "keepalive-threads",
-        "connections kept alive, unmodified `handle()` loop: a thread each",
+        "keep-alive connections, unmodified `handle()` loop, one thread each",
         *_KEEP,
         {
             "socketkit adaptive": program("composed", "tcp", "loop", "adaptive"),
@@ -184,7 +184,7 @@ ROWS = (
     ),
     Row(
         "http-keepalive",
-        "unmodified `http.server`, connections kept alive, `socketkit run`",
+        "unmodified `http.server`, keep-alive connections, `socketkit run`",
         _WRK,
         served(wrk()),
         {"socketkit run": http(*_RUN), "ThreadingHTTPServer": http(), "cheroot": cheroot},
@@ -192,7 +192,7 @@ ROWS = (
     ),
     Row(
         "http-close",
-        "unmodified `http.server`, a connection for each request, `socketkit run`",
+        "unmodified `http.server`, one connection per request, `socketkit run`",
         f"{_WRK} -H 'Connection: close'",
         served(wrk("Connection: close")),
         {"socketkit run": http(*_RUN), "ThreadingHTTPServer": http(), "cheroot": cheroot},
@@ -200,7 +200,7 @@ ROWS = (
     ),
     Row(
         "prefork",
-        "processes: prefork against a fork for each connection, one-shot handler",
+        "processes: prefork against one fork per connection, one-shot handler",
         *_ONCE,
         {
             "socketkit prefork": program("composed", "tcp", "oneshot", "prefork"),
@@ -210,7 +210,7 @@ ROWS = (
     ),
     Row(
         "idle-connections",
-        f"{IDLE_CONNECTIONS:,} idle connections kept alive",
+        f"{IDLE_CONNECTIONS:,} idle keep-alive connections",
         "own client",
         served(idle_connections(IDLE_CONNECTIONS)),
         {
@@ -224,10 +224,10 @@ ROWS = (
     ),
     _same("classic-udp", "datagrams", _ASK, "UDPServer", "datagram"),
     _same("classic-udp-threading", "datagrams", _ASK, "ThreadingUDPServer", "datagram"),
-    _same("classic-tcp", "a connection for each request", _ONCE, "TCPServer", "oneshot"),
-    _same("classic-tcp-threading", "a connection for each request", _ONCE, "ThreadingTCPServer", "oneshot"),
-    _same("classic-keepalive-threading", "connections kept alive", _KEEP, "ThreadingTCPServer", "loop"),
-    _same("classic-tcp-forking", "a connection for each request", _ONCE, "ForkingTCPServer", "oneshot"),
+    _same("classic-tcp", "one connection per request", _ONCE, "TCPServer", "oneshot"),
+    _same("classic-tcp-threading", "one connection per request", _ONCE, "ThreadingTCPServer", "oneshot"),
+    _same("classic-keepalive-threading", "keep-alive connections", _KEEP, "ThreadingTCPServer", "loop"),
+    _same("classic-tcp-forking", "one connection per request", _ONCE, "ForkingTCPServer", "oneshot"),
     Row(
         "stop",
         "stop of an idle server, a hundred times",
@@ -239,7 +239,7 @@ ROWS = (
     ),
     Row(
         "idle",
-        "an idle server that has answered before",
+        "an idle server after its first requests",
         "own client, /proc",
         served(idle_server),
         {

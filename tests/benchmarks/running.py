@@ -1,4 +1,4 @@
-"""Rounds: every side of a row in turn, and again, the other way round every second time, so that no side has the quiet moments."""
+"""Rounds: each side of a row runs once in each round. Every second round reverses the order, so that noise affects all sides alike."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from .rows import Row
 
 
 def measure(row: Row, rounds: int, seconds: float, say: Callable[[str], object]) -> dict[str, Any]:
-    """Return the row's facts and figures, as the JSON file holds them. say: hears what was measured, a line at a time.
+    """Return the row's facts and figures, in the form of the JSON file. say: receives each result as a line.
 
-    A side that does not start or does not answer is left out of the rest, with the reason. seconds: how long a client's load lasts.
+    A side that does not start or answer is skipped in later rounds, with the reason. seconds: how long a client's load lasts.
     """
     readings: dict[str, list[Reading]] = {side: [] for side in row.sides}
     skipped: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""What the benchmark needs that is not in the repository: an interpreter with the peers, the client programs, a C compiler."""
+"""Requirements of the benchmark outside the repository: an interpreter with the peers, the client programs, a C compiler."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 
 PEERS = ("gevent", "uvloop", "cheroot")
-"""Distributions that servers are compared with."""
+"""Distributions that socketkit is compared with."""
 
 PACKAGES = {"redis-benchmark": "redis-tools", "dnsperf": "dnsperf", "wrk": "wrk", "cc": "gcc"}
-"""Programs, and the Debian package that each comes from."""
+"""Programs, each with its Debian package."""
 
 
 class NotSetUpError(Exception):
-    """Something is missing; the text says what, and what to do."""
+    """A requirement is missing; the message names it and the remedy."""
 
 
 def home() -> Path:
-    """Return the folder of the virtual environment: in the user's cache, one for each version of Python."""
+    """Return the folder of the virtual environment: in the user's cache, one per version of Python."""
     cache_folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return cache_folder / "socketkit-benchmarks" / str(sys.implementation.cache_tag)
 
 
 def interpreter() -> Path:
-    """Return the interpreter that servers run under. Raises: NotSetUpError."""
+    """Return the interpreter that runs the servers. Raises: NotSetUpError."""
     found = home() / "bin" / "python"
     if not found.exists():
-        raise NotSetUpError("run `python -m tests.benchmarks setup` first: it makes the environment that the servers run in")
+        raise NotSetUpError("run `python -m tests.benchmarks setup` first: it creates the environment that the servers run in")
     return found
 
 
@@ -47,7 +47,7 @@ def missing() -> list[str]:
 
 
 def set_up() -> None:
-    """Make the virtual environment, with the peers and with what socketkit depends on. Raises: NotSetUpError for programs."""
+    """Create the virtual environment with the peers and socketkit's dependencies. Raises: NotSetUpError if programs are missing."""
     core = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     venv.create(home(), with_pip=True)
     subprocess.run([interpreter(), "-m", "pip", "install", "--quiet", "--upgrade", *PEERS, *core], check=True)
@@ -57,7 +57,7 @@ def set_up() -> None:
 
 @cache
 def workshop() -> Path:
-    """Return a temporary folder that goes when the benchmark ends."""
+    """Return a temporary folder that is removed when the benchmark ends."""
     folder = tempfile.TemporaryDirectory(prefix="socketkit-benchmarks-")
     _kept.append(folder)
     return Path(folder.name)
@@ -68,7 +68,7 @@ _kept: list[tempfile.TemporaryDirectory[str]] = []
 
 @cache
 def compiled(name: str) -> Path:
-    """Return the program made from ``servers/NAME.c``. Raises: subprocess.CalledProcessError."""
+    """Return the program compiled from ``servers/NAME.c``. Raises: subprocess.CalledProcessError."""
     program = workshop() / name
     subprocess.run(["cc", "-O2", "-Wall", "-Werror", "-o", program, HERE / "servers" / f"{name}.c"], check=True)
     return program
@@ -76,7 +76,7 @@ def compiled(name: str) -> Path:
 
 @cache
 def web_folder() -> Path:
-    """Return a folder with one page, ``page.html``, of a kilobyte."""
+    """Return a folder with one page of a kilobyte, ``page.html``."""
     folder = workshop() / "web"
     folder.mkdir()
     (folder / "page.html").write_text("<p>a kilobyte of page</p>\n" * 40)
@@ -92,7 +92,7 @@ def queries() -> Path:
 
 
 def machine() -> dict[str, str]:
-    """Return what the figures depend on: processor, system, versions."""
+    """Return the properties that the figures depend on: processor, system, versions."""
     asked = "from importlib.metadata import version; print(*(version(each) for each in %r))" % (PEERS,)  # noqa: UP031 - braces within
     versions = subprocess.run([interpreter(), "-c", asked], check=True, capture_output=True, text=True).stdout.split()
     processor = next((line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), "")

@@ -1,1 +1,1 @@
-"""The programs that are measured. Each listens on a free port of the loopback interface, says which, and serves until killed."""
+"""The measured programs. Each listens on a free port of the loopback interface, prints the port, and serves until killed."""

@@ -1,4 +1,4 @@
-"""``bare datagram|handler|oneshot|loop``: the least that Python can do, one thread and nothing but the system calls."""
+"""``bare datagram|handler|oneshot|loop``: the minimum in Python, one thread and only the necessary system calls."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def datagram() -> None:
 
 
 def handled() -> None:
-    """Construct the same handler for each datagram that the servers construct: what is above this, no server can reach."""
+    """Construct the same handler for each datagram as the servers do: an upper limit for every server."""
     kind = handler(socketserver, "datagram")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
@@ -33,7 +33,7 @@ def handled() -> None:
 
 
 def oneshot() -> None:
-    """Take a connection, answer what comes first, close, take the next."""
+    """Accept a connection, answer the first data, close the connection, and repeat."""
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
         print("port", listener.getsockname()[1])
         while True:
@@ -44,7 +44,7 @@ def oneshot() -> None:
 
 
 def loop() -> None:
-    """Answer each line of each connection, whichever is readable."""
+    """Answer each line of every readable connection."""
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
         print("port", listener.getsockname()[1])
         poller = select.epoll()

@@ -1,6 +1,6 @@
 """``classic MODULE CLASS HANDLER``: a server class of `socketserver`, or of `socketkit.socketserver`.
 
-The queue of connections is as long as a composed server's: five, the classic length, would measure lost SYN packets.
+The accept queue is as long as a composed server's: five, the classic length, would measure lost SYN packets.
 """
 
 from __future__ import annotations

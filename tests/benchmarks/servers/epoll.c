@@ -1,4 +1,4 @@
-/* epoll oneshot|loop: what the machine can do. One thread, one epoll, no allocation on the way of a request. */
+/* epoll oneshot|loop: an upper limit for this machine. One thread, one epoll, no allocation per request. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <netinet/in.h>
@@ -21,7 +21,7 @@ static void watch(int poller, int fd) {
     if (epoll_ctl(poller, EPOLL_CTL_ADD, fd, &event) < 0) fail("epoll_ctl");
 }
 
-/* Answer each line that came; return whether the connection goes on. */
+/* Answer each received line; return whether the connection stays open. */
 static int answer(int fd, int keep) {
     static const char pong[] = "+PONG\r\n";
     char data[SIZE];

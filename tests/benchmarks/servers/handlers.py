@@ -1,4 +1,4 @@
-"""The handlers: one source, on the base classes of whichever module is given."""
+"""The handlers, built on the base classes of a given module."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 PONG = b"+PONG\r\n"
 
 SLEEP_EVERY, SLEEP = 100, 0.1
-"""One datagram in so many keeps its handler for so many seconds."""
+"""One datagram in SLEEP_EVERY makes its handler sleep for SLEEP seconds."""
 
 
 def handler(base: ModuleType, name: str) -> Any:
-    """Return the handler class of that name; base: `socketserver`, or what takes its place."""
+    """Return the handler class of that name; base: `socketserver`, or its replacement."""
     return _conversation() if name == "conversation" else _handlers(base)[name]
 
 
@@ -41,7 +41,7 @@ def _handlers(base: ModuleType) -> dict[str, Any]:
             self.wfile.write(self.rfile.read())
 
     class Sleepy(Datagram):
-        """The same, but sleeps now and then."""
+        """Sends the datagram back; sleeps at intervals."""
 
         counter = itertools.count(1)
 
@@ -54,7 +54,7 @@ def _handlers(base: ModuleType) -> dict[str, Any]:
 
 
 def _conversation() -> Any:
-    """Return the handler that answers a line at a time and can be left alone in between; it runs under any server class.
+    """Return a handler that answers one line at a time and can be parked in between; it runs under any server class.
 
     It is asked for by name, because a standard library's server that forks would pay for all that socketkit imports.
     """

@@ -1,4 +1,4 @@
-"""``stopping socketserver|socketkit``: starts a hundred servers, one after the other, has each answer, and times its stop.
+"""``stopping socketserver|socketkit``: starts a hundred servers one after another, sends each a request, and times its stop.
 
 Prints a JSON list of seconds.
 """
@@ -22,7 +22,7 @@ TIMES = 100
 
 
 def ask(address: Any) -> None:
-    """Make one request, so that the server is known to serve."""
+    """Send one request, to make sure that the server serves."""
     with socket.create_connection(address) as connection:
         connection.sendall(b"PING\r\n")
         connection.recv(64)

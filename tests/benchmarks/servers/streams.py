@@ -1,4 +1,4 @@
-"""``streams asyncio|uvloop oneshot|loop``: asyncio streams, as their documentation has them."""
+"""``streams asyncio|uvloop oneshot|loop``: asyncio streams, as in their documentation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``wsgi FOLDER``: cheroot, with an application that reads the file it sends, as `http.server` does, and looks at little else."""
+"""``wsgi FOLDER``: cheroot, with an application that reads and sends a file, as `http.server` does, and does little else."""
 
 from __future__ import annotations
 
