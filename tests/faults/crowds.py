@@ -69,7 +69,7 @@ def idle(subject: str, size: int) -> Figure:
 
 
 def slow(subject: str, size: int) -> Figure:
-    """Run many slow clients: half send a byte at intervals, half send nothing. Measures the effect on others and when they are disconnected."""
+    """Run many clients that send nothing, or a byte at intervals. Measures the effect on others, and when they are disconnected."""
     brief = size < BRIEF
     fresh, first_byte, request, interval = (100, 0.5, 1.0, 0.2) if brief else (1000, 5.0, 10.0, 1.0)
     raise_limits()

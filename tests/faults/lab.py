@@ -1,7 +1,7 @@
 """One server under test and its clients: the same for every dispatcher, every transport, and the standard library.
 
-Handlers answer a line, or a datagram, with its characters in reverse order; what a fault changes about that is a function. A
-handler may run in another thread or another process than the scenario: what the two share is a `Latch` or a `Counter`.
+A handler answers a line or a datagram with its characters in reverse order, unless a scenario passes another function. A handler may
+run in another thread or process than the scenario: the two share a `Latch` or a `Counter`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from socketkit.composition import config as socketkit_config
 from socketkit.testing import Faults, FaultyTransport
 
 PATIENCE = float(os.environ.get("FAULTS_PATIENCE", "5"))
-"""Seconds a client waits for what must come."""
+"""Seconds that a client waits for an expected event."""
 
 DISPATCHERS = {
     "sync": "sync",
@@ -47,10 +47,10 @@ DISPATCHERS = {
 TRANSPORTS = {"tcp": "stream", "unix": "stream", "udp": "datagram", "unix-dgram": "datagram"}
 
 Step = Callable[[Any, bytes], "bytes | None"]
-"""What a handler does with a message: it gets the handler and the message, and returns the reply or None for none."""
+"""A handler's function: it receives the handler and the message, and returns the reply, or None for no reply."""
 
 Figure = dict[str, Any]
-"""What was measured, by what it is called."""
+"""Measured values, by name."""
 
 _numbers = itertools.count()
 
@@ -62,7 +62,7 @@ def _close_clients() -> None:
         client.close()
 
 
-os.register_at_fork(after_in_child=_close_clients)  # or what a client closes here would stay open there
+os.register_at_fork(after_in_child=_close_clients)  # otherwise a connection that a client closes here would stay open in the child
 
 
 def reverse(_handler: Any, message: bytes) -> bytes:
@@ -70,19 +70,19 @@ def reverse(_handler: Any, message: bytes) -> bytes:
 
 
 class Latch:
-    """A place where handlers wait until the scenario lets them go on, in whatever process they run."""
+    """A point where handlers, in any process, wait until the scenario releases them."""
 
     def __init__(self) -> None:
         self._reached, self._reach = os.pipe()
         self._released, self._release = os.pipe()
 
     def hold(self) -> None:
-        """In a handler: say that it is here, and wait."""
+        """Called by a handler: report its arrival, and wait."""
         os.write(self._reach, b"x")
         os.read(self._released, 1)
 
     def wait(self, count: int = 1) -> None:
-        """Wait until so many handlers are here."""
+        """Wait until `count` handlers have arrived."""
         for _ in range(count):
             ready, _, _ = select.select([self._reached], [], [], PATIENCE)
             assert ready, "no handler came to the latch"
@@ -97,7 +97,7 @@ class Latch:
 
 
 class Counter:
-    """A number that processes share; adding is as good as atomic for the few who add."""
+    """A number that processes share. Adding is not atomic, but few handlers add."""
 
     def __init__(self) -> None:
         self._map = mmap.mmap(-1, 8)
@@ -107,14 +107,14 @@ class Counter:
         return int.from_bytes(self._map[:8], "little")
 
     def add(self) -> int:
-        """Add one; return what it was before."""
+        """Add one; return the previous value."""
         before = self.value
         self._map[:8] = (before + 1).to_bytes(8, "little")
         return before
 
 
 class Counted(Faults):
-    """No faults, but a count of the attempts to accept, in all processes together."""
+    """Injects no faults, but counts the attempts to accept, over all processes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -127,7 +127,7 @@ class Counted(Faults):
 
 @attrs.define
 class Lab:
-    """Where one row is tried under one dispatcher and transport. subject: the package that serves, socketkit or socketserver."""
+    """The set-up for one row under one dispatcher and transport. subject: the package that serves, socketkit or socketserver."""
 
     dispatcher: str
     transport: str
@@ -149,7 +149,7 @@ class Lab:
         return self.folder / "log"
 
     def __enter__(self) -> Self:
-        """Have everything that is logged, or printed to standard error, in one file."""
+        """Collect the log and standard error in one file."""
         log = self._stack.enter_context(self.log_file.open("a", buffering=1))
         handler = logging.StreamHandler(log)
         handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
@@ -170,7 +170,7 @@ class Lab:
         return latch
 
     def log(self) -> str:
-        """Return what was logged and printed, but that prefork forks beside other threads, which is the scenario's doing."""
+        """Return the log and standard error, without the warning that prefork forks beside threads, which the scenario causes."""
         lines = self.log_file.read_text(errors="replace").splitlines()
         return "\n".join(line for line in lines if "while other threads run" not in line and not line.startswith("INFO"))
 
@@ -179,7 +179,7 @@ class Lab:
 
     # --- serving -----------------------------------------------------------------------------------------------------
 
-    def prepare(  # noqa: PLR0913 - what scenarios vary, by name
+    def prepare(  # noqa: PLR0913 - scenarios pass these by name
         self,
         handle: Step = reverse,
         *,
@@ -191,11 +191,11 @@ class Lab:
         drain: float = PATIENCE,
         **stages: Callable[[Any], None],
     ) -> Served:
-        """Return a server that is bound and does not serve yet.
+        """Return a server that is bound but does not serve yet.
 
-        handle: what its handler does. stages: what `setup` and `finish` do besides. faults: what accepting does, as for
-        `FaultyTransport`. methods: template methods that are overridden; each gets (original, server, *arguments).
-        blocking: have a blocking handler also under asyncio.
+        handle: the handler's function. stages: functions that `setup` and `finish` also call. faults: results of accepting, as for
+        `FaultyTransport`. methods: step methods to override; each receives (original, server, *arguments).
+        blocking: use a blocking handler also under asyncio.
         """
         if handler is None:
             handler = self._handler(handle, stages, blocking)
@@ -205,7 +205,7 @@ class Lab:
 
     @contextlib.contextmanager
     def serve(self, *arguments: Any, **options: Any) -> Iterator[Served]:
-        """Serve, as `prepare` says, inside this block."""
+        """Run a server made with `prepare` inside a `with` block."""
         served = self.prepare(*arguments, **options)
         served.start()
         try:
@@ -244,7 +244,7 @@ class Lab:
         return Served(self, _overriding(kind, methods)(self._address(), handler))
 
     def _handler(self, handle: Step, stages: dict[str, Callable[[Any], None]], blocking: bool) -> Any:
-        """Return a handler class of the right kind, whose stages also do what was asked for."""
+        """Return a handler class of the right kind, with the extra functions in its stages."""
         awaited = self.ours and self.dispatcher == "asyncio" and not blocking
         base = self._base(awaited)
         body = {"handle": _handling(handle, self.kind, awaited)}
@@ -261,7 +261,7 @@ class Lab:
 
 
 def _overriding(kind: type, methods: dict[str, Callable[..., Any]]) -> type:
-    """Return a subclass in which each method is the function given, called with what it overrides first."""
+    """Return a subclass that overrides methods with these functions; each receives the original method first."""
 
     def override(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def method(self: Any, *arguments: Any) -> Any:
@@ -274,7 +274,7 @@ def _overriding(kind: type, methods: dict[str, Callable[..., Any]]) -> type:
 
 
 def _handling(handle: Step, kind: str, awaited: bool) -> Any:  # noqa: C901 - four short methods
-    """Return a `handle` method: read the message, do what `handle` does, write its reply."""
+    """Return a `handle` method that reads the message, calls `handle` and writes its reply."""
     if awaited and kind == "stream":
 
         async def method(self: Any) -> None:
@@ -321,7 +321,7 @@ def _staged(original: Any, extra: Callable[[Any], None], awaited: bool) -> Any:
 
 
 class Served:
-    """A server of the lab, from its binding to its end."""
+    """A server of the lab, from binding to closing."""
 
     def __init__(self, lab: Lab, server: Any) -> None:
         self._lab = lab
@@ -335,7 +335,7 @@ class Served:
     def start(self) -> None:
         self._thread = threading.Thread(target=self._serve, name="lab")
         self._thread.start()
-        if self._lab.ours and self._lab.dispatcher == "prefork":  # a worker forked later would keep a copy of a client's socket open
+        if self._lab.ours and self._lab.dispatcher == "prefork":  # a worker forked later would hold a copy of a client's socket
             within(PATIENCE, lambda: len(children()) > 1 or not self._thread.is_alive())
 
     def _serve(self) -> None:
@@ -345,7 +345,7 @@ class Served:
             self.error = error
 
     def ended(self, timeout: float) -> bool:
-        """Wait for the loop to end, so many seconds; return whether it has."""
+        """Wait up to `timeout` seconds for the loop to end; return whether it has."""
         assert self._thread is not None
         self._thread.join(timeout)
         return not self._thread.is_alive()
@@ -365,24 +365,24 @@ class Served:
         return report
 
     def outcomes(self) -> dict[str, int]:
-        """Return how requests ended; final once the server was stopped."""
+        """Return the number of requests by outcome; final once the server has stopped."""
         stats = self.server.stats()
         assert stats.accepted == stats.active + sum(stats.outcomes.values())
         return dict(stats.outcomes)
 
     def quiet(self) -> bool:
-        """Wait until no request is in work: a client hears of the end of its own a little earlier."""
+        """Wait until no request is active: a client sees the end of its request slightly earlier."""
         if self._lab.ours:
             return within(PATIENCE, lambda: self.server.stats().active == 0)
         return within(PATIENCE, lambda: len(open_descriptors(os.getpid())) <= self._descriptors)
 
     def ended_as(self, outcomes: dict[str, int]) -> None:
-        """Check how requests ended; the standard library does not keep count."""
+        """Check the outcomes; the standard library does not count them."""
         if self._lab.ours:
             assert self.outcomes() == outcomes, self.outcomes()
 
     def processes(self) -> list[int]:
-        """Return the pids of the processes that accept: this one, or its workers, all of which are there by now."""
+        """Return the pids of the processes that accept: this one, or its workers, once all are ready."""
         if self._lab.dispatcher != "prefork":
             return [os.getpid()]
         assert within(PATIENCE, lambda: self._lab.log_file.read_text().count("is ready") == 2)
@@ -391,7 +391,7 @@ class Served:
     # --- clients -----------------------------------------------------------------------------------------------------
 
     def client(self, timeout: float = PATIENCE) -> socket.socket:
-        """Return a client's socket that is not connected yet; close it."""
+        """Return an unconnected client socket. Owner: the caller."""
         unix = self._lab.transport.startswith("unix")
         stream = self._lab.kind == "stream"
         client = socket.socket(socket.AF_UNIX if unix else socket.AF_INET, socket.SOCK_STREAM if stream else socket.SOCK_DGRAM)
@@ -399,20 +399,20 @@ class Served:
         try:
             client.settimeout(timeout)
             if unix and not stream:
-                client.bind("")  # a name that the kernel chooses; source: unix(7), "Autobind feature"
+                client.bind("")  # a name chosen by the kernel; source: unix(7), "Autobind feature"
         except BaseException:
             client.close()
             raise
         return client
 
     def connect(self, timeout: float = PATIENCE) -> socket.socket:
-        """Return a client's socket, connected; close it."""
+        """Return a connected client socket. Owner: the caller."""
         client = self.client(timeout)
 
         def connected() -> bool:
             try:
                 client.connect(self.address)
-            except BlockingIOError:  # the queue of a Unix socket is full, and one with a timeout does not wait for it
+            except BlockingIOError:  # the Unix socket's accept queue is full; with a timeout, connect does not wait
                 return False
             return True
 
@@ -427,34 +427,34 @@ class Served:
         client.sendall(message + b"\n" if self._lab.kind == "stream" else message)
 
     def receive(self, client: socket.socket) -> bytes:
-        """Return the whole reply: all up to the end of the connection, or one datagram."""
+        """Return the whole reply: everything until the end of the connection, or one datagram."""
         if self._lab.kind == "datagram":
             return client.recv(70_000)
         return b"".join(iter(lambda: client.recv(65536), b""))
 
     def ask(self, message: bytes) -> bytes:
-        """Send a message with a client of its own and return the whole reply."""
+        """Send a message from a new client and return the whole reply."""
         with self.connect() as client:
             self.send(client, message)
             return self.receive(client)
 
     def tell(self, message: bytes) -> None:
-        """Send a message whose request is not expected to be answered; on a stream, wait for the end of the connection."""
+        """Send a message that gets no reply; on a stream, wait for the end of the connection."""
         client = self.connect()
-        self._clients.append(client)  # whose address is to stay until it may have been sent something
+        self._clients.append(client)  # keeps its address until no reply can arrive any more
         with contextlib.suppress(ConnectionError):
             self.send(client, message)
             if self._lab.kind == "stream":
                 assert self.receive(client) == b""
 
     def good(self, count: int = 1) -> None:
-        """Be so many clients, one after the other, who get the right answer."""
+        """Check that `count` clients, one after another, get the right answer."""
         for _ in range(count):
             message = os.urandom(8).hex().encode()
             assert self.ask(message) == message[::-1]
 
 
-# --- what the system is short of -------------------------------------------------------------------------------------
+# --- exhausted resources ---------------------------------------------------------------------------------------------
 
 
 def children() -> list[int]:
@@ -467,18 +467,18 @@ def children() -> list[int]:
 
 
 def open_descriptors(pid: int) -> set[int]:
-    """Return the descriptors that a process has."""
+    """Return the open descriptors of a process."""
     found = set()
     for entry in os.listdir(f"/proc/{pid}/fd"):
         with contextlib.suppress(FileNotFoundError):
-            os.readlink(f"/proc/{pid}/fd/{entry}")  # the one that lists them is gone by now
+            os.readlink(f"/proc/{pid}/fd/{entry}")  # fails for the descriptor of the listing itself, which is closed
             found.add(int(entry))
     return found
 
 
 @contextlib.contextmanager
 def no_descriptors(pids: Sequence[int], free: int = 0) -> Iterator[None]:
-    """Let these processes open no descriptor but `free` more, inside this block."""
+    """Let these processes open only `free` more descriptors inside a `with` block."""
     before = {pid: resource.prlimit(pid, resource.RLIMIT_NOFILE) for pid in pids}
     limits = {}
     for pid in pids:
@@ -496,7 +496,7 @@ def no_descriptors(pids: Sequence[int], free: int = 0) -> Iterator[None]:
 
 
 class ProcessorTime:
-    """The processor time of processes, readable also when no file can be opened any more."""
+    """The processor time of processes, readable even if no file can be opened."""
 
     def __init__(self, pids: Sequence[int]) -> None:
         self._files = [Path(f"/proc/{pid}/stat").open("rb", buffering=0) for pid in pids]  # noqa: SIM115 - see close
@@ -514,7 +514,7 @@ class ProcessorTime:
 
 
 def within(seconds: float, condition: Callable[[], bool]) -> bool:
-    """Return whether the condition comes true in so many seconds. For what announces itself to nobody."""
+    """Return whether the condition becomes true within these seconds, by polling. For events that cannot be waited for."""
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
@@ -524,11 +524,11 @@ def within(seconds: float, condition: Callable[[], bool]) -> bool:
 
 
 def resets(client: socket.socket) -> None:
-    """Close the socket in a way that resets its connection."""
+    """Close the socket and reset its connection."""
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     client.close()
 
 
 def unacknowledged(client: socket.socket) -> int:
-    """Return how many bytes the peer's system has not confirmed to have. Source: tcp(7), SIOCOUTQ."""
+    """Return how many sent bytes the peer's system has not acknowledged. Source: tcp(7), SIOCOUTQ."""
     return int.from_bytes(ioctl(client, TIOCOUTQ, bytes(4)), sys.byteorder)

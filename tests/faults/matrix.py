@@ -1,7 +1,7 @@
-"""Run many scenarios, two processes at a time, and report each as it is done: ``python -m faults.matrix JOBS``.
+"""Run many scenarios, at least two processes at a time, and report each result at once: ``python -m faults.matrix JOBS``.
 
-JOBS is a JSON file, a list of [subject, dispatcher, transport, [row, ...]]. A process that ends under a row costs that row only: the
-rest is run in another one.
+JOBS is a JSON file, a list of [subject, dispatcher, transport, [row, ...]]. If a process dies during a row, only that row fails: the
+other rows run in a new process.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def run(subject: str, dispatcher: str, transport: str, rows: list[str]) -> None:
                 report(subject, dispatcher, transport, said["row"], said["failure"])
                 left.remove(said["row"])
                 begun = None
-            elif left:  # the process is over, and should not be
+            elif left:  # the process ended too early
                 lost = begun or left[0]
                 report(subject, dispatcher, transport, lost, f"its process ended: {said['end']}")
                 left.remove(lost)
@@ -45,7 +45,7 @@ def run(subject: str, dispatcher: str, transport: str, rows: list[str]) -> None:
 
 def process(subject: str, dispatcher: str, transport: str, rows: list[str]) -> Iterator[dict[str, str]]:
     command = [sys.executable, "-m", "faults.run", subject, dispatcher, transport, *rows]
-    patience = {"socketkit": "5", "socketserver": "1"}[subject]  # what the standard library fails is not worth a long wait
+    patience = {"socketkit": "5", "socketserver": "1"}[subject]  # keep the expected failures of the standard library short
     pipes = {
         "env": {**os.environ, "FAULTS_PATIENCE": patience},
         "stdout": subprocess.PIPE,
@@ -64,7 +64,7 @@ def process(subject: str, dispatcher: str, transport: str, rows: list[str]) -> I
 
 
 def _end_with(child: subprocess.Popen[str]) -> None:
-    """Kill what a process leaves when it ends: its children would keep the pipe open."""
+    """Kill the children that a process leaves when it ends: they would keep the pipe open."""
     child.wait()
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)

@@ -1,7 +1,7 @@
-"""Run scenarios in this process, one after the other, and say how each went: ``python -m faults.run LIBRARY DISPATCHER TRANSPORT ROW...``.
+"""Run scenarios in this process, one after another, and report each result: ``python -m faults.run LIBRARY DISPATCHER TRANSPORT ROW...``.
 
-Each row's line on standard output is a JSON object: {"begin": row}, then {"row": row, "failure": null or the text of its failure}. A
-scenario that hangs ends the process, with the stacks of its threads on standard error.
+For each row, standard output has two JSON objects: {"begin": row}, then {"row": row, "failure": null or the text of the failure}. If a
+scenario hangs, the process prints the stacks of its threads to standard error and ends.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from faults.scenarios import SCENARIOS
 from socketkit.testing import Account
 
 GUARD = 25.0
-"""Seconds that one row gets; `OF_OTHERS` where it is the standard library's turn, and to hang is what it is expected to do."""
+"""The time limit of one scenario in seconds; `OF_OTHERS` applies to the standard library, which is expected to hang."""
 
 OF_OTHERS = 4.0
 
 
 def main(subject: str, dispatcher: str, transport: str, *rows: str) -> None:
     out = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what scenarios print does not belong between the lines
+    os.dup2(2, 1)  # keep the output of scenarios out of the JSON lines
     soak = bool(os.environ.get("FAULTS_SOAK"))
     guard = 3600 if soak else GUARD if subject == "socketkit" else OF_OTHERS
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -44,7 +44,7 @@ def main(subject: str, dispatcher: str, transport: str, *rows: str) -> None:
                         scenario(lab)
                     left = before.left_since() if subject == "socketkit" else []
                     assert not left, "left behind:\n" + "\n".join(left)
-                except BaseException:  # noqa: BLE001 - whatever a scenario raises is its failure
+                except BaseException:  # noqa: BLE001 - any exception of a scenario is its failure
                     log = lab.log_file.read_text(errors="replace")[-4000:]
                     failure = f"{scenario.__name__}\n{traceback.format_exc()}\n--- log\n{log}"
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
@@ -54,7 +54,7 @@ def main(subject: str, dispatcher: str, transport: str, *rows: str) -> None:
         faulthandler.cancel_dump_traceback_later()
         out.write(json.dumps({"row": row, "failure": failure}) + "\n")
     out.flush()
-    os._exit(0)  # whatever threads a failed scenario has left
+    os._exit(0)  # even if a failed scenario has left threads
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""What is done to a server, row by row of the catalogue. Each scenario is run for every dispatcher and transport of its row.
+"""The scenarios of the catalogue's rows. Each runs for every dispatcher and transport of its row.
 
-A scenario passes, or raises. Run under the standard library's classes, those that the catalogue says it fails have to raise.
+A scenario passes, or raises. Under the standard library's classes, the scenarios that it fails according to the catalogue have to raise.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from socketkit.seams import EVENTS
 from socketkit.testing import Delegate
 
 SCENARIOS: dict[str, list[Callable[[Lab], None]]] = {}
-"""By row."""
+"""Scenarios by row."""
 
 
 def holds(*rows: str) -> Callable[[Any], Any]:
@@ -126,7 +126,7 @@ def half_close(lab: Lab) -> None:
     reply = b"the whole of it" * 50_000
     with lab.serve(lambda _handler, message: reply if message == b"end" else message[::-1]) as served:
         with served.connect() as client:
-            client.sendall(b"end")  # no newline: the end of the message is the end of the sending
+            client.sendall(b"end")  # no newline: shutting down the sending side ends the message
             client.shutdown(socket.SHUT_WR)
             assert served.receive(client) == reply
         served.good()
@@ -211,7 +211,7 @@ def more_was_sent_than_is_read(lab: Lab) -> None:
 
     with lab.serve(handle, blocking=True, methods={"shutdown_request": close}) as served:
         with served.client() as client:
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # so that most of the reply waits at the server's
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # so that most of the reply waits at the server
             client.connect(served.address)
             client.sendall(b"much\n" + b"and more that nobody reads" * 1500)
             assert lab.transport == "unix" or within(PATIENCE, lambda: not unacknowledged(client))
@@ -241,7 +241,7 @@ def datagrams_of_every_size(lab: Lab) -> None:
 def nothing_written_nothing_sent(lab: Lab) -> None:
     with lab.serve(lambda _handler, message: None if message == b"quiet" else message[::-1]) as served, served.connect() as client:
         client.send(b"quiet")
-        client.send(b"marker")  # two workers may answer in any order: the quiet one is then given its time
+        client.send(b"marker")  # two workers may answer in any order, so the check below follows the stop
         assert client.recv(100) == b"rekram"
         served.stop()
         client.setblocking(False)
@@ -288,7 +288,7 @@ def errors_of_sending(lab: Lab) -> None:
     assert outcomes["finished"] == 1
 
 
-# --- RX: what the system is short of ---------------------------------------------------------------------------------
+# --- RX: exhausted system resources ----------------------------------------------------------------------------------
 
 
 @holds("RX1")
@@ -311,7 +311,7 @@ def no_descriptor_for_accept(lab: Lab) -> None:
             assert tried <= 20 * seconds, f"{tried} attempts in {seconds:.1f} s"
             assert processor.seconds() - used <= 0.1 * seconds, f"{processor.seconds() - used} s of processor time"
         with waiting:
-            waiting.settimeout(1.5)  # a second, and what a busy machine adds
+            waiting.settimeout(1.5)  # a second, and some time for a busy machine
             assert served.receive(waiting) == b"ecneitap"
         served.good()
     lines = lab.log().splitlines()
@@ -424,7 +424,7 @@ def no_descriptor_within_a_request(lab: Lab) -> None:
     def handle(_handler: Any, message: bytes) -> bytes:
         if message == b"open":
             try:
-                kept.extend(os.open(os.devnull, os.O_RDONLY) for _ in range(10))  # what was free is gone soon
+                kept.extend(os.open(os.devnull, os.O_RDONLY) for _ in range(10))  # soon exhausts the free descriptors
             finally:
                 os.write(writer, b"x")
         return message[::-1]
@@ -456,7 +456,7 @@ def no_memory_in_a_handler(lab: Lab) -> None:
 
 
 def _with_a_log(lab: Lab, handler: logging.Handler, stderr: Any) -> None:
-    """Serve while everything is logged to this handler, and standard error is this."""
+    """Serve with this log handler and this standard error."""
     root = logging.getLogger()
     kept, root.handlers[:] = root.handlers[:], [handler]
     kept_stderr, sys.stderr = sys.stderr, stderr
@@ -481,7 +481,7 @@ def a_log_that_cannot_be_written(lab: Lab) -> None:
     full = os.open("/dev/full", os.O_WRONLY)
     reader, pipe = os.pipe()
     os.close(reader)
-    closed = open(os.devnull, "w")  # noqa: SIM115 - it is to be closed while it is in use
+    closed = open(os.devnull, "w")  # noqa: SIM115 - closed while in use
     closed.close()
     try:
         _with_a_log(lab, logging.StreamHandler(closed), closed)
@@ -491,7 +491,7 @@ def a_log_that_cannot_be_written(lab: Lab) -> None:
             try:
                 _with_a_log(lab, logging.StreamHandler(sink), sink)
             finally:
-                with contextlib.suppress(OSError):  # what stands in its buffer cannot be written either
+                with contextlib.suppress(OSError):  # the buffer cannot be flushed
                     sink.close()
     finally:
         os.close(full)
@@ -523,7 +523,7 @@ def descriptors_beyond_a_thousand(lab: Lab) -> None:
 
 
 def raised_in_a_handler(lab: Lab, *errors: BaseException) -> None:
-    """Have a handler raise each of the errors: each ends its own request, is logged once, and the next one is answered."""
+    """Let a handler raise each of the errors: each fails its own request and is logged once; the next request is answered."""
 
     def handle(_handler: Any, message: bytes) -> bytes:
         if message.startswith(b"raise"):
@@ -534,7 +534,9 @@ def raised_in_a_handler(lab: Lab, *errors: BaseException) -> None:
         for number in range(len(errors)):
             served.tell(b"raise%d" % number)
             served.good()
-    untold = lab.dispatcher == "fork" and isinstance(errors[0], KeyboardInterrupt)  # a terminal sends Ctrl-C to every child
+    untold = lab.dispatcher == "fork" and isinstance(
+        errors[0], KeyboardInterrupt
+    )  # not logged there: a terminal sends Ctrl-C to every child
     assert lab.tracebacks() == (0 if untold else len(errors)), lab.log()
     served.ended_as({"failed": len(errors), "finished": len(errors)})
 
@@ -582,7 +584,7 @@ def _ends_its_process(lab: Lab, end: Callable[[], None], outcome: dict[str, str]
 
     with lab.serve(handle) as served:
         served.tell(b"end")
-        if lab.kind == "datagram":  # the other worker may take the next one first
+        if lab.kind == "datagram":  # the other worker may take the next request first
             assert within(PATIENCE, lambda: served.server.stats().outcomes)
         served.good(3)
     served.ended_as({outcome[lab.dispatcher]: 1, "finished": 3})
@@ -599,7 +601,7 @@ def a_socket_that_a_handler_keeps(lab: Lab) -> None:
         return message[::-1]
 
     with lab.serve(handle) as served:
-        served.good(3)  # each reads to the end of its connection
+        served.good(3)  # each client reads until the end of the connection
     for _, request in kept:
         assert request.fileno() == -1
     kept.clear()
@@ -645,7 +647,7 @@ def raised_in_setup_or_finish(lab: Lab) -> None:
     for stage in ("setup", "finish"):
         raised = Counter()
         with lab.serve(**{stage: fail_once}) as served, served.connect() as client:
-            with contextlib.suppress(ConnectionError):  # it may be over already
+            with contextlib.suppress(ConnectionError):  # the request may have ended already
                 served.send(client, b"x")
             if lab.kind == "stream":
                 with contextlib.suppress(ConnectionError):
@@ -679,7 +681,7 @@ def raised_in_handle_and_then_in_finish(lab: Lab) -> None:
 
 
 NOT_OF_A_REQUEST = {"serve_forever", "shutdown", "server_close", "fileno", "handle_request", "handle_timeout", "server_activate"}
-"""Methods of the standard library's template that are called by users, or when nothing comes."""
+"""Methods that users call, or that the server calls while it is idle: none of them is a step of a request."""
 
 
 @holds("HF12")
@@ -687,7 +689,9 @@ def raised_in_a_template_method(lab: Lab) -> None:
     names = [name for name, thing in vars(socketserver.BaseServer).items() if callable(thing) and hasattr(Server, name)]
     names = [name for name in names if not name.startswith("_")]
     assert {"verify_request", "process_request", "finish_request", "shutdown_request", "close_request", "handle_error"} <= set(names)
-    skipped = {"service_actions"} if lab.dispatcher != "asyncio" else {"service_actions", "process_request_thread"}  # it awaits instead
+    skipped = (
+        {"service_actions"} if lab.dispatcher != "asyncio" else {"service_actions", "process_request_thread"}
+    )  # asyncio awaits instead
     for name in sorted({*names, "process_request_thread"} - NOT_OF_A_REQUEST - skipped):
         raised = Counter()
 
@@ -808,7 +812,7 @@ def a_descriptor_that_was_given_away(lab: Lab) -> None:
 
 @holds("HF14b")
 def a_number_that_is_anothers_by_now(lab: Lab) -> None:
-    """A conversation closes its socket itself; a new connection gets the number, and is parked; then the first one ends."""
+    """A conversation closes its socket; a new connection gets the descriptor's number and is parked; then the conversation ends."""
     closed, numbers = lab.latch(), []
 
     class Talk(ConversationHandler):
@@ -827,8 +831,8 @@ def a_number_that_is_anothers_by_now(lab: Lab) -> None:
     with lab.serve(handler=Talk) as served, served.connect() as first, served.client() as second:
         served.send(first, b"close")
         closed.wait()
-        assert served.receive(first) == b""  # the number of its other end is free now
-        second.connect(served.address)  # its other end gets that number, is read from once, and is parked
+        assert served.receive(first) == b""  # the number of the server's end is free now
+        second.connect(served.address)  # the server's end gets that number, is read from once, and is parked
         served.send(second, b"one")
         assert second.recv(10) == b"eno"
         assert within(PATIENCE, lambda: numbers[1:] != [] and served.server.stats().active == 2)
@@ -893,7 +897,7 @@ def crossed_replies(lab: Lab) -> None:
                 message = chance.randbytes(chance.randrange(1, 40)).hex().encode()
                 if served.ask(message) != message[::-1]:
                     wrong.append(message)
-        except Exception as error:  # noqa: BLE001 - told below
+        except Exception as error:  # noqa: BLE001 - reported below
             wrong.append(error)
 
     with lab.serve() as served:
@@ -1004,7 +1008,7 @@ def stop_from_a_handler(lab: Lab) -> None:
 
 @holds("LR4")
 def stop_by_many_at_once(lab: Lab) -> None:
-    for _ in range(2):  # and it can be served again
+    for _ in range(2):  # it can be served again
         served = lab.prepare()
         served.start()
         served.good()
@@ -1057,7 +1061,7 @@ def a_fork_beside_a_thread_that_holds_locks(lab: Lab) -> None:
     log.propagate = False
     with (lab.folder / "busy").open("w") as sink:
 
-        class Unbuffered(logging.Handler):  # a buffer has a lock of its own, which Python leaves locked in a child
+        class Unbuffered(logging.Handler):  # a buffer has its own lock, which Python leaves locked in a child
             def emit(self, record: logging.LogRecord) -> None:
                 os.write(sink.fileno(), b"busy")
 
@@ -1084,7 +1088,7 @@ def a_fork_beside_a_thread_that_holds_locks(lab: Lab) -> None:
 
 @holds("LR14")
 def clients_that_wait_when_it_stops(lab: Lab) -> None:
-    """Every handler is busy, and clients wait in the kernel's queue; the server is stopped; all of them are answered."""
+    """Every handler is busy and clients wait in the accept queue when the server stops; all of them are answered."""
     latch, busy = lab.latch(), {"sync": 1, "pool": 4}[lab.dispatcher]
 
     def handle(_handler: Any, message: bytes) -> bytes:
@@ -1125,7 +1129,7 @@ def bind_again_at_once(lab: Lab) -> None:
     lingering = contextlib.ExitStack()
 
     def handle(handler: Any, message: bytes) -> bytes:
-        if not lab.ours:  # of connections in TIME_WAIT, which do the same, a busy system keeps only so many
+        if not lab.ours:  # a busy system limits connections in TIME_WAIT, which would have the same effect
             lingering.enter_context(handler.request.dup())
         return message[::-1]
 

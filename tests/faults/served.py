@@ -1,8 +1,8 @@
-"""A server in a process of its own: ``python -m faults.served HANDLER DISPATCHER [LIMITS]`` prints ``port NUMBER`` and serves.
+"""A server in its own process: ``python -m faults.served HANDLER DISPATCHER [LIMITS]`` prints ``port NUMBER`` and serves.
 
-Its answer to a line names the process that gave it and has a hash of both, so that a client sees an answer that is not its own. What
-it logs, and at the end its outcomes, go to standard error. With FAIL_FROM in its environment each SIGUSR1 lets one allocation of memory
-fail: first the one with that number, counted from the signal on, and then each time the next.
+Its answer to a line contains the process's pid and a hash of both, so that a client detects an answer meant for another. The log, and at
+the end the outcomes, go to standard error. If FAIL_FROM is set in the environment, each SIGUSR1 makes one memory allocation fail: the
+first signal the one with that number, counted from the signal on, and each later signal the next number.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from typing import Any
 from socketkit import TCP, AsyncStreamRequestHandler, ConversationHandler, Graceful, MessageHandler, Server, StreamRequestHandler
 
 DRAIN = 1.0
-"""Seconds that it drains when it is told to stop."""
+"""The drain time in seconds."""
 
 
 def answer(line: bytes, pid: int) -> bytes:
-    """Return what the process answers to the line; neither has its newline."""
-    if line == b"PING\r":  # the benchmark's clients
+    """Return the process's answer to the line, both without a newline."""
+    if line == b"PING\r":  # for the clients of the benchmark
         return b"+PONG\r"
     told = b"%d %s" % (pid, line)
     return told + b" " + hashlib.sha256(told).hexdigest().encode()
@@ -44,7 +44,7 @@ class Conversation(ConversationHandler):
 
 
 class Plain(StreamRequestHandler):
-    """A connection has a thread from its first byte on, for one line."""
+    """A connection holds a thread from its first byte on, for one line."""
 
     def handle(self) -> None:
         self.wfile.write(answer(self.rfile.readline().removesuffix(b"\n"), os.getpid()) + b"\n")
@@ -61,20 +61,20 @@ HANDLERS = {"messages": Messages, "conversation": Conversation, "plain": Plain, 
 
 
 class Watcher:
-    """An observer that says which workers there are."""
+    """An observer that prints the pids of workers."""
 
     def worker_started(self, server: Any, worker: int) -> None:
         os.write(2, b"started %d\n" % worker)
 
 
 def let_allocations_fail(first: int) -> None:
-    """Have each SIGUSR1 let one allocation of this process fail, which is the n-th after it: with n from `first` on."""
+    """Make each SIGUSR1 fail the n-th memory allocation after it; n starts at `first` and grows by one each time."""
     import _testcapi
 
     numbers = itertools.count(first)
 
     def arm(_number: int, _frame: object) -> None:
-        _testcapi.remove_mem_hooks()  # the one before may never have come to its number
+        _testcapi.remove_mem_hooks()  # the previous allocation may never have been reached
         number = next(numbers)
         os.write(1, b"armed %d\n" % number)
         _testcapi.set_nomemory(number, number + 1)

@@ -1,6 +1,6 @@
-"""Programs end, whatever their servers are in the middle of.
+"""Programs end, whatever their servers are doing.
 
-The threads of `thread` that are no daemons, and those of a ThreadPoolExecutor, are the interpreter's to wait for.
+The interpreter itself waits for non-daemon threads of `thread`, and for the threads of a ThreadPoolExecutor.
 """
 
 import signal

@@ -1,7 +1,7 @@
-"""A server's life in any order: started, stopped, drained, closed, served again, with clients in every state.
+"""A server's lifecycle in random order: started, stopped, drained, closed, started again, with clients in every state.
 
-Hypothesis makes up the order. After each step the books balance and nothing has taken long; after the last one nothing is left. The
-steps of reloading a configuration are in `test_reload_model`, because that is the command's.
+Hypothesis chooses the order. After each step, the ledger balances and the step was quick; at the end, nothing is left behind. Reloading
+a configuration is a feature of the command, so `test_reload_model` tests it.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from socketkit.testing import Account, Faults, FaultyTransport
 
 DRAIN = 0.05
 A_STEP = 2.0
-"""Seconds that no step may take; a drain, and what comes after it, is far below."""
+"""The time limit of a step in seconds, far above a drain and what follows it."""
 
 
 class Reverse(StreamRequestHandler):
@@ -38,7 +38,7 @@ class Reverse(StreamRequestHandler):
 
 
 class Events:
-    """An observer that lets one wait for the next start, and for the next time that accepting pauses and goes on."""
+    """An observer with which a test waits for the next start, pause or resumption of accepting."""
 
     def __init__(self):
         self.started, self.paused, self.resumed = (threading.Semaphore(0) for _ in range(3))
@@ -60,7 +60,7 @@ class Client:
 
 
 class Life(RuleBasedStateMachine):
-    """What is known of the server: whether it serves, is being stopped, or neither; and which clients it has."""
+    """The expected state: whether the server is serving, stopping or idle, and its clients."""
 
     def __init__(self):
         super().__init__()
@@ -75,7 +75,7 @@ class Life(RuleBasedStateMachine):
     @initialize(dispatcher=st.sampled_from(["sync", "thread", "pool:16", "adaptive"]))
     def compose(self, dispatcher):
         self.events, self.faults = Events(), Faults()
-        self.alone = dispatcher == "sync"  # it serves one client at a time
+        self.alone = dispatcher == "sync"  # serves one client at a time
         transport = FaultyTransport(TCP("127.0.0.1", 0), self.faults)
         self.server = Server(transport, Reverse, dispatcher=dispatcher, lifecycle=Graceful(drain=DRAIN), observers=[self.events])
 
@@ -117,7 +117,7 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.phase == "idle" and not self.stopped_before_start)
     @rule(asks=st.booleans())
     def serve_until_a_signal(self, asks):
-        """In the main thread, which alone is sent signals."""
+        """Serve in the main thread, the only one that handles signals."""
 
         def use():
             assert self.events.started.acquire(timeout=A_STEP)
@@ -185,12 +185,12 @@ class Life(RuleBasedStateMachine):
             self.now_idle()
         assert self.server.addresses == []
 
-    # --- what else a program does meanwhile
+    # --- other actions of the program
 
     @precondition(lambda self: self.phase == "serving")
     @rule()
     def fork(self):
-        """The child has a copy of a server that its parent serves."""
+        """Fork; the child has a copy of a server that its parent serves."""
         pid = os.fork()
         if not pid:
             os._exit(0 if self.server.stop() is None else 1)
@@ -205,7 +205,7 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.phase == "serving" and not self.rests and not (self.alone and self.clients) and len(self.clients) < 10)
     @rule()
     def pause(self):
-        """The system has no descriptor left: the listener rests, and who has come waits."""
+        """Use up all descriptors: the listener pauses, and a new client waits."""
         for event in (self.events.paused, self.events.resumed):
             while event.acquire(blocking=False):
                 pass
@@ -217,7 +217,7 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.phase == "serving" and self.rests)
     @rule()
     def resume(self):
-        """It has some again: who has waited is accepted."""
+        """Free descriptors again: the waiting client is accepted."""
         assert self.events.resumed.acquire(timeout=A_STEP)
         self.rests = False
 
@@ -227,7 +227,7 @@ class Life(RuleBasedStateMachine):
     @rule(client_comes=st.booleans())
     def handle_request(self, client_comes):
         self.server.timeout = 0.001
-        self.server.handle_request()  # nobody is there, but now it listens
+        self.server.handle_request()  # no client yet, but now the server listens
         if client_comes:
             self.server.timeout = A_STEP
             client = Client(self.server.addresses[0])
@@ -312,7 +312,7 @@ class Life(RuleBasedStateMachine):
         left = self.before.left_since()
         assert left == []
 
-    # --- what steps are made of
+    # --- helpers
 
     def join(self):
         if self.thread is not None:
@@ -342,8 +342,8 @@ class Life(RuleBasedStateMachine):
 
 ALONE = """
 import logging, warnings
-warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of a fork beside threads
-logging.getLogger("socketkit").addHandler(logging.NullHandler())  # the steps are meant to make it complain
+warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn if a process with threads forks
+logging.getLogger("socketkit").addHandler(logging.NullHandler())  # the steps cause warnings on purpose
 from faults.test_lifecycle_model import live
 live({examples})
 """

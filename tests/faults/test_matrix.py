@@ -1,7 +1,7 @@
-"""Every row of the catalogue that has a scenario, under every dispatcher and transport it applies to.
+"""Every row of the catalogue that has a scenario, under every dispatcher and transport that it applies to.
 
-The scenarios of one pair run in one process, in another than this; see `matrix`. What the standard library is said to fail is tried
-with its classes too, and has to fail there: that shows that the scenario sees the fault.
+The scenarios of one pair run in a separate process; see `matrix`. A scenario with a proof also runs with the standard library's classes,
+and has to fail there: this proves that the scenario detects the fault.
 """
 
 import json
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.timeout(150)
 
 
 def tried():
-    """Return a parameter for each row and pair, pair by pair, in the order in which they are run."""
+    """Return a parameter for each row and pair, in the order in which they run."""
     return [
         pytest.param("socketkit", *pair, row.id, id=f"{row.id}-{'-'.join(pair)}")
         for pair in product(DISPATCHERS, TRANSPORTS)
@@ -40,7 +40,7 @@ def proofs():
 
 
 class Matrix:
-    """The process that runs all that was asked for, and its results as they come."""
+    """The process that runs the selected scenarios, and its results."""
 
     def __init__(self, wanted, folder):
         jobs = {}
@@ -56,7 +56,7 @@ class Matrix:
         )
 
     def failure(self, *what):
-        """Return the failure of one scenario, None if it held; wait for it as long as it takes."""
+        """Return the failure of one scenario, or None if it passed. Waits without a limit."""
         while what not in self._results:
             line = self._process.stdout.readline()
             if not line:
@@ -76,7 +76,7 @@ class Matrix:
 
 @pytest.fixture(scope="module")
 def matrix(request, tmp_path_factory):
-    """Run what was selected, and nothing else."""
+    """Run only the selected scenarios."""
     ours = [each for each in request.session.items if "matrix" in getattr(each, "fixturenames", ())]
     wanted = [tuple(each.callspec.params[name] for name in ("subject", "dispatcher", "transport", "row")) for each in ours]
     running = Matrix(wanted, tmp_path_factory.mktemp("matrix"))
@@ -94,7 +94,7 @@ def test_the_fault_does_what_the_catalogue_says(matrix, subject, dispatcher, tra
 @pytest.mark.parametrize(("subject", "dispatcher", "transport", "row"), proofs())
 def test_the_standard_library_fails_it(matrix, subject, dispatcher, transport, row):
     failure = matrix.failure(subject, dispatcher, transport, row)
-    assert failure, f"the standard library holds {row}: the scenario does not see the fault, or the catalogue is wrong"
+    assert failure, f"the standard library passes {row}: the scenario does not detect the fault, or the catalogue is wrong"
     assert re.search(ROWS[row].shows, failure), failure
 
 

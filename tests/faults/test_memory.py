@@ -1,10 +1,10 @@
-"""No memory for a handler, wherever in it that comes. What it does to the server around the handler is a figure of endurance."""
+"""A failed memory allocation anywhere in a handler. An endurance figure covers the server around the handler."""
 
 import pytest
 
 from helpers.support import python
 
-pytest.importorskip("_testcapi", reason="this Python has nothing that lets an allocation fail")
+pytest.importorskip("_testcapi", reason="this Python cannot make an allocation fail")
 
 PROGRAM = """
 import _testcapi, socket, sys
@@ -14,13 +14,13 @@ def handler(request, client_address, server):
     number = int(request.recv(100))
     _testcapi.set_nomemory(number, number + 1)
     try:
-        words = {}  # plain steps: CPython 3.12 and 3.13 crash where there is no memory for a closure
+        words = {}  # plain steps: CPython 3.12 and 3.13 crash if they cannot allocate a closure
         for each in range(30):
             words[str(each)] = [each, "x" * each]
         reply = repr(words).encode()
     finally:
         _testcapi.remove_mem_hooks()
-    request.sendall(reply)  # from here on the client, which is in this process, needs memory too
+    request.sendall(reply)  # the client is in this process, and needs memory from here on
 
 def ask(number):
     with socket.create_connection(server.addresses[0], timeout=10) as client:

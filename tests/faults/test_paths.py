@@ -1,4 +1,4 @@
-"""Paths of Unix sockets, when somebody meddles with them."""
+"""Paths of Unix sockets, and attacks on them."""
 
 import itertools
 import os
@@ -40,7 +40,7 @@ def test_a_link_at_the_path_is_not_followed(folder):
 
 
 def at_moment(number, action, code):
-    """Run `code`, and `action` in the midst of it: moment 0 is before its first call of anything in C, 1 after it, and so on. Return the outcome."""
+    """Run `code`, and `action` at one moment of it. Moment 0 is before its first call of a C function, 1 is after it, and so on."""
     moments = itertools.count()
 
     def profiler(frame, event, argument):
@@ -77,7 +77,7 @@ def test_an_attacker_who_swaps_the_path_for_a_link_reaches_nothing_whenever_it_i
         outcomes.append(at_moment(number, swap, open_and_close))
         assert (victim.read_text(), stat.S_IMODE(victim.stat().st_mode)) == ("precious", 0o640), number
         path.unlink(missing_ok=True)
-        if number not in swapped:  # the code has no such moment any more
+        if number not in swapped:  # the code has fewer moments
             break
     assert outcomes[-1] == "opened"
     assert set(outcomes[:-1]) == {"refused", "opened"}
@@ -127,10 +127,10 @@ print(os.listdir(folder))
 
 
 def test_a_file_system_without_room_for_a_socket_fails_the_start_and_nothing_stays_bound(folder):
-    """The mount has room for itself and two more."""
+    """The file system has room for its root and two sockets."""
     alone = ("unshare", "-Urm")
     if shutil.which("unshare") is None or subprocess.run([*alone, "true"], capture_output=True, check=False).returncode:
-        pytest.skip("no mount namespace can be had here")
+        pytest.skip("this system allows no mount namespace")
     done = run(*alone, "sh", "-ec", FULL, "sh", str(folder), sys.executable, env=with_path(ROOT))
     refused, *rest = done.stdout.splitlines()
     assert refused == f"cannot listen on unix://{folder}/three: No space left on device; make room on that file system"
