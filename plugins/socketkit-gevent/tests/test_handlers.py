@@ -32,7 +32,7 @@ class UpperDatagram(DatagramRequestHandler):
 
 
 class Greeting(StreamRequestHandler):
-    """Speaks first, so that a client knows when its handler runs."""
+    """Sends a greeting first, so that a client knows when its handler runs."""
 
     def handle(self):
         self.wfile.write(b"hello\n")
@@ -64,13 +64,13 @@ def test_two_hundred_handlers_wait_at_once_in_one_thread():
 
     with serving(Seen) as server, clients(server, 200) as everyone:
         for client in everyone:
-            assert client.recv(100) == b"hello\n"  # all handlers wait for their line before the first one gets it
+            assert client.recv(100) == b"hello\n"  # all handlers wait for a line before the first gets one
         assert server.stats().active == 200
         for number, client in enumerate(everyone):
             client.sendall(b"%d\n" % number)
         assert [client.recv(100) for client in everyone] == [b"%d\n" % number for number in range(200)]
     ((_, threads),) = seen
-    assert threads == before + 2  # who serves, and who keeps the time
+    assert threads == before + 2  # the serving thread and the timer thread
 
 
 def test_nothing_is_patched():
@@ -111,7 +111,7 @@ def test_streams_and_datagrams_are_served_side_by_side():
 
 
 def test_many_greenlets_wait_to_answer_on_one_socket_and_lose_nothing(tmp_path):
-    number = 2000  # more than the kernel queues
+    number = 2000  # more than fit into the accept queue
 
     class Flood(DatagramRequestHandler):
         def handle(self):

@@ -1,4 +1,4 @@
-"""The dispatcher in programs of their own: signals, classic servers, idleness, patched programs, and an installation as users do it."""
+"""The dispatcher in separate programs: signals, classic servers, idle servers, patched programs, and an installation as users do it."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def place(running):
 
 
 def effort(pid):
-    """Return the process's state, how often its threads have slept or been interrupted, and how much time they have used."""
+    """Return the process's state, the context switches of its threads, and their processor time."""
     switches = [
         line.split()[1]
         for task in Path(f"/proc/{pid}/task").iterdir()
@@ -63,7 +63,7 @@ def effort(pid):
 
 
 def let_rest(pid):
-    """Wait until nothing goes on in the process any more."""
+    """Wait until the process is idle."""
     before = None
     while before != (before := effort(pid)) or before[0] != "S":
         time.sleep(0.05)
@@ -75,7 +75,7 @@ def let_rest(pid):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_an_idle_server_at_once(number):
     with program("serve(dispatcher=Gevent())") as running:
-        assert talk(place(running), b"x\n") == b"hello\nx\n"  # it has come to its loop
+        assert talk(place(running), b"x\n") == b"hello\nx\n"  # the loop is running
         begun = time.monotonic()
         assert running.stop(number) == 0
         assert time.monotonic() - begun < 2
@@ -133,7 +133,7 @@ def test_an_unhandled_control_c_ends_the_program(busy):
                 client.sendall(b"x\n")
                 assert client.recv(100) == b"x\n"
                 assert client.recv(100) == b""
-                let_rest(running.pid)  # Python ignores the exception of a Ctrl-C that comes while an object is cleaned up
+                let_rest(running.pid)  # Python ignores a Ctrl-C that arrives while an object is being cleaned up
             assert running.stop(signal.SIGINT) == -signal.SIGINT
         assert "KeyboardInterrupt" in running.output
 
@@ -148,7 +148,7 @@ serve(dispatcher=Gevent())
 assert signal.set_wakeup_fd(-1) == writer.fileno()
 """
     with program(source) as running:
-        assert talk(place(running), b"x\n") == b"hello\nx\n"  # it has come to its loop
+        assert talk(place(running), b"x\n") == b"hello\nx\n"  # the loop is running
         assert running.stop() == 0
 
 
@@ -164,7 +164,7 @@ def test_a_server_with_nothing_to_do_sleeps_also_when_it_is_full(bound):
         for client in everyone[: min(bound, 4)]:
             assert client.recv(100) == b"hello\n"
         settled, before = time.monotonic() + 5, None
-        while before != (before := effort(running.pid)):  # what it still had to do after the last greeting
+        while before != (before := effort(running.pid)):  # wait for work left over from the last greeting
             assert time.monotonic() < settled
             time.sleep(0.1)
         time.sleep(1)
@@ -218,14 +218,14 @@ print("ended with", threading.active_count(), flush=True)
     with Program.python("-c", CLASSIC + source, env=PATH) as running:
         where = place(running)
         everyone = [socket.create_connection(where, timeout=10) for _ in range(50)]
-        for _ in range(2):  # all stay connected, each between two requests of its own
+        for _ in range(2):  # all stay connected, each between two of its requests
             for client in everyone:
                 client.sendall(GET % b"")
                 assert b"1 threads" in _answer(client)
         everyone[0].sendall(GET % b"stop")
         assert b"1 threads" in _answer(everyone[0])
         assert running.wait(10) == 0
-        assert running.output.splitlines()[1:] == ["ended with 1"]  # nothing was printed about those that were still connected
+        assert running.output.splitlines()[1:] == ["ended with 1"]  # no output about the clients that were still connected
         for client in everyone:
             client.close()
 
@@ -276,7 +276,7 @@ with socket.create_connection(server.server_address) as left, socket.create_conn
     for each in (left, client):
         each.settimeout(10)
         while each.recv(1000):
-            pass  # the rest of the answer, and then the end
+            pass  # the rest of the answer, then the end
     thread.join()
 """
     python(CLASSIC + source, env=PATH)
@@ -328,7 +328,7 @@ here, back = Event(), Event()
 
 class Meets(StreamRequestHandler):
     def handle(self):
-        here.set()  # gevent's own primitives reach from handlers to the program and back: they share a hub
+        here.set()  # gevent's primitives work between handlers and the program: they share a hub
         back.wait()
         self.wfile.write(b"met")
 
@@ -413,7 +413,7 @@ with socket.create_connection(server.addresses[0]) as client:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """Return the environment of a program for which the plugin's wheel, and not its sources, is installed."""
+    """Return the environment of a program with the plugin's wheel installed instead of its sources."""
     pytest.importorskip("hatchling", reason="builds the wheel")
     folder = tmp_path_factory.mktemp("installed")
     pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "-q")

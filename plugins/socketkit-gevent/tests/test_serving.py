@@ -1,4 +1,4 @@
-"""The dispatcher's bound, how a server on greenlets stops, and that it leaves nothing behind."""
+"""The dispatcher's limit, and how a server on greenlets stops and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Greeting(StreamRequestHandler):
 
 
 class Stopping:
-    """An observer that tells when a drain begins."""
+    """An observer that reports when a drain begins."""
 
     def __init__(self):
         self.begun = threading.Event()
@@ -39,7 +39,7 @@ def clients(server, count):
 
 
 def greeted(client):
-    """Return whether the client's handler runs: at once if it does, without waiting if it does not."""
+    """Return whether the client's handler runs, without waiting."""
     client.setblocking(False)
     try:
         return client.recv(100) == b"hello\n"
@@ -76,7 +76,7 @@ def test_a_full_server_stops_at_once():
         report = server.stop(drain=0.05)
         assert time.monotonic() - begun < 2
         assert (report.finished, report.forced, report.stuck) == (0, 2, ())
-        assert waiting.makefile("rb").read() in {b"", b"hello\n"}  # it was let in at most when the other one was forced
+        assert waiting.makefile("rb").read() in {b"", b"hello\n"}  # accepted at the earliest when the other was forced to end
     assert server.stats().accepted == 2
 
 
@@ -105,7 +105,7 @@ def test_a_bound_of_one_serves_one_after_the_other():
 
 
 class Endless:
-    """An intake that always has a unit, as under a flood of requests, and announces them."""
+    """An intake that always has a unit and signals it, as under a flood of requests."""
 
     def __init__(self, unit):
         self.stopped = False
@@ -328,7 +328,7 @@ def test_without_a_drain_requests_whose_peers_leave_as_it_stops_still_end():
         request.sendall(b"hello\n")
         if request.recv(100) == b"stop\n":
             for client in leaving:
-                client.close()  # so that their handlers and the loop have something to do at the same moment
+                client.close()  # gives their handlers and the loop work at the same moment
             server.stop()
 
     server = Server("tcp://127.0.0.1:0", handler, dispatcher=Gevent(), lifecycle=Classic()).start()

@@ -1,7 +1,7 @@
-"""A dispatcher for socketkit: each request on a greenlet of its own, all in the one thread that serves.
+"""A dispatcher for socketkit: each request runs on its own greenlet, all in the serving thread.
 
-Handlers stay plain blocking code and nothing is monkey-patched: the socket that a handler is given is gevent's, and where it would
-block it lets the other greenlets run.
+Handlers stay plain blocking code and nothing is monkey-patched: a handler gets a gevent socket, which lets the other greenlets run when
+it would block.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import attrs
 import gevent
 import gevent.monkey
 import gevent.socket
-from gevent._hub_local import get_hub_if_exists  # gevent has no public way to ask without making one
+from gevent._hub_local import get_hub_if_exists  # gevent has no public way to ask without creating a hub
 
 from socketkit.errors import IncompatibleError
 from socketkit.hookspecs import hookimpl
@@ -36,29 +36,29 @@ __all__ = ("Gevent", "socketkit_dispatchers")
 log = Log(__name__)
 
 READ = 1
-"""The loop's word for a readable descriptor."""
+"""The event loop's flag for a readable descriptor."""
 
 UNITS_PER_TURN = 64
-"""How many requests are taken before those taken get to run."""
+"""How many requests the loop takes before they get to run."""
 
 BEFORE_KILL = 0.1
-"""Seconds that handlers get to end by themselves once their sockets are shut down."""
+"""Seconds that handlers get to end by themselves after their sockets have been shut down."""
 
 LAST_WORD = 0.5
-"""Seconds that killed handlers get for their clean-up before their hub is gone."""
+"""Seconds that killed handlers get for their clean-up before the hub is destroyed."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.001, 0.05
-"""Seconds between two attempts to send where no descriptor tells when to try again."""
+"""Seconds between two attempts to send if no descriptor signals when to retry."""
 
 _PLAIN: Any = gevent.monkey.get_original("socket", "socket")
 
 
 @attrs.frozen
 class Gevent:
-    """A greenlet for each request, up to a bound; beyond it, clients wait in the kernel's queue."""
+    """A greenlet for each request, up to a limit; beyond it, clients wait in the kernel's queue."""
 
     max_greenlets: int | None = attrs.field(default=10_000)
-    """How many requests may run at once, at least 1; None: as many as come. Takes effect when the server starts."""
+    """Most requests that run at once, at least 1; None: no limit. Takes effect when the server starts."""
 
     requires: ClassVar[frozenset[str]] = frozenset({"sockets"})
 
@@ -67,10 +67,10 @@ class Gevent:
         if bound is not None and (not isinstance(bound, int) or isinstance(bound, bool) or bound < 1):
             raise ValueError(f"max_greenlets must be a whole number of at least 1, or nothing for no bound, not {bound!r}")
 
-    def start(self, work: Work) -> _Greenlets:  # noqa: ARG002 - the units that are taken bring it along
+    def start(self, work: Work) -> _Greenlets:  # noqa: ARG002 - units already refer to it
         """Return the live part.
 
-        Raises: IncompatibleError in a process whose `select` is patched: there is no epoll or kqueue left to watch.
+        Raises: IncompatibleError if `select` is patched in this process: a patched select has no epoll or kqueue to watch.
         """
         if gevent.monkey.is_module_patched("select"):
             raise IncompatibleError("Gevent", "cannot watch a patched select module", "patch with gevent.monkey.patch_all(select=False)")
@@ -79,7 +79,7 @@ class Gevent:
 
 @hookimpl
 def socketkit_dispatchers() -> Mapping[str, type[Gevent]]:
-    """Return the dispatcher of this distribution, by its name."""
+    """Return the dispatcher of this distribution, by name."""
     return {"gevent": Gevent}
 
 
@@ -87,17 +87,17 @@ def socketkit_dispatchers() -> Mapping[str, type[Gevent]]:
 
 
 class _GreenSocket(gevent.socket.socket):
-    """A connection whose operations let other greenlets run where they would block."""
+    """A connection whose operations let other greenlets run when they would block."""
 
     _sock: Any
 
     def shutdown(self, how: int) -> None:
-        """Leave it to the kernel to wake who waits: he gets what a thread would get, and any thread may call this."""
+        """Shut down in the kernel only, which wakes a waiting greenlet as it would wake a thread. Any thread may call this."""
         self._sock.shutdown(how)
 
 
 class _AnsweringSocket(_GreenSocket):
-    """The socket of a datagram listener, for any number of greenlets at once; gevent's own lets one at a time wait to send."""
+    """The socket of a datagram listener, for any number of greenlets at once; gevent's own lets only one at a time wait to send."""
 
     def sendto(self, *arguments: Any) -> int:
         """As `socket.socket.sendto`."""
@@ -117,10 +117,10 @@ class _AnsweringSocket(_GreenSocket):
         with gevent.Timeout(self.timeout, TimeoutError("timed out")):
             while True:
                 if self.family == getattr(socket, "AF_UNIX", None):
-                    gevent.sleep(pause)  # it is the peer's queue that is full, and no descriptor announces its room: unix(7)
+                    gevent.sleep(pause)  # the peer's queue is full, and no descriptor signals free space in it: unix(7)
                     pause = min(2 * pause, LONGEST_PAUSE)
                 else:
-                    gevent.socket.wait_write(self.fileno())  # by a watcher of its own
+                    gevent.socket.wait_write(self.fileno())  # with its own watcher
                 with contextlib.suppress(BlockingIOError):
                     return send(*arguments)
 
@@ -130,27 +130,27 @@ class _AnsweringSocket(_GreenSocket):
 
 @attrs.define(eq=False)
 class _Greenlets:
-    """Takes units in the thread that serves and runs each on a greenlet. Everything here belongs to that thread."""
+    """Takes units in the serving thread and runs each on a greenlet. Everything here belongs to that thread."""
 
     bound: int | None
     greenlets: set[_Greenlet] = attrs.field(factory=set)
-    """Of the units that were taken and have not ended."""
+    """The greenlets of running units."""
     held: Intake | None = None
-    """The intake, while the bound keeps it from taking more."""
+    """The intake, while the limit keeps it from taking more."""
     connections: weakref.WeakSet[_GreenSocket] = attrs.field(factory=weakref.WeakSet)
-    """Those that were made green and that somebody still has."""
+    """Green connections that are still referenced."""
     answering: dict[Any, Any] = attrs.field(factory=dict)
-    """Datagram listeners' sockets, and what is given to handlers in their place."""
+    """The sockets of datagram listeners, each with the socket that handlers get instead."""
     hub: Hub | None = None
-    """The hub of the serving thread, if it would not be there without this dispatcher."""
+    """The hub of the serving thread, if this dispatcher created it."""
     thread: threading.Thread | None = None
-    """Who drives, or drove."""
+    """The thread that last called `drive`."""
     warned: bool = False
 
     # the seams
 
     def drive(self, open_intake: OpenIntake) -> None:
-        """Take units and spawn them until stopped; wait in the hub, so that what was spawned runs meanwhile."""
+        """Take units and spawn them until stopped; wait in the hub, so that the greenlets run meanwhile."""
         self.thread = threading.current_thread()
         self._enter_hub()
         hub = gevent.get_hub()
@@ -158,21 +158,21 @@ class _Greenlets:
             with (
                 open_intake() as intake,
                 contextlib.closing(hub.loop.io(intake.fileno(), READ)) as readable,
-                intake.woken_by_signals(),  # or one that comes just before the hub goes to sleep waits for the next event
+                intake.woken_by_signals(),  # otherwise a signal just before the hub goes to sleep waits for the next event
             ):
                 while not intake.stopped:
                     self._take(intake)
-                    if not intake.stopped:  # taking may have swallowed the wake-up that came with the stop
-                        with gevent.Timeout(intake.due(), exception=False):  # type: ignore[arg-type] # False: go on; its stubs lack it
+                    if not intake.stopped:  # taking may have consumed the wake-up of the stop
+                        with gevent.Timeout(intake.due(), exception=False):  # type: ignore[arg-type] # False: continue; missing in the stubs
                             hub.wait(readable)
         finally:
             self.held = None
-            gevent.sleep(0)  # whoever is ready to end, ends here: without a drain nobody may turn this hub again
+            gevent.sleep(0)  # lets greenlets that are ready to end do so: without a drain, this hub may never run again
             if not self.greenlets:
                 self._leave_hub()
 
     def adapt(self, request: Request) -> Request:
-        """Return the request with a green socket in the place of its own."""
+        """Return the request with a green socket instead of its own."""
         self._enter_hub()
         if not isinstance(request, tuple):
             return self._green(request)
@@ -182,9 +182,9 @@ class _Greenlets:
         return data, self.answering[listener]
 
     def wait(self, timeout: float | None) -> bool:
-        """Let the greenlets run until all have ended, but for the one that calls this.
+        """Let the greenlets run until all except the caller's have ended.
 
-        Another thread cannot make them run, so it is told at once.
+        Another thread cannot make them run, so the method returns at once there.
         """
         others = [each for each in self.greenlets if each is not gevent.getcurrent()]
         if others and threading.current_thread() is self.thread:
@@ -192,12 +192,12 @@ class _Greenlets:
         return all(each.dead for each in others)
 
     def force(self) -> None:
-        """Kill what has not ended shortly. Whoever sat in a read has just been given its end, and may still leave in peace."""
+        """Kill greenlets that do not end within a short time. A handler in a read has just received the end of its stream, and may finish."""
         gevent.spawn_later(BEFORE_KILL, self._kill)
 
     def close(self) -> None:
-        """Close the sockets for answering. End a hub that nobody will turn again, and with it what would stand still in it."""
-        if gevent.getcurrent() in self.greenlets:  # a handler closes its own server
+        """Close the sockets for replies. Destroy the hub if this dispatcher created it, after ending the greenlets still in it."""
+        if gevent.getcurrent() in self.greenlets:  # a handler is closing its own server
             return
         if self.greenlets and self.hub is not None:
             for connection in list(self.connections):
@@ -211,7 +211,7 @@ class _Greenlets:
     # inside
 
     def _take(self, intake: Intake) -> None:
-        """Spawn what the intake has right now, some of it: the rest is announced again."""
+        """Spawn available units, up to a maximum: the intake signals the rest again."""
         for _ in range(UNITS_PER_TURN):
             unit = intake.take(0)
             if unit is None:
@@ -226,7 +226,7 @@ class _Greenlets:
 
     def _run(self, unit: Unit) -> None:
         try:
-            unit()  # what comes out of it is for the process; gevent raises it in the main greenlet
+            unit()  # any exception is for the process; gevent raises it in the main greenlet
         finally:
             self.greenlets.discard(cast("_Greenlet", gevent.getcurrent()))
             held, self.held = self.held, None
@@ -234,13 +234,13 @@ class _Greenlets:
                 held.release()
 
     def _kill(self) -> None:
-        """Raise GreenletExit in every greenlet that has begun; one that has not would never account for its request."""
+        """Raise GreenletExit in every started greenlet; one that has not started would never settle its request."""
         if threading.current_thread() is not self.thread:
             return
         gevent.killall([each for each in self.greenlets if each.gr_frame is not None], block=False)
 
     def _green(self, request: Any) -> Any:
-        """Return gevent's socket in the place of a plain one, with its timeout; anything else as it is."""
+        """Return a gevent socket for a plain one, with its timeout; return anything else unchanged."""
         if type(request) is not _PLAIN:
             if not self.warned and not isinstance(request, gevent.socket.socket):
                 self.warned = True
@@ -253,7 +253,7 @@ class _Greenlets:
         return green
 
     def _answer_for(self, listener: Any) -> Any:
-        """Return a socket for answering on a copy of the listener's descriptor."""
+        """Return a socket for replies, on a copy of the listener's descriptor."""
         if type(listener) is not _PLAIN:
             return self._green(listener)
         green = _AnsweringSocket(listener.family, listener.type, listener.proto, fileno=listener.dup().detach())
@@ -268,7 +268,7 @@ class _Greenlets:
         for listener, green in self.answering.items():
             if green is not listener:
                 green.close()
-                with contextlib.suppress(OSError):  # the copies share one O_NONBLOCK; it may be closed by now
+                with contextlib.suppress(OSError):  # the copies share O_NONBLOCK; the listener may be closed by now
                     listener.settimeout(listener.gettimeout())
         self.answering.clear()
         hub, self.hub = self.hub, None
