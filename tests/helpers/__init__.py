@@ -1,1 +1,1 @@
-"""What several folders of tests share. Not tests: programs in subprocesses import these modules too, as ``helpers.NAME``."""
+"""Modules that several folders of tests share. Programs in subprocesses import them too, as ``helpers.NAME``."""

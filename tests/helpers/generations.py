@@ -1,4 +1,4 @@
-"""A service in a process of its own that is restarted by SIGUSR2, and the service manager that it speaks to."""
+"""A service in its own process that restarts on SIGUSR2, and its service manager."""
 
 import contextlib
 import os
@@ -18,7 +18,7 @@ trouble = os.path.exists("trouble") and open("trouble").read()
 exec(trouble or "")
 
 def count():
-    os.write(counter, b".")  # in one piece, at the end of the file, whichever generation does it
+    os.write(counter, b".")  # appends atomically, in any generation
 
 class Http(BaseHTTPRequestHandler):
     def do_GET(self):
@@ -36,7 +36,7 @@ class KeptAlive(Http):
     wbufsize = -1
 
 def pong(request, client_address, server):
-    if request.recv(100).startswith(b"*1"):  # what redis-benchmark asks for PING
+    if request.recv(100).startswith(b"*1"):  # how redis-benchmark sends PING
         count()
         request.sendall(b"+PONG\\r\\n")
     else:
@@ -66,7 +66,7 @@ print("ends", os.getpid(), server.stop(), flush=True)
 
 
 class Service(Managed):
-    """The program above, and the service manager it speaks to."""
+    """The program above, and its service manager."""
 
     def __init__(self, folder, handler, *urls, dispatcher="adaptive", options="", watchdog=None):
         (folder / "program.py").write_text(PROGRAM)
@@ -95,7 +95,7 @@ class Service(Managed):
         os.kill(self.pid, number)
 
     def restart(self):
-        """Restart it, and return when the new generation serves."""
+        """Restart the service, and return when the new generation serves."""
         self.signal()
         assert self.told()[0] == "RELOADING=1"
         ready, main = self.told()
@@ -106,7 +106,7 @@ class Service(Managed):
             time.sleep(0.001)
 
     def fail(self):
-        """Ask for a restart that is to fail; return why it did, as the log and the manager are told."""
+        """Request a restart that has to fail; return the reason, which the log and the manager both get."""
         self.signal()
         assert self.told()[0] == "RELOADING=1"
         ready, status = self.told()
@@ -120,14 +120,14 @@ class Service(Managed):
 
 
 def holds(pid, wanted):
-    """Return whether the process has a TCP socket of which the fields of its row in /proc/net/tcp are as wanted. Source: proc(5)."""
+    """Return whether the process has a TCP socket whose row in /proc/net/tcp satisfies `wanted`. Source: proc(5)."""
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     held = set(descriptors(pid))
     return any(f"socket:[{row[9]}]" in held for row in rows if wanted(row))
 
 
 def descriptors(pid):
-    """Return what the process has open; nothing if it has ended."""
+    """Return the targets of the process's descriptors; an empty list if it has ended."""
     found = []
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         for link in Path(f"/proc/{pid}/fd").iterdir():

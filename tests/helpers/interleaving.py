@@ -1,4 +1,4 @@
-"""Every interleaving of two calls, line by line: for code whose safety is an argument about the order of its steps."""
+"""Every interleaving of two calls, line by line: for code whose safety depends on the order of its steps."""
 
 import sys
 import threading
@@ -6,7 +6,7 @@ from typing import ClassVar
 
 
 class Lock:
-    """A lock to put in the place of one of the code's own: whoever has it does not stand still, or the other could wait for ever."""
+    """A replacement for a lock of the code under test: a thread does not pause while it holds the lock, which could cause a deadlock."""
 
     _holders: ClassVar[set[int]] = set()
 
@@ -23,12 +23,12 @@ class Lock:
 
     @classmethod
     def is_held(cls):
-        """Return whether this thread has one."""
+        """Return whether this thread holds such a lock."""
         return threading.get_ident() in cls._holders
 
 
 class Stepped:
-    """A call in a thread of its own, which stands still before each of its lines in the modules under test."""
+    """A call in its own thread, which pauses before each line in the modules under test."""
 
     def __init__(self, modules, function, *arguments):
         self._files = {module.__file__ for module in modules}
@@ -38,7 +38,7 @@ class Stepped:
         self._stands.acquire()
 
     def go(self, lines):
-        """Let it run so many lines; return whether it has that many."""
+        """Run this many lines of the call; return whether it has that many."""
         for _ in range(lines):
             if self._over:
                 return False
@@ -71,10 +71,10 @@ class Stepped:
 
 
 def schedules(modules, make, one, other):
-    """Yield what each interleaving of two calls was made of and returned: the first is held, then the second, and both go on.
+    """Run every interleaving of two calls, and yield its objects and results. Each time both calls pause in turn, and then finish.
 
-    modules: the one or several whose lines count. make: returns what both are about, a tuple. one, other: return a function and its
-    arguments for that.
+    modules: the module or modules whose lines count. make: returns a tuple of objects for both calls. one, other: receive these objects,
+    and return a function and its arguments.
     """
     modules = modules if isinstance(modules, tuple) else (modules,)
     for lines in range(100):

@@ -1,4 +1,4 @@
-"""One handler of each kind, all of which turn a line around, and a client that finds out whether they do."""
+"""One handler of each kind, all of which reverse a line, and a client that checks the reply."""
 
 import logging
 import os
@@ -66,8 +66,8 @@ class Http(BaseHTTPRequestHandler):
 
 
 def outcome(url, dispatcher, handler):
-    """Return "served" if the handler answers there, or the sentence with which it was refused."""
-    logging.captureWarnings(True)  # a worker forked beside the serving thread is what some pairings are about
+    """Return "served" if the handler answers, or the error message if the combination is refused."""
+    logging.captureWarnings(True)  # some pairings fork a worker beside the serving thread
     logging.disable(logging.CRITICAL)
     try:
         server = Server(url, f"helpers.pairing_handlers:{handler}", dispatcher=dispatcher, lifecycle=Graceful(drain=5))

@@ -1,4 +1,4 @@
-"""`socketkit serve` in a process of its own, which reads its configuration again on SIGHUP, and the service manager that it speaks to."""
+"""`socketkit serve` in its own process, which reloads its configuration on SIGHUP, and its service manager."""
 
 import signal
 
@@ -43,13 +43,13 @@ class Http(BaseHTTPRequestHandler):
 
 
 class Service(Managed):
-    """`socketkit serve`, and the manager that it speaks to."""
+    """`socketkit serve`, and its service manager."""
 
     def __init__(self, *arguments, **environment):
         super().__init__(".", *SERVE, *arguments, env=environment)
 
     def reload(self):
-        """Send SIGHUP; return what the manager is told when that is over."""
+        """Send SIGHUP; return the message to the manager after the reload."""
         self.send_signal(signal.SIGHUP)
         return self.reloaded()
 

@@ -1,11 +1,11 @@
-"""A handler that tests hold still, and its clients."""
+"""A handler that tests hold and release, and its clients."""
 
 import socket
 import threading
 
 
 class Rooms:
-    """A handler: quick ones answer at once, held ones wait inside until they are let go."""
+    """A handler that answers at once, or waits until the test releases it if the client sends "hold"."""
 
     def __init__(self):
         self.inside, self.leave = threading.Semaphore(0), threading.Event()
@@ -28,7 +28,7 @@ class Rooms:
 
 
 def held(server, rooms):
-    """Return a client whose handler is inside."""
+    """Return a client whose handler is waiting."""
     client = socket.create_connection(server.addresses[0], timeout=10)
     client.sendall(b"hold")
     assert rooms.inside.acquire(timeout=10)

@@ -1,15 +1,16 @@
-"""The examples of a Markdown page: found, run as real programs, and asked by a real client.
+"""The examples of a Markdown page: extracted, run as real programs, and called by a real client.
 
-How a page is written for it:
+How to write a page for it:
 
-* ``python`` blocks run in order, as one program. Where a server serves for ever in the main thread, a client connects, sends a line,
-  takes what comes back, and presses Ctrl-C; the program goes on with the next block.
-* A block of any kind whose first line is a comment that names a file (``# echo.toml``) is saved as that file first, next to the
-  program. A ``python`` block that is saved can be imported, and runs as well.
-* Ports 9000 to 9999 stand for free ones: each is replaced, the same everywhere on the page.
-* ``toml`` blocks are read as TOML, and through `socketkit.composition.config` if they describe servers. Handlers in ``myapp`` are the reader's.
-* ``sh`` blocks hold one command a line; see `commands`.
-* What shall not run is marked as ``text`` or has no language; ``console`` and others are left alone too.
+* ``python`` blocks run in order, as one program. When a server calls `serve_forever` in the main thread, a client connects, sends a line,
+  reads the reply, and presses Ctrl-C. The program then continues with the next block.
+* A block of any kind whose first line is a comment with a file name (``# echo.toml``) is first saved as that file, next to the
+  program. A saved ``python`` block can be imported, and also runs.
+* Ports 9000 to 9999 stand for free ports: each is replaced with the same port everywhere on the page.
+* ``toml`` blocks are read as TOML, and through `socketkit.composition.config` if they describe servers. ``myapp`` stands for the reader's
+  own module.
+* ``sh`` blocks contain one command per line; see `commands`.
+* Blocks that must not run are marked as ``text`` or have no language. Other languages, such as ``console``, do not run either.
 
 Run as a program, with a page's path, this module runs that page's ``python`` blocks in the working directory.
 """
@@ -34,7 +35,7 @@ import attrs
 from helpers.support import TESTS, Program, free_port, talk, with_path
 
 LINE = b"hello\n"
-"""What the client sends to each server."""
+"""The line that the client sends to each server."""
 
 
 @attrs.frozen
@@ -43,7 +44,7 @@ class Block:
 
     page: str
     line: int
-    """Where its first line stands in the page."""
+    """The number of its first line in the page."""
     language: str
     text: str
     heading: str
@@ -51,7 +52,7 @@ class Block:
 
     @property
     def file(self) -> str | None:
-        """The file it wants to be saved as."""
+        """The file to save the block as, if it names one."""
         named = re.match(r"#\s*([\w./-]+\.\w+)\s*$", self.text.partition("\n")[0])
         return named[1] if named else None
 
@@ -77,7 +78,7 @@ def _blocks(text: str, page: str) -> Iterator[Block]:
             heading = line.lstrip("#").strip() if line.startswith("#") else heading
             continue
         if opened["fence"].startswith(":"):
-            continue  # a container: the blocks inside are blocks like others
+            continue  # a container: treat the blocks inside as ordinary blocks
         start, found = 0, []
         for number, inner in lines:
             if inner.strip() == opened["fence"]:
@@ -88,7 +89,7 @@ def _blocks(text: str, page: str) -> Iterator[Block]:
 
 
 ports: dict[str, str] = {}
-"""What stands for the ports that pages name: others for each test, or one would bind where the connections of another one linger."""
+"""The ports that replace those on pages: different for each test, so that none binds a port with lingering connections."""
 
 
 def _with_free_ports(text: str) -> str:
@@ -113,7 +114,7 @@ def save(page: Path, folder: Path) -> None:
 
 
 def run(page: Path, folder: Path) -> list[bytes]:
-    """Run the page's program in the folder; return what each of its servers answered to `LINE`.
+    """Run the page's program in the folder; return the answer of each of its servers to `LINE`.
 
     Raises: AssertionError with the program's output, if it fails or hangs.
     """
@@ -148,7 +149,7 @@ def _client(kind: str, where: Any) -> bytes:
 
 
 def main(page: Path) -> None:
-    """Run the page's blocks in this process, and tell on standard output where each server serves."""
+    """Run the page's blocks in this process, and print the address of each server."""
     sys.path.insert(0, str(Path.cwd()))
     _announce_servers()
     program = sys.modules["__main__"] = types.ModuleType("__main__")
@@ -158,7 +159,7 @@ def main(page: Path) -> None:
                 name = f"<{block}>"
                 linecache.cache[name] = (len(block.text), None, block.text.splitlines(keepends=True), name)
                 code = compile("\n" * (block.line - 1) + block.text, name, "exec")
-                with contextlib.suppress(KeyboardInterrupt):  # the client's, where the program does not handle it
+                with contextlib.suppress(KeyboardInterrupt):  # the client's Ctrl-C, if the program does not handle it
                     exec(code, vars(program))
     except BaseException:
         print("page: failed", flush=True)
@@ -167,7 +168,7 @@ def main(page: Path) -> None:
 
 
 def _announce_servers() -> None:
-    """Make every server that serves for ever in the main thread say where."""
+    """Make every server that calls `serve_forever` in the main thread print its address."""
     from socketkit import Server, socketserver
 
     counted = iter(range(1000))
@@ -196,7 +197,7 @@ def _announce_servers() -> None:
 
 
 def commands(block: Block) -> list[list[str]]:
-    """Return the commands of an ``sh`` block as lists of words: one a line, or several joined by ``&&``; comments are dropped."""
+    """Return the commands of an ``sh`` block as lists of words: one per line, or several joined by ``&&``; comments are dropped."""
     found: list[list[str]] = []
     for line in block.text.replace("\\\n", " ").splitlines():
         command: list[str] = []

@@ -1,6 +1,6 @@
-"""What tests share: programs in processes of their own, and plain clients.
+"""Programs in separate processes, and plain clients, for all tests.
 
-Whatever forks, handles signals or changes limits runs in a process of its own, and one that hangs shows where each thread stood.
+Code that forks, handles signals or changes limits runs in a separate process. A process that hangs prints the stacks of its threads.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ TESTS = Path(__file__).resolve().parents[1]
 ROOT = TESTS.parent
 
 SERVE = (sys.executable, "-X", "faulthandler", "-m", "socketkit", "serve")
-"""The command that serves what it is told to, and shows where it stands if it hangs."""
+"""The command `socketkit serve`, which prints the stacks of its threads if it hangs."""
 
 GUARD = 30.0
-"""Seconds after which a program is thought to hang."""
+"""Seconds after which a program counts as hung."""
 
 _GUARDED = "import faulthandler as _f; _f.dump_traceback_later({seconds}, exit=True); del _f\n"
 
 
 def python(source: str, *arguments: str, guard: float = GUARD, code: int = 0, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run Python source as a program of its own and return its output as text.
+    """Run Python source as a separate program and return its output as text.
 
-    The program can import the modules of the folder `tests`, such as `helpers.support`. The test fails unless it exits with `code`; if it hangs, it ends after
-    `guard` seconds and prints all its stacks. `options` are those of `subprocess.Popen`.
+    The program can import the modules of the folder `tests`, such as `helpers.support`. The test fails unless the program exits with
+    `code`. A program that hangs ends after `guard` seconds and prints all its stacks. `options` are those of `subprocess.Popen`.
     """
     options.setdefault("env", with_path(TESTS))
     command = [sys.executable, "-c", _GUARDED.format(seconds=guard) + source, *arguments]
@@ -68,15 +68,15 @@ def run(*command: str, guard: float = GUARD, code: int = 0, **options: Any) -> s
 
 
 class _Group(threading.Thread):
-    """A program that leads a process group of its own, and the thread that waits for its end, but leaves its number taken.
+    """A program with its own process group, and a thread that waits for the program to end without reaping it.
 
-    Until `kill`, which waits for the program properly, no other process or group can have that number and be killed in its place.
+    `kill` reaps the program. Until then, no other process or group can get its number and be killed by mistake.
     """
 
     def __init__(self, command: tuple[str, ...], **options: Any) -> None:
         super().__init__()
         self.process = subprocess.Popen(command, start_new_session=True, **options)
-        self.code: int | None = None  # once it has ended
+        self.code: int | None = None  # set when it has ended
         self.start()
 
     def run(self) -> None:
@@ -84,8 +84,8 @@ class _Group(threading.Thread):
         self.code = end.si_status if end.si_code == os.CLD_EXITED else -end.si_status
 
     def kill(self) -> None:
-        """End what is left of the group."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # PermissionError: only dead ones are left (BSD)
+        """Kill the rest of the group."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # PermissionError: only dead processes are left (BSD)
             os.killpg(self.process.pid, signal.SIGKILL)
         self.join()
         self.process.wait()
@@ -105,15 +105,15 @@ class _Reader(threading.Thread):
 
 
 class Program:
-    """A program that goes on running, for use with `with`: its lines can be waited for, and nothing of it outlives the block.
+    """A program that keeps running; a context manager. Tests can wait for its lines, and it ends with the block.
 
-    Python programs are started with ``-X faulthandler``: one that does not end when told to shows where its threads stood.
+    Python programs run with ``-X faulthandler``: a program that does not end when told to prints the stacks of its threads.
     """
 
     def __init__(self, *command: str, **options: Any) -> None:
         self._command = command
         self._options = options
-        self._lines: list[str] = []  # all that it has printed; the last one may not be complete
+        self._lines: list[str] = []  # its whole output; the last line may be incomplete
         self._more = threading.Condition()
         self._ended = False
 
@@ -137,7 +137,7 @@ class Program:
 
     @property
     def output(self) -> str:
-        """All it has printed so far, to either stream; once `wait` has returned, all that it will ever have."""
+        """The output so far, of both streams; complete once `wait` has returned."""
         with self._more:
             return "".join(self._lines)
 
@@ -147,7 +147,7 @@ class Program:
         return self._group.code
 
     def line(self, pattern: str, count: int = 1, timeout: float = GUARD) -> list[re.Match[str]]:
-        """Return the first `count` matches of the pattern in its lines, as soon as they are there; fail the test if they never are."""
+        """Wait for the first `count` matches of the pattern in its lines, and return them; fail the test if they never appear."""
         deadline = time.monotonic() + timeout
         with self._more:
             while len(found := [match for match in (re.search(pattern, line) for line in self._whole_lines()) if match]) < count:
@@ -156,21 +156,21 @@ class Program:
         return found[:count]
 
     def serving(self, count: int = 1) -> list[str]:
-        """Return the URLs that ``socketkit serve`` says it serves, once it says so."""
+        """Wait until ``socketkit serve`` prints the URLs that it serves, and return them."""
         return [match[1] for match in self.line(r"^serving (\S+) \(", count)]
 
     def send_signal(self, number: int) -> None:
-        """Send a signal to the program alone; one that has ended does not hear it."""
+        """Send a signal to the program, but not to its group; has no effect if the program has ended."""
         os.kill(self.pid, number)
 
     def wait(self, timeout: float = GUARD) -> int:
-        """Return the exit code, once it has ended; fail the test, with its stacks, if it does not end."""
+        """Wait for the program to end, and return the exit code; fail the test, with its stacks, if it does not end."""
         self._group.join(timeout)
         if self._group.code is None:
             self.send_signal(signal.SIGABRT)
             self._reader.join(5)
             raise AssertionError(f"{self._command} did not end:\n{self.output}")
-        with self._more:  # what it has printed is in the pipe, and all of it in the lines as soon as the pipe is empty
+        with self._more:  # the output is in the pipe, and moves to the lines until the pipe is empty
             while not self._ended and _is_readable(self._group.process.stdout, 0):
                 self._more.wait(1)
         return self._group.code
@@ -187,7 +187,7 @@ class Program:
         pipe, decoder = self._group.process.stdout, codecs.getincrementaldecoder("utf-8")("backslashreplace")
         while not self._ended:
             _is_readable(pipe, None)
-            with self._more:  # to read and to keep are one step for whoever looks
+            with self._more:  # reading and storing are one step for other threads
                 data = os.read(pipe.fileno(), 65536)
                 self._ended = not data
                 unfinished = self._lines.pop() if self._lines and not self._lines[-1].endswith("\n") else ""
@@ -196,14 +196,14 @@ class Program:
 
 
 def _is_readable(pipe: IO[bytes], milliseconds: float | None) -> bool:
-    """Wait until something can be read, or the end."""
+    """Wait until the pipe has data or has ended; return whether it has."""
     poll = select.poll()
     poll.register(pipe, select.POLLIN)
     return bool(poll.poll(milliseconds))
 
 
 class Managed(Program):
-    """A program under a service manager, whose socket is ``notify`` in the folder: what it is told can be waited for."""
+    """A program under a service manager, whose socket is ``notify`` in the folder. Tests can wait for its messages."""
 
     def __init__(self, folder: Path | str, *command: str, env: dict[str, str], **options: Any) -> None:
         place = os.path.join(os.path.abspath(folder), "notify")
@@ -217,7 +217,7 @@ class Managed(Program):
         self._manager.close()
 
     def told(self) -> list[str]:
-        """Return the lines of the next message to the manager."""
+        """Wait for the next message to the manager, and return its lines."""
         return self._manager.recv(4096).decode().splitlines()
 
 
@@ -228,7 +228,7 @@ def with_path(*folders: Path | str) -> dict[str, str]:
 
 
 def address(url: str) -> Any:
-    """Return what a client connects to for the URL that a server gives as its own."""
+    """Return the address that a client connects to for a server's URL."""
     scheme, _, place = url.partition(":")
     if scheme.startswith("unix"):
         return "\0" + place[1:] if place.startswith("@") else place.removeprefix("//")
@@ -237,7 +237,7 @@ def address(url: str) -> Any:
 
 
 def free_port() -> int:
-    """Return a port of the loopback interface that is free, and that the system gives to no client: it takes those from 32768 on."""
+    """Return a free port of the loopback interface, below 32768: the system gives higher ports to clients."""
     while True:
         port = random.randrange(10_000, 32_768)
         with contextlib.suppress(OSError), socket.socket() as stream, socket.socket(type=socket.SOCK_DGRAM) as datagram:
@@ -247,7 +247,7 @@ def free_port() -> int:
 
 
 def talk(where: Any, data: bytes, timeout: float = 10.0) -> bytes:
-    """Connect, send the data and the end of it, and return all that comes back."""
+    """Connect, send the data, shut down the sending side, and return the whole reply."""
     family = socket.AF_UNIX if isinstance(where, str | bytes) else socket.AF_INET6 if ":" in where[0] else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as client:
         client.settimeout(timeout)
@@ -258,7 +258,7 @@ def talk(where: Any, data: bytes, timeout: float = 10.0) -> bytes:
 
 
 def ask(where: Any, data: bytes, timeout: float = 10.0) -> bytes:
-    """Send one datagram and return the one that comes back."""
+    """Send one datagram and return the reply."""
     family = socket.AF_INET6 if ":" in where[0] else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as client:
         client.settimeout(timeout)
