@@ -1,6 +1,6 @@
-"""What developers run each day. ``nox --list`` shows the sessions; without ``-s``, lint, docs and tests run.
+"""The commands that developers run each day. ``nox --list`` shows the sessions; without ``-s``, lint, docs and tests run.
 
-Every session starts from a new environment that holds what it installs and nothing else, so a missing dependency shows.
+Every session runs in a new environment with only the packages that it installs, so a missing dependency causes an error.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ ROOT = Path(__file__).resolve().parent
 PLUGINS = sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))
 
 INTERPRETERS = {"3.11": "3.11", "3.12": "3.12.1", "3.13": "3.13.0"}
-"""Python's versions that CPython's own tests run on, and the release that pyenv has of each."""
+"""The Python versions that CPython's own tests run on, each with its pyenv release."""
 
 SUITES = ("test_socketserver", "test_httpservers")
 
 
 def install_all(session: nox.Session, extra: str) -> None:
-    """Install socketkit with the extra, and every plugin with what its tests need."""
+    """Install socketkit with the extra, and every plugin with its test dependencies."""
     session.install(f".[{extra}]", *(f"./{plugin.relative_to(ROOT)}[test]" for plugin in PLUGINS))
 
 
@@ -63,7 +63,7 @@ def docs(session: nox.Session) -> None:
     ids=["3.11", "3.12", "3.13"],
 )
 def cpython(session: nox.Session, version: str, dispatchers: tuple[str, ...]) -> None:
-    """Run CPython's own tests under `socketkit run`, then under each dispatcher; arguments after -- are other dispatchers."""
+    """Run CPython's own tests under `socketkit run`, then under each dispatcher; arguments after -- replace the dispatchers."""
     interpreter = find_interpreter(version)
     if interpreter is None:
         message = (
@@ -81,7 +81,7 @@ def cpython(session: nox.Session, version: str, dispatchers: tuple[str, ...]) ->
     which.write_text('import socketserver; print(socketserver.__file__); assert "socketkit" in socketserver.__file__\n')
     socketkit = (python, "-m", "socketkit", "run")
     suites = ("-m", "test", "--dont-add-python-opts", "--timeout", "120", "-u", "network", *SUITES)
-    with session.chdir(folder):  # away from the checkout, so that what is tested is what was installed
+    with session.chdir(folder):  # outside the checkout, so that the tests use the installed package
         session.run(python, "--version", external=True)
         session.run(*socketkit, str(which), external=True)
         session.run(*socketkit, *suites, external=True)
@@ -90,7 +90,7 @@ def cpython(session: nox.Session, version: str, dispatchers: tuple[str, ...]) ->
 
 
 def find_interpreter(version: str) -> str | None:
-    """Return the path of a Python of this version that runs, or None. pyenv's shims do not run unless a version is chosen."""
+    """Return the path of a Python of this version that runs, or None. pyenv's shims run only if a version is selected."""
     program = f"python{version}"
     candidates = [shutil.which(program)]
     if pyenv := shutil.which("pyenv"):
@@ -107,6 +107,6 @@ def _runs(path: str) -> bool:
 
 @nox.session
 def benchmark(session: nox.Session) -> None:
-    """Run the benchmark; arguments after -- go to it, and `-- setup` installs what it compares with."""
+    """Run the benchmark; arguments after -- go to it, and `-- setup` installs the peers."""
     session.install(".")
     session.run("python", "-m", "tests.benchmarks", *session.posargs)

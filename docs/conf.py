@@ -1,6 +1,6 @@
-"""How the documentation is built: ``sphinx-build -n -W docs docs/_build``. It needs no network.
+"""Builds the documentation: ``sphinx-build -n -W docs docs/_build``. It needs no network.
 
-What can be read off the code is read off it: docstrings by autodoc, tables by `tables` below.
+autodoc takes docstrings from the code, and `tables` below generates tables from it.
 """
 
 from __future__ import annotations
@@ -48,19 +48,19 @@ autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_type_aliases = {"Seconds": "Seconds"}
 
-default_role = "py:obj"  # what stands in `single backticks` in a docstring; see `resolve`
+default_role = "py:obj"  # for `single backticks` in a docstring; see `resolve`
 
 nitpick_ignore_regex = [
     # The standard library's pages are not fetched, because a build needs no network.
     (r"py:.*", r"(?:collections|concurrent|contextlib|enum|io|os|selectors|socket|threading|types|typing|_thread)\..*"),
     (r"py:.*", r"(?:Any|Callable|Iterable|Literal|Mapping|Path|PathLike|Self|Sequence|TracebackType|Enum|optional)"),
-    # attrs says this in the signature of a class whose field has a factory.
+    # attrs puts this into the signature of a class whose field has a factory.
     (r"py:.*", r"NOTHING"),
     # pluggy's pages are not fetched either.
     (r"py:.*", r"(?:pluggy\..*)?PluginManager"),
 ]
 nitpick_ignore = [
-    # Type variables and aliases of plain types: they are explained where they are used, on `reference/seams/index`.
+    # Type variables and aliases of plain types: `reference/seams/index` explains them.
     *(("py:class", name) for name in ("Request", "Address", "Seconds", "Kind", "Unit", "R")),
 ]
 
@@ -72,7 +72,7 @@ _HEADING = re.compile(r"[A-Z][^:]*:")
 
 
 def reshape(_app: Sphinx, _what: str, _name: str, _thing: object, _options: object, lines: list[str]) -> None:
-    """Turn lines such as ``drain: seconds ...`` into list items, and what is indented below ``Args:`` too."""
+    """Turn lines such as ``drain: seconds ...`` into list items, and also the indented lines below ``Args:``."""
     lines[:] = [line for block in _blocks(lines) for line in _block(block)]
 
 
@@ -87,7 +87,7 @@ def _blocks(lines: Iterable[str]) -> Iterator[list[str]]:
 
 
 def _block(block: list[str]) -> Iterator[str]:
-    if block[0].startswith((" ", "*", "..", "-", "+", "|")):  # a list, a directive, code: it is reStructuredText already
+    if block[0].startswith((" ", "*", "..", "-", "+", "|")):  # a list, a directive or code: already reStructuredText
         yield from (*block, "")
         return
     for item in _items(block):
@@ -114,7 +114,7 @@ def _items(block: list[str]) -> Iterator[list[str]]:
 def plain(
     _app: Sphinx, what: str, _name: str, thing: Any, _options: object, signature: str | None, returns: str | None
 ) -> tuple[str | None, str | None]:
-    """Show Protocols and enumerations without a constructor, which nobody calls, and the alias for seconds by its name."""
+    """Show Protocols and enumerations without a constructor, because users call none, and the alias for seconds by its name."""
     if what == "class" and (getattr(thing, "_is_protocol", False) or issubclass(thing, Enum)):
         return "", ""
     return signature and signature.replace("TypeAliasForwardRef('Seconds')", "Seconds"), returns
@@ -124,10 +124,10 @@ def plain(
 
 
 def resolve(app: Sphinx, env: BuildEnvironment, node: nodes.Element, contnode: nodes.Element) -> nodes.Element | None:
-    """Find what a docstring or an annotation calls by its bare name.
+    """Resolve an unqualified name in a docstring or an annotation.
 
-    `Backticks` in a docstring also mark parameters, fields and methods of the class at hand; what names no documented object is
-    shown as code. Roles written out in a page, such as {py:class}, are checked by nitpick as ever.
+    `Backticks` in a docstring also mark parameters, fields and methods of the same class. A name without a documented object is shown
+    as code. Explicit roles in a page, such as {py:class}, are still checked by nitpick.
     """
     if node.get("refdomain") != "py":
         return None
@@ -138,7 +138,7 @@ def resolve(app: Sphinx, env: BuildEnvironment, node: nodes.Element, contnode: n
     found = {key: value for key, value in found.items() if value[1].objtype in kinds and not value[1].aliased}
     if len(found) == 1 and node["reftarget"] == bare:
         [(name, entry)] = found.values()
-        from sphinx.util.nodes import make_refnode  # noqa: PLC0415 - Sphinx is there once it calls us
+        from sphinx.util.nodes import make_refnode  # noqa: PLC0415 - Sphinx is loaded when it calls this
 
         return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, [contnode], name)
     return contnode if node["reftype"] == "obj" else None
@@ -194,7 +194,7 @@ def tables() -> dict[str, str]:
 
 
 def helps() -> dict[str, str]:
-    """Return what ``--help`` says of each command, which pages show as ``{{ help_NAME }}``."""
+    """Return the ``--help`` text of each command, which pages show as ``{{ help_NAME }}``."""
     group = click.Context(cli.main, info_name="socketkit", **{**cli.main.context_settings, "terminal_width": 100, "max_content_width": 100})
     texts = {}
     for name, command in cli.main.commands.items():
@@ -207,7 +207,7 @@ myst_substitutions = {"version": version, **tables(), **helps()}
 
 
 def setup(app: Sphinx) -> None:
-    """Called by Sphinx."""
+    """Connect the functions above. Sphinx calls this."""
     app.connect("autodoc-process-docstring", reshape)
     app.connect("autodoc-process-signature", plain)
     app.connect("missing-reference", resolve)
