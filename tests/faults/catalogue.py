@@ -51,7 +51,7 @@ class Row:
     """The part that the fault is about, if socketkit does not have that part."""
     not_ours: str = ""
     """Why socketkit makes no promise."""
-    stdlib: str = attrs.field(default="", validator=attrs.validators.in_(("", "passes", "fails", "has no such thing")))
+    stdlib: str = attrs.field(default="", validator=attrs.validators.in_(("", "passes", "fails", "no such feature")))
     stdlib_does: str = ""
     proof: tuple[str, ...] = attrs.field(default=(), converter=tuple)
     """Pairs whose scenario also runs with the standard library's classes, and has to fail there."""

@@ -81,9 +81,9 @@ def where(row: Row) -> str:
     """Return the pairs that a row's scenario runs for, as text."""
     if row.id not in SCENARIOS:
         return ""
-    dispatchers = "all" if row.dispatchers == EVERY_DISPATCHER else ", ".join(f"`{each}`" for each in row.dispatchers)
-    transports = "all" if row.transports == EVERY_TRANSPORT else ", ".join(f"`{each}`" for each in row.transports)
-    both = "all" if dispatchers == transports == "all" else f"{dispatchers} over {transports}"
+    dispatchers = "all dispatchers" if row.dispatchers == EVERY_DISPATCHER else ", ".join(f"`{each}`" for each in row.dispatchers)
+    transports = "all transports" if row.transports == EVERY_TRANSPORT else ", ".join(f"`{each}`" for each in row.transports)
+    both = "all" if (dispatchers, transports) == ("all dispatchers", "all transports") else f"{dispatchers} over {transports}"
     return "; ".join((both, *(f"except {pattern(each)}: {reason}" for each, reason in row.unless.items())))
 
 
