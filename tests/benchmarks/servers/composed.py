@@ -14,7 +14,7 @@ from .handlers import handler
 
 
 def dispatcher(name: str) -> Any:
-    """Return the recipe. Raises: ImportError where this version has no such dispatcher."""
+    """Return the recipe. Raises: ImportError if this version has no such dispatcher."""
     if name == "prefork":
         from socketkit.dispatchers.prefork import Prefork
 

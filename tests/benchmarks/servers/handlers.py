@@ -56,7 +56,7 @@ def _handlers(base: ModuleType) -> dict[str, Any]:
 def _conversation() -> Any:
     """Return a handler that answers one line at a time and can be parked in between; it runs under any server class.
 
-    It is asked for by name, because a standard library's server that forks would pay for all that socketkit imports.
+    It is imported on demand, because each fork of a standard library server would otherwise pay for socketkit's imports.
     """
     from socketkit.handlers.conversation import ConversationHandler
 
