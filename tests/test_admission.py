@@ -37,8 +37,8 @@ from socketkit._engine.rate import Bucket
 from socketkit.testing import FakeClock
 
 ANYWHERE = TCP("127.0.0.1", 0)
-FULL = "as many connections are open as may be"
-EARLY = "nearly as many connections are open as may be, and chance was against it"
+FULL = "max_connections is reached"
+EARLY = "max_connections is nearly reached, and this client was among those chosen to be refused"
 CONCURRENT = [Threads(), Pool(8), Adaptive(), Executor()]
 
 
@@ -180,7 +180,7 @@ with server.start():
     if {policy!r} == "max_per_peer=2":
         try: assert clients[2].recv(10) == b""
         except ConnectionResetError: pass
-        assert watcher.reasons == ["as many connections of its peer are open as may be"]
+        assert watcher.reasons == ["max_per_peer is reached"]
         clients[0].send(b"go")
         assert clients[0].recv(10) == b""
         while not server.stats().outcomes.get("finished"): pass
@@ -244,7 +244,7 @@ def test_a_connection_beyond_the_cap_is_turned_away_with_a_word_if_so_asked(serv
         assert client(server).say(b"two\n").hears() == b"two\n"
         return
     assert client(server).hears() == b"full\n"
-    assert server.watcher.reasons == ["as many connections are open as may be"]
+    assert server.watcher.reasons == ["max_connections is reached"]
     first.close()
     wait_until(lambda: not server.stats().active)
     assert client(server).say(b"three\n").hears() == b"three\n"
@@ -784,7 +784,7 @@ def test_one_peer_cannot_take_what_is_anothers(dispatcher):
         assert [each.hears() for each in mine] == [b"mine\n"] * 2
         assert client("127.0.0.1").hears() == b"enough\n"
         assert client("127.0.0.2").say(b"yours\n").hears() == b"yours\n"
-        assert watcher.reasons == ["as many connections of its peer are open as may be"]
+        assert watcher.reasons == ["max_per_peer is reached"]
         mine[0].close()
         wait_until(lambda: innards.ledger(server).peers._counts[32, 0x7F000001] == 1)
         assert client("127.0.0.1").say(b"again\n").hears() == b"again\n"
@@ -817,7 +817,7 @@ def test_peers_come_from_networks_that_are_allowed(limits, enters):
         else:
             with contextlib.closing(Client(server)) as client:
                 assert client.hears() == b""
-            assert watcher.reasons == ["its network is not allowed"]
+            assert watcher.reasons == ["the client's network is not allowed"]
     assert server.stats().outcomes == {"finished" if enters else "refused": 1}
 
 

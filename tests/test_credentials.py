@@ -103,7 +103,7 @@ def test_who_is_none_of_the_users_is_turned_away_with_a_reason(tmp_path, dispatc
     watcher = Watcher()
     with Server(UnixStream(str(tmp_path / "s")), Knows, dispatcher=dispatcher, limits=limits, observers=[watcher]).start() as server:
         assert said_to_me(address(server.urls[0])) == b"not you"
-    assert watcher.reasons == ["its user is not allowed"]
+    assert watcher.reasons == ["the client's user is not allowed"]
     assert server.stats().outcomes == {"refused": 1}
 
 
@@ -124,7 +124,7 @@ def test_nobody_knows_who_has_sent_a_datagram_so_none_gets_in(tmp_path):
             client.connect(str(tmp_path / "s"))
             client.send(b"hello")
             assert client.recv(10) == b"no"
-    assert watcher.reasons == ["its user is not allowed"]
+    assert watcher.reasons == ["the client's user is not allowed"]
 
 
 def test_of_what_is_no_connected_unix_socket_it_is_not_known():

@@ -140,7 +140,7 @@ def test_a_client_that_says_nothing_is_cut_in_time(served, dispatcher):
     assert ended(silent)
     wait_until(lambda: server.stats().outcomes)
     assert server.stats().outcomes == {"timed out": 1}
-    assert list(map(str, server.watcher.errors)) == ["not a byte within 30 s"]
+    assert list(map(str, server.watcher.errors)) == ["no byte arrived within 30 s"]
     assert talk(address(server.urls[0]), b"next\n") == b"next\n", "its place is another's"
 
 
@@ -243,7 +243,7 @@ def test_no_drip_puts_the_end_of_a_request_off(served, dispatcher, handler):
     assert slow.recv(100) in {b"", b"xxxxxx"}  # a handler may answer what there is
     wait_until(lambda: server.stats().outcomes)
     assert server.stats().outcomes == {"timed out": 1}
-    assert list(map(str, server.watcher.errors)) == ["not done within 60 s"]
+    assert list(map(str, server.watcher.errors)) == ["not finished within 60 s"]
 
 
 @pytest.mark.parametrize("dispatcher", [Pool(1), Adaptive(), Executor()], ids=lambda each: type(each).__name__)
@@ -284,7 +284,7 @@ def test_a_handler_that_raises_when_it_is_cut_leaves_no_traceback(served, caplog
     server.stop()
     assert server.stats().outcomes == {"timed out": 1}
     assert [record for record in caplog.records if record.levelname not in {"DEBUG", "INFO"}] == []
-    assert list(map(str, server.watcher.errors)) == ["not done within 60 s"]
+    assert list(map(str, server.watcher.errors)) == ["not finished within 60 s"]
 
 
 def test_every_thread_of_a_pool_may_be_held_and_is_freed_in_time(served):

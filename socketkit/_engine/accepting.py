@@ -134,13 +134,13 @@ class Accepting:
             raise error
         if what == "retry":
             source.retries += 1
-            log.debug("%s: a peer was gone before it was accepted: %s", source.url, error, about=source.url)
+            log.debug("%s: a client left before it was accepted: %s", source.url, error, about=source.url)
             if source.retries < RETRIES_IN_A_ROW:
                 return
         source.delay = min(source.delay * 2 or SHORTEST_PAUSE, LONGEST_PAUSE)
         source.failures += 1
         source.retries = 0
-        resting = "%s: cannot accept: %s; resting %.1f s (failure %d in a row)"
+        resting = "%s: cannot accept: %s; trying again in %.1f s (failure %d in a row)"
         log.warning(resting, source.url, error, source.delay, source.failures, about=source.url, few=1)
         source.paused(error, source.delay)
         self.pause(FAILING, [source])

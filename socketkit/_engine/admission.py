@@ -81,9 +81,9 @@ class Admission:
         if self._asks_who:
             who = number(client_address)
             if who is not None and (who in self._deny or (self._allow and who not in self._allow)):
-                return "its network is not allowed"
+                return "the client's network is not allowed"
         if self._users and is_stranger(request, self._users):
-            return "its user is not allowed"
+            return "the client's user is not allowed"
         return None if isinstance(request, tuple) else self._crowd(client_address)
 
     # inside
@@ -93,11 +93,11 @@ class Admission:
         if self._rejects and self._most is not None:
             others = self._ledger.connections()
             if others >= self._most:
-                return "as many connections are open as may be"
+                return "max_connections is reached"
             if self._chance is not None and self._chance.is_against(others):
-                return "nearly as many connections are open as may be, and chance was against it"
+                return "max_connections is nearly reached, and this client was among those chosen to be refused"
         if self._peers is not None and self._peers.is_full(client_address):
-            return "as many connections of its peer are open as may be"
+            return "max_per_peer is reached"
         return None
 
     def _look_for_room(self, source: Source, most: int) -> None:

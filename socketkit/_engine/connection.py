@@ -118,7 +118,7 @@ class Connection(RequestUnit):
         server, request = self._source.server, self.request
         try:
             if not server.verify_request(request, self.client_address):
-                self._source.ledger.refuse(request, "verify_request said no")
+                self._source.ledger.refuse(request, "verify_request returned false")
                 discard_unread(request)
                 self._close()
                 return
@@ -155,12 +155,12 @@ class Connection(RequestUnit):
             return
         if then is _Then.END:
             if self.expired and self._is_first:  # otherwise the client has made a request before
-                self._source.ledger.cut(self, "no request in time")
+                self._source.ledger.cut(self, "no request arrived in time")
             self._end()
             return
         self.thread = None
         if then is _Then.GO_ON:
-            self._rest()
+            self._mark_idle()
             if not self._source.intake.again(self):  # it has used up its share: other units go first
                 self._end()
         else:
@@ -190,11 +190,11 @@ class Connection(RequestUnit):
         deadlines = self._source.deadlines
         if first and deadlines is not None and deadlines.first_byte is not None and (limit is None or deadlines.first_byte < limit):
             self._is_first, limit = True, deadlines.first_byte
-        self._rest()
+        self._mark_idle()
         self._park(limit)
 
-    def _rest(self) -> None:
-        """Mark as idle. A partly read request keeps its deadline."""
+    def _mark_idle(self) -> None:
+        """Stop the clock of its request, unless one is partly read: that keeps its deadline."""
         if not self._is_within_request():
             self.began = NEVER
 

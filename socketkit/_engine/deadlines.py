@@ -78,7 +78,7 @@ class Deadlines:
             try:
                 self._later(min(self._first_byte, self._request, LONGEST), self._look)
             except RuntimeError as error:  # no thread available for the timer
-                log.warning("deadlines are not kept for now: %s", error)
+                log.warning("cannot enforce deadlines for now: %s", error)
                 self.asleep = True
 
     def listen_to(self, request: Any) -> None:
@@ -109,7 +109,7 @@ class Deadlines:
                 continue
             end = entry.began + self._request
             if now >= end:
-                self._end(entry, f"not done within {self._request:g} s")
+                self._end(entry, f"not finished within {self._request:g} s")
                 continue
             if not exempt and not entry.heard and entry.began < NEVER:
                 end = min(end, entry.began + self._first_byte)
@@ -117,7 +117,7 @@ class Deadlines:
                     end = entry.began + self._request
                     entry.heard = not _is_silent(entry.request)
                     if not entry.heard:
-                        self._end(entry, f"not a byte within {self._first_byte:g} s")
+                        self._end(entry, f"no byte arrived within {self._first_byte:g} s")
                         continue
             first = min(first, end)
         return first

@@ -80,14 +80,14 @@ class Drain:
                 connection.abandon()
             for unit in last.waiting():
                 run.cut += 1
-                unit.refuse("the server stopped before it was run")
+                unit.refuse("the server stopped before the request was run")
 
     def _open_last(self) -> Intake:
         """Return an intake without sources. If no descriptor is left for it, close the listeners to make room."""
         try:
             last = Intake((), clock=self._engine.clock)
         except OSError as error:
-            log.warning("what the kernel has queued is lost: %s", error)
+            log.warning("connections in the kernel's queue are lost: %s", error)
             self._engine.close_listeners()
             last = Intake((), clock=self._engine.clock)
         last.ending = True

@@ -44,7 +44,7 @@ class Requests:
             if server.verify_request(request, client_address):
                 server.process_request(request, client_address)
             else:
-                ledger.refuse(request, "verify_request said no")
+                ledger.refuse(request, "verify_request returned false")
                 self.end_request(request)
         except BaseException as error:  # noqa: BLE001 - every error of a request is judged here
             entry.elsewhere = False  # no dispatcher took it

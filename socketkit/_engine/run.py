@@ -288,7 +288,7 @@ class Run:
         if late and self._woken & here and not self._told:
             self._told = True
             for stuck in self._engine.ledger.stuck():
-                log.warning("a handler goes on after the deadline, and the server with it: %s\n%s", stuck.peer, stuck.stack)
+                log.warning("a handler runs on after the deadline and keeps the server from stopping: %s\n%s", stuck.peer, stuck.stack)
         self._woken |= here
 
     # ending

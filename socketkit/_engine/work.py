@@ -75,7 +75,7 @@ class Work:
         try:
             dispatch(request, client_address)
         except (OSError, RuntimeError) as error:
-            log.warning("refused %s: nobody to run its request: %s", client_address, error)
+            log.warning("refused %s: no thread or process can run its request: %s", client_address, error)
             self._ledger.refuse(request, str(error))
             self._server.shutdown_request(request)
             self._ledger.settle(request)

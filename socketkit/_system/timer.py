@@ -74,4 +74,4 @@ class TimerThread:
                 try:
                     callback()
                 except Exception:
-                    log.exception("%r raised; the time is kept on", callback)
+                    log.exception("%r raised; the timer goes on", callback)
