@@ -9,11 +9,11 @@ from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Literal
 
 from socketkit._system.logs import Log
+from socketkit.seams import Unit
 
 if TYPE_CHECKING:
     from socketkit._engine.intake import Intake
     from socketkit._engine.poller import Poller
-    from socketkit.seams import Unit
 
 log = Log("socketkit.loop")
 

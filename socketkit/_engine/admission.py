@@ -10,12 +10,12 @@ from socketkit._engine.peers import Networks, Peers, is_stranger, number
 from socketkit._engine.rate import Bucket, Chance
 from socketkit._system.credentials import user_id
 from socketkit._system.sockets import is_readable
+from socketkit.seams import Address, Request
+from socketkit.seams.limits import Limits
 
 if TYPE_CHECKING:
     from socketkit._engine.accepting import Source
     from socketkit._engine.ledger import Ledger
-    from socketkit.seams import Address, Request
-    from socketkit.seams.limits import Limits
 
 
 class Admission:

@@ -14,12 +14,11 @@ from socketkit._engine.request import RequestUnit
 from socketkit._system.sockets import discard_unread, peek
 from socketkit.handlers.conversation import ConversationHandler
 from socketkit.handlers.files import discard_rest
+from socketkit.seams import Address, Parking, Request
 
 if TYPE_CHECKING:
     from socketkit._engine.intake import Intake
     from socketkit._engine.sources import RequestSource
-    from socketkit.seams import Address, Request
-    from socketkit.seams.parking import Parking
 
 
 class Connection(RequestUnit):

@@ -17,10 +17,10 @@ from socketkit._engine.steps import replaced_steps
 from socketkit.handlers.base import unwrapped
 from socketkit.handlers.conversation import ConversationHandler
 from socketkit.handlers.files import SocketInput, WatchedInput
+from socketkit.seams import Request
 
 if TYPE_CHECKING:
     from socketkit._engine.steps import RequestTemplate
-    from socketkit.seams import Request
 
 GOODBYE = 1.0
 """Seconds after a response in which the client may send one more request, whose response tells it that the connection closes."""

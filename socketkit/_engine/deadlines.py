@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from socketkit._system.logs import Log
 from socketkit._system.sockets import is_readable
+from socketkit.seams import Request
+from socketkit.seams.limits import Limits
 
 if TYPE_CHECKING:
     from socketkit._engine.ledger import Entry, Ledger
-    from socketkit.seams import Request
-    from socketkit.seams.limits import Limits
 
 log = Log("socketkit.deadlines")
 

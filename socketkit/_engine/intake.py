@@ -13,15 +13,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from socketkit._engine.accepting import HELD, NO_ROOM, Accepting, NoRoomError, Source
 from socketkit._engine.parking import Parked, ParkingLot
 from socketkit._engine.poller import Poller, SelectorPoller, best_poller
 from socketkit._system.wakeup import Wakeup
-
-if TYPE_CHECKING:
-    from socketkit.seams import Clock, Unit
+from socketkit.seams import Clock, Unit
 
 LINGER = 0.01
 """Seconds between a retiring intake's checks for anything left to wait for."""

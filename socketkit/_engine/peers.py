@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from socketkit._system.credentials import peer_credentials
+from socketkit.seams import Address, Request
 
 if TYPE_CHECKING:
     from socketkit._engine.ledger import Entry
-    from socketkit.seams import Address, Request
 
 _V4_MAPPED = bytes(10) + b"\xff\xff"
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from socketkit.seams import Clock
+from socketkit.seams import Clock
 
 
 class Bucket:

@@ -11,10 +11,10 @@ from socketkit._engine.ledger import Entry, Ledger
 from socketkit._system.forking import forks, leave
 from socketkit._system.logs import Log
 from socketkit._system.sockets import DONT_WAIT, discard_unread
+from socketkit.seams import Address, Request
 
 if TYPE_CHECKING:
     from socketkit._engine.sources import RequestSource
-    from socketkit.seams import Address, Request
 
 log = Log("socketkit.template")
 

@@ -16,13 +16,12 @@ from socketkit._system.forking import forks
 from socketkit._system.logs import Log
 from socketkit._system.sockets import is_readable
 from socketkit.handlers.base import unwrapped
-from socketkit.seams import Address, Layer, Listener, Request, Transport, Unit
+from socketkit.seams import Address, Layer, Listener, Parking, Request, Transport, Unit
 
 if TYPE_CHECKING:
     from socketkit._engine.admission import Admission
     from socketkit._engine.deadlines import Deadlines
     from socketkit._engine.steps import RequestTemplate
-    from socketkit.seams.parking import Parking
 
 log = Log("socketkit.sources")
 

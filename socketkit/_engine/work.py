@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from socketkit._system.logs import Log
 from socketkit.handlers.base import unwrapped
-from socketkit.seams import Address, Dispatch, Dispatcher, Drive, Layer, Request
+from socketkit.seams import Address, Dispatch, Dispatcher, Drive, Layer, Parking, Request
 from socketkit.seams.stats import Stats
 
 if TYPE_CHECKING:
     from socketkit._engine.engine import Engine
     from socketkit._engine.intake import Intake
     from socketkit._engine.run import Run
-    from socketkit.seams import Parking
 
 log = Log("socketkit.work")
 
