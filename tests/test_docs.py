@@ -115,9 +115,10 @@ def test_a_part_page_has_the_skeleton_of_all(page):
 @pytest.mark.parametrize("page", [page for page in PARTS if page.stem in RECIPES], ids=of)
 def test_every_option_of_a_part_says_what_it_does(page):
     recipe = RECIPES[page.stem]
-    [body] = [node.body for node in ast.walk(ast.parse(inspect.getsource(recipe))) if isinstance(node, ast.ClassDef)]
+    bodies = [ast.parse(inspect.getsource(each)).body[0].body for each in recipe.__mro__[:-1]]
     told = {
         field.target.id
+        for body in bodies
         for field, after in pairwise(body)
         if isinstance(field, ast.AnnAssign) and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
     }

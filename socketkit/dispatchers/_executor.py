@@ -26,7 +26,6 @@ from socketkit.errors import ConfigError, IncompatibleError
 from socketkit.handlers.messages import MessageHandler, answer, answered_by
 from socketkit.logs import Log
 from socketkit.seams import Address, Work
-from socketkit.seams.parking import Parking
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -44,7 +43,7 @@ class ExecutorDriver:
 
     def __init__(self, recipe: Executor, work: Work) -> None:
         self.runs_in_place = True
-        self.parking = Parking(recipe.defer, recipe.idle, recipe.max_inline)
+        self.parking = recipe.parking
         self._work = work
         self._make = _resolve(recipe.factory)
         self._replacing = threading.Lock()

@@ -18,17 +18,17 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import attrs
 
 from socketkit._system.threads import SureThread, join_all
 from socketkit.dispatchers._alarm import best_alarm
+from socketkit.dispatchers._parking import ParkingOptions, own_first
 from socketkit.dispatchers._workers import run_unit
 from socketkit.logs import Log
 from socketkit.seams import Seconds, Work
-from socketkit.seams.parking import Parking
-from socketkit.seams.validators import at_least, seconds, seconds_or_none
+from socketkit.seams.validators import at_least, seconds
 
 log = Log(__name__)
 
@@ -65,8 +65,8 @@ BATON = "baton"
 """The right to wait at the intake. There is exactly one."""
 
 
-@attrs.frozen
-class Adaptive:
+@attrs.frozen(field_transformer=own_first)
+class Adaptive(ParkingOptions):
     """One thread while handlers are quick, plus another for each handler that blocks.
 
     Connections occupy no thread before their first byte arrives or between the requests of a conversation.
@@ -76,14 +76,6 @@ class Adaptive:
     """Most threads; nothing is accepted while all are busy. They start one at a time, when a handler blocks."""
     handoff: Seconds = attrs.field(default=0.001, kw_only=True, validator=seconds)
     """How long a handler may hold the leader before another worker takes the lead."""
-    defer: Seconds = attrs.field(default=0.01, kw_only=True, validator=seconds)
-    """How long to wait for a new connection's first byte before its handler starts anyway."""
-    idle: Seconds | None = attrs.field(default=75.0, kw_only=True, validator=seconds_or_none)
-    """How long a conversation may stay idle between requests before it is closed; None: forever."""
-    max_inline: int = attrs.field(default=10, kw_only=True, validator=at_least(1))
-    """Most requests that one conversation may make in a row while others wait."""
-
-    requires: ClassVar[frozenset[str]] = frozenset({"threads"})
 
     def start(self, work: Work) -> _Adaptive:  # noqa: ARG002 - units already refer to their server
         """Return the live part."""
@@ -107,7 +99,7 @@ class _Adaptive:
 
     def __init__(self, recipe: Adaptive) -> None:
         self.runs_in_place = True
-        self.parking = Parking(recipe.defer, recipe.idle, recipe.max_inline)
+        self.parking = recipe.parking
         self._most = recipe.workers
         self._handoff = recipe.handoff
         self._table: deque[str] = deque()  # the baton, while a unit runs

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from socketkit.dispatchers._parking import ParkingOptions, own_first
 from socketkit.handlers.base import unwrapped
-from socketkit.seams import Seconds, Work
-from socketkit.seams.validators import at_least, seconds, seconds_or_none
+from socketkit.seams import Work
+from socketkit.seams.validators import at_least
 
 if TYPE_CHECKING:
     from socketkit.dispatchers._executor import ExecutorDriver
@@ -20,8 +21,8 @@ def _factory(_recipe: object, _field: object, value: object) -> None:
         raise ValueError(f"factory must be module:name, or a callable that returns an executor, not {value!r}")
 
 
-@attrs.frozen
-class Executor:
+@attrs.frozen(field_transformer=own_first)
+class Executor(ParkingOptions):
     """Requests run in a `concurrent.futures` executor: threads, processes, or another library's implementation.
 
     Connections occupy no thread before their first byte arrives or between the requests of a conversation.
@@ -32,14 +33,6 @@ class Executor:
     The server owns the executor and shuts it down. If the executor breaks, the server calls the factory again."""
     limit: int | None = attrs.field(default=None, kw_only=True, validator=attrs.validators.optional(at_least(1)))
     """Most requests at once; nothing more is accepted meanwhile. None: the executor's number of workers, or 32 if it is unknown."""
-    defer: Seconds = attrs.field(default=0.01, kw_only=True, validator=seconds)
-    """How long to wait for a new connection's first byte before its handler starts anyway."""
-    idle: Seconds | None = attrs.field(default=75.0, kw_only=True, validator=seconds_or_none)
-    """How long a conversation may stay idle between requests before it is closed; None: forever."""
-    max_inline: int = attrs.field(default=10, kw_only=True, validator=at_least(1))
-    """Most requests that one conversation may make in a row while others wait."""
-
-    requires: ClassVar[frozenset[str]] = frozenset({"threads"})
 
     def check(self, handler: Any) -> None:
         """Raise IncompatibleError if it is already clear that the handler cannot run in the executor."""

@@ -5,24 +5,24 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import attrs
 
 from socketkit._system.threads import SureThread, join_all
 from socketkit._system.wakeup import Wakeup
+from socketkit.dispatchers._parking import ParkingOptions, own_first
 from socketkit.dispatchers._workers import run_unit
 from socketkit.logs import Log
-from socketkit.seams import Seconds, Work
+from socketkit.seams import Work
 from socketkit.seams.limits import Limits
-from socketkit.seams.parking import Parking
-from socketkit.seams.validators import at_least, seconds, seconds_or_none
+from socketkit.seams.validators import at_least
 
 log = Log(__name__)
 
 
-@attrs.frozen
-class Pool:
+@attrs.frozen(field_transformer=own_first)
+class Pool(ParkingOptions):
     """A hard limit on threads. A free thread waits for a request, takes it, hands the wait to the next free thread and runs the request.
 
     Connections occupy no thread before their first byte arrives or between the requests of a conversation.
@@ -39,14 +39,6 @@ class Pool:
     """Most connections open at a time, including those without a thread; None: whatever the server's limits allow."""
     reply: str = attrs.field(default="", kw_only=True, validator=attrs.validators.instance_of(str))
     """Text sent to a refused client, encoded as UTF-8."""
-    defer: Seconds = attrs.field(default=0.01, kw_only=True, validator=seconds)
-    """How long to wait for a new connection's first byte before its handler starts anyway."""
-    idle: Seconds | None = attrs.field(default=75.0, kw_only=True, validator=seconds_or_none)
-    """How long a conversation may stay idle between requests before it is closed; None: forever."""
-    max_inline: int = attrs.field(default=10, kw_only=True, validator=at_least(1))
-    """Most requests that one conversation may make in a row while others wait."""
-
-    requires: ClassVar[frozenset[str]] = frozenset({"threads"})
 
     def start(self, work: Work) -> _Pool:  # noqa: ARG002 - units already refer to their server
         """Return the live part."""
@@ -58,7 +50,7 @@ class _Pool:
 
     def __init__(self, recipe: Pool) -> None:
         self.runs_in_place = True
-        self.parking = Parking(recipe.defer, recipe.idle, recipe.max_inline)
+        self.parking = recipe.parking
         self._recipe = recipe
         self._workers = recipe.workers
         self._rejects = recipe.overflow == "reject"
