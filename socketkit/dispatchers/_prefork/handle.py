@@ -21,6 +21,22 @@ READY, HERE, DUE, GOING, STOP = "RHDGS"
 """Messages from a worker: it accepts requests; it responds; start its successor; it is leaving; stop the whole server."""
 
 
+def say(channel: socket.socket, word: str) -> None:
+    """Send one of these messages."""
+    with contextlib.suppress(OSError):  # the other side is gone, which its end of the channel or its exit reports
+        channel.send(word.encode())
+
+
+def hear(channel: socket.socket) -> str | None:
+    """Return the messages received, "" if there are none, or None if the channel has ended."""
+    try:
+        return channel.recv(64).decode() or None
+    except BlockingIOError:
+        return ""
+    except OSError:
+        return None
+
+
 class WorkerState(enum.Enum):
     """What a worker is doing, as far as its parent knows."""
 
@@ -44,20 +60,6 @@ class WorkerHandle:
     """Why the parent ended the worker; empty if it did not."""
     heard: float = attrs.field(factory=time.monotonic)
     settled: int = -1
-
-    def say(self, word: str) -> None:
-        """Send `LEAVE`, `CLOSE`, `FORCE` or `PING`."""
-        with contextlib.suppress(OSError):  # the worker is gone; its exit is noticed elsewhere
-            self.channel.send(word.encode())
-
-    def hear(self) -> str | None:
-        """Return the messages received, "" if there are none, or None if the channel has ended."""
-        try:
-            return self.channel.recv(64).decode() or None
-        except BlockingIOError:
-            return ""
-        except OSError:
-            return None
 
     def close(self) -> None:
         """Close the parent's descriptors. The worker process keeps running."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from socketkit._system import logs
 from socketkit._system.children import fork, how_it_ended, keep_private, pidfd, reap, send_signal, wait_any
-from socketkit.dispatchers._prefork.handle import CLOSE, DUE, FORCE, GOING, LEAVE, PING, READY, STOP, WorkerHandle, WorkerState
+from socketkit.dispatchers._prefork.handle import CLOSE, DUE, FORCE, GOING, LEAVE, PING, READY, STOP, WorkerHandle, WorkerState, hear, say
 from socketkit.dispatchers._prefork.worker import Worker
 from socketkit.errors import BootError
 from socketkit.logs import Log
@@ -191,7 +191,7 @@ class Supervisor:
 
     def _listen(self, process: WorkerHandle) -> None:
         """Handle the worker's messages. Without a pidfd, the end of the channel means that the worker ends."""
-        words = process.hear()
+        words = hear(process.channel)
         for word in words or "":
             self._hear(process, word)
         if words is None and self._has(process):
@@ -244,14 +244,14 @@ class Supervisor:
 
     def _dismiss(self, process: WorkerHandle, word: str = LEAVE) -> None:
         process.state = WorkerState.LEAVING
-        process.say(word)
+        say(process.channel, word)
 
     def _limit_drain(self, process: WorkerHandle) -> None:
         if self._recipe.drain is not None:
             self._intake.call_later(self._recipe.drain, partial(self._expel, process))
 
     def _hurry(self, process: WorkerHandle) -> None:
-        process.say(FORCE)
+        say(process.channel, FORCE)
         send_signal(process.pid, signal.SIGTERM)
 
     def _expel(self, process: WorkerHandle) -> None:
@@ -282,7 +282,7 @@ class Supervisor:
     def _bury(self, process: WorkerHandle, code: int) -> None:
         """Remove a worker that has ended, log how it ended, and start a replacement."""
         if self._intake is not None:
-            for word in process.hear() or "":  # its last messages
+            for word in hear(process.channel) or "":  # its last messages
                 self._hear(process, word)
             self._intake.unwatch(process.channel.fileno())
             if process.exit_descriptor is not None:
@@ -322,7 +322,7 @@ class Supervisor:
             if now - process.heard > limit:
                 self._abort(process, f"it has not answered for {now - process.heard:.1f} s")
             else:
-                process.say(PING)
+                say(process.channel, PING)
         self._intake.call_later(limit / LOOKS, partial(self._look_after, limit))
 
 

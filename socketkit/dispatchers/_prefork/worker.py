@@ -10,11 +10,12 @@ import signal
 import socket
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from socketkit._system.children import keep_private
-from socketkit.dispatchers._prefork.handle import CLOSE, DUE, FORCE, GOING, HERE, LEAVE, READY, STOP
+from socketkit.dispatchers._prefork.handle import CLOSE, DUE, FORCE, GOING, HERE, LEAVE, READY, STOP, hear, say
 from socketkit.logs import Log
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class Worker:
             self._serving.run()
             if not self._leaving:  # the server was stopped from within, by a handler
                 self._leaving = self._closing = True
-                self._say(STOP)
+                say(self._channel, STOP)
             self._serving.drain(self._recipe.drain if self._orphaned else None, queue=self._closing)  # otherwise the parent limits the time
         except BaseException:
             log.exception("worker %d failed", os.getpid())
@@ -72,7 +73,7 @@ class Worker:
         self._intake = intake
         intake.watch(self._channel.fileno(), self._listen)
         _raise_sigio(self._channel)
-        self._say(READY)
+        say(self._channel, READY)
         if self._leaving:
             intake.retire()
 
@@ -90,27 +91,22 @@ class Worker:
     def _on_sigterm(self, _number: int, _frame: Any) -> None:
         self._listen()
         if not self._leaving:
-            self._say(GOING)
+            say(self._channel, GOING)
             self._leave()
 
     def _listen(self) -> None:
         """Handle the parent's messages. Runs in the thread that takes requests, and in signal handlers."""
-        try:
-            words = self._channel.recv(64)
-        except BlockingIOError:
-            return
-        except OSError:
-            words = b""
-        if not words:
+        words = hear(self._channel)
+        if words is None:
             self._lose_parent()
-        for word in words.decode():
+        for word in words or "":
             if word == FORCE:
                 self._force()
             elif word in {LEAVE, CLOSE}:
                 self._closing = word == CLOSE
                 self._leave()
             elif self._intake is not None:
-                self._intake.call_soon(lambda: self._say(HERE))  # sent from the thread that takes requests, which proves that it responds
+                self._intake.call_soon(partial(say, self._channel, HERE))  # in the thread that takes requests: this proves that it responds
 
     def _lose_parent(self) -> None:
         if self._orphaned:
@@ -139,15 +135,11 @@ class Worker:
             os._exit(1)
         self._serving.stop(0)
 
-    def _say(self, word: str) -> None:
-        with contextlib.suppress(OSError):  # the parent is gone
-            self._channel.send(word.encode())
-
     def _settled(self, count: int) -> None:
         """After each request: ask once for a successor if this worker has reached `max_requests` or exceeded `max_rss`."""
         if not self._due and (self._has_done_its_share(count) or self._has_grown()):
             self._due = True
-            self._say(DUE)
+            say(self._channel, DUE)
 
     def _has_done_its_share(self, count: int) -> bool:
         return self._most_requests is not None and count >= self._most_requests
