@@ -94,8 +94,8 @@ class Supervisor:
 
     def close(self) -> None:
         """Kill every remaining worker."""
-        for pid in self._processes:
-            send_signal(pid, signal.SIGKILL)
+        for process in self._processes.values():
+            self._kill(process)
         for process in list(self._processes.values()):
             self._bury(process, reap(process.pid, block=True) or 0)
 
@@ -121,9 +121,9 @@ class Supervisor:
             return
         self._processes[process.pid] = process
         self._watch(process)
-        self._intake.call_later(self._recipe.boot_timeout, partial(self._check_boot, process))
+        self._later(self._recipe.boot_timeout, self._check_boot, process)
         if self._recipe.max_age is not None:
-            self._intake.call_later(self._at_random(self._recipe.max_age), partial(self._retire, process))
+            self._later(self._at_random(self._recipe.max_age), self._retire, process)
 
     def _fork(self) -> WorkerHandle:
         """Start a worker. Raises: OSError."""
@@ -163,8 +163,12 @@ class Supervisor:
         if process.exit_descriptor is not None:
             self._intake.watch(process.exit_descriptor, partial(self._look, process))
 
+    def _later(self, seconds: float, step: Callable[[WorkerHandle], None], process: WorkerHandle) -> None:
+        """Take a step after this many seconds, unless the worker has ended by then."""
+        self._intake.call_later(seconds, lambda: step(process) if self._has(process) else None)
+
     def _check_boot(self, process: WorkerHandle) -> None:
-        if process.state is WorkerState.BOOTING and self._has(process):
+        if process.state is WorkerState.BOOTING:
             self._abort(process, f"it was not ready within {self._recipe.boot_timeout:g} s")
 
     def _fail_to_boot(self, cause: str, *, hopeless: bool = True) -> None:
@@ -219,7 +223,7 @@ class Supervisor:
 
     def _retire(self, process: WorkerHandle) -> None:
         """Start a successor. The worker keeps serving until the successor is ready."""
-        if process.state is WorkerState.SERVING and self._has(process):
+        if process.state is WorkerState.SERVING:
             process.state = WorkerState.DUE
             self._fill()
 
@@ -232,13 +236,11 @@ class Supervisor:
 
     def _look(self, process: WorkerHandle) -> None:
         """Reap and remove the worker if it has ended."""
-        if not self._has(process):
-            return
         code = reap(process.pid)
         if code is not None:
             self._bury(process, code)
-        elif process.exit_descriptor is None:
-            self._intake.call_later(0.01, partial(self._look, process))  # it closed its channel and is about to end
+        elif process.exit_descriptor is None and self._intake is not None:
+            self._later(0.01, self._look, process)  # it closed its channel and is about to end
 
     # --- ending ----------------------------------------------------------------------------------------------------------
 
@@ -248,7 +250,7 @@ class Supervisor:
 
     def _limit_drain(self, process: WorkerHandle) -> None:
         if self._recipe.drain is not None:
-            self._intake.call_later(self._recipe.drain, partial(self._expel, process))
+            self._later(self._recipe.drain, self._expel, process)
 
     def _hurry(self, process: WorkerHandle) -> None:
         say(process.channel, FORCE)
@@ -256,27 +258,23 @@ class Supervisor:
 
     def _expel(self, process: WorkerHandle) -> None:
         """Hurry a worker whose drain time is over, then kill it."""
-        if self._has(process):
-            self._hurry(process)
-            self._intake.call_later(GRACE, partial(self._kill, process))
+        self._hurry(process)
+        self._later(GRACE, self._kill, process)
 
     def _abort(self, process: WorkerHandle, verdict: str) -> None:
         """End a useless worker with SIGABRT, so that it dumps the stacks of its threads."""
         log.error("worker %d is ended: %s", process.pid, verdict, few=self._lines)
         process.verdict = verdict
         send_signal(process.pid, signal.SIGABRT)
-        self._intake.call_later(GRACE, partial(self._kill, process))
+        self._later(GRACE, self._kill, process)
 
     def _kill(self, process: WorkerHandle) -> None:
-        if self._has(process):
-            send_signal(process.pid, signal.SIGKILL)
+        send_signal(process.pid, signal.SIGKILL)
 
     def _collect(self) -> bool:
         """Reap and remove the workers that have ended; return whether all have."""
         for process in list(self._processes.values()):
-            code = reap(process.pid)
-            if code is not None:
-                self._bury(process, code)
+            self._look(process)
         return not self._processes
 
     def _bury(self, process: WorkerHandle, code: int) -> None:
