@@ -85,7 +85,12 @@ class Worker:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, self._on_sigterm)
         signal.signal(signal.SIGIO, lambda _number, _frame: self._listen())
-        os.register_at_fork(before=_block_sigterm, after_in_parent=_unblock_sigterm, after_in_child=_default_signals)
+        sigterm = {signal.SIGTERM}  # held back during a fork, until the child has its own handlers
+        os.register_at_fork(
+            before=partial(signal.pthread_sigmask, signal.SIG_BLOCK, sigterm),
+            after_in_parent=partial(signal.pthread_sigmask, signal.SIG_UNBLOCK, sigterm),
+            after_in_child=_default_signals,
+        )
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
     def _on_sigterm(self, _number: int, _frame: Any) -> None:
@@ -113,14 +118,10 @@ class Worker:
             return
         self._orphaned = self._closing = True
         if self._intake is not None:
-            self._intake.call_soon(self._stop_listening)
+            self._intake.call_soon(partial(self._intake.unwatch, self._channel.fileno()))
         if self._recipe.drain is not None:
             signal.setitimer(signal.ITIMER_REAL, self._recipe.drain + BACKSTOP)
         self._leave()
-
-    def _stop_listening(self) -> None:
-        if self._intake is not None:
-            self._intake.unwatch(self._channel.fileno())
 
     def _leave(self) -> None:
         """Stop accepting requests and finish running ones."""
@@ -137,12 +138,10 @@ class Worker:
 
     def _settled(self, count: int) -> None:
         """After each request: ask once for a successor if this worker has reached `max_requests` or exceeded `max_rss`."""
-        if not self._due and (self._has_done_its_share(count) or self._has_grown()):
+        has_done_its_share = self._most_requests is not None and count >= self._most_requests
+        if not self._due and (has_done_its_share or self._has_grown()):
             self._due = True
             say(self._channel, DUE)
-
-    def _has_done_its_share(self, count: int) -> bool:
-        return self._most_requests is not None and count >= self._most_requests
 
     def _has_grown(self) -> bool:
         limit, now = self._recipe.max_rss, time.monotonic()
@@ -171,20 +170,11 @@ def _raise_sigio(channel: socket.socket) -> None:
         fcntl.fcntl(channel, fcntl.F_SETFL, fcntl.fcntl(channel, fcntl.F_GETFL) | os.O_ASYNC)
 
 
-def _block_sigterm() -> None:
-    """Before a fork in a worker: hold back SIGTERM until the child has its own signal handlers."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-
-
-def _unblock_sigterm() -> None:
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-
-
 def _default_signals() -> None:
-    """In a child of a worker: drop the worker's signal handlers, which would act for the worker."""
+    """In a child of a worker: drop the worker's signal handlers, which would act for the worker, and let SIGTERM through again."""
     for number in (signal.SIGTERM, signal.SIGIO):
         signal.signal(number, signal.SIG_DFL)
-    _unblock_sigterm()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 def _dump_stacks_when_aborted() -> None:
