@@ -84,7 +84,7 @@ class Prefork:
         """Return the live part."""
         from socketkit.dispatchers._prefork.supervisor import Supervisor  # noqa: PLC0415 - only servers that fork need it and its imports
 
-        return Supervisor(self, work, self.processes)
+        return Supervisor(self, work)
 
 
 def cores() -> int:

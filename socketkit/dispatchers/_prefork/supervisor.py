@@ -41,11 +41,11 @@ LOOKS = 4
 class Supervisor:
     """The live part of `Prefork`: keeps `workers` processes running."""
 
-    def __init__(self, recipe: Prefork, work: Work, workers: int) -> None:
+    def __init__(self, recipe: Prefork, work: Work) -> None:
         self._recipe = recipe
         self._work = work
-        self._target = workers
-        self._lines = 2 * workers + 8  # most log lines of one kind in a burst
+        self._target = recipe.processes
+        self._lines = 2 * self._target + 8  # most log lines of one kind in a burst
         self._processes: dict[int, WorkerHandle] = {}
         self._intake: Any = None  # set only during `drive`
         self._failures = 0  # failures to boot in a row
