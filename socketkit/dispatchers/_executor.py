@@ -54,7 +54,7 @@ class ExecutorDriver:
         try:
             if is_processes(type(self._executor)):
                 check(work.handler, getattr(self._executor, "_mp_context", None))
-                self._submit(_nothing)  # start the processes now, while this one has no connections to copy
+                self._submit(int)  # start the processes now, while this one has no connections to copy
         except BaseException:
             self._executor.shutdown(wait=False)
             raise
@@ -131,24 +131,19 @@ class ExecutorDriver:
             unit()
 
     def _answer(self, handler: type[MessageHandler], message: bytes, client_address: Address) -> bytes | None:
-        future = self._submit(answer, handler, message, client_address)
-        return future.result()  # type: ignore[no-any-return]
+        return self._submit(answer, handler, message, client_address).result()  # type: ignore[no-any-return]
 
     # --- the executor ------------------------------------------------------------------------------------------------
 
     def _submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """Submit; if the executor is broken, submit to a new one. Raises: whatever the executor or the factory raises."""
-        for _ in range(2):
-            executor = self._executor
+        executor = self._executor
+        with _leaving(self._work.forget):
             try:
-                with _leaving(self._work.forget):
-                    future = executor.submit(function, *arguments)
-            except BrokenExecutor as error:
-                broken = error
+                return executor.submit(function, *arguments)
+            except BrokenExecutor:
                 self._replace(executor)
-            else:
-                return future
-        raise broken
+                return self._executor.submit(function, *arguments)
 
     def _replace(self, broken: AnyExecutor) -> None:
         """Make a new executor unless another thread already has. Raises: what the factory raises."""
@@ -200,10 +195,6 @@ def _refuse(unit: Any, error: BaseException) -> None:
         unit.abandon()
     else:
         unit.refuse(str(error))
-
-
-def _nothing() -> None:
-    """Do nothing. Submitting this starts the processes."""
 
 
 # --- what is given ---------------------------------------------------------------------------------------------------
