@@ -60,7 +60,6 @@ class EventLoop:
     # --- driving -----------------------------------------------------------------------------------------------------
 
     def drive(self, open_intake: Callable[[], Any]) -> None:
-        """Run the loop until the intake is stopped."""
         alarm = Wakeup()  # woken by a stop and by signals
         with self._turning, contextlib.closing(alarm), alarm.woken_by_signals(), open_intake() as intake:
             loop = self._open_loop()
@@ -125,14 +124,12 @@ class EventLoop:
         return self._crew.is_full or len(self._tasks) >= self._recipe.limit
 
     def _pause(self) -> None:
-        """Stop watching the intake."""
         if self._loop is not None and not self._paused:
             self._loop.remove_reader(self._intake.fileno())
         self._set_timer(None)
         self._paused = True
 
     def _go_on(self) -> None:
-        """Watch the intake again."""
         if self._loop is not None:
             self._paused = False
             self._loop.add_reader(self._intake.fileno(), self._take)
@@ -147,7 +144,6 @@ class EventLoop:
     # --- requests ----------------------------------------------------------------------------------------------------
 
     def dispatch(self, request: Request, client_address: Address) -> None:
-        """Run the request: as a task of the loop, or in this thread if its handler blocks."""
         handler = self._work.handler
         if not is_async(handler):
             self._work.run(request, client_address)
@@ -165,7 +161,6 @@ class EventLoop:
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        """In the loop: clean up after a task."""
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
         if error is not None:  # a request contains its own errors, so this one is meant for the process
@@ -193,7 +188,6 @@ class EventLoop:
         return not self._tasks and not self._crew.others()
 
     def _is_inside(self) -> bool:
-        """Return whether this thread is currently running the loop."""
         try:
             return asyncio.get_running_loop() is self._loop
         except RuntimeError:
@@ -225,7 +219,6 @@ class EventLoop:
             self._turning.release()
 
     def force(self) -> None:
-        """Cancel every task."""
         for task in list(self._tasks):
             task.cancel()
 
@@ -251,12 +244,10 @@ class EventLoop:
 
 
 def is_async(handler: Any) -> bool:
-    """Return whether a handler's `handle` must be awaited."""
     return bool(getattr(handler, "is_async", False))
 
 
 def new_loop(name: str) -> asyncio.AbstractEventLoop:
-    """Return a new event loop: uvloop's for "uvloop", else the standard library's."""
     if name == "uvloop":
         loop: asyncio.AbstractEventLoop = import_module("uvloop").new_event_loop()
         return loop
@@ -274,17 +265,14 @@ class Steps(Coroutine[Any, Any, None]):
         self._note = note
 
     def send(self, value: Any) -> Any:
-        """Resume with a value."""
         self._note()
         return self._coroutine.send(value)
 
     def throw(self, *error: Any) -> Any:
-        """Resume with an error."""
         self._note()
         return self._coroutine.throw(*error)
 
     def close(self) -> None:
-        """Close the coroutine."""
         self._coroutine.close()
 
     def __await__(self) -> Any:
@@ -295,10 +283,7 @@ class Steps(Coroutine[Any, Any, None]):
 
 
 class Watchdog:
-    """Warns when the loop is blocked: while requests make progress, it keeps asking the loop to respond.
-
-    When no request makes progress it sleeps until one does, so an idle server causes no wake-ups.
-    """
+    """Asks the loop to respond while requests make progress, and warns if it does not. An idle server causes no wake-ups."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, slow: float) -> None:
         self._loop = loop
@@ -323,7 +308,6 @@ class Watchdog:
             self._thread.start()
 
     def close(self) -> None:
-        """Stop the watchdog thread and wait for it."""
         self._closed = True
         self._woken.release()
         self._answer.release()  # the loop may no longer answer

@@ -13,14 +13,11 @@ from socketkit._system.wakeup import Wakeup
 
 
 class Alarm(Wakeup):
-    """A wake-up that also fires by itself a given time after it was last set. Its creator owns and closes it.
-
-    This class stores the time at which to fire; the waiting thread checks it again once that time has passed.
-    """
+    """A wake-up that also fires by itself a given time after it was last set. Its creator owns and closes it."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._moment = 0.0  # written only by the thread that sets it
+        self._moment = 0.0  # when to fire, which the waiting thread checks again at that time; written only by the thread that sets it
         self._rung = 0.0  # the last time that fired; written only by the waiting thread
         self._asleep = False
 
@@ -64,19 +61,16 @@ class TimerAlarm(Alarm):
             self._poll.register(fileno, select.POLLIN)
 
     def set(self, seconds: float) -> None:
-        """As `Alarm.set`."""
         self._spec[2], self._spec[3] = divmod(max(int(seconds * 1e9), 1), 1_000_000_000)  # 0 would disarm it
         self._settime(self._fileno, 0, self._spec, None)
 
     def watch(self) -> None:
-        """As `Alarm.watch`."""
         self._poll.poll()
         self.clear()
         with contextlib.suppress(BlockingIOError):  # it has not expired, or was set again since
             os.read(self._fileno, 8)
 
     def close(self) -> None:
-        """As `Wakeup.close`. Legal twice."""
         super().close()
         fileno, self._fileno = self._fileno, -1
         if fileno != -1:
@@ -84,7 +78,6 @@ class TimerAlarm(Alarm):
 
 
 def best_alarm() -> Alarm:
-    """Return the best alarm that this platform offers."""
     if sys.platform == "linux":
         with contextlib.suppress(ImportError, OSError, AttributeError):  # no ctypes in this Python, or no timerfd in the C library
             return TimerAlarm()

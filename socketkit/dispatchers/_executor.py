@@ -68,7 +68,6 @@ class ExecutorDriver:
     # --- driving -----------------------------------------------------------------------------------------------------
 
     def drive(self, open_intake: Callable[[], Any]) -> None:
-        """Take as many units as there is room for, until the intake is stopped."""
         alarm = Wakeup()  # woken by a stop, and when the end of a unit makes room
         with contextlib.closing(alarm), alarm.woken_by_signals(), open_intake() as intake:
             self._alarm = alarm
@@ -112,7 +111,6 @@ class ExecutorDriver:
         future.add_done_callback(partial(self._over, offer))
 
     def _run(self, offer: _PendingUnit) -> None:
-        """In the executor: run a unit unless it was taken back."""
         unit = offer.take()
         if unit is not None:
             self._load.run(unit)
@@ -156,7 +154,6 @@ class ExecutorDriver:
     # --- the end -----------------------------------------------------------------------------------------------------
 
     def wait(self, timeout: float | None) -> bool:
-        """Wait until every unit has ended."""
         return self._load.wait(timeout)
 
     def force(self) -> None:
@@ -166,7 +163,6 @@ class ExecutorDriver:
             process.kill()
 
     def close(self) -> None:
-        """Shut the executor down without waiting for running requests."""
         with self._replacing:
             self._closed = True
         if isinstance(self._load, WorkerThreads):
@@ -189,7 +185,6 @@ class _PendingUnit:
 
 
 def _refuse(unit: Any, error: BaseException) -> None:
-    """End a unit that was not run."""
     log.warning("refused a request: nobody to run it: %s", error)
     if unit.begun:
         unit.abandon()
@@ -228,7 +223,6 @@ def _is_message_handler(handler: Any) -> bool:
 
 
 def is_processes(kind: type) -> bool:
-    """Return whether this is a class of process executors."""
     module = sys.modules.get("concurrent.futures.process")  # do not import it just to check: it imports a lot
     return module is not None and issubclass(kind, module.ProcessPoolExecutor)
 

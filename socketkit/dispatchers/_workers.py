@@ -37,12 +37,10 @@ class ConcurrencyLimit:
 
     @property
     def is_full(self) -> bool:
-        """Whether the limit is reached."""
         return self._count >= self.most
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing runs."""
         return not self._count
 
     def others(self) -> int:
@@ -56,7 +54,6 @@ class ConcurrencyLimit:
             self._count += 1
 
     def run(self, unit: Unit) -> None:
-        """Run a unit in this thread, then count one less."""
         thread = threading.get_ident()
         self._inside.add(thread)
         try:
@@ -66,7 +63,6 @@ class ConcurrencyLimit:
             self.end()
 
     def end(self) -> None:
-        """Count one unit less."""
         with self._changed:
             self._count -= 1
             self._changed.notify_all()
@@ -98,7 +94,7 @@ class WorkerThreads(ConcurrencyLimit):
         self._work.put(unit)
 
     def close(self) -> None:
-        """Let every thread end after its current unit. May be called twice."""
+        """Let every thread end after its current unit."""
         threads, self._threads = self._threads, 0
         for _ in range(threads):
             self._work.put(None)

@@ -39,7 +39,7 @@ LOOKS = 4
 
 
 class Supervisor:
-    """The live part of `Prefork`: keeps `workers` processes running."""
+    """The live part of `Prefork`."""
 
     def __init__(self, recipe: Prefork, work: Work) -> None:
         self._recipe = recipe
@@ -57,7 +57,6 @@ class Supervisor:
     # --- serving ---------------------------------------------------------------------------------------------------------
 
     def drive(self, open_intake: Callable[..., Any]) -> None:
-        """Keep the workers running until the intake is stopped, then tell them to finish."""
         _warn_of_threads()
         self._failures, self._pause, self._resting, self._error = 0, SHORTEST_PAUSE, False, None
         with open_intake(listening=False) as intake, intake.woken_by_signals():
@@ -78,7 +77,6 @@ class Supervisor:
             raise self._error
 
     def wait(self, timeout: float | None) -> bool:
-        """Wait until every worker has ended."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while not self._collect():
             left = None if deadline is None else deadline - time.monotonic()
@@ -88,12 +86,10 @@ class Supervisor:
         return True
 
     def force(self) -> None:
-        """Tell every worker to shut down the sockets of its requests."""
         for process in self._processes.values():
             self._hurry(process)
 
     def close(self) -> None:
-        """Kill every remaining worker."""
         for process in self._processes.values():
             self._kill(process)
         for process in list(self._processes.values()):
@@ -102,7 +98,6 @@ class Supervisor:
     # --- starting --------------------------------------------------------------------------------------------------------
 
     def _fill(self) -> None:
-        """Start missing workers, unless pausing after a failure."""
         while not self._resting and not self._intake.stopped and self._count(WorkerState.BOOTING, WorkerState.SERVING) < self._target:
             self._hire()
 
@@ -126,7 +121,7 @@ class Supervisor:
             self._later(self._at_random(self._recipe.max_age), self._retire, process)
 
     def _fork(self) -> WorkerHandle:
-        """Start a worker. Raises: OSError."""
+        """Raises: OSError."""
         with contextlib.ExitStack() as undo:
             ours, theirs = socket.socketpair()
             undo.callback(ours.close)
@@ -146,7 +141,7 @@ class Supervisor:
         return WorkerHandle(pid, ours, pidfd(pid), branch)
 
     def _become(self, worker: Worker, branch: Branch) -> int:
-        """In the child: close the parent's descriptors and run the worker; return its exit code."""
+        """In the child: return its exit code."""
         for process in self._processes.values():
             process.close()
         return worker.serve(branch)
@@ -228,7 +223,6 @@ class Supervisor:
             self._fill()
 
     def _relieve(self) -> None:
-        """Dismiss a worker whose successor is ready."""
         due = [process for process in self._processes.values() if process.state is WorkerState.DUE]
         if due and self._count(WorkerState.SERVING, WorkerState.DUE) > self._target:
             self._dismiss(due[0])
@@ -272,7 +266,7 @@ class Supervisor:
         send_signal(process.pid, signal.SIGKILL)
 
     def _collect(self) -> bool:
-        """Reap and remove the workers that have ended; return whether all have."""
+        """Remove the workers that have ended; return whether all have."""
         for process in list(self._processes.values()):
             self._look(process)
         return not self._processes

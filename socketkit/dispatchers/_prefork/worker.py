@@ -51,7 +51,7 @@ class Worker:
         self._next_look = 0.0
 
     def serve(self, branch: Branch) -> int:
-        """Serve until the worker leaves; return the exit code."""
+        """Return the exit code."""
         try:
             keep_private(self._channel)
             _dump_stacks_when_aborted()
@@ -69,7 +69,6 @@ class Worker:
         return 0
 
     def _opened(self, intake: Intake) -> None:
-        """Start: the worker accepts requests from here on."""
         self._intake = intake
         intake.watch(self._channel.fileno(), self._listen)
         _raise_sigio(self._channel)
@@ -124,13 +123,11 @@ class Worker:
         self._leave()
 
     def _leave(self) -> None:
-        """Stop accepting requests and finish running ones."""
         self._leaving = True
         if self._intake is not None:
             self._intake.retire()
 
     def _force(self) -> None:
-        """End running requests by shutting down their sockets."""
         self._leaving = True
         if self._serving is None:
             os._exit(1)
