@@ -83,8 +83,6 @@ class Adaptive(ParkingOptions):
 
 
 class _Worker:
-    """A thread that leads, runs a unit or is spare."""
-
     __slots__ = ("called", "goes_home", "taken_for_blocked", "thread")
 
     def __init__(self) -> None:
@@ -118,7 +116,6 @@ class _Adaptive:
     # --- the monitor, in the thread that serves ----------------------------------------------------------------------
 
     def drive(self, open_intake: Callable[[], Any]) -> None:
-        """Watch the leader until the intake is stopped."""
         alarm = best_alarm()  # a stop wakes it too
         with contextlib.closing(alarm), alarm.woken_by_signals(), open_intake() as intake:
             self._intake, self._alarm = intake, alarm
@@ -173,7 +170,6 @@ class _Adaptive:
     # --- the baton ---------------------------------------------------------------------------------------------------
 
     def _pick_up(self) -> bool:
-        """Take the baton from the table; False if it is not there."""
         return _picked_up(self._table)
 
     def _pass_baton(self) -> None:
@@ -259,7 +255,6 @@ class _Adaptive:
             self._leader = worker
 
     def _learn(self, seconds: float) -> None:
-        """Update the score and the usual duration after a unit that took this long."""
         self._score *= DECAY
         if seconds <= self._handoff:
             self._usual += (seconds - self._usual) * LESSON
@@ -293,13 +288,12 @@ class _Adaptive:
     # --- the end -----------------------------------------------------------------------------------------------------
 
     def wait(self, timeout: float | None) -> bool:
-        """Wait until every worker has ended."""
         with self._hiring:
             threads = [worker.thread for worker in self._workers]
         return join_all(threads, timeout)
 
     def close(self) -> None:
-        """Do nothing: `drive` and `wait` have already released everything."""
+        pass  # `drive` and `wait` have already released everything
 
 
 def _picked_up(table: deque[str]) -> bool:

@@ -63,14 +63,13 @@ class _Pool:
         self._error: BaseException | None = None
 
     def narrow(self, limits: Limits) -> Limits:
-        """Return the server's limits, narrowed by the pool's own limit on connections if it has one."""
         recipe = self._recipe
         if recipe.connections is None and recipe.overflow != "shed":
             return limits
         return limits.narrowed(recipe.connections, recipe.overflow, recipe.reply)
 
     def drive(self, open_intake: Callable[[], Any]) -> None:
-        """Serve in the threads until the intake is stopped; refuse excess requests if `overflow` is "reject"."""
+        """Refuse excess requests, if `overflow` is "reject", while the threads serve."""
         alarm = Wakeup()  # woken by a stop, by an error, and by the last free thread when it becomes busy
         with contextlib.closing(alarm), alarm.woken_by_signals(), open_intake() as intake:
             intake.on_stop(alarm.wake)
@@ -90,11 +89,10 @@ class _Pool:
             raise self._error
 
     def wait(self, timeout: float | None) -> bool:
-        """Wait until every thread has ended."""
         return join_all(list(self._threads), timeout)  # they stay on the list meanwhile: another caller may wait for them too
 
     def close(self) -> None:
-        """Do nothing: `drive` and `wait` have already released everything."""
+        pass  # `drive` and `wait` have already released everything
 
     def _add_thread(self) -> None:
         thread = SureThread(target=self._serve, name=f"socketkit-pool-{len(self._threads) + 1}", daemon=True)
@@ -108,7 +106,6 @@ class _Pool:
             raise
 
     def _serve(self) -> None:
-        """Run one thread: wait for the baton, take a unit, pass the baton on, run the unit."""
         intake = self._intake
         while not intake.stopped:
             try:
