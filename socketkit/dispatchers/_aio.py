@@ -117,7 +117,7 @@ class EventLoop:
         try:
             self._crew.give(unit)
         except RuntimeError as error:
-            log.warning("refused a request: nobody to run it: %s", error)
+            log.warning("refused a request because no thread is available to run it: %s", error)
             unit.refuse(str(error))
 
     def _is_full(self) -> bool:
@@ -344,7 +344,7 @@ class Watchdog:
         task = asyncio.current_task(self._loop)
         frame = sys._current_frames().get(self._watched)  # noqa: SLF001 - the only way to see the stack of another thread
         stack = "".join(traceback.format_stack(frame, FRAMES)) if frame is not None else ""
-        log.warning("%s has kept the event loop from running for more than %g s; it stands here:\n%s", _who(task), self._slow, stack)
+        log.warning("%s has blocked the event loop for more than %g s; its stack is:\n%s", _who(task), self._slow, stack)
 
 
 def _who(task: asyncio.Task[Any] | None) -> str:

@@ -117,7 +117,7 @@ class ExecutorDriver:
 
     def _over(self, offer: _PendingUnit, future: Future[None]) -> None:
         """Clean up after a unit. Units raise nothing, so an error means that the executor did not run it."""
-        error = RuntimeError("the executor cancelled it") if future.cancelled() else future.exception()
+        error = RuntimeError("the executor cancelled the request") if future.cancelled() else future.exception()
         if error is not None and (unit := offer.take()) is not None:
             self._load.end()
             _refuse(unit, error)
@@ -147,7 +147,7 @@ class ExecutorDriver:
         """Make a new executor unless another thread already has. Raises: what the factory raises."""
         with self._replacing:
             if self._executor is broken and not self._closed:
-                log.warning("%s is broken; another one takes its place", type(broken).__name__)
+                log.warning("%s is broken; a new one replaces it", type(broken).__name__)
                 self._executor = self._make()
                 broken.shutdown(wait=False)
 
@@ -185,7 +185,7 @@ class _PendingUnit:
 
 
 def _refuse(unit: Any, error: BaseException) -> None:
-    log.warning("refused a request: nobody to run it: %s", error)
+    log.warning("refused a request because the executor cannot run it: %s", error)
     if unit.begun:
         unit.abandon()
     else:
@@ -209,7 +209,7 @@ def _resolve(factory: Any) -> Callable[[], AnyExecutor]:
         try:
             executor = found()
         except Exception as error:
-            raise ConfigError.of(f"executor {factory!r} cannot be made ({type(error).__name__}: {error})") from error
+            raise ConfigError.of(f"executor {factory!r} cannot be created ({type(error).__name__}: {error})") from error
         if not isinstance(executor, AnyExecutor):
             kind = type(executor).__name__
             raise ConfigError.of(f"executor {factory!r} returned a {kind}; it must return a concurrent.futures.Executor")
@@ -238,7 +238,7 @@ def check(handler: Any, context: Any) -> None:
         reason = f"cannot send {name} to a process ({error})"
         raise IncompatibleError("Executor", reason, "define it at the top of a module") from error
     if handler.__module__ == "__main__" and (method := _start_method(context)) != "fork":
-        reason = f"has processes made by {method}, which do not have {name} of the program's own file"
+        reason = f"starts processes by {method}, which cannot import {name} from the program's main file"
         raise IncompatibleError("Executor", reason, "define it in a module that can be imported")
 
 

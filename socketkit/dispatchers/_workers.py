@@ -19,7 +19,7 @@ def run_unit(unit: Unit, log: Log) -> None:
     try:
         copy_context().run(unit)
     except BaseException:
-        log.exception("a unit of work raised; its thread goes on")
+        log.exception("a unit of work raised an error; its thread continues")
 
 
 class ConcurrencyLimit:
@@ -106,7 +106,7 @@ class WorkerThreads(ConcurrencyLimit):
         except RuntimeError as error:
             if not self._threads:
                 raise
-            log.warning("only %d of %d threads: %s", self._threads, self.most, error)
+            log.warning("cannot start another thread, so only %d of %d run: %s", self._threads, self.most, error)
         else:
             self._threads += 1
 

@@ -201,7 +201,7 @@ class _Adaptive:
         try:
             worker.thread.start()
         except RuntimeError as error:
-            log.warning("no more than %d threads: %s", len(self._workers) - 1, error)
+            log.warning("cannot start another thread, so only %d run: %s", len(self._workers) - 1, error)
             with self._hiring:
                 self._workers.discard(worker)
             if not self._workers:

@@ -135,7 +135,7 @@ class _Pool:
                 try:
                     self._add_thread()
                 except RuntimeError as error:  # the system has no thread left: go on with the existing ones
-                    log.warning("only %d of %d threads: %s", len(self._threads), self._workers, error)
+                    log.warning("cannot start another thread, so only %d of %d run: %s", len(self._threads), self._workers, error)
             elif self._rejects:
                 self._alarm.wake()
 

@@ -19,7 +19,7 @@ def _inner(_recipe: Any, field: Any, value: Any) -> None:
     if value is not None and not is_recipe:
         raise ValueError(f"{field.name} must be a dispatcher, such as Sync(), not {value!r}")
     if getattr(value, "forks_workers", False):
-        raise ValueError(f"{field.name} must be a dispatcher that forks no workers itself; give prefork more workers instead")
+        raise ValueError(f"{field.name} must be a dispatcher that does not fork workers itself; increase the workers of prefork instead")
 
 
 def _part_of_one(_recipe: Any, field: Any, value: Any) -> None:

@@ -152,7 +152,7 @@ def test_a_unit_that_the_executor_does_not_run_is_refused(executors, caplog, spe
             with socket.create_connection(server.addresses[0], timeout=10) as client:
                 assert client.recv(10) == b""
     assert server.stats().outcomes == {"refused": 3}
-    assert "nobody to run it: cannot pickle that" in caplog.text
+    assert "the executor cannot run it: cannot pickle that" in caplog.text
 
 
 def test_a_unit_that_the_executor_refuses_and_runs_all_the_same_has_one_outcome():
@@ -193,7 +193,7 @@ def test_threads_that_cannot_start_are_replaced_with_the_next_request(caplog):
     finally:
         logging.getLogger("concurrent.futures").disabled = False
     assert server.stats().outcomes == {"refused": 1, "finished": 1}
-    assert "ThreadPoolExecutor is broken; another one takes its place" in caplog.text
+    assert "ThreadPoolExecutor is broken; a new one replaces it" in caplog.text
 
 
 def test_a_handler_may_close_its_server(executors):
@@ -314,7 +314,7 @@ def test_a_process_that_dies_fails_the_requests_in_it_and_no_later_one(processes
         assert tell(processes, b"die", kept=[client]) == b""
     assert tell(processes, b"upper third") == b"THIRD\n"
     assert logs.flush()
-    assert "ProcessPoolExecutor is broken; another one takes its place" in caplog.text
+    assert "ProcessPoolExecutor is broken; a new one replaces it" in caplog.text
 
 
 PROGRAM = """
@@ -444,7 +444,7 @@ print(multiprocessing.get_start_method(allow_none=True))
 """
     )
     sentence = (
-        "Executor has processes made by {}, which do not have Own of the program's own file; define it in a module that can be imported"
+        "Executor starts processes by {}, which cannot import Own from the program's main file; define it in a module that can be imported"
     )
     assert ran.stdout.splitlines() == [sentence.format("forkserver"), sentence.format("spawn"), "None"]
 
@@ -494,8 +494,8 @@ def test_a_limit_below_one_is_refused():
     [
         ("nowhere:there", r"'nowhere:there' cannot be imported \(ModuleNotFoundError"),
         ("executors:nothing", r"'executors:nothing' cannot be imported \(AttributeError"),
-        ("executors:answer", r"'executors:answer' cannot be made \(TypeError"),
-        ("executors:broken", r"'executors:broken' cannot be made \(ZeroDivisionError: no executor today\)"),
+        ("executors:answer", r"'executors:answer' cannot be created \(TypeError"),
+        ("executors:broken", r"'executors:broken' cannot be created \(ZeroDivisionError: no executor today\)"),
         ("builtins:dict", "'builtins:dict' returned a dict; it must return a concurrent.futures.Executor"),
     ],
 )

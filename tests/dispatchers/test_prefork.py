@@ -129,7 +129,7 @@ class Held:
     [
         ({"workers": -1}, "workers must be a whole number of at least 0"),
         ({"inner": Sync}, "inner must be a dispatcher, such as Sync()"),
-        ({"inner": Prefork()}, "inner must be a dispatcher that forks no workers itself"),
+        ({"inner": Prefork()}, "inner must be a dispatcher that does not fork workers itself"),
         ({"max_requests": 0}, "max_requests must be a whole number of at least 1"),
         ({"max_rss": 0}, "max_rss must be a whole number of at least 1"),
         ({"max_age": 0}, "max_age must be more than 0 seconds"),
@@ -147,7 +147,7 @@ def test_an_option_that_makes_no_sense_is_refused(options, complaint):
 
 def test_it_can_be_written_as_text():
     assert config.dispatcher("prefork:3,max_age=5m/sync") == Prefork(3, Sync(), max_age=300.0)
-    with pytest.raises(ConfigError, match="forks no workers itself"):
+    with pytest.raises(ConfigError, match="does not fork workers itself"):
         config.dispatcher("prefork:2/prefork:2/sync")
 
 
@@ -454,7 +454,7 @@ def test_forking_beside_other_threads_is_warned_of():
         program,
         _,
     ):
-        program.line(r"log: WARNING workers are forked while other threads run \(bystander\)")
+        program.line(r"log: WARNING prefork forks workers while other threads run \(bystander\)")
         started(program)
         ended(program)
     with serving("serve(Prefork(1))") as (program, _):
@@ -554,8 +554,8 @@ class Broken:
 def test_workers_that_cannot_boot_are_started_ever_more_slowly_and_end_the_server(failure, cause):
     with serving(BROKEN.format(failure) + "serve(Prefork(1, Broken(), boots=4))") as (program, address):
         assert program.wait(20) == 1
-        program.line(rf"BootError: 4 workers in a row ended before they were ready, the last by {cause}; the log has their errors")
-        assert [match[1] for match in program.line(r"log: WARNING a worker could not be started .* in (\S+) s", 3)] == ["0.1", "0.2", "0.4"]
+        program.line(rf"BootError: 4 workers in a row ended before they were ready, the last by {cause}; the log says what they met")
+        assert [match[1] for match in program.line(r"log: WARNING cannot start a worker .* in (\S+) s", 3)] == ["0.1", "0.2", "0.4"]
         assert program.output.count(f"died: {cause}") == 4
         if "OSError" in failure:
             assert program.output.count("OSError: no disk") == 4
@@ -611,9 +611,7 @@ serve(Prefork(2, Sync(), boots=2))
 """
     with serving(body) as (program, address):
         os.kill(started(program, 2)[0], signal.SIGKILL)
-        program.line(
-            "a worker could not be started .*no more.*; the next attempt is in 0.4 s"
-        )  # a third failure: more than would end the server
+        program.line("cannot start a worker .*no more.*; the next attempt is in 0.4 s")  # a third failure: more than would end the server
         assert int(talk(address, b"x").split()[1]) == started(program, 2)[1]
         program.send_signal(signal.SIGUSR1)
         started(program, 3)
@@ -741,7 +739,7 @@ def test_a_worker_that_does_not_even_then_is_killed():
         request = Held(address)
         os.kill(request.pid, signal.SIGTERM)
         assert gone(request.pid, within=5)
-        program.line(rf"log: WARNING worker {request.pid} had to be ended: SIGKILL")
+        program.line(rf"log: WARNING worker {request.pid} did not end by itself: SIGKILL")
         assert request.read() == b""
         assert ended(program) == {"died": 1}
 
@@ -768,7 +766,7 @@ def test_a_worker_that_hangs_shows_where_it_stands_and_is_replaced_while_the_oth
             if how == b"stop":
                 os.kill(pid, signal.SIGSTOP)
             assert int(talk(address, b"x", timeout=0.4)) != pid
-            program.line(rf"log: ERROR worker {pid} is ended: it has not answered for 0\.[5-9] s")
+            program.line(rf"log: ERROR the supervisor aborts worker {pid}: it has not answered for 0\.[5-9] s")
             program.line(rf"^died {pid} it has not answered for .* \((SIGABRT|SIGKILL.*)\)")
         if how != b"stop":
             program.line(r'File "<string>", line \d+ in handler')

@@ -173,7 +173,7 @@ class Supervisor:
             self._error = BootError(self._failures, cause)
             self._intake.stop()
         elif not self._resting:
-            log.warning("a worker could not be started (%s); the next attempt is in %.1f s", cause, self._pause)
+            log.warning("cannot start a worker (%s); the next attempt is in %.1f s", cause, self._pause)
             self._rest(self._pause)
             self._pause = min(self._pause * 2, LONGEST_PAUSE)
 
@@ -257,7 +257,7 @@ class Supervisor:
 
     def _abort(self, process: WorkerHandle, verdict: str) -> None:
         """End a useless worker with SIGABRT, so that it dumps the stacks of its threads."""
-        log.error("worker %d is ended: %s", process.pid, verdict, few=self._lines)
+        log.error("the supervisor aborts worker %d: %s", process.pid, verdict, few=self._lines)
         process.verdict = verdict
         send_signal(process.pid, signal.SIGABRT)
         self._later(GRACE, self._kill, process)
@@ -287,7 +287,7 @@ class Supervisor:
         if state is not WorkerState.LEAVING:
             log.error("worker %d died: %s; it had served %d requests", process.pid, cause, served, few=self._lines)
         elif code:
-            log.warning("worker %d had to be ended: %s; it had served %d requests", process.pid, cause, served, few=self._lines)
+            log.warning("worker %d did not end by itself: %s; it had served %d requests", process.pid, cause, served, few=self._lines)
         else:
             log.info("worker %d has left; it had served %d requests", process.pid, served, few=self._lines)
         process.branch.close(process.pid, "" if state is WorkerState.LEAVING else cause)
@@ -323,7 +323,7 @@ def _warn_of_threads() -> None:
     others = [thread.name for thread in threading.enumerate() if thread is not ours and not logs.is_emitter(thread)]
     if others:
         log.warning(
-            "workers are forked while other threads run (%s): a lock that one of them holds stays locked in a worker; "
-            "serve in the main thread, by serve_forever(), before there are others",
+            "prefork forks workers while other threads run (%s): a lock that one of these holds stays locked in the worker; "
+            "call serve_forever() in the main thread, before you start other threads",
             ", ".join(others),
         )
