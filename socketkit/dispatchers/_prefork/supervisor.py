@@ -72,13 +72,14 @@ class Supervisor:
             finally:
                 self._intake = None
                 for process in self._processes.values():
-                    self._dismiss(process, CLOSE)
+                    process.state = WorkerState.LEAVING
+                    say(process.channel, CLOSE)
         if self._error is not None:
             raise self._error
 
     def wait(self, timeout: float | None) -> bool:
         deadline = None if timeout is None else time.monotonic() + timeout
-        while not self._collect():
+        while not self._have_all_ended():
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 return False
@@ -209,8 +210,7 @@ class Supervisor:
         elif word == DUE:
             self._retire(process)
         elif word == GOING:
-            process.state = WorkerState.LEAVING
-            self._limit_drain(process)
+            self._let_leave(process)
             self._fill()
         elif word == STOP:
             process.state = WorkerState.LEAVING
@@ -225,8 +225,8 @@ class Supervisor:
     def _relieve(self) -> None:
         due = [process for process in self._processes.values() if process.state is WorkerState.DUE]
         if due and self._count(WorkerState.SERVING, WorkerState.DUE) > self._target:
-            self._dismiss(due[0])
-            self._limit_drain(due[0])
+            say(due[0].channel, LEAVE)
+            self._let_leave(due[0])
 
     def _look(self, process: WorkerHandle) -> None:
         """Reap and remove the worker if it has ended."""
@@ -238,11 +238,8 @@ class Supervisor:
 
     # --- ending ----------------------------------------------------------------------------------------------------------
 
-    def _dismiss(self, process: WorkerHandle, word: str = LEAVE) -> None:
+    def _let_leave(self, process: WorkerHandle) -> None:
         process.state = WorkerState.LEAVING
-        say(process.channel, word)
-
-    def _limit_drain(self, process: WorkerHandle) -> None:
         if self._recipe.drain is not None:
             self._later(self._recipe.drain, self._expel, process)
 
@@ -265,8 +262,8 @@ class Supervisor:
     def _kill(self, process: WorkerHandle) -> None:
         send_signal(process.pid, signal.SIGKILL)
 
-    def _collect(self) -> bool:
-        """Remove the workers that have ended; return whether all have."""
+    def _have_all_ended(self) -> bool:
+        """Reap and remove the workers that have ended; return whether all have."""
         for process in list(self._processes.values()):
             self._look(process)
         return not self._processes
