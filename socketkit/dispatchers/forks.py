@@ -42,8 +42,9 @@ class Forks:
 @attrs.define(eq=False)
 class _Child:
     request: Request
-    exit_descriptor: int
-    """Becomes readable when the child ends: its pidfd, or the read end of a pipe whose write end only the child holds."""
+    exit_descriptor: int | None
+    """Becomes readable when the child ends: its pidfd, or the read end of a pipe whose write end only the child holds.
+    None: no descriptor was left."""
 
 
 @attrs.define(eq=False)
@@ -63,15 +64,15 @@ class _ForkPerRequest:
             wait_any(self.children, None)  # there is no loop to hold: a single request is being handled
             self._collect(*self.children)
         self._have_witness()
-        reader, writer = os.pipe() if not hasattr(os, "pidfd_open") else (-1, -1)
+        reader, writer = os.pipe() if not hasattr(os, "pidfd_open") else (None, None)
         try:
             pid = fork(lambda: self._serve(request, client_address))
         except OSError:
             _close(reader, writer)
             raise
-        descriptor = pidfd(pid) if reader == -1 else reader
+        descriptor = pidfd(pid) if reader is None else reader
         _close(writer)
-        self.children[pid] = _Child(request, -1 if descriptor is None else descriptor)
+        self.children[pid] = _Child(request, descriptor)
         if self.loop is not None:
             if descriptor is not None:
                 self.loop.watch(descriptor, lambda: self._collect(pid))
@@ -134,16 +135,15 @@ class _ForkPerRequest:
             if code is None:
                 continue
             child = self.children.pop(pid)
-            if child.exit_descriptor != -1:
-                if self.loop is not None:
-                    self.loop.unwatch(child.exit_descriptor)
-                _close(child.exit_descriptor)
+            if child.exit_descriptor is not None and self.loop is not None:
+                self.loop.unwatch(child.exit_descriptor)
+            _close(child.exit_descriptor)
             self.work.settle(child.request, _OUTCOMES.get(code, "failed" if code > 0 else "died"))
             if self.loop is not None and len(self.children) == self.max_children - 1:
                 self.loop.release()
 
 
-def _close(*descriptors: int) -> None:
+def _close(*descriptors: int | None) -> None:
     for descriptor in descriptors:
-        if descriptor != -1:
+        if descriptor is not None:
             os.close(descriptor)
