@@ -249,8 +249,7 @@ def is_async(handler: Any) -> bool:
 
 def new_loop(name: str) -> asyncio.AbstractEventLoop:
     if name == "uvloop":
-        loop: asyncio.AbstractEventLoop = import_module("uvloop").new_event_loop()
-        return loop
+        return import_module("uvloop").new_event_loop()  # type: ignore[no-any-return]
     return asyncio.SelectorEventLoop()
 
 

@@ -48,8 +48,8 @@ class ExecutorDriver:
         self._make = _resolve(recipe.factory)
         self._replacing = threading.Lock()
         self._closed = False
-        self._waits = False  # the driver is waiting for room
-        self._alarm: Wakeup | None = None
+        self._waits = False  # the driver is waiting for room, so `_alarm` is set
+        self._alarm: Wakeup
         self._executor = self._make()
         try:
             if is_processes(type(self._executor)):
@@ -84,7 +84,7 @@ class ExecutorDriver:
                     self._give(unit)
 
     def _freed(self) -> None:
-        if self._waits and self._alarm is not None:
+        if self._waits:
             self._alarm.wake()
 
     def _give(self, unit: Any) -> None:
@@ -99,26 +99,26 @@ class ExecutorDriver:
     # --- units in the executor ---------------------------------------------------------------------------------------
 
     def _give_whole(self, unit: Any) -> None:
-        offer = _PendingUnit(unit)
+        offer = [unit]
         self._load.begin()
         try:
             future = self._submit(self._run, offer)
         except BaseException:
-            if offer.take() is None:
+            if _taken(offer) is None:
                 return  # a ThreadPoolExecutor that cannot start a thread raises but keeps the unit; a thread took it
             self._load.end()
             raise
         future.add_done_callback(partial(self._over, offer))
 
-    def _run(self, offer: _PendingUnit) -> None:
-        unit = offer.take()
+    def _run(self, offer: list[Any]) -> None:
+        unit = _taken(offer)
         if unit is not None:
             self._load.run(unit)
 
-    def _over(self, offer: _PendingUnit, future: Future[None]) -> None:
+    def _over(self, offer: list[Any], future: Future[None]) -> None:
         """Clean up after a unit. Units raise nothing, so an error means that the executor did not run it."""
         error = RuntimeError("the executor cancelled the request") if future.cancelled() else future.exception()
-        if error is not None and (unit := offer.take()) is not None:
+        if error is not None and (unit := _taken(offer)) is not None:
             self._load.end()
             _refuse(unit, error)
 
@@ -170,18 +170,12 @@ class ExecutorDriver:
         self._executor.shutdown(wait=self._load.is_idle, cancel_futures=True)
 
 
-class _PendingUnit:
-    """A unit given to an executor: it is either run there or taken back here, never both."""
-
-    def __init__(self, unit: Any) -> None:
-        self._units = [unit]
-
-    def take(self) -> Any:
-        """Return the unit to the first caller and None to all others."""
-        try:
-            return self._units.pop()
-        except IndexError:
-            return None
+def _taken(offer: list[Any]) -> Any:
+    """Return an offered unit to the first caller and None to all others: it is run by the executor or taken back, never both."""
+    try:
+        return offer.pop()
+    except IndexError:
+        return None
 
 
 def _refuse(unit: Any, error: BaseException) -> None:
@@ -237,14 +231,11 @@ def check(handler: Any, context: Any) -> None:
     except Exception as error:
         reason = f"cannot send {name} to a process ({error})"
         raise IncompatibleError("Executor", reason, "define it at the top of a module") from error
-    if handler.__module__ == "__main__" and (method := _start_method(context)) != "fork":
+    method = (context or multiprocessing).get_start_method(allow_none=True)  # without choosing a method for the program
+    method = method or multiprocessing.get_all_start_methods()[0]
+    if handler.__module__ == "__main__" and method != "fork":
         reason = f"starts processes by {method}, which cannot import {name} from the program's main file"
         raise IncompatibleError("Executor", reason, "define it in a module that can be imported")
-
-
-def _start_method(context: Any) -> str:
-    chosen = (context or multiprocessing).get_start_method(allow_none=True)  # without choosing a method for the program
-    return str(chosen or multiprocessing.get_all_start_methods()[0])
 
 
 # --- processes forked by the executor --------------------------------------------------------------------------------
