@@ -66,11 +66,11 @@ class EventLoop:
             intake.on_stop(alarm.wake)
             loop.add_reader(alarm.fileno(), self._look_around, alarm)
             self._intake = intake
-            self._go_on()
+            self._go_on(loop)
             try:
                 loop.run_forever()
             finally:
-                self._pause()
+                self._pause(loop)
                 self._intake, self._paused = None, False
                 loop.remove_reader(alarm.fileno())
         if self._abandoned:
@@ -98,7 +98,7 @@ class EventLoop:
         try:
             for _ in range(UNITS_PER_TURN):
                 if self._is_full():
-                    self._pause()
+                    self._pause(loop)
                     return
                 unit = intake.take(0)
                 if unit is None:
@@ -111,7 +111,7 @@ class EventLoop:
             self._error = error
             loop.stop()
             return
-        self._set_timer(intake.due())
+        self._set_timer(loop, intake.due())
 
     def _give(self, unit: Any) -> None:
         try:
@@ -123,23 +123,22 @@ class EventLoop:
     def _is_full(self) -> bool:
         return self._crew.is_full or len(self._tasks) >= self._recipe.limit
 
-    def _pause(self) -> None:
-        if self._loop is not None and not self._paused:
-            self._loop.remove_reader(self._intake.fileno())
-        self._set_timer(None)
+    def _pause(self, loop: asyncio.AbstractEventLoop) -> None:
+        if not self._paused:
+            loop.remove_reader(self._intake.fileno())
+        self._set_timer(loop, None)
         self._paused = True
 
-    def _go_on(self) -> None:
-        if self._loop is not None:
-            self._paused = False
-            self._loop.add_reader(self._intake.fileno(), self._take)
-            self._set_timer(self._intake.due())
+    def _go_on(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._paused = False
+        loop.add_reader(self._intake.fileno(), self._take)
+        self._set_timer(loop, self._intake.due())
 
-    def _set_timer(self, seconds: float | None) -> None:
+    def _set_timer(self, loop: asyncio.AbstractEventLoop, seconds: float | None) -> None:
         """Check the intake after this many seconds even if its descriptor is not ready; None: rely on the descriptor."""
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = None if seconds is None or self._loop is None else self._loop.call_later(seconds, self._take)
+        self._timer = None if seconds is None else loop.call_later(seconds, self._take)
 
     # --- requests ----------------------------------------------------------------------------------------------------
 
@@ -180,9 +179,9 @@ class EventLoop:
         if self._waiting and self._is_idle():
             asyncio.get_running_loop().stop()
         elif self._intake is not None and self._paused and not self._is_full():
-            self._go_on()
+            self._go_on(asyncio.get_running_loop())
         elif self._intake is not None and may_be_due and not self._paused:
-            self._set_timer(self._intake.due())  # the unit may have parked its connection
+            self._set_timer(asyncio.get_running_loop(), self._intake.due())  # the unit may have parked its connection
 
     def _is_idle(self) -> bool:
         return not self._tasks and not self._crew.others()
