@@ -554,7 +554,7 @@ class Broken:
 def test_workers_that_cannot_boot_are_started_ever_more_slowly_and_end_the_server(failure, cause):
     with serving(BROKEN.format(failure) + "serve(Prefork(1, Broken(), boots=4))") as (program, address):
         assert program.wait(20) == 1
-        program.line(rf"BootError: 4 workers in a row ended before they were ready, the last by {cause}; the log says what they met")
+        program.line(rf"BootError: 4 workers in a row ended before they were ready, the last by {cause}; the log has their errors")
         assert [match[1] for match in program.line(r"log: WARNING cannot start a worker .* in (\S+) s", 3)] == ["0.1", "0.2", "0.4"]
         assert program.output.count(f"died: {cause}") == 4
         if "OSError" in failure:

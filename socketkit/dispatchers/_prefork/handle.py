@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 if TYPE_CHECKING:
-    from socketkit.seams import Branch
+    from socketkit.seams import Replica
 
 LEAVE, CLOSE, FORCE, PING = "LCFP"
 """Messages from the parent: finish and leave; the same, because the whole server stops; leave at once; report that you respond."""
@@ -54,7 +54,7 @@ class WorkerHandle:
     channel: socket.socket
     exit_descriptor: int | None
     """The worker's pidfd; None if the system has none, and then the end of the channel reports the exit."""
-    branch: Branch
+    replica: Replica
     state: WorkerState = WorkerState.BOOTING
     verdict: str = ""
     """Why the parent ended the worker; empty if it did not."""

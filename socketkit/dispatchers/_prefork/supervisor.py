@@ -21,7 +21,7 @@ from socketkit.dispatchers._prefork.handle import CLOSE, DUE, FORCE, GOING, LEAV
 from socketkit.dispatchers._prefork.worker import Worker
 from socketkit.errors import BootError
 from socketkit.logs import Log
-from socketkit.seams import Branch, Work
+from socketkit.seams import Replica, Work
 
 if TYPE_CHECKING:
     from socketkit.dispatchers.prefork import Prefork
@@ -130,22 +130,22 @@ class Supervisor:
                 ours.setblocking(False)
                 theirs.setblocking(False)
                 keep_private(ours)
-                branch = self._work.branch()
-                undo.callback(branch.close)
+                replica = self._work.branch()
+                undo.callback(replica.close)
                 worker = Worker(self._recipe, theirs, self._at_random(self._recipe.max_requests))
                 mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # until the child has its own handlers
                 try:
-                    pid = fork(lambda: self._become(worker, branch))
+                    pid = fork(lambda: self._become(worker, replica))
                 finally:
                     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             undo.pop_all()
-        return WorkerHandle(pid, ours, pidfd(pid), branch)
+        return WorkerHandle(pid, ours, pidfd(pid), replica)
 
-    def _become(self, worker: Worker, branch: Branch) -> int:
+    def _become(self, worker: Worker, replica: Replica) -> int:
         """In the child: return its exit code."""
         for process in self._processes.values():
             process.close()
-        return worker.serve(branch)
+        return worker.serve(replica)
 
     def _at_random(self, limit: Any) -> Any:
         """Return the limit reduced by a random fraction of up to `jitter`."""
@@ -205,7 +205,7 @@ class Supervisor:
             process.state = WorkerState.SERVING
             self._failures, self._pause = 0, SHORTEST_PAUSE
             log.info("worker %d is ready", process.pid, few=self._lines)
-            process.branch.begun(process.pid)
+            process.replica.begun(process.pid)
             self._relieve()
         elif word == DUE:
             self._retire(process)
@@ -279,7 +279,7 @@ class Supervisor:
         del self._processes[process.pid]
         process.close()
         cause = f"{process.verdict} ({how_it_ended(code)})" if process.verdict else how_it_ended(code)
-        stats, state = process.branch.stats(), process.state
+        stats, state = process.replica.stats(), process.state
         served = sum(stats.outcomes.values())
         if state is not WorkerState.LEAVING:
             log.error("worker %d died: %s; it had served %d requests", process.pid, cause, served, few=self._lines)
@@ -287,7 +287,7 @@ class Supervisor:
             log.warning("worker %d did not end by itself: %s; it had served %d requests", process.pid, cause, served, few=self._lines)
         else:
             log.info("worker %d has left; it had served %d requests", process.pid, served, few=self._lines)
-        process.branch.close(process.pid, "" if state is WorkerState.LEAVING else cause)
+        process.replica.close(process.pid, "" if state is WorkerState.LEAVING else cause)
         if self._intake is None:
             return
         if state is WorkerState.BOOTING:
@@ -305,7 +305,7 @@ class Supervisor:
         for process in self._processes.values():
             if process.state not in {WorkerState.SERVING, WorkerState.DUE} or process.verdict:
                 continue
-            settled = sum(process.branch.stats().outcomes.values())
+            settled = sum(process.replica.stats().outcomes.values())
             if asleep or settled != process.settled:
                 process.settled, process.heard = settled, now
             if now - process.heard > limit:

@@ -21,7 +21,7 @@ from socketkit.logs import Log
 if TYPE_CHECKING:
     from socketkit._engine.intake import Intake
     from socketkit.dispatchers.prefork import Prefork
-    from socketkit.seams import Branch, Serving
+    from socketkit.seams import Replica, Serving
 
 log = Log("socketkit.dispatchers.prefork")
 
@@ -50,14 +50,14 @@ class Worker:
         self._due = False
         self._next_look = 0.0
 
-    def serve(self, branch: Branch) -> int:
+    def serve(self, replica: Replica) -> int:
         """Return the exit code."""
         try:
             keep_private(self._channel)
             _dump_stacks_when_aborted()
             self._handle_signals()
             limited = self._most_requests is not None or self._recipe.max_rss is not None
-            self._serving = branch.enter(self._recipe.inner, self._opened, self._settled if limited else None)
+            self._serving = replica.enter(self._recipe.inner, self._opened, self._settled if limited else None)
             self._serving.run()
             if not self._leaving:  # the server was stopped from within, by a handler
                 self._leaving = self._closing = True
