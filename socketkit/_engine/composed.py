@@ -106,7 +106,6 @@ class ComposedEngine(Engine):
                 stack.callback(listener.close)
 
     def stats(self) -> Stats:
-        """Return the counts of requests so far, and of dropped datagrams."""
         return attrs.evolve(self.ledger.stats(), dropped=_sum((self._dropped, *map(_drops, self.listeners))))
 
     # requests

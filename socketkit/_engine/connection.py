@@ -46,7 +46,6 @@ class Connection(RequestUnit):
         return self._handler is not None
 
     def fileno(self) -> int:
-        """Return the connection's descriptor."""
         return self._fileno
 
     def arrive(self) -> Connection | None:
@@ -58,7 +57,6 @@ class Connection(RequestUnit):
         return None
 
     def __call__(self) -> None:
-        """Continue, in this thread."""
         if self._handler is not None:
             self._converse()
             return

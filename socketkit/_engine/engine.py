@@ -87,7 +87,6 @@ class Engine(Requests, ABC):
         return self.live
 
     def process(self, request: Request, client_address: Address) -> None:
-        """Give a request to the dispatcher."""
         live = self.live or self.start_dispatcher()
         assert live is not None  # noqa: S101 - whoever calls this has one
         live.process(request, client_address)

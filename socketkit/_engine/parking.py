@@ -145,7 +145,6 @@ class ParkingLot:
         return over
 
     def empty(self) -> list[Any]:
-        """Remove and return all connections."""
         everyone = [parked for parked in list(self.parked) if self.leave(parked)]
         for parked in everyone:
             self._poller.forget(parked.fileno(), parked)

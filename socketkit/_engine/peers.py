@@ -85,7 +85,6 @@ class Peers:
         return len(self._counts)
 
     def is_full(self, client_address: Address) -> bool:
-        """Return whether this peer has reached its limit."""
         peer = self._peer(client_address)
         return peer is not None and self._counts.get(peer, 0) >= self._most
 
@@ -98,7 +97,6 @@ class Peers:
                 self._counts[peer] = self._counts.get(peer, 0) + 1
 
     def leave(self, entry: Entry) -> None:
-        """Stop counting a connection."""
         with self._lock:
             peer = self._entries.pop(entry, None)
             if peer is not None:

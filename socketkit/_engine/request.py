@@ -95,7 +95,6 @@ class Requests:
             ledger.settle(request)
 
     def end_request(self, request: Request) -> None:
-        """Close the request."""
         if self.discards_unread and not isinstance(request, tuple):
             discard_unread(request)
         self.server.shutdown_request(request)
@@ -139,7 +138,6 @@ class RequestUnit(Entry):
             self._close()
 
     def refuse(self, reason: str, reply: bytes = b"") -> None:
-        """Refuse the request instead of running it."""
         self._source.engine.refuse_request(self.request, self.client_address, reason, reply)
 
     # inside

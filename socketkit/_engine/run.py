@@ -40,7 +40,6 @@ class Phase(enum.Enum):
 
     @property
     def state(self) -> State:
-        """What users see of it."""
         return self.value[0]
 
 
@@ -109,7 +108,6 @@ class Run:
 
     @property
     def phase(self) -> Phase:
-        """The current phase."""
         if self.error is not None:
             return Phase.FAILED
         if self.draining:
@@ -126,7 +124,6 @@ class Run:
     # serving
 
     def run(self) -> None:
-        """Take requests until stopped."""
         self.thread = threading.get_ident()
         self._tell("server_started")
         if not self.stopping:

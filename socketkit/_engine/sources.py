@@ -135,11 +135,9 @@ class ListenerSource(RequestSource):
         return self.receive(request, client_address)
 
     def paused(self, error: OSError, seconds: float) -> None:
-        """Tell the observers."""
         self.engine.tell("accept_paused", self.url, error, seconds)
 
     def resumed(self, failures: int) -> None:
-        """Tell the observers."""
         self.engine.tell("accept_resumed", self.url, failures)
 
     def _turn_away(self, request: Request, client_address: Address, reason: str, reply: bytes = b"") -> None:
@@ -174,7 +172,6 @@ class ClassicSource(RequestSource):
         self._booked = live is not None
 
     def fileno(self) -> int:
-        """Return the server's current descriptor."""
         number: int = self._server.fileno()
         return number
 

@@ -27,7 +27,6 @@ class Tally:
         self._counts = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("Q")  # requests accepted, then one counter per outcome
 
     def accept(self) -> None:
-        """Count one accepted request."""
         self._counts[0] += 1
 
     def settle(self, outcome: str) -> None:
@@ -35,7 +34,6 @@ class Tally:
         self._counts[1 + OUTCOMES.index(outcome if outcome in OUTCOMES else "failed")] += 1
 
     def stats(self) -> Stats:
-        """Return a snapshot."""
         outcomes = {outcome: count for outcome, count in zip(OUTCOMES, self._counts[1:], strict=False) if count}
         return Stats(self._counts[0] - sum(outcomes.values()), outcomes)  # accepted is read last, so it is never too small
 
@@ -79,7 +77,6 @@ class Tallies:
 
 
 def total(*readings: Stats) -> Stats:
-    """Return the sum."""
     outcomes: dict[str, int] = {}
     for reading in readings:
         for outcome, count in reading.outcomes.items():

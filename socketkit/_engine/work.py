@@ -29,7 +29,6 @@ class Work:
         self._ledger = engine.ledger
 
     def run(self, request: Request, client_address: Address) -> None:
-        """Run one request in the calling thread."""
         ledger, server = self._ledger, self._server
         entry = ledger.find(request)
         if entry is not None:
@@ -49,7 +48,6 @@ class Work:
             ledger.settle(request)
 
     def run_alone(self, request: Request, client_address: Address) -> str:
-        """Run one request in a process that was forked for it; return its outcome."""
         self._engine.forget_parent(request)
         entry = self._ledger.find(request)
         self.run(request, client_address)
@@ -57,11 +55,9 @@ class Work:
 
     @property
     def handler(self) -> Any:
-        """The server's handler class or factory."""
         return unwrapped(self._server.RequestHandlerClass)
 
     def run_async(self, request: Request, client_address: Address) -> Coroutine[Any, Any, None]:
-        """Run one request in the event loop that awaits this."""
         from socketkit._engine import coroutines  # noqa: PLC0415 - for asynchronous handlers only
 
         return coroutines.serve(self._engine, request, client_address, self._wrap)
@@ -80,19 +76,15 @@ class Work:
             self._ledger.settle(request)
 
     def release(self, request: Request) -> None:
-        """Close this process's copy of the request."""
         self._server.close_request(request)
 
     def forget(self) -> None:
-        """Close this process's copies of the listeners and of the loop's descriptors."""
         self._engine.forget_parent(None)
 
     def settle(self, request: Request, outcome: str) -> None:
-        """Settle a request that ran in another process."""
         self._ledger.settle(request, outcome)
 
     def branch(self) -> Replica:
-        """Return the replica of a process that is about to be forked: what it serves, and what its parent learns about it."""
         return Replica(self._engine)
 
     def _wrap(self, request: Request, client_address: Address, layers: tuple[Layer, ...]) -> tuple[Request, Address] | None:
@@ -119,7 +111,6 @@ class Replica:
         self._tally = engine.ledger.replicas.open()
 
     def enter(self, dispatcher: Dispatcher | None, opened: Callable[[Intake], None], settled: Callable[[int], None] | None = None) -> Run:
-        """In the child: make the server independent of the parent's; return its run."""
         return self._engine.become_replica(dispatcher, self._tally, opened, settled)
 
     def begun(self, worker: object) -> None:
@@ -129,11 +120,9 @@ class Replica:
         self._engine.tell("worker_started", worker)
 
     def stats(self) -> Stats:
-        """Return the child's counts so far."""
         return self._tally.stats()
 
     def close(self, worker: object = None, reason: str = "") -> None:
-        """Add the child's counts to the ledger; if `reason` says why it ended, tell the observers."""
         self._engine.ledger.replicas.close(self._tally)
         if reason:
             self._engine.tell("worker_died", worker, reason)
