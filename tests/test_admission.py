@@ -370,7 +370,7 @@ def test_a_listener_that_rests_and_is_suspended_takes_up_again_when_it_is_neithe
         assert [door.paused_for for door in doors] == [{FAILING, NO_ROOM}, {NO_ROOM}]
         for door in doors:
             door.outcome = lambda: None
-        intake.resume(doors)
+        intake.accepting.resume(NO_ROOM, doors)
         assert [door.registered != -1 for door in doors] == [False, True], "one that rests goes on resting"
         doors[1].outcome = NoRoomError(doors)
         assert intake.take(0) is None
@@ -378,7 +378,7 @@ def test_a_listener_that_rests_and_is_suspended_takes_up_again_when_it_is_neithe
         assert intake.take(0) is None
         assert [door.registered for door in doors] == [-1, -1], "one that is suspended stays so when it has rested"
         intake.hold()
-        intake.resume(doors)
+        intake.accepting.resume(NO_ROOM, doors)
         assert [door.registered for door in doors] == [-1, -1], "whoever holds has not released"
         doors[1].outcome = lambda: None
         intake.release()
@@ -502,7 +502,8 @@ class Gate:
     counted = True
 
     def __init__(self):
-        self.intake, self.soon, self.resumed = self, [], 0
+        self.intake = self.lot = self.accepting = self
+        self.soon, self.resumed = [], 0
         self.parked_one, self.idle = None, None
         self.reader, self.writer = socket.socketpair()
         self.writer.send(b"x")  # somebody waits
@@ -513,7 +514,7 @@ class Gate:
     def call_soon(self, callback):
         self.soon.append(callback)
 
-    def resume(self, _doors):
+    def resume(self, _reason, _doors):
         self.resumed += 1
 
     def longest(self):

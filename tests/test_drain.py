@@ -15,7 +15,9 @@ from helpers import innards
 from helpers.rooms import Rooms, answers, held
 from helpers.support import Program, address, python
 from socketkit import TCP, Adaptive, Asyncio, ConversationHandler, Executor, Graceful, Pool, Server, StreamRequestHandler, Sync, Threads
+from socketkit._engine.drain import Holdup
 from socketkit._engine.intake import Intake
+from socketkit._engine.ledger import Ledger
 from socketkit.testing import FakeClock
 
 ANYWHERE = TCP("127.0.0.1", 0)
@@ -466,3 +468,17 @@ def test_a_conversation_that_has_ended_is_not_kept_alive_by_what_it_says_at_its_
             assert made[0]() is None
         finally:
             gc.enable()
+
+
+def test_a_handler_that_ends_as_soon_as_it_is_woken_counts_as_forced():
+    class Request:
+        def shutdown(self, _how):
+            seen.append(len(holdup.woken))
+
+    ledger, seen = Ledger(), []
+    holdup = Holdup(ledger)
+    ledger.admit(Request(), "peer").thread = 1
+    ledger.admit(Request(), "of another thread").thread = 2
+    for _ in range(2):
+        holdup.wake(1, late=False)
+    assert seen == [1], "it is counted before it can end, and woken once"

@@ -11,9 +11,10 @@ import pytest
 
 from socketkit._engine import accepting
 from socketkit._engine import intake as loop
-from socketkit._engine.accepting import ACCEPT_ERRORS, Source, verdict
-from socketkit._engine.intake import LINGER, Intake
+from socketkit._engine.accepting import ACCEPT_ERRORS, NO_ROOM, Source, verdict
+from socketkit._engine.intake import Intake
 from socketkit._engine.parking import NEVER
+from socketkit._engine.retirement import LINGER
 from socketkit._system import logs
 from socketkit._system.wakeup import Wakeup
 from socketkit.testing import FakeClock
@@ -236,7 +237,7 @@ def test_an_intake_leaves_alone_what_is_not_its_own(script):
     source = script("unit")
     source.close()
     with Intake([]) as intake:
-        intake.resume([source])  # as a request of a run that drains makes room, once the listeners are closed
+        intake.accepting.resume(NO_ROOM, [source])  # as a request of a run that drains makes room, once the listeners are closed
         assert intake.take(0) is None
     assert source.taken == 0
 
@@ -350,10 +351,10 @@ def test_who_parks_once_all_was_taken_out_is_told_so():
         intake.stop()
         assert intake.park(early, 60)
         assert intake.again(early)
-        assert (intake.parked(), intake.waiting()) == ([early], [early])
+        assert (intake.parked(), intake.units.empty()) == ([early], [early])
         assert not intake.park(late, 60)
         assert not intake.again(late)
-        assert (intake.parked(), intake.waiting()) == ([], [])
+        assert (intake.parked(), intake.units.empty()) == ([], [])
 
 
 def test_who_parks_in_one_that_is_stopped_and_closed_is_found_there():

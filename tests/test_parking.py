@@ -136,7 +136,7 @@ def test_a_deadline_is_noticed_by_a_poller_that_waits_although_earlier_ones_have
         gone, late = Car(one.fileno()), Car(one.fileno())
         intake.park(gone, 0.05)
         assert intake.due() > 0
-        assert intake.unpark(gone)
+        assert intake.lot.leave(gone)
         intake.forget(gone)
         thread = threading.Thread(target=lambda: taken.append(intake.take(10)))
         thread.start()

@@ -4,6 +4,7 @@ import logging
 import threading
 
 from helpers.support import python
+from socketkit._engine.drain import stuck_in
 from socketkit._engine.ledger import Ledger, ReplicaLedger
 from socketkit._engine.observers import Observers
 from socketkit._engine.steps import engine_of
@@ -79,7 +80,7 @@ def test_stuck_shows_where_the_thread_stands():
     thread = threading.Thread(target=a_handler_that_waits)
     thread.start()
     inside.wait()
-    (stuck,) = ledger.stuck()
+    (stuck,) = stuck_in(ledger)
     leave.set()
     thread.join()
     assert stuck.peer == "peer"
@@ -158,6 +159,7 @@ def test_what_a_child_of_that_process_does_is_not_counted_twice():
     python(
         """
 import os
+from socketkit._engine.drain import stuck_in
 from socketkit._engine.ledger import Ledger, ReplicaLedger
 from socketkit.seams.stats import Stats
 ledger, request = Ledger(), object()

@@ -40,8 +40,8 @@ SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 1.0
 RETRIES_IN_A_ROW = 100
 """A listener is paused after this many "retry" errors in a row: a repeating error does not concern a single peer."""
 
-HELD, NO_ROOM, FAILING = "held", "no room", "failing"
-"""Why a listener is paused: the dispatcher holds all of them; a limit leaves no room; the system lacks a resource."""
+HELD, NO_ROOM, FAILING, RETIRED = "held", "no room", "failing", "retired"
+"""Why a listener is paused: the dispatcher holds all of them; a limit leaves no room; the system lacks a resource; it is the end."""
 
 
 def verdict(error: OSError) -> Verdict:
@@ -75,7 +75,7 @@ class Source:
     intake: Intake
 
     registered = -1  # the descriptor in the poller, or -1. Only `Accepting` writes this and the attributes below.
-    paused_for: frozenset[str] = frozenset()  # of HELD, NO_ROOM and FAILING; the source is watched while it is empty
+    paused_for: frozenset[str] = frozenset()  # of the four reasons; the source is watched while it is empty
     retries = 0  # "retry" errors in a row
     failures = 0  # "pause" errors since the last success
     delay = 0.0  # seconds of the last pause

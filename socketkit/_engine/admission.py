@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from socketkit._engine.accepting import NoRoomError
+from socketkit._engine.accepting import NO_ROOM, NoRoomError
 from socketkit._engine.peers import Networks, Peers, is_stranger, number
 from socketkit._engine.rate import Bucket, Chance
 from socketkit._system.credentials import user_id
@@ -111,7 +111,7 @@ class Admission:
                 ledger.vacated = None
                 raise BlockingIOError
             intake.parked_one = self._announce
-            idle = intake.longest()
+            idle = intake.lot.longest()
             if idle is not None:
                 intake.parked_one = None
                 idle.evict("closed while idle, to make room for another connection")
@@ -124,4 +124,4 @@ class Admission:
 
     def _resume(self) -> None:
         """Resume all sources. Only in the taking thread."""
-        self._sources[0].intake.resume(self._sources)
+        self._sources[0].intake.accepting.resume(NO_ROOM, self._sources)

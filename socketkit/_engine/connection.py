@@ -212,7 +212,7 @@ class Connection(RequestUnit):
                 if intake.park(self, seconds):
                     return
             except (OSError, ValueError) as error:  # the system cannot watch more descriptors
-                intake.unpark(self)
+                intake.lot.leave(self)
                 self._give_up(error)
                 return
         self._end()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import sys
+import traceback
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +13,11 @@ from socketkit._engine.conversation import GOODBYE
 from socketkit._engine.intake import Intake
 from socketkit._engine.parking import FINE_GRAIN
 from socketkit._system.logs import Log
-from socketkit.seams.stats import DrainReport
+from socketkit.seams.stats import DrainReport, Stuck
 
 if TYPE_CHECKING:
     from socketkit._engine.engine import Engine
-    from socketkit._engine.ledger import Entry
+    from socketkit._engine.ledger import Entry, Ledger
     from socketkit._engine.run import Run
 
 log = Log("socketkit.serving")
@@ -39,6 +41,7 @@ class Drain:
         self._ledger = engine.ledger
         self._live = engine.live
         self._queue = queue
+        self._refused = 0  # requests that the last round had no time for
 
     def carry_out(self) -> DrainReport:
         """Serve waiting requests, close the listeners, let running requests finish, force the rest, release everything."""
@@ -46,18 +49,19 @@ class Drain:
         try:
             self._serve_last_round()
             ended = self._wait()
-            finished = ledger.settled - run.settled - run.cut
+            cut = self._refused + len(run.holdup.woken)
+            finished = ledger.settled - run.settled - cut
             late = 0 if ended else ledger.stats().active
             if not ended:
                 self._force()
-            stuck = ledger.stuck() if late else ()
+            stuck = stuck_in(ledger) if late else ()
         finally:
             run.drained = True
             self._engine.close_listeners()
             if live is not None:
                 live.close()
-        report = DrainReport(finished, run.cut + late - len(stuck), stuck)
-        if run.cut or late:
+        report = DrainReport(finished, cut + late - len(stuck), stuck)
+        if cut or late:
             log.warning("stopped at the deadline: %s", report)
         return report
 
@@ -71,15 +75,15 @@ class Drain:
             units = self._queued() if self._queue else []
             self._engine.close_listeners(streams_only=True)
             if before is not None:
-                units = [*before.waiting(), *self._move(before.parked(), last), *units]
-            last.hand_out(units)
+                units = [*before.units.empty(), *self._move(before.parked(), last), *units]
+            last.units.woken.extend(units)
             if last.due() is not None or self._conversations_go_on():
                 last.retire(GOODBYE + 2 * FINE_GRAIN, self._conversations_go_on)
                 self._hand_out(last)
             for connection in last.parked():
                 connection.abandon()
-            for unit in last.waiting():
-                run.cut += 1
+            for unit in last.units.empty():
+                self._refused += 1
                 unit.refuse("the server stopped before the request was run")
 
     def _open_last(self) -> Intake:
@@ -151,3 +155,33 @@ def shut_down(entries: Iterable[Entry]) -> None:
     for entry in entries:
         with contextlib.suppress(Exception):  # a datagram has no socket; a connection may be closed by now
             entry.request.shutdown(socket.SHUT_RDWR)
+
+
+def stuck_in(ledger: Ledger) -> tuple[Stuck, ...]:
+    """Return the requests in progress, with their age and the stack of their thread."""
+    now, frames = ledger.clock(), sys._current_frames()  # noqa: SLF001 - the only way to see other threads' stacks
+    return tuple(Stuck(entry.client_address, now - entry.since, _stack(frames.get(entry.thread or 0))) for entry in ledger.active())
+
+
+def _stack(frame: Any) -> str:
+    return "".join(traceback.format_stack(frame)) if frame is not None else ""
+
+
+class Holdup:
+    """The handlers that run in the serving thread when a drain's time is up, and so keep the drain from going on."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self.woken: set[Entry] = set()
+        self._told = False
+
+    def wake(self, thread: int, *, late: bool) -> None:
+        """Wake the handler that runs in this thread, if any. late: log one that was woken before and goes on; once."""
+        here = {entry for entry in self._ledger.active() if entry.thread == thread}
+        fresh = here - self.woken
+        self.woken |= fresh  # before they can end: the report counts them
+        shut_down(fresh)
+        if late and here - fresh and not self._told:
+            self._told = True
+            for stuck in stuck_in(self._ledger):
+                log.warning("a handler runs on after the deadline and keeps the server from stopping: %s\n%s", stuck.peer, stuck.stack)

@@ -126,7 +126,7 @@ class Engine(Requests, ABC):
         """End the run. If it was not drained, its live dispatcher, listeners and parked connections are left to the next one."""
         self.phase = Phase.STOPPED if run.error is None else Phase.FAILED
         self.report = run.report
-        run.end()
+        run.timer.close()
         self._undrained = None if run.drained else run
         if run.drained:
             self.live = None
@@ -158,7 +158,10 @@ class Engine(Requests, ABC):
 
     def is_needed_by(self, thread: int) -> bool:
         """Return whether the run cannot end while that thread waits for it: the thread serves, or runs a handler."""
-        return (self.run is not None and self.run.thread == thread) or self.ledger.runs_in(thread)
+        return (self.run is not None and self.run.thread == thread) or self._runs_handler_in(thread)
+
+    def _runs_handler_in(self, thread: int) -> bool:
+        return any(entry.thread == thread for entry in self.ledger.active())
 
     def close(self, seconds: float | None, *, wait: bool = True) -> None:
         """Release what the last run has left: close parked connections, wait for running requests up to `seconds`, close the dispatcher."""
@@ -170,7 +173,7 @@ class Engine(Requests, ABC):
             if wait:
                 live.wait(seconds)
             live.close()
-        if not self.ledger.runs_in(threading.get_ident()):  # a call from a handler leaves it for other callers to wait on
+        if not self._runs_handler_in(threading.get_ident()):  # a call from a handler leaves it for other callers to wait on
             self.live = None
 
     # forked processes

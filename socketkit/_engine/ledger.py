@@ -6,10 +6,8 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,7 +16,7 @@ from socketkit._engine.tally import TIMED_OUT, Tallies, Tally, total
 from socketkit._system.sockets import is_writable
 from socketkit.errors import StalledError
 from socketkit.seams import Address, Clock, Layer, Request
-from socketkit.seams.stats import Stats, Stuck
+from socketkit.seams.stats import Stats
 
 
 class Entry:
@@ -93,17 +91,12 @@ class Ledger:
                 self._active[id(wrapped)] = entry
 
     def fail(self, request: Request, error: BaseException) -> None:
-        """Record that the request's handler, or a hook, raised `error`.
-
-        The outcome is "aborted" if the peer disconnected, "timed out" if it stopped reading, else "failed". A request that was
-        already cut stays "timed out".
-        """
+        """Record that the request's handler, or a hook, raised `error`. A request that was already cut stays "timed out"."""
         entry = self.find(request)
-        if entry is None or entry.is_cut:
-            return
-        entry.outcome = "aborted" if isinstance(error, ConnectionError) else TIMED_OUT if _is_stalled(request, error) else "failed"
-        if self._observed:
-            self.observers.tell("request_failed", self.server, entry.client_address, error)
+        if entry is not None and not entry.is_cut:
+            entry.outcome = outcome_of(request, error)
+            if self._observed:
+                self.observers.tell("request_failed", self.server, entry.client_address, error)
 
     def cut(self, entry: Entry, reason: str) -> None:
         """Record that the request timed out."""
@@ -152,15 +145,6 @@ class Ledger:
         """Return the requests in progress."""
         return list(self._active.values())
 
-    def runs_in(self, thread: int) -> bool:
-        """Return whether that thread is running a handler of this server."""
-        return any(entry.thread == thread for entry in self.active())
-
-    def stuck(self) -> tuple[Stuck, ...]:
-        """Return the requests in progress, with their age and the stack of their thread."""
-        now, frames = self.clock(), sys._current_frames()  # noqa: SLF001 - the only way to see other threads' stacks
-        return tuple(Stuck(entry.client_address, now - entry.since, _stack(frames.get(entry.thread or 0))) for entry in self.active())
-
 
 class ReplicaLedger(Ledger):
     """The ledger of a process that serves on behalf of its parent, which reads the counts in `tally`.
@@ -198,6 +182,13 @@ class _Mirrored(dict[str, int]):
         self._tally.settle(outcome)
 
 
+def outcome_of(request: Request, error: BaseException) -> str:
+    """Return "aborted" if the error means that the peer disconnected, "timed out" if it stopped reading, else "failed"."""
+    if isinstance(error, ConnectionError):
+        return "aborted"
+    return TIMED_OUT if _is_stalled(request, error) else "failed"
+
+
 def _is_stalled(request: Request, error: BaseException) -> bool:
     """Return whether the error means that the peer has stopped reading.
 
@@ -211,7 +202,3 @@ def _is_stalled(request: Request, error: BaseException) -> bool:
         return request.gettimeout() is None and not is_writable(request)
     except (OSError, ValueError, TypeError, AttributeError):  # closed, or not a socket
         return False
-
-
-def _stack(frame: Any) -> str:
-    return "".join(traceback.format_stack(frame)) if frame is not None else ""

@@ -103,6 +103,13 @@ class ParkingLot:
         if noted is not None:
             noted.pop(parked, None)
 
+    def leave_unbegun(self) -> list[Any]:
+        """Remove and return the connections that no handler has seen."""
+        unbegun = [parked for parked in list(self.parked) if not parked.begun and self.leave(parked)]
+        for parked in unbegun:
+            self._poller.forget(parked.fileno(), parked)
+        return unbegun
+
     def longest(self) -> Any | None:
         """Remove and return the longest-waiting connection that has begun; None if there is none."""
         for parked in list(self.parked):  # an atomic copy: other threads park meanwhile

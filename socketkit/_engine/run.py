@@ -10,21 +10,17 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from socketkit._engine.drain import AFTER_FORCE, Drain, shut_down
+from socketkit._engine.drain import AFTER_FORCE, Drain, Holdup, shut_down
 from socketkit._engine.intake import Intake
 from socketkit._system.forking import forks
-from socketkit._system.logs import Log
 from socketkit._system.timer import TimerThread
 from socketkit.seams import State
 from socketkit.seams.stats import DrainReport
 
 if TYPE_CHECKING:
     from socketkit._engine.engine import Engine
-    from socketkit._engine.ledger import Entry
     from socketkit._engine.sources import RequestSource
     from socketkit._engine.work import StartedDispatcher
-
-log = Log("socketkit.serving")
 
 
 class Phase(enum.Enum):
@@ -80,7 +76,7 @@ class Run:
         self._lame_duck = lame_duck
         self._patience = patience
         self._opened = opened
-        self._timer = TimerThread(engine.clock)
+        self.timer = TimerThread(engine.clock)
         self._on_ready: list[tuple[Callable[[], None], float | None]] = []
         self.before: Run | None = None  # an earlier, undrained run, whose parked connections this one serves too
         self._behind = forks.behind
@@ -98,9 +94,7 @@ class Run:
         self._end_by: float | None = None  # when the drain ends, by its own limit
         self._deadline: float | None = None  # set by stop(drain): when the drain ends at the latest
         self.settled = 0  # requests already settled when it began to stop
-        self.cut = 0  # requests that were forced to end before the final wait
-        self._woken: set[Entry] = set()  # those of them whose handler held up the serving thread
-        self._told = False  # that one of these goes on
+        self.holdup = Holdup(engine.ledger)
         self.started = threading.Event()
         self.done = threading.Event()
         self.report: DrainReport | None = None
@@ -125,7 +119,8 @@ class Run:
 
     def run(self) -> None:
         self.thread = threading.get_ident()
-        self._tell("server_started")
+        if self._opened is None:  # otherwise the parent of this replica tells the observers
+            self._engine.tell("server_started")
         if not self.stopping:
             self.crank()
 
@@ -193,7 +188,7 @@ class Run:
         if live is not None and live.cut is not None and intake is not None:
             intake.call_soon(partial(intake.call_later, seconds, callback))
         else:
-            self._timer.call_later(seconds, callback)
+            self.timer.call_later(seconds, callback)
 
     # stopping
 
@@ -241,7 +236,7 @@ class Run:
         if left <= 0:
             if self.last is not None:
                 self.last.stop()
-            self._wake_here(late=left < -AFTER_FORCE)
+            self.holdup.wake(self.thread, late=left < -AFTER_FORCE)
         self.call_later(left if left > 0 else AFTER_FORCE, self.time_out)
 
     def _be_lame(self) -> None:
@@ -277,17 +272,6 @@ class Run:
         ends = [moment for moment in (end, self._deadline) if moment is not None]
         return min(ends) - self._clock() if ends else None
 
-    def _wake_here(self, *, late: bool) -> None:
-        """Wake the handler that runs in the serving thread, if any. late: it was woken before; log it, once."""
-        here = {entry for entry in self._engine.ledger.active() if entry.thread == self.thread}
-        shut_down(here - self._woken)
-        self.cut += len(here - self._woken)
-        if late and self._woken & here and not self._told:
-            self._told = True
-            for stuck in self._engine.ledger.stuck():
-                log.warning("a handler runs on after the deadline and keeps the server from stopping: %s\n%s", stuck.peer, stuck.stack)
-        self._woken |= here
-
     # ending
 
     def drain(self, seconds: float | None, *, queue: bool = True) -> DrainReport:
@@ -295,14 +279,11 @@ class Run:
         self.draining, self.ready = True, False
         self._mark_end()
         self._end_by = None if seconds is None else self._asked + seconds
-        self._tell("server_stopping")
+        if self._opened is None:
+            self._engine.tell("server_stopping")
         forced = self._deadline is not None and self._deadline <= self._clock()
         self.report = Drain(self, self._engine, queue=queue and not self._handed_over and not forced).carry_out()
         return self.report
-
-    def end(self) -> None:
-        """Release what belongs to this run only."""
-        self._timer.close()
 
     def close(self) -> None:
         """In a forked child: close this process's copies of the selector and the wake-up descriptor."""
@@ -313,17 +294,12 @@ class Run:
         """Remove and return parked connections so that the next run can adopt them."""
         before, self.before = self.before, None
         older = [] if before is None else before.leftover()  # not adopted: this run opened no intake
-        return older if self.intake is None else [*older, *self.intake.waiting(), *self.intake.parked()]
+        return older if self.intake is None else [*older, *self.intake.units.empty(), *self.intake.parked()]
 
     def abandon(self) -> None:
         """End parked connections, because no run follows this one."""
         for connection in self.leftover():
             connection.abandon()
-
-    def _tell(self, event: str) -> None:
-        """Tell the observers; for a replica, its parent does so."""
-        if self._opened is None:
-            self._engine.tell(event)
 
 
 def feed(intake: Intake, live: StartedDispatcher | None, turned: Callable[[], object] | None, pace: float) -> None:

@@ -190,4 +190,4 @@ class ClassicSource(RequestSource):
     def failed(self, error: OSError) -> None:
         """Handle an accept error, as `ACCEPT_ERRORS` says. Raises: the error, if the server is closed."""
         if not isinstance(error, BlockingIOError):
-            self.intake.failed(self, error)
+            self.intake.accepting.failed(self, error)

@@ -18,6 +18,30 @@ if TYPE_CHECKING:
 
 log = Log("socketkit.timekeeper")
 
+NEVER = float("inf")
+
+
+class Appointments:
+    """Functions to call at given times, by a clock. Used by one thread at a time."""
+
+    def __init__(self) -> None:
+        self.next = NEVER
+        """The earliest of these times."""
+        self._heap: list[tuple[float, int, Callable[[], object]]] = []
+        self._order = itertools.count()  # breaks ties, so that callbacks are never compared
+
+    def add(self, moment: float, callback: Callable[[], object]) -> None:
+        heapq.heappush(self._heap, (moment, next(self._order), callback))
+        self.next = self._heap[0][0]
+
+    def pop(self, now: float) -> Callable[[], object] | None:
+        """Remove and return the next function that is due; None if there is none."""
+        if self.next > now:
+            return None
+        callback = heapq.heappop(self._heap)[2]
+        self.next = self._heap[0][0] if self._heap else NEVER
+        return callback
+
 
 class TimerThread:
     """A thread that calls functions at given times; the first `call_later` starts it. Owner: its creator, which closes it."""
@@ -59,18 +83,18 @@ class TimerThread:
         self._asked.put(None)
 
     def _keep(self) -> None:
-        appointments: list[tuple[float, int, Callable[[], object]]] = []
-        order = itertools.count()  # breaks ties, so that callbacks are never compared
+        appointments = Appointments()
         while not self._closed:
-            left = None if not appointments else min(max(appointments[0][0] - self._clock(), 0.0), threading.TIMEOUT_MAX)
+            left = appointments.next - self._clock()
             try:
-                asked = self._asked.get(timeout=left)
+                asked = self._asked.get(timeout=min(max(left, 0.0), threading.TIMEOUT_MAX))
             except queue.Empty:
                 asked = None
             if asked is not None:
-                heapq.heappush(appointments, (asked[0], next(order), asked[1]))
-            while appointments and appointments[0][0] <= self._clock() and not self._closed:
-                callback = heapq.heappop(appointments)[2]
+                appointments.add(*asked)
+            while (callback := appointments.pop(self._clock())) is not None:
+                if self._closed:
+                    return
                 try:
                     callback()
                 except Exception:

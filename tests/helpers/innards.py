@@ -22,12 +22,12 @@ def intake(server: Any) -> Any:
 
 def parked(server: Any) -> list[Any]:
     """Return the parked connections."""
-    return list(intake(server)._lot.parked)
+    return list(intake(server).lot.parked)
 
 
 def sources(server: Any) -> list[Any]:
     """Return the sources of the intake, one for each listener."""
-    return intake(server)._accepting.sources
+    return intake(server).accepting.sources
 
 
 def ledger(server: Any) -> Any:
