@@ -100,10 +100,12 @@ class _Pool:
         self._free += 1  # the thread may take a request before `start` returns
         try:
             thread.start()
-        except RuntimeError:
+        except RuntimeError as error:  # the system has no thread left
             self._threads.remove(thread)
             self._free -= 1
-            raise
+            if not self._busy:  # this was the first
+                raise
+            log.warning("cannot start another thread, so only %d of %d run: %s", len(self._threads), self._workers, error)
 
     def _serve(self) -> None:
         intake = self._intake
@@ -132,10 +134,7 @@ class _Pool:
                 return
             self._threads = [thread for thread in self._threads if thread.is_alive()]  # drop those of earlier runs
             if len(self._threads) < self._workers:
-                try:
-                    self._add_thread()
-                except RuntimeError as error:  # the system has no thread left: go on with the existing ones
-                    log.warning("cannot start another thread, so only %d of %d run: %s", len(self._threads), self._workers, error)
+                self._add_thread()
             elif self._rejects:
                 self._alarm.wake()
 
