@@ -83,7 +83,12 @@ def test_the_classic_module_has_every_public_name_of_the_standard_library():
 
 @pytest.mark.parametrize("path", SOURCES, ids=map(module_name, SOURCES))
 def test_everything_public_says_what_it_is(path):
-    assert list(undocumented(ast.parse(path.read_text()), module_name(path))) == []
+    """In a private module the module and its classes; of its functions those that need more words than their names."""
+    name = module_name(path)
+    missing = list(undocumented(ast.parse(path.read_text()), name))
+    if any(part.startswith("_") for part in name.split(".")):
+        missing = [each for each in missing if each == name or each.rpartition(".")[2][0].isupper()]
+    assert missing == []
 
 
 def undocumented(node, name):
