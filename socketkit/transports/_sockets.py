@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 import attrs
@@ -44,23 +45,28 @@ def cannot_listen(url: str, error: OSError, remedy: str | None = None) -> Listen
     return ListenError(error.errno, url, error.strerror or str(error), remedy or known)
 
 
+@contextlib.contextmanager
+def _opening(url: str, sock: socket.socket | None = None) -> Iterator[None]:
+    """Turn an OSError in the block into a ListenError; on any error, close the socket."""
+    try:
+        yield
+    except BaseException as error:
+        if sock is not None:
+            sock.close()
+        if isinstance(error, OSError):
+            raise cannot_listen(url, error) from error
+        raise
+
+
 def open_socket(url: str, family: int, kind: int, prepare: Callable[[socket.socket], object]) -> socket.socket:
     """Return a new socket that `prepare(socket)` has bound. On any error the socket is closed.
 
     Raises: ListenError if the system refuses.
     """
-    try:
+    with _opening(url):
         sock = socket.socket(family, kind)
-    except OSError as error:
-        raise cannot_listen(url, error) from error
-    try:
+    with _opening(url, sock):
         prepare(sock)
-    except OSError as error:
-        sock.close()
-        raise cannot_listen(url, error) from error
-    except BaseException:
-        sock.close()
-        raise
     return sock
 
 
@@ -76,11 +82,8 @@ def inherit_or_open(
     if sock is None:
         sock = bind()
         activation.listens(url, sock)
-    try:
+    with _opening(url, sock):
         activate(sock)
-    except OSError as error:
-        sock.close()
-        raise cannot_listen(url, error) from error
     return sock
 
 
@@ -227,10 +230,8 @@ def resolve(url: str, host: str, port: int, kind: int) -> tuple[int, Any]:
     """
     if host in {"", "*"}:
         return (socket.AF_INET6, ("::", port)) if socket.has_dualstack_ipv6() else (socket.AF_INET, ("0.0.0.0", port))
-    try:
+    with _opening(url):
         family, _, _, _, address = socket.getaddrinfo(host, port, type=kind, flags=socket.AI_PASSIVE)[0]
-    except OSError as error:
-        raise cannot_listen(url, error) from error
     return family, address
 
 
