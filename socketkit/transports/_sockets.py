@@ -117,56 +117,12 @@ def _misfit(sock: socket.socket, kind: int) -> tuple[str, str] | None:
 
 
 @attrs.define(eq=False)
-class StreamListener:
-    """Live stream transport: `accept` returns (socket, address). Owns the listening socket."""
+class _Owner:
+    """What both listeners do with the socket that they own."""
 
     socket: Socket
     url: str
-    on_close: Callable[[], object] = lambda: None
-    _kind: tuple[int, int, int] = attrs.field(init=False, repr=False)
-    """Family, type and protocol of accepted sockets."""
-
-    def __attrs_post_init__(self) -> None:
-        self.socket.setblocking(False)
-        self._kind = int(self.socket.family), int(self.socket.type), self.socket.proto
-
-    @property
-    def address(self) -> Address:
-        """Where it listens, as `getsockname` gives it."""
-        return self.socket.getsockname()
-
-    def fileno(self) -> int:
-        """Return the listening descriptor, or -1 when closed."""
-        return self.socket.fileno()
-
-    def accept(self) -> tuple[Socket, Address]:
-        """Return the next connection and its peer. The connection is blocking, without a timeout, whatever the process's defaults."""
-        fileno, address = self.socket._accept()  # type: ignore[attr-defined]  # noqa: SLF001 - `accept` makes enums on every call
-        connection = socket.socket(*self._kind, fileno=fileno)
-        if _INHERITS_NONBLOCKING or socket.getdefaulttimeout() is not None:
-            connection.setblocking(True)
-        return connection, address
-
-    def close(self) -> None:
-        """Close the listening socket. Call `on_close` unless another process bound it or still listens on it. May be called twice."""
-        if self.socket.fileno() != -1 and not activation.leaves_its_path(self.socket):
-            self.on_close()
-        self.socket.close()
-
-
-@attrs.define(eq=False)
-class DatagramListener:
-    """Live datagram transport: `accept` returns ((data, socket), address). Owns the socket, which stays blocking for senders."""
-
-    socket: Socket
-    url: str
-    max_packet_size: int
-    on_close: Callable[[], object] = lambda: None
-    _dropped_before: int | None = attrs.field(init=False, repr=False)
-
-    def __attrs_post_init__(self) -> None:
-        self.socket.setblocking(True)
-        self._dropped_before = _drops(self.socket)
+    on_close: Callable[[], object] = attrs.field(default=lambda: None, kw_only=True)
 
     @property
     def address(self) -> Address:
@@ -176,6 +132,44 @@ class DatagramListener:
     def fileno(self) -> int:
         """Return the socket's descriptor, or -1 when closed."""
         return self.socket.fileno()
+
+    def close(self) -> None:
+        """Close the socket. Call `on_close` unless another process bound it or still listens on it. May be called twice."""
+        if self.socket.fileno() != -1 and not activation.leaves_its_path(self.socket):
+            self.on_close()
+        self.socket.close()
+
+
+@attrs.define(eq=False)
+class StreamListener(_Owner):
+    """Live stream transport: `accept` returns (socket, address). Owns the listening socket."""
+
+    _kind: tuple[int, int, int] = attrs.field(init=False, repr=False)
+    """Family, type and protocol of accepted sockets."""
+
+    def __attrs_post_init__(self) -> None:
+        self.socket.setblocking(False)
+        self._kind = int(self.socket.family), int(self.socket.type), self.socket.proto
+
+    def accept(self) -> tuple[Socket, Address]:
+        """Return the next connection and its peer. The connection is blocking, without a timeout, whatever the process's defaults."""
+        fileno, address = self.socket._accept()  # type: ignore[attr-defined]  # noqa: SLF001 - `accept` makes enums on every call
+        connection = socket.socket(*self._kind, fileno=fileno)
+        if _INHERITS_NONBLOCKING or socket.getdefaulttimeout() is not None:
+            connection.setblocking(True)
+        return connection, address
+
+
+@attrs.define(eq=False)
+class DatagramListener(_Owner):
+    """Live datagram transport: `accept` returns ((data, socket), address). Owns the socket, which stays blocking for senders."""
+
+    max_packet_size: int
+    _dropped_before: int | None = attrs.field(init=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.socket.setblocking(True)
+        self._dropped_before = _drops(self.socket)
 
     @property
     def dropped(self) -> int | None:
@@ -190,12 +184,6 @@ class DatagramListener:
         """
         data, address = self.socket.recvfrom(self.max_packet_size + 1, DONT_WAIT)
         return (data, self.socket), address
-
-    def close(self) -> None:
-        """Close the socket. Call `on_close` unless another process bound it or still listens on it. May be called twice."""
-        if self.socket.fileno() != -1 and not activation.leaves_its_path(self.socket):
-            self.on_close()
-        self.socket.close()
 
 
 def _drops(sock: Socket) -> int | None:

@@ -42,7 +42,7 @@ class UnixStream:
     def open(self) -> StreamListener:
         """Return the listening socket. Raises: ListenError."""
         sock, unlink = _open(self, socket.SOCK_STREAM, lambda sock: sock.listen(self.backlog))
-        return StreamListener(sock, self.url, unlink)
+        return StreamListener(sock, self.url, on_close=unlink)
 
 
 @attrs.frozen
@@ -70,7 +70,7 @@ class UnixDatagram:
     def open(self) -> DatagramListener:
         """Return the bound socket. Raises: ListenError."""
         sock, unlink = _open(self, socket.SOCK_DGRAM, lambda _sock: None)
-        return DatagramListener(sock, self.url, self.max_packet_size, unlink)
+        return DatagramListener(sock, self.url, self.max_packet_size, on_close=unlink)
 
 
 def _open(
