@@ -8,7 +8,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import attrs
 
@@ -17,6 +17,10 @@ from socketkit._system.sockets import DONT_WAIT
 from socketkit.errors import ListenError
 from socketkit.seams import Address
 from socketkit.seams.grammar import quote
+
+if TYPE_CHECKING:
+    from socketkit.transports.tcp import TCP
+    from socketkit.transports.udp import UDP
 
 Socket: TypeAlias = socket.socket  # inside the listeners, `socket` is an attribute
 _INHERITS_NONBLOCKING = sys.platform != "linux"  # with BSD's accept(2), connections inherit O_NONBLOCK
@@ -211,29 +215,33 @@ def host_and_port(text: str) -> dict[str, Any]:
     return {"host": host.strip("[]"), "port": int(port)}
 
 
-def resolve(url: str, host: str, port: int, kind: int) -> tuple[int, Any]:
-    """Return the family and the address to bind. An empty host or "*" means every address, in both families if available.
+def bind_inet(recipe: TCP | UDP, kind: int) -> socket.socket:
+    """Return a new socket bound to the recipe's host and port. An empty host or "*" means every address, in both families if available.
 
     Raises: ListenError.
     """
-    if host in {"", "*"}:
-        return (socket.AF_INET6, ("::", port)) if socket.has_dualstack_ipv6() else (socket.AF_INET, ("0.0.0.0", port))
-    with _opening(url):
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=kind, flags=socket.AI_PASSIVE)[0]
-    return family, address
+    everywhere = recipe.host in {"", "*"}
+    address: Any
+    if not everywhere:
+        with _opening(recipe.url):
+            family, _, _, _, address = socket.getaddrinfo(recipe.host, recipe.port, type=kind, flags=socket.AI_PASSIVE)[0]
+    elif socket.has_dualstack_ipv6():
+        family, address = socket.AF_INET6, ("::", recipe.port)
+    else:
+        family, address = socket.AF_INET, ("0.0.0.0", recipe.port)
 
+    def prepare(sock: socket.socket) -> None:
+        if recipe.reuse_address and os.name == "posix":  # on Windows SO_REUSEADDR lets two programs share a port
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if recipe.reuse_port:
+            if not hasattr(socket, "SO_REUSEPORT"):
+                raise OSError(errno.ENOPROTOOPT, "this system has no SO_REUSEPORT; leave reuse_port off")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if everywhere and family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        sock.bind(address)
 
-def bind_inet(sock: socket.socket, host: str, address: Any, *, reuse_address: bool, reuse_port: bool) -> None:
-    """Set the reuse options and bind. A wildcard host on IPv6 also accepts IPv4."""
-    if reuse_address and os.name == "posix":  # on Windows SO_REUSEADDR lets two programs share a port
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if reuse_port:
-        if not hasattr(socket, "SO_REUSEPORT"):
-            raise OSError(errno.ENOPROTOOPT, "this system has no SO_REUSEPORT; leave reuse_port off")
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    if host in {"", "*"} and sock.family == socket.AF_INET6:
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-    sock.bind(address)
+    return open_socket(recipe.url, family, kind, prepare)
 
 
 def inet_url(scheme: str, host: str, port: int) -> str:

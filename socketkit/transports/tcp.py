@@ -9,15 +9,7 @@ import attrs
 
 from socketkit.seams import Kind
 from socketkit.seams.validators import at_least
-from socketkit.transports._sockets import (
-    StreamListener,
-    bind_inet,
-    host_and_port,
-    inet_url,
-    inherit_or_open,
-    open_socket,
-    resolve,
-)
+from socketkit.transports._sockets import StreamListener, bind_inet, host_and_port, inet_url, inherit_or_open
 
 
 @attrs.frozen
@@ -52,16 +44,8 @@ class TCP:
 
     def open(self) -> StreamListener:
         """Return the listening socket. Raises: ListenError."""
-        sock = inherit_or_open(self.url, socket.SOCK_STREAM, self._bind, self._activate)
+        sock = inherit_or_open(self.url, socket.SOCK_STREAM, lambda: bind_inet(self, socket.SOCK_STREAM), self._activate)
         return StreamListener(sock, inet_url("tcp", self.host, sock.getsockname()[1]))
-
-    def _bind(self) -> socket.socket:
-        family, address = resolve(self.url, self.host, self.port, socket.SOCK_STREAM)
-
-        def bind(sock: socket.socket) -> None:
-            bind_inet(sock, self.host, address, reuse_address=self.reuse_address, reuse_port=self.reuse_port)
-
-        return open_socket(self.url, family, socket.SOCK_STREAM, bind)
 
     def _activate(self, sock: socket.socket) -> None:
         if self.nodelay:

@@ -9,15 +9,7 @@ import attrs
 
 from socketkit.seams import Kind
 from socketkit.seams.validators import at_least
-from socketkit.transports._sockets import (
-    DatagramListener,
-    bind_inet,
-    host_and_port,
-    inet_url,
-    inherit_or_open,
-    open_socket,
-    resolve,
-)
+from socketkit.transports._sockets import DatagramListener, bind_inet, host_and_port, inet_url, inherit_or_open
 
 
 @attrs.frozen
@@ -50,13 +42,5 @@ class UDP:
 
     def open(self) -> DatagramListener:
         """Return the bound socket. Raises: ListenError."""
-        sock = inherit_or_open(self.url, socket.SOCK_DGRAM, self._bind)
+        sock = inherit_or_open(self.url, socket.SOCK_DGRAM, lambda: bind_inet(self, socket.SOCK_DGRAM))
         return DatagramListener(sock, inet_url("udp", self.host, sock.getsockname()[1]), self.max_packet_size)
-
-    def _bind(self) -> socket.socket:
-        family, address = resolve(self.url, self.host, self.port, socket.SOCK_DGRAM)
-
-        def bind(sock: socket.socket) -> None:
-            bind_inet(sock, self.host, address, reuse_address=self.reuse_address, reuse_port=self.reuse_port)
-
-        return open_socket(self.url, family, socket.SOCK_DGRAM, bind)
