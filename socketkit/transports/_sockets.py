@@ -31,35 +31,29 @@ _DROPS = slice(32, 36)  # the ninth of its __u32 numbers
 _REMEDIES = {
     errno.EADDRINUSE: "stop the program that uses it, or listen elsewhere",
     errno.EADDRNOTAVAIL: "use an address of this machine, or an empty host for all of them",
-    errno.EACCES: "listen on a port from 1024 on or a path you may write, or run with the right to",
-    errno.EPERM: "listen on a port from 1024 on or a path you may write, or run with the right to",
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "use a port from 1024 on or a path you may write, or run with more privileges"),
     errno.ENOENT: "create the directory first",
     errno.ENOTDIR: "give a path inside a directory",
-    errno.ENOSPC: "make room on that file system",
+    errno.ENOSPC: "free space on that file system",
     errno.EAFNOSUPPORT: "use an address of a family that this system supports",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
 }
 
 
-def cannot_listen(url: str, error: OSError, remedy: str | None = None) -> ListenError:
-    """Return the error for a transport that did not open: the system's reason and a remedy."""
-    if isinstance(error, socket.gaierror):
-        return ListenError(error.errno, url, f"the host name does not resolve ({error.strerror})", "check its spelling, or use an address")
-    known = _REMEDIES.get(error.errno or 0, "check the address")
-    return ListenError(error.errno, url, error.strerror or str(error), remedy or known)
-
-
 @contextlib.contextmanager
 def _opening(url: str, sock: socket.socket | None = None) -> Iterator[None]:
-    """Turn an OSError in the block into a ListenError; on any error, close the socket."""
+    """Turn an OSError in the block into a ListenError with a remedy; on any error, close the socket."""
     try:
         yield
     except BaseException as error:
         if sock is not None:
             sock.close()
-        if isinstance(error, OSError):
-            raise cannot_listen(url, error) from error
-        raise
+        if not isinstance(error, OSError):
+            raise
+        reason, remedy = error.strerror or str(error), _REMEDIES.get(error.errno or 0, "check the address")
+        if isinstance(error, socket.gaierror):
+            reason, remedy = f"the host name does not resolve ({error.strerror})", "check its spelling, or use an address"
+        raise ListenError(error.errno, url, reason, remedy) from error
 
 
 def open_socket(url: str, family: int, kind: int, prepare: Callable[[socket.socket], object]) -> socket.socket:
@@ -99,7 +93,7 @@ def inherited(url: str, kind: int, claim: Callable[[], socket.socket | None]) ->
     try:
         sock = claim()
     except OSError as error:
-        reason = {errno.EBADF: "the descriptor is not open", errno.ENOTSOCK: "the descriptor is no socket"}.get(error.errno or 0)
+        reason = {errno.EBADF: "the descriptor is not open", errno.ENOTSOCK: "the descriptor is not a socket"}.get(error.errno or 0)
         raise ListenError(error.errno, url, reason or str(error), "pass a listening socket, or a bound one for datagrams") from error
     if sock is None or (misfit := _misfit(sock, kind)) is None:
         return sock
@@ -114,9 +108,9 @@ def _misfit(sock: socket.socket, kind: int) -> tuple[str, str] | None:
     """Return what is wrong with an inherited socket and the remedy; None if nothing is."""
     if sock.type != kind:
         found, wanted = (_KINDS.get(each, f"type-{int(each)}") for each in (sock.type, kind))
-        return f"the inherited socket is a {found} socket, not a {wanted} socket", f"pass a {wanted} socket, or say kind={found}"
+        return f"the inherited socket is a {found} socket, not a {wanted} socket", f"pass a {wanted} socket, or set kind={found}"
     if kind == socket.SOCK_STREAM and not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-        return "the inherited socket does not listen", "call listen() before it is passed on; with systemd, leave Accept=no"
+        return "the inherited socket does not listen", "call listen() before passing it on; with systemd, leave Accept=no"
     return None
 
 

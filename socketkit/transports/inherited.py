@@ -48,7 +48,11 @@ class InheritedFD:
 
     def open(self) -> Listener:
         """Return the listener, which owns the socket from now on: it can be opened once. Raises: ListenError."""
-        return _open(self, lambda: activation.claim_descriptor(self.url, self.number), _taken)
+        listener = _open(self, lambda: activation.claim_descriptor(self.url, self.number))
+        if listener is None:
+            reason = "another listener of this process owns that descriptor"
+            raise ListenError(errno.EADDRINUSE, self.url, reason, "give each listener a descriptor of its own")
+        return listener
 
 
 @attrs.frozen
@@ -75,26 +79,19 @@ class Systemd:
 
     def open(self) -> Listener:
         """Return the listener, which owns the socket from now on: it can be opened once. Raises: ListenError."""
-        return _open(self, lambda: activation.claim(self.url, self.name, self.index), _nothing_there)
+        listener = _open(self, lambda: activation.claim(self.url, self.name, self.index))
+        if listener is None:
+            reason = f"this process inherited no free socket of that name; free sockets: {', '.join(activation.names()) or 'none'}"
+            raise ListenError(errno.ENOENT, self.url, reason, f"start it by a socket unit with FileDescriptorName={self.name}")
+        return listener
 
 
-def _taken(recipe: InheritedFD) -> ListenError:
-    reason = "that descriptor is another listener's of this process"
-    return ListenError(errno.EADDRINUSE, recipe.url, reason, "give each listener a descriptor of its own")
-
-
-def _nothing_there(recipe: Systemd) -> ListenError:
-    there = ", ".join(activation.names()) or "none at all"
-    reason = f"this process was not started with a socket of that name that is still free; there: {there}"
-    remedy = f"start it by a socket unit with FileDescriptorName={recipe.name}"
-    return ListenError(errno.ENOENT, recipe.url, reason, remedy)
-
-
-def _open(recipe: Any, claim: Callable[[], socket.socket | None], missing: Callable[[Any], ListenError]) -> Listener:
+def _open(recipe: InheritedFD | Systemd, claim: Callable[[], socket.socket | None]) -> Listener | None:
+    """Return a listener on the socket that `claim` finds, or None. Raises: ListenError if the socket does not fit."""
     is_stream = recipe.kind == "stream"
     sock = inherited(recipe.url, socket.SOCK_STREAM if is_stream else socket.SOCK_DGRAM, claim)
     if sock is None:
-        raise missing(recipe)
+        return None
     if not is_stream:
         return DatagramListener(sock, _place(sock), recipe.max_packet_size)
     if recipe.nodelay and sock.family in {socket.AF_INET, socket.AF_INET6}:

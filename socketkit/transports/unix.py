@@ -13,9 +13,10 @@ from typing import ClassVar
 
 import attrs
 
+from socketkit.errors import ListenError
 from socketkit.seams import Kind
 from socketkit.seams.validators import at_least, permission_bits, socket_path
-from socketkit.transports._sockets import DatagramListener, StreamListener, cannot_listen, inherit_or_open, open_socket, unix_url
+from socketkit.transports._sockets import DatagramListener, StreamListener, inherit_or_open, open_socket, unix_url
 
 _AF_UNIX = getattr(socket, "AF_UNIX", -1)
 
@@ -69,27 +70,29 @@ class UnixDatagram:
 
     def open(self) -> DatagramListener:
         """Return the bound socket. Raises: ListenError."""
-        sock, unlink = _open(self, socket.SOCK_DGRAM, lambda _sock: None)
+        sock, unlink = _open(self, socket.SOCK_DGRAM)
         return DatagramListener(sock, self.url, self.max_packet_size, on_close=unlink)
 
 
 def _open(
-    recipe: UnixStream | UnixDatagram, kind: int, activate: Callable[[socket.socket], object]
+    recipe: UnixStream | UnixDatagram, kind: int, activate: Callable[[socket.socket], object] = lambda _sock: None
 ) -> tuple[socket.socket, Callable[[], None]]:
     """Return a socket that listens at the path, and a function that removes the path. Raises: ListenError."""
     bound: list[os.stat_result] = []  # status of the path right after this process bound it
-    sock = inherit_or_open(recipe.url, kind, lambda: _bind(recipe.url, recipe.path, recipe.mode, kind, bound), activate)
+    sock = inherit_or_open(recipe.url, kind, lambda: _bind(recipe, kind, bound), activate)
     return sock, _unlinker(recipe.path, bound)
 
 
-def _bind(url: str, path: str, mode: int | None, kind: int, bound: list[os.stat_result]) -> socket.socket:
+def _bind(recipe: UnixStream | UnixDatagram, kind: int, bound: list[os.stat_result]) -> socket.socket:
     """Return the bound socket; append the status of its path to `bound`. Raises: ListenError."""
+    url, path, mode = recipe.url, recipe.path, recipe.mode
     if path.startswith("@"):
         return open_socket(url, _AF_UNIX, kind, lambda sock: sock.bind("\0" + path[1:]))
     limit = 107 if sys.platform == "linux" else 103  # sun_path less its terminating zero; source: unix(7)
-    if len(os.fsencode(path)) > limit:
-        too_long = OSError(errno.ENAMETOOLONG, f"the path has {len(os.fsencode(path))} bytes")
-        raise cannot_listen(url, too_long, f"use one of at most {limit}, or an abstract name (unix:@name)")
+    length = len(os.fsencode(path))
+    if length > limit:
+        reason, remedy = f"the path has {length} bytes", f"use one of at most {limit}, or an abstract name (unix:@name)"
+        raise ListenError(errno.ENAMETOOLONG, url, reason, remedy)
     _remove_stale(url, path, kind)
 
     def prepare(sock: socket.socket) -> None:
@@ -101,7 +104,7 @@ def _bind(url: str, path: str, mode: int | None, kind: int, bound: list[os.stat_
 
         found = os.lstat(path)
         if not stat.S_ISSOCK(found.st_mode):
-            raise OSError(errno.EADDRINUSE, "somebody has put something else at the path")
+            raise OSError(errno.EADDRINUSE, "another program has replaced the socket at the path")
         bound.append(found)
 
     return open_socket(url, _AF_UNIX, kind, prepare)
@@ -123,9 +126,8 @@ def _remove_stale(url: str, path: str, kind: int) -> None:
         status = os.lstat(path)
     except OSError:
         return  # nothing there, or no permission to look: bind will report which
-    in_use = OSError(errno.EADDRINUSE, "the path exists and is not a socket")
     if not stat.S_ISSOCK(status.st_mode):
-        raise cannot_listen(url, in_use, "remove it, or listen on another path")
+        raise ListenError(errno.EADDRINUSE, url, "the path exists and is not a socket", "remove it, or listen on another path")
     with socket.socket(_AF_UNIX, kind) as probe:
         probe.settimeout(1)
         try:

@@ -189,7 +189,7 @@ def test_no_permission(here):
     done = subprocess.run([sys.executable, "-c", AS_NOBODY, "closed/s"], capture_output=True, text=True, timeout=GUARD, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
-        "Error: cannot listen on unix://closed/s: Permission denied; listen on a port from 1024 on or a path you may write, or run with the right to\n"
+        "Error: cannot listen on unix://closed/s: Permission denied; use a port from 1024 on or a path you may write, or run with more privileges\n"
     )
 
 

@@ -133,5 +133,5 @@ def test_a_file_system_without_room_for_a_socket_fails_the_start_and_nothing_sta
         pytest.skip("this system allows no mount namespace")
     done = run(*alone, "sh", "-ec", FULL, "sh", str(folder), sys.executable, env=with_path(ROOT))
     refused, *rest = done.stdout.splitlines()
-    assert refused == f"cannot listen on unix://{folder}/three: No space left on device; make room on that file system"
+    assert refused == f"cannot listen on unix://{folder}/three: No space left on device; free space on that file system"
     assert rest == ["['one'] 0", "['one', 'two']", "[]"]

@@ -137,7 +137,7 @@ if os.getuid() == 0:
 try:
     TCP("127.0.0.1", 1).open()
 except ListenError as error:
-    assert "Permission denied; listen on a port from 1024 on" in str(error), error
+    assert "Permission denied; use a port from 1024 on" in str(error), error
 else:
     raise AssertionError("bound")
 """

@@ -142,10 +142,10 @@ for number, nodelay in (20, True), (21, False):
     ("make", "transport", "sentence"),
     [
         ("None", "InheritedFD(20)", "cannot listen on fd://20: the descriptor is not open; pass a listening socket"),
-        ("open(os.devnull)", "InheritedFD(20)", "cannot listen on fd://20: the descriptor is no socket; pass a listening socket"),
-        ("bound()", "InheritedFD(20)", "the inherited socket is a datagram socket, not a stream socket; pass a stream socket, or say kind=datagram"),
-        ("listening()", "InheritedFD(20, kind='datagram')", "is a stream socket, not a datagram socket; pass a datagram socket, or say kind=stream"),
-        ("socket.socket()", "InheritedFD(20)", "the inherited socket does not listen; call listen() before it is passed on"),
+        ("open(os.devnull)", "InheritedFD(20)", "cannot listen on fd://20: the descriptor is not a socket; pass a listening socket"),
+        ("bound()", "InheritedFD(20)", "the inherited socket is a datagram socket, not a stream socket; pass a stream socket, or set kind=datagram"),
+        ("listening()", "InheritedFD(20, kind='datagram')", "is a stream socket, not a datagram socket; pass a datagram socket, or set kind=stream"),
+        ("socket.socket()", "InheritedFD(20)", "the inherited socket does not listen; call listen() before passing it on"),
         ("socket.socketpair()[0]", "InheritedFD(20)", "the inherited socket does not listen"),
         ("socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)", "InheritedFD(20)", "is a type-5 socket, not a stream socket"),
     ],
@@ -171,7 +171,7 @@ def test_two_listeners_cannot_have_the_same_descriptor():
         + """
 put(20, listening())
 with InheritedFD(20).open().socket:
-    assert "that descriptor is another listener's of this process" in refused(InheritedFD(20))
+    assert "another listener of this process owns that descriptor" in refused(InheritedFD(20))
 """
     )
 
@@ -218,12 +218,12 @@ assert os.path.exists("log.sock")
 @pytest.mark.parametrize(
     ("names", "options", "sentence"),
     [
-        ("web", "", "not started with a socket of that name that is still free; there: web; start it by a socket unit with FileDescriptorName=dns"),
-        ("", "", "there: unknown;"),
-        ("web:dns", "", "there: unknown;"),  # two names for one descriptor: nobody knows which is right
-        ("dns", "pid=1", "there: none at all;"),
-        ("dns", "count=0", "there: none at all;"),
-        ("dns", "count='two'", "there: none at all;"),
+        ("web", "", "no free socket of that name; free sockets: web; start it by a socket unit with FileDescriptorName=dns"),
+        ("", "", "free sockets: unknown;"),
+        ("web:dns", "", "free sockets: unknown;"),  # two names for one descriptor: nobody knows which is right
+        ("dns", "pid=1", "free sockets: none;"),
+        ("dns", "count=0", "free sockets: none;"),
+        ("dns", "count='two'", "free sockets: none;"),
     ],
 )  # fmt: skip
 def test_a_name_that_is_not_there_is_refused_with_those_that_are(names, options, sentence):
@@ -232,7 +232,7 @@ def test_a_name_that_is_not_there_is_refused_with_those_that_are(names, options,
         + f"""
 passed({names!r}, listening(), {options})
 sentence = refused(Systemd("dns"))
-assert sentence.startswith("cannot listen on systemd://dns: this process was not started"), sentence
+assert sentence.startswith("cannot listen on systemd://dns: this process inherited no free socket"), sentence
 assert {sentence!r} in sentence, sentence
 assert not {{"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"}} & os.environ.keys()
 """
@@ -245,8 +245,8 @@ def test_a_name_is_served_once():
         + """
 passed("web", listening())
 with Server(Systemd("web"), both) as server:
-    assert "there: none at all" in refused(Systemd("web"))
-assert "there: none at all" in refused(Systemd("web"))
+    assert "free sockets: none" in refused(Systemd("web"))
+assert "free sockets: none" in refused(Systemd("web"))
 """
     )
 
@@ -258,7 +258,7 @@ def test_a_descriptor_of_the_protocol_can_be_had_by_its_number():
 passed("web", listening())
 with Server(InheritedFD(3), both).start() as server:
     assert talk(server.addresses[0], b"a") == b"A"
-    assert "there: none at all" in refused(Systemd("web"))
+    assert "free sockets: none" in refused(Systemd("web"))
 """
     )
 
