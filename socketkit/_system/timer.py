@@ -85,9 +85,9 @@ class TimerThread:
     def _keep(self) -> None:
         appointments = Appointments()
         while not self._closed:
-            left = appointments.next - self._clock()
+            left = None if appointments.next == NEVER else min(max(appointments.next - self._clock(), 0.0), threading.TIMEOUT_MAX)
             try:
-                asked = self._asked.get(timeout=min(max(left, 0.0), threading.TIMEOUT_MAX))
+                asked = self._asked.get(timeout=left)
             except queue.Empty:
                 asked = None
             if asked is not None:

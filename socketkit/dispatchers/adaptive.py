@@ -118,7 +118,7 @@ class _Adaptive:
     def drive(self, open_intake: Callable[[], Any]) -> None:
         alarm = best_alarm()  # a stop wakes it too
         with contextlib.closing(alarm), alarm.woken_by_signals(), open_intake() as intake:
-            self._intake, self._alarm = intake, alarm
+            self._intake, self._alarm, self._error = intake, alarm, None
             self._table, self._spares, self._retired = deque(), deque(), False  # workers still on an earlier run keep theirs
             self._alarm_set, self._wanted = LONG_AGO, False
             intake.on_stop(alarm.wake)

@@ -12,9 +12,10 @@ import pytest
 from helpers import innards
 from helpers.rooms import Rooms, answers, held
 from helpers.support import ask, python, talk
-from socketkit import TCP, UDP, Adaptive, Graceful, Server
+from socketkit import TCP, UDP, Adaptive, Classic, Graceful, Server
 from socketkit._system import logs
 from socketkit.dispatchers import adaptive
+from socketkit.seams import State
 
 ANYWHERE = TCP("127.0.0.1", 0)
 
@@ -168,6 +169,29 @@ def test_an_error_outside_of_every_request_ends_serving_and_not_just_the_thread_
             client.sendall(b"fast")
             serving.join(10)
     assert len(errors) == 1
+
+
+def test_an_error_of_one_run_does_not_end_the_next_one(rooms, monkeypatch):
+    def fail(now):
+        raise MemoryError
+
+    server = Server(ANYWHERE, rooms, dispatcher=Adaptive(), lifecycle=Classic())
+    with server:
+        for broken in (True, False):
+            with monkeypatch.context() as patched:
+                server.start()
+                assert talk(server.addresses[0], b"fast") == b"done"
+                if broken:
+                    patched.setattr(innards.live(server), "_set_alarm", fail)
+                    innards.live(server)._alarm_set = adaptive.LONG_AGO
+                    with socket.create_connection(server.addresses[0], timeout=10) as client:
+                        client.sendall(b"fast")
+                        while server.state is State.RUNNING:
+                            pass
+                    [lost] = innards.active(server)  # the request in whose moment it happened
+                    lost.request.close()
+                server.stop()
+            assert server.state is (State.FAILED if broken else State.STOPPED)
 
 
 def test_no_thread_to_be_had_leaves_the_baton_to_whoever_is_done_first(rooms, monkeypatch, caplog):

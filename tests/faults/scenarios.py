@@ -837,8 +837,7 @@ def a_number_that_is_anothers_by_now(lab: Lab) -> None:
         assert second.recv(10) == b"eno"
         assert within(PATIENCE, lambda: numbers[1:] != [] and served.server.stats().active == 2)
         assert numbers[0] == numbers[1]
-        parked = innards.parked(served.server)
-        assert within(PATIENCE, lambda: len(parked) == 1)
+        assert within(PATIENCE, lambda: len(innards.parked(served.server)) == 1)
         closed.release()
         assert within(PATIENCE, lambda: served.server.stats().active == 1)
         second.settimeout(1)

@@ -428,7 +428,7 @@ def visit():
 thread = in_background(visit)
 server.serve_forever()
 thread.join()
-assert "goes on after the deadline" in lines[0] and "in deaf" in lines[0], lines
+assert "runs on after the deadline" in lines[0] and "in deaf" in lines[0], lines
 """
     )
 
