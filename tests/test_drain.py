@@ -15,7 +15,7 @@ from helpers import innards
 from helpers.rooms import Rooms, answers, held
 from helpers.support import Program, address, python
 from socketkit import TCP, Adaptive, Asyncio, ConversationHandler, Executor, Graceful, Pool, Server, StreamRequestHandler, Sync, Threads
-from socketkit._engine.drain import Holdup
+from socketkit._engine.holdup import Holdup
 from socketkit._engine.intake import Intake
 from socketkit._engine.ledger import Ledger
 from socketkit.testing import FakeClock

@@ -4,7 +4,7 @@ import logging
 import threading
 
 from helpers.support import python
-from socketkit._engine.drain import stuck_in
+from socketkit._engine.holdup import stuck_in
 from socketkit._engine.ledger import Ledger, ReplicaLedger
 from socketkit._engine.observers import Observers
 from socketkit._engine.steps import engine_of
@@ -159,7 +159,6 @@ def test_what_a_child_of_that_process_does_is_not_counted_twice():
     python(
         """
 import os
-from socketkit._engine.drain import stuck_in
 from socketkit._engine.ledger import Ledger, ReplicaLedger
 from socketkit.seams.stats import Stats
 ledger, request = Ledger(), object()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from socketkit._engine.drain import AFTER_FORCE, Drain, Holdup, shut_down
+from socketkit._engine.holdup import AFTER_FORCE, Holdup, shut_down
 from socketkit._engine.intake import Intake
 from socketkit._system.forking import forks
 from socketkit._system.timer import TimerThread
@@ -276,6 +276,8 @@ class Run:
 
     def drain(self, seconds: float | None, *, queue: bool = True) -> DrainReport:
         """End the run as `socketkit.seams.Serving.drain` says."""
+        from socketkit._engine.drain import Drain  # noqa: PLC0415 - classic servers do not drain
+
         self.draining, self.ready = True, False
         self._mark_end()
         self._end_by = None if seconds is None else self._asked + seconds
