@@ -6,8 +6,9 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
+from typing import TypeAlias
 
 import attrs
 
@@ -19,6 +20,8 @@ from socketkit.seams.stats import DrainReport
 from socketkit.seams.validators import seconds, seconds_or_none
 
 log = Log(__name__)
+
+_Handler: TypeAlias = Callable[[int, FrameType | None], None]
 
 
 @attrs.frozen
@@ -46,12 +49,12 @@ class Graceful:
         """Run and drain; return the report. In the main thread, also handle signals and notify the service manager."""
         if threading.current_thread() is not threading.main_thread():
             return self._serve(serving, lambda: None)
-        restart = _free(_RESTART) if self.signals and self.restart else ()
-        foreground = _Foreground(serving, Restart(serving, self.restart_timeout, self.drain) if restart else None)
-        with (
-            foreground.hearing(_STOP if self.signals else (), foreground.on_stop),
-            foreground.hearing(restart, foreground.on_restart),
-        ):
+        foreground = _Foreground(serving, Restart(serving, self.restart_timeout, self.drain))
+        handlers: dict[signal.Signals, _Handler] = dict.fromkeys(_STOP if self.signals else (), foreground.on_stop)
+        if self.signals and self.restart:
+            free = [number for number in _RESTART if signal.getsignal(number) is signal.SIG_DFL]  # not handled by the program
+            handlers.update(dict.fromkeys(free, foreground.on_restart))
+        with _handling(handlers):
             return self._serve(serving, foreground.end)
 
     def _serve(self, serving: Serving, ending: Callable[[], object]) -> DrainReport:
@@ -67,15 +70,21 @@ _STOP = (signal.SIGINT, signal.SIGTERM)
 _RESTART = (signal.SIGUSR2,) if hasattr(signal, "SIGUSR2") and hasattr(os, "posix_spawn") else ()
 
 
-def _free(numbers: Sequence[signal.Signals]) -> Sequence[signal.Signals]:
-    """Return the signals that the program does not handle itself."""
-    return [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
+@contextlib.contextmanager
+def _handling(handlers: Mapping[signal.Signals, _Handler]) -> Iterator[None]:
+    """Handle signals in the block; afterwards restore the previous handlers."""
+    previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, before in previous.items():
+            signal.signal(number, before if before is not None else signal.SIG_DFL)
 
 
 class _Foreground:
     """Serving in the main thread: handles the process's signals and reports its readiness."""
 
-    def __init__(self, serving: Serving, handover: Restart | None) -> None:
+    def __init__(self, serving: Serving, handover: Restart) -> None:
         self._serving = serving
         self._handover = handover
         self._pid = os.getpid()
@@ -86,16 +95,6 @@ class _Foreground:
         limit = notify.watchdog()
         if limit is not None:
             serving.on_ready(notify.ping, limit / 2)
-
-    @contextlib.contextmanager
-    def hearing(self, numbers: Iterable[signal.Signals], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-        """Handle these signals with `handler` inside the block."""
-        previous = {number: signal.signal(number, handler) for number in numbers}
-        try:
-            yield
-        finally:
-            for number, before in previous.items():
-                signal.signal(number, before if before is not None else signal.SIG_DFL)
 
     def on_stop(self, number: int, _frame: FrameType | None) -> None:
         """Stop; immediately on the second signal; exit the process on the third."""
@@ -111,25 +110,23 @@ class _Foreground:
 
     def on_restart(self, _number: int, _frame: FrameType | None) -> None:
         """Hand over to a new generation."""
-        if self._handover is not None and os.getpid() == self._pid:
+        if os.getpid() == self._pid:
             self._handover.ask()
 
     def end(self) -> None:
         """Record that the server no longer accepts requests."""
-        if self._handover is not None:
-            self._handover.end()
+        self._handover.end()
         self._tell_stopping()
 
     def _ready(self) -> None:
         self._was_ready = True
         unclaimed = activation.close_unclaimed()
         if unclaimed:
-            log.warning("nobody listens any more on %s", ", ".join(unclaimed))
+            log.warning("no server listens any more on %s", ", ".join(unclaimed))
         if not activation.report_ready():  # else the previous generation reports for both until the service manager knows this one
             notify.ready()
 
     def _tell_stopping(self) -> None:
-        speaks_for_service = self._was_ready and not (self._handover is not None and self._handover.done)
-        if speaks_for_service and not self._told:
+        if self._was_ready and not self._handover.done and not self._told:
             self._told = True
             notify.stopping()

@@ -275,7 +275,7 @@ def test_a_socket_that_the_new_generation_does_not_want_is_closed(tmp_path):
         before = service.pid
         service.restart()
         service.line(rf"^ends {before}")
-        service.line("nobody listens any more on tcp://127.0.0.1:0")
+        service.line("no server listens any more on tcp://127.0.0.1:0")
         assert int(talk(first, b"x")) == service.pid
         with pytest.raises(ConnectionRefusedError):
             talk(second, b"x")
