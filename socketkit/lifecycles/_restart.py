@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from socketkit._system import activation, notify
+from socketkit._system import activation, children, notify
 from socketkit._system.threads import aside
 from socketkit.logs import Log
 from socketkit.seams import Serving
@@ -102,14 +102,8 @@ class Successor:
         try:
             descriptors = [*(fileno for _, fileno in estate), writer]
             ready = activation.FIRST + len(estate)
-            self.pid = _spawn(
-                descriptors,
-                {
-                    "LISTEN_FDS": str(len(estate)),
-                    "LISTEN_FDNAMES": ":".join(name for name, _ in estate),
-                    "SOCKETKIT_READY_FD": str(ready),
-                },
-            )
+            names = ":".join(name for name, _ in estate)
+            self.pid = _spawn(descriptors, {"LISTEN_FDS": str(len(estate)), "LISTEN_FDNAMES": names, "SOCKETKIT_READY_FD": str(ready)})
         except BaseException:
             os.close(self._reader)
             raise
@@ -136,8 +130,7 @@ class Successor:
         os.close(self._reader)
         for number in (signal.SIGTERM, signal.SIGKILL):
             if not self._serves and not self._ended:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(self.pid, number)
+                children.send_signal(self.pid, number)
                 self._end_within(GRACE)
 
     def _end_within(self, seconds: float) -> str:
@@ -151,8 +144,7 @@ class Successor:
                 return "an exit code that somebody else has taken"
             if done:
                 self._ended = True
-                code = os.waitstatus_to_exitcode(status)
-                return f"exit code {code}" if code >= 0 else signal.Signals(-code).name
+                return children.how_it_ended(os.waitstatus_to_exitcode(status))
             if time.monotonic() > end:
                 return ""
             time.sleep(SLICE)
