@@ -67,25 +67,25 @@ class _Sockets:
     def read(self) -> list[Offer]:
         """Return the unclaimed offers; reads the environment on first use."""
         if self.offers is None:
-            self.offers = []
-            pid, count, names, ready = (os.environ.pop(name, "") for name in _VARIABLES)
-            if pid == str(os.getpid()) and count.isdecimal():
-                self._read(int(count), names, ready)
+            self.offers = self._passed()
         return self.offers
 
-    def _read(self, count: int, names: str, ready: str) -> None:
-        assert self.offers is not None  # noqa: S101 - see above
-        called = names.split(":") if names else []
+    def _passed(self) -> list[Offer]:
+        pid, count, names, ready = (os.environ.pop(name, "") for name in _VARIABLES)
+        if pid != str(os.getpid()) or not count.isdecimal():
+            return []
         if ready.isdecimal():
             with contextlib.suppress(OSError):  # closed: no process waits
                 os.set_inheritable(int(ready), False)
                 self.ready_descriptor = int(ready)
-        for index in range(count):
+        called, offers = names.split(":") if names else [], list[Offer]()
+        for index in range(int(count)):
             with contextlib.suppress(OSError):  # closed: nothing to offer
                 os.set_inheritable(FIRST + index, False)
-                name = called[index] if len(called) == count else UNNAMED
-                ours = self.ready_descriptor is not None
-                self.offers.append(Offer(name, FIRST + index, ours, sum(offer.name == name for offer in self.offers)))
+                name = called[index] if len(called) == int(count) else UNNAMED
+                alike = sum(offer.name == name for offer in offers)
+                offers.append(Offer(name, FIRST + index, ours=self.ready_descriptor is not None, index=alike))
+        return offers
 
 
 _VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "SOCKETKIT_READY_FD")
@@ -115,8 +115,7 @@ def claim(url: str, name: str | None = None, index: int = 0) -> socket.socket | 
     with _sockets.changing:
         offers = _sockets.read()
         found = [offer for offer in offers if offer.name == encode(url)]
-        if not found and name is not None:
-            found = [offer for offer in offers if (offer.name, offer.index) == (name, index)]
+        found = found or [offer for offer in offers if (offer.name, offer.index) == (name, index)]
         return _take(url, found[0]) if found else None
 
 
@@ -129,8 +128,7 @@ def claim_descriptor(url: str, fileno: int) -> socket.socket | None:
         found = claim(url)
         if found is not None:
             return found
-        offers = _sockets.read()
-        known = next((offer for offer in offers if offer.fileno == fileno), None)
+        known = next((offer for offer in _sockets.read() if offer.fileno == fileno), None)
         if known is None and fileno not in {sock.fileno() for sock in _sockets.places}:
             return _adopt(url, fileno, ours=False)
         return None if known is None or known.ours else _take(url, known)
