@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from helpers.support import python
+from socketkit._system import threads
 from socketkit._system.threads import BackgroundThread, aside
 
 
@@ -15,6 +16,20 @@ def test_it_takes_no_signal_from_the_main_thread(begin):
     begin(lambda: (blocked.update(signal.pthread_sigmask(signal.SIG_BLOCK, ())), over.set()))
     assert over.wait(10)
     assert {signal.SIGTERM, signal.SIGINT, signal.SIGIO} <= blocked
+
+
+def test_one_had_in_a_signal_handler_takes_no_signal_from_its_first_moment_on(monkeypatch):
+    blocked, start = [], threads._start
+
+    def noting(thread):
+        blocked.append(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+        start(thread)
+
+    monkeypatch.setattr(threads, "_start", noting)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    aside(lambda: None).finish()
+    assert {signal.SIGTERM, signal.SIGINT, signal.SIGIO} <= blocked[0]
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
 
 
 def test_one_that_was_asked_for_can_be_waited_for_before_it_has_begun():

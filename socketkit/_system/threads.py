@@ -67,7 +67,14 @@ def aside(function: Callable[[], object], name: str = "socketkit-aside") -> Back
     Raises: RuntimeError when the system has no thread available.
     """
     thread = BackgroundThread(function, name)
-    _thread.start_new_thread(_start, (thread,))
+    if not hasattr(signal, "pthread_sigmask"):
+        _thread.start_new_thread(_start, (thread,))
+        return thread
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # a new thread inherits this
+    try:
+        _thread.start_new_thread(_start, (thread,))
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return thread
 
 
