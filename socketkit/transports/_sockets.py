@@ -124,11 +124,9 @@ class _Owner:
 
     @property
     def address(self) -> Address:
-        """Where it listens, as `getsockname` gives it."""
         return self.socket.getsockname()
 
     def fileno(self) -> int:
-        """Return the socket's descriptor, or -1 when closed."""
         return self.socket.fileno()
 
     def close(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import attrs
 
@@ -32,10 +32,7 @@ class TCP:
     kind: ClassVar[Kind] = "stream"
     requires: ClassVar[frozenset[str]] = frozenset({"sockets"})
 
-    @staticmethod
-    def locate(text: str) -> dict[str, Any]:
-        """Return the fields for ``host:port``. Raises: ValueError, whose message shows the right form."""
-        return host_and_port(text)
+    locate = staticmethod(host_and_port)
 
     @property
     def url(self) -> str:
