@@ -130,7 +130,7 @@ def test_nobody_knows_who_has_sent_a_datagram_so_none_gets_in(tmp_path):
 def test_of_what_is_no_connected_unix_socket_it_is_not_known():
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as client:
         for nobody in (client, (b"data", client), object()):
-            with pytest.raises(OSError, match="only of Unix sockets") as caught:
+            with pytest.raises(OSError, match="only Unix sockets have peer credentials") as caught:
                 peer_credentials(nobody)
             assert caught.value.errno == errno.EOPNOTSUPP
     with socket.socket(socket.AF_UNIX) as alone, pytest.raises(OSError, match="not connected"):

@@ -91,7 +91,7 @@ def how_it_ended(code: int) -> str:
         name = signal.Signals(-code).name
     except ValueError:
         name = f"signal {-code}"
-    return f"{name}, perhaps for want of memory" if -code == signal.SIGKILL else name
+    return f"{name}, perhaps because memory ran out" if -code == signal.SIGKILL else name
 
 
 _private: weakref.WeakSet[socket.socket] = weakref.WeakSet()

@@ -40,7 +40,7 @@ def peer_credentials(request: Any) -> PeerCredentials:
     (Linux does).
     """
     if _SO_PEERCRED is None or getattr(request, "family", None) != _AF_UNIX:
-        raise OSError(errno.EOPNOTSUPP, f"{os.strerror(errno.EOPNOTSUPP)}: only of Unix sockets is it known who is at the other end")
+        raise OSError(errno.EOPNOTSUPP, f"{os.strerror(errno.EOPNOTSUPP)}: only Unix sockets have peer credentials")
     found = PeerCredentials(*_UCRED.unpack(request.getsockopt(socket.SOL_SOCKET, _SO_PEERCRED, _UCRED.size)))
     if found.uid == NO_ID:
         raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
@@ -57,5 +57,5 @@ def user_id(user: object) -> int:
         except (ImportError, KeyError, ValueError):
             raise ValueError(f"there is no user named {user!r}") from None
     if isinstance(user, bool) or not isinstance(user, int) or not 0 <= user < NO_ID:
-        raise ValueError(f"{user!r} is no user's number")
+        raise ValueError(f"{user!r} is not a user ID")
     return user

@@ -71,7 +71,7 @@ class Restart:
     def _start(self) -> str:
         """Start a new generation and wait until it serves; return what went wrong, or ""."""
         if os.getpid() == 1:
-            return "this is process 1, and with its end every other process would end"
+            return "this is process 1, and every other process would end with it"
         with contextlib.closing(Successor()) as successor:
             problem = successor.wait(self._timeout, unwanted=self._over.is_set)
             if not problem:
@@ -82,7 +82,7 @@ class Restart:
 
     def _leave(self) -> None:
         """Stop accepting requests. Running requests get the drain time even if no thread is free to start the drain."""
-        log.info("another process serves from now on; this one finishes what it has taken")
+        log.info("another process serves from now on; this one finishes the requests that it has accepted")
         self._serving.hand_over()
         if not self._over.wait(self._drain):
             self._serving.stop(0)
@@ -116,14 +116,14 @@ class Successor:
         poll.register(self._reader, select.POLLIN)
         while not poll.poll(SLICE * 1000):
             if unwanted():
-                return "this process was told to stop meanwhile"
+                return "this process was told to stop before the new one served"
             if time.monotonic() > end:
                 return f"the new one was not ready within {timeout:g} s"
         if os.read(self._reader, 1):
             self._serves = True
             return ""
         how = self._end_within(GRACE)
-        return f"the new one ended with {how}" if how else "the new one closed SOCKETKIT_READY_FD without a word"
+        return f"the new one ended with {how}" if how else "the new one closed SOCKETKIT_READY_FD without reporting that it serves"
 
     def close(self) -> None:
         """End the new generation unless it serves or has ended."""
@@ -141,7 +141,7 @@ class Successor:
                 done, status = os.waitpid(self.pid, os.WNOHANG)
             except ChildProcessError:  # the program reaps its children itself, or lets the system do it
                 self._ended = True
-                return "an exit code that somebody else has taken"
+                return "an exit code that other code has collected"
             if done:
                 self._ended = True
                 return children.how_it_ended(os.waitstatus_to_exitcode(status))

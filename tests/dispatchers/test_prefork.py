@@ -305,7 +305,7 @@ Server = Picky
         for how in (b"kill", b"exit"):
             with contextlib.suppress(OSError):  # reset, or not connected any more
                 talk(address, how)
-        program.line(r"log: ERROR worker \d+ died: SIGKILL, perhaps for want of memory; it had served 4 requests")
+        program.line(r"log: ERROR worker \d+ died: SIGKILL, perhaps because memory ran out; it had served 4 requests")
         program.line(r"^died \d+ exit code 3")
         assert ended(program) == {"failed": 1, "aborted": 1, "finished": 1, "refused": 1, "died": 2}
 

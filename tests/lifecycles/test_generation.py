@@ -195,7 +195,10 @@ def meets_requests(service, client):
         ("os.kill(os.getpid(), signal.SIGSEGV)", "the new one ended with SIGSEGV"),
         ("while True: time.sleep(100)", "the new one was not ready within 4 s"),
         ("signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(100)", "the new one was not ready within 4 s"),
-        ("os.close(int(os.environ['SOCKETKIT_READY_FD'])); time.sleep(100)", "the new one closed SOCKETKIT_READY_FD without a word"),
+        (
+            "os.close(int(os.environ['SOCKETKIT_READY_FD'])); time.sleep(100)",
+            "the new one closed SOCKETKIT_READY_FD without reporting that it serves",
+        ),
         ("sys.argv[4:] = ['tcp://192.0.2.1:1']", "the new one ended with exit code 1"),
     ],
 )
@@ -246,7 +249,7 @@ def test_a_process_that_is_stopped_meanwhile_takes_the_new_one_with_it(tmp_path)
         [told] = service.line(r"^waits (\d+)")
         service.signal(signal.SIGTERM)
         assert service.wait() == 0
-        service.line("restart failed, .*: this process was told to stop meanwhile")
+        service.line("restart failed, .*: this process was told to stop before the new one served")
         with pytest.raises(ProcessLookupError):
             os.kill(int(told[1]), 0)
 
