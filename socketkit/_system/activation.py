@@ -200,10 +200,9 @@ def offering(sockets: Iterable[socket.socket]) -> Iterator[None]:
                     before.ours, before.given = False, True
     finally:
         with _sockets.changing:
-            for offer in offers:
-                if offer in _sockets.read():
-                    _sockets.read().remove(offer)
-                    os.close(offer.fileno)
+            for offer in set(offers).intersection(_sockets.read()):
+                _sockets.read().remove(offer)
+                os.close(offer.fileno)
 
 
 # --- the previous generation -----------------------------------------------------------------------------------------
