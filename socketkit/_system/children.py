@@ -108,8 +108,8 @@ def keep_private(sock: socket.socket, *, share: bool = False) -> None:
 
 
 def _close_private() -> None:
-    sets = [_private] if threading.get_ident() in _forking else [_private, _shared]
-    for sock in [sock for each in sets for sock in each]:
+    shared = () if threading.get_ident() in _forking else _shared
+    for sock in [*_private, *shared]:
         sock.close()
     _private.clear()
     _shared.clear()
