@@ -99,7 +99,7 @@ class Log:
             if window.before:
                 text += f" ({window.before} more like this were suppressed)"
                 window.before = 0
-            record = _record(logger, level, text, error, stacklevel=4)
+            record = _record(logger, level, text, error)
             _emitter.put(partial(copy_context().run, logger.handle, record))
         except Exception:  # noqa: BLE001 - the program's record factory may raise anything, and memory may be short
             _emitter.lose()
@@ -133,7 +133,6 @@ def finish() -> None:
 
 
 def flush_streams() -> None:
-    """Flush the standard streams, if they can be flushed."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):  # closed, broken or None
             stream.flush()
@@ -191,12 +190,10 @@ class Emitter:
             self._start()
 
     def lose(self) -> None:
-        """Count a record as lost."""
         with self._lock:
             self._lost += 1
 
     def flush(self, seconds: float) -> bool:
-        """As the function `flush`."""
         end = time.monotonic() + seconds
         while True:
             with self._lock:
@@ -264,9 +261,9 @@ class Emitter:
 # --- records -----------------------------------------------------------------------------------------------------------
 
 
-def _record(logger: logging.Logger, level: int, text: str, error: BaseException | None, *, stacklevel: int) -> logging.LogRecord:
+def _record(logger: logging.Logger, level: int, text: str, error: BaseException | None) -> logging.LogRecord:
     """Return a record of the current time, thread and place that keeps no objects alive: its contents are already text."""
-    file, line, function, _ = logger.findCaller(stacklevel=stacklevel)
+    file, line, function, _ = logger.findCaller(stacklevel=4)  # above `_say` and the method of `Log`
     record = logger.makeRecord(logger.name, level, file, line, _shorten(text), (), None, function)
     if error is not None:
         record.exc_text = _shorten(_guarded(lambda: "".join(traceback.format_exception(error)).rstrip("\n")))

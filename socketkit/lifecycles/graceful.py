@@ -109,7 +109,6 @@ class _Foreground:
         self._serving.stop(None if self._received == 1 else 0.0)
 
     def on_restart(self, _number: int, _frame: FrameType | None) -> None:
-        """Hand over to a new generation."""
         if os.getpid() == self._pid:
             self._handover.ask()
 
