@@ -6,9 +6,11 @@ import contextlib
 import enum
 import threading
 from collections.abc import Callable
+from contextvars import copy_context
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from socketkit._engine.conversation import GOODBYE, has_more, opener_of, say_goodbye, watch_buffer
+from socketkit._engine.conversation import GOODBYE, has_more, opener_of, say_goodbye
 from socketkit._engine.parking import NEVER
 from socketkit._engine.request import RequestUnit
 from socketkit._system.sockets import discard_unread, peek
@@ -21,18 +23,35 @@ if TYPE_CHECKING:
     from socketkit._engine.sources import RequestSource
 
 
+SOON = 0.001
+"""Seconds after which a read of a connection that has been idle for its whole timeout times out."""
+
+
 class Connection(RequestUnit):
     """One accepted connection, from its acceptance to its outcome; calling it runs it until it would have to wait.
 
     It is in one place at a time: parked, queued in the intake, or running in the one thread that called it.
     """
 
-    __slots__ = ("_fileno", "_handler", "_is_first", "_known_to", "_parking", "_says_goodbye", "deadline", "expired", "noted", "parked_at")
+    __slots__ = (
+        "_context",
+        "_fileno",
+        "_handler",
+        "_is_first",
+        "_known_to",
+        "_parking",
+        "_says_goodbye",
+        "deadline",
+        "expired",
+        "noted",
+        "parked_at",
+    )
 
     def __init__(self, source: RequestSource, parking: Parking, request: Request, client_address: Address) -> None:
         super().__init__(source, request, client_address)
         self._parking = parking
         self._handler: Any = None  # set once a conversation has begun
+        self._context: Any = None  # the context variables of a conversation that waits
         self._fileno: int = request.fileno()
         self._known_to: Intake | None = None  # the intake where it was last parked, whose poller knows its descriptor
         self._is_first = False  # it waits for its first request, with the first-byte limit
@@ -57,22 +76,15 @@ class Connection(RequestUnit):
         return None
 
     def __call__(self) -> None:
-        if self._handler is not None:
-            self._converse()
-            return
-        if self.expired and self.is_readable():
-            self.expired = False  # its first byte arrived while other connections were served
-        opener = None if self.layers else opener_of(self._source.server)
-        if opener is None:
-            if not self.expired:
-                self.heard = True
-            elif self._source.deadlines is not None:
-                self._source.deadlines.listen_to(self.request)
-            self._forget()  # first: the handler may close the descriptor, and its number may be reused
-            super().__call__()
-        else:
-            self.thread = threading.get_ident()
-            self._open(opener)
+        try:
+            if self._handler is None:
+                self._begin()
+            else:
+                self._context.run(self._converse)
+        except BaseException as error:
+            if self._source.ledger.find(self.request) is not self:
+                raise  # it was ended properly, and the error is meant for the process
+            self._fail(error)
 
     def move(self, intake: Intake) -> None:
         """Wait in `intake` from now on, after being removed from another one."""
@@ -110,6 +122,18 @@ class Connection(RequestUnit):
 
     # inside
 
+    def _begin(self) -> None:
+        """Begin the conversation, or run the handler in one piece."""
+        if self.expired and self.is_readable():
+            self.expired = False  # its first byte arrived while other connections were served
+        opener = None if self.layers else opener_of(self._source.server)
+        if opener is None:
+            self._leave_parking()
+            super().__call__()
+        else:
+            self.thread = threading.get_ident()
+            self._open(opener)
+
     def _open(self, opener: Callable[..., Any]) -> None:
         """Verify the request, construct the handler without running it, and begin the conversation."""
         server, request = self._source.server, self.request
@@ -120,33 +144,53 @@ class Connection(RequestUnit):
                 self._close()
                 return
             handler = opener(request, self.client_address, server)
-            handler.__class__ = type(handler).__base__
         except BaseException as error:  # noqa: BLE001 - `_fail` judges every error of a request
             self._fail(error)
             return
+        if has_more(handler, request) is None:
+            self._run_on(handler, handler.handle)
+            return
         self._handler, self.heard = handler, True  # no first-byte deadline: it has a byte, or will be parked
         self._says_goodbye = say_goodbye(handler, self._is_last)
-        watch_buffer(handler)
         if not isinstance(handler, ConversationHandler):
             handler.close_connection = True  # as `handle()` of http.server sets it before the first request
         if self.expired:  # no first byte in time, but the handler is set up and has sent any greeting
+            self._context = copy_context()
             self._wait_for_request(first=True)
         else:
             self._converse()
 
+    def _run_on(self, handler: Any, handle: Callable[[], object]) -> None:
+        """Run the rest of the conversation in this thread, because only the handler knows what it reads next."""
+        self._leave_parking()
+        if self._says_goodbye:
+            vars(handler).pop("end_headers", None)  # breaks the reference cycle
+        self._handler, self._says_goodbye = None, False
+        try:
+            try:
+                handle()
+            finally:
+                handler.finish()
+        except BaseException as error:  # noqa: BLE001 - `_fail` judges every error of a request
+            self._fail(error)
+        else:
+            self._close()
+
+    def _leave_parking(self) -> None:
+        if not self.expired:
+            self.heard = True
+        elif self._source.deadlines is not None:
+            self._source.deadlines.listen_to(self.request)
+        self._forget()  # first: the handler may close the descriptor, and its number may be reused
+
     def _converse(self) -> None:
         """Serve requests until none is left to read; then park or end."""
         self.thread = threading.get_ident()
-        deadlines = self._source.deadlines
-        if deadlines is not None:
-            if not self._is_within_request():
-                self.began = self._source.ledger.clock()
-            if deadlines.asleep:
-                deadlines.begin()
+        self._start_clock()
         try:
             if not self.expired:
                 self._is_first = False
-            then = _Then.END if self.expired else self._serve_requests()
+            then = self._time_out() if self.expired else self._serve_requests()
         except BaseException as error:  # noqa: BLE001 - `_fail` judges every error of a request
             self._give_up(error)
             return
@@ -155,7 +199,10 @@ class Connection(RequestUnit):
                 self._source.ledger.cut(self, "no request arrived in time")
             self._end()
             return
-        self.thread = None
+        if then is _Then.RUN_ON:
+            self._run_on(self._handler, partial(_go_on, self._handler))
+            return
+        self.thread, self._context = None, copy_context()
         if then is _Then.GO_ON:
             self._mark_idle()
             if not self._source.intake.again(self):  # it has used up its share: other units go first
@@ -172,12 +219,24 @@ class Connection(RequestUnit):
             handler.handle_one_request()
             if handler.close_connection:
                 return _Then.END
-            if not has_more(handler) and not (self._source.intake.ending and peek(self.request)):
+            more = has_more(handler, self.request)
+            if more is None:
+                return _Then.RUN_ON
+            if not more and not (self._source.intake.ending and peek(self.request)):
                 return _Then.WAIT
         return _Then.END if self._source.intake.ending else _Then.GO_ON
 
+    def _time_out(self) -> _Then:
+        """End a conversation that was idle for too long. A handler of `http.server` sees its own timeout, which it logs."""
+        handler = self._handler
+        is_own = self.outcome == "finished" and not self._is_first and not self._source.intake.ending and self.request.gettimeout()
+        if is_own and not isinstance(handler, ConversationHandler):
+            self.request.settimeout(SOON)
+            handler.handle_one_request()
+        return _Then.END
+
     def _wait_for_request(self, *, first: bool = False) -> None:
-        limit = getattr(self._handler, "timeout", None)
+        limit = self.request.gettimeout() or None  # set by `setup` from the handler's `timeout`, or by the handler itself
         limit = self._parking.idle if limit is None else limit
         if self._source.intake.ending:
             if not self._says_goodbye:
@@ -189,6 +248,14 @@ class Connection(RequestUnit):
             self._is_first, limit = True, deadlines.first_byte
         self._mark_idle()
         self._park(limit)
+
+    def _start_clock(self) -> None:
+        deadlines = self._source.deadlines
+        if deadlines is not None:
+            if not self._is_within_request():
+                self.began = self._source.ledger.clock()
+            if deadlines.asleep:
+                deadlines.begin()
 
     def _mark_idle(self) -> None:
         """Stop the clock of its request, unless one is partly read: that keeps its deadline."""
@@ -258,3 +325,13 @@ class _Then(enum.Enum):
     END = enum.auto()
     WAIT = enum.auto()
     GO_ON = enum.auto()
+    RUN_ON = enum.auto()
+
+
+def _go_on(handler: Any) -> None:
+    """Do what is left of a conversation's `handle()`."""
+    if isinstance(handler, ConversationHandler):
+        handler.handle()
+    else:
+        while not handler.close_connection:
+            handler.handle_one_request()

@@ -28,8 +28,6 @@ GOODBYE = 1.0
 BUFFER = 4096
 """Bytes of a conversation's `rfile` buffer, if the handler sets none. Small, because many parked connections each hold one."""
 
-_CAN_BE_LOOKED_INTO = (SocketInput, WatchedInput)
-
 
 def can_wait(server: RequestTemplate, request: Request) -> bool:
     """Return whether the request may be parked before its first byte: a plain socket, and a client that speaks first."""
@@ -37,41 +35,61 @@ def can_wait(server: RequestTemplate, request: Request) -> bool:
 
 
 def opener_of(server: RequestTemplate) -> Callable[..., Any] | None:
-    """Return a factory that constructs the server's handler without running it; None if the handler has to run in one piece.
+    """Return a function that constructs the server's handler without running it; None if the handler has to run in one piece.
 
-    It has to if it is not a conversation, or if the server overrides a step other than `verify_request`.
+    It has to if it is no conversation, or if the server overrides a step other than `verify_request`.
     """
     if not replaced_steps(server) <= {"verify_request"}:
         return None
     factory = server.RequestHandlerClass
-    if isinstance(factory, partial):
-        inner = _unrun(factory.func) if isinstance(factory.func, type) else None
-        return inner and partial(inner, *factory.args, **factory.keywords)
-    return _unrun(factory) if isinstance(factory, type) else None
+    given = isinstance(factory, partial)
+    kind = factory.func if given else factory
+    if not (isinstance(kind, type) and _can_be_suspended(kind)):
+        return None
+    return partial(_construct, kind, *factory.args, **factory.keywords) if given else partial(_construct, kind)
+
+
+def _construct(kind: Any, *arguments: Any, **options: Any) -> Any:
+    """Construct a handler whose constructor only sets up: it calls `setup`, and then `handle` and `finish`, which do nothing meanwhile."""
+    handler = kind.__new__(kind)
+    meanwhile: dict[str, Any] = {"handle": _do_nothing, "finish": _do_nothing}
+    if getattr(kind, "rbufsize", None) == -1:
+        meanwhile["rbufsize"] = BUFFER
+    vars(handler).update(meanwhile)
+    handler.__init__(*arguments, **options)  # in place of `kind(...)`, which would make another instance
+    for name, value in meanwhile.items():
+        if vars(handler).get(name) is value:
+            del vars(handler)[name]
+    return handler
+
+
+def _do_nothing() -> None:
+    pass
 
 
 @lru_cache(maxsize=256)  # bounded, for programs that create classes dynamically
-def _unrun(kind: type) -> type | None:
-    """Return a subclass whose constructor only sets up; None if the class is not a conversation.
+def _can_be_suspended(kind: Any) -> bool:
+    """Return whether handlers of this class may be constructed first and run later, request by request, in any thread.
 
-    The constructor of every request handler calls setup, handle and finish. In the subclass the last two do nothing; once
-    constructed, the handler is made an instance of `kind` itself.
+    `handle()` has to be one of the known loops over `handle_one_request()`, and nothing of the program's own may surround it: what a
+    constructor opens, it may close once `handle` has returned. A `ConversationHandler` is written for this, so it may have a `setup`
+    of its own; that of a handler of `http.server` may prepare things that only one thread can use.
     """
-    if not _is_conversation(kind):
-        return None
-    changes: dict[str, Any] = {"__slots__": (), "handle": lambda _: None, "finish": lambda _: None, "__module__": __name__}
-    if getattr(kind, "rbufsize", None) == -1:
-        changes["rbufsize"] = BUFFER
-    return type(kind.__name__, (kind,), changes)
-
-
-def _is_conversation(kind: type) -> bool:
-    """Return whether `handle()` is one of the known loops over `handle_one_request()`."""
-    handle = getattr(kind, "handle", None)
-    if handle is ConversationHandler.handle:
-        return True
+    base = _loop_of(kind)
+    if base is None or kind.__new__ is not object.__new__ or type(kind).__call__ is not type.__call__ or not kind.__dictoffset__:
+        return False
     http_server = sys.modules.get("http.server")
-    return http_server is not None and handle is http_server.BaseHTTPRequestHandler.handle
+    constructors = [base.__init__, *([http_server.SimpleHTTPRequestHandler.__init__] if http_server else [])]
+    return kind.__init__ in constructors and (base is ConversationHandler or kind.setup is base.setup)
+
+
+def _loop_of(kind: Any) -> Any:
+    """Return the class whose `handle()` this class has, if that is a known loop over `handle_one_request()`."""
+    http_server = sys.modules.get("http.server")
+    for base in (ConversationHandler, *([http_server.BaseHTTPRequestHandler] if http_server else [])):
+        if getattr(kind, "handle", None) is base.handle:
+            return base
+    return None
 
 
 def say_goodbye(handler: Any, is_last: Callable[[], bool]) -> bool:
@@ -94,24 +112,24 @@ def say_goodbye(handler: Any, is_last: Callable[[], bool]) -> bool:
     return True
 
 
-def watch_buffer(handler: Any) -> None:
-    rfile = getattr(handler, "rfile", None)
-    if isinstance(rfile, io.BufferedReader) and type(rfile.raw) is socket.SocketIO:
-        rfile.raw.__class__ = WatchedInput
+def has_more(handler: Any, request: Request) -> bool | None:
+    """Return whether bytes of the next request are already buffered, and so will never make the descriptor readable.
 
-
-def has_more(handler: Any) -> bool:
-    """Return whether bytes of the next request are already buffered, and so will never make the descriptor readable."""
-    rfile = handler.rfile
-    raw = getattr(rfile, "raw", None)
-    if isinstance(raw, _CAN_BE_LOOKED_INTO):
-        raw.looking = True
-        try:
-            if rfile.peek(1):
-                return True
-        finally:
-            raw.looking = False
-    if type(handler.connection) is socket.socket:
-        return False
-    pending = getattr(handler.connection, "pending", None)  # TLS buffers decrypted bytes itself
-    return pending is not None and pending() > 0
+    None: only the handler knows. It no longer reads the accepted socket, as after STARTTLS or CONNECT, or reads it through a file of
+    its own.
+    """
+    if handler.connection is not request or handler.request is not request:
+        return None
+    rfile: Any = getattr(handler, "rfile", None)
+    raw: Any = rfile.raw if isinstance(rfile, io.BufferedReader) else rfile
+    if type(raw) is socket.SocketIO:
+        raw.__class__ = WatchedInput
+    if not isinstance(raw, SocketInput | WatchedInput) or getattr(raw, "_sock", None) is not request:
+        return None
+    if raw is rfile:
+        return False  # it has no buffer
+    raw.looking = True
+    try:
+        return bool(rfile.peek(1))
+    finally:
+        raw.looking = False

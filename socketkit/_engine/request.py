@@ -87,7 +87,8 @@ class Requests:
                 if reply and isinstance(request, tuple):
                     request[1].sendto(reply, DONT_WAIT, client_address)
                 elif reply:
-                    request.send(reply, DONT_WAIT)
+                    request.setblocking(False)  # a socket with TLS takes no flags, and one with a timeout waits in spite of them
+                    request.send(reply)
             if not isinstance(request, tuple):
                 discard_unread(request)
             self.server.shutdown_request(request)

@@ -45,11 +45,18 @@ def _poll(thing: Any, events: int, timeout: float | None) -> bool:
 
 
 def peek(request: Any) -> bytes | None:
-    """Return the next byte without consuming it: b"" if the peer has closed its side or is gone, None if nothing has arrived yet."""
+    """Return the next byte without consuming it: b"" if the peer has closed its side or is gone, None if nothing has arrived yet.
+
+    Of a socket that does not take flags, such as one with TLS, any byte, because nobody can say which is next.
+    """
     try:
+        if request.gettimeout() and not is_readable(request):  # with a timeout, Python waits before it calls recv(2), whatever the flags
+            return None
         first: bytes = request.recv(1, _PEEK)
     except BlockingIOError:
         return None
+    except ValueError:  # it is closed, or takes no flags
+        return b"" if request.fileno() == -1 else b"?" if is_readable(request) else None
     except OSError:  # already reset: the handler will see the error
         return b""
     return first
