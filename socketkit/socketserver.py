@@ -335,8 +335,9 @@ class _ClassicEngine(_Engine):
         return self.server.fileno() == -1  # type: ignore[no-any-return]
 
     def close_listeners(self, *, streams_only: bool = False) -> None:
-        if not (streams_only and self.server.socket.type == socket.SOCK_DGRAM):
-            self.server.socket.close()
+        sock = getattr(self.server, "socket", None)  # a program's own kind of server may have none, and closes what it has itself
+        if sock is not None and not (streams_only and sock.type == socket.SOCK_DGRAM):
+            sock.close()
 
     def become_replica(self, *parts: Any) -> Run:
         os.set_blocking(self.server.fileno(), False)  # another worker may take the request that the selector just reported
@@ -363,7 +364,7 @@ def _dispatched(server: Any, request: Request, client_address: Address) -> bool:
 
 def _accept_now(server: Any) -> Callable[[], tuple[Request, Address]] | None:
     """Return a `get_request` that raises BlockingIOError instead of waiting; None if the program overrides `get_request`."""
-    kind, sock = type(server), server.socket
+    kind, sock = type(server), getattr(server, "socket", None)
     if "get_request" in vars(server) or type(sock) is not socket.socket:
         return None
     if getattr(kind, "get_request", None) is TCPServer.get_request and sock.gettimeout() is None:

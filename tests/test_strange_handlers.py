@@ -526,3 +526,42 @@ def test_whatever_raises_wherever_the_connection_is_closed(dispatcher):
             assert client.recv(1) == b""
         server.stop()
         assert server.stats().outcomes == {"failed": 1}
+
+
+class OfItsOwn(classic.BaseServer):
+    """A server of lines that come in datagrams, and that has no attribute `socket`."""
+
+    def __init__(self, place, handler):
+        super().__init__(place, handler)
+        self.channel = socket.socket(type=socket.SOCK_DGRAM)
+        self.channel.bind(place)
+
+    def fileno(self):
+        return self.channel.fileno()
+
+    def get_request(self):
+        data, client_address = self.channel.recvfrom(100)
+        return (data, self.channel), client_address
+
+    def server_close(self):
+        self.channel.close()
+
+
+@pytest.mark.parametrize("dispatcher", [*DISPATCHERS, "sync"])
+def test_a_server_class_without_a_socket_of_that_name_is_served(dispatcher):
+    def reverse(request, client_address, server):
+        request[1].sendto(request[0][::-1], client_address)
+
+    Override.dispatcher, Override.lifecycle = config.dispatcher(dispatcher), Graceful(drain=2)
+    try:
+        with OfItsOwn(("127.0.0.1", 0), reverse) as server, socket.socket(type=socket.SOCK_DGRAM) as client:
+            thread = threading.Thread(target=server.serve_forever)
+            thread.start()
+            client.settimeout(10)
+            client.sendto(b"one", server.channel.getsockname())
+            assert client.recv(10) == b"eno"
+            server.shutdown()
+            thread.join(10)
+            assert not thread.is_alive()
+    finally:
+        Override.dispatcher = Override.lifecycle = None

@@ -97,14 +97,14 @@ def _bind(recipe: UnixStream | UnixDatagram, kind: int, bound: list[os.stat_resu
 
     def prepare(sock: socket.socket) -> None:
         if mode is not None and sys.platform == "linux":
-            os.fchmod(sock.fileno(), mode)  # before bind: the path never exists with other permissions
+            os.fchmod(sock.fileno(), mode)  # before bind: the path never exists with more permissions
         sock.bind(path)
-        if mode is not None and sys.platform != "linux":
-            os.chmod(path, mode)  # noqa: PTH101 - the rest of this module uses os
-
         found = os.lstat(path)
         if not stat.S_ISSOCK(found.st_mode):
             raise OSError(errno.EADDRINUSE, "another program has replaced the socket at the path")
+        if mode is not None and stat.S_IMODE(found.st_mode) != mode:
+            os.chmod(path, mode)  # noqa: PTH101 - bind(2) has taken away what the umask has; the rest of this module uses os
+            found = os.lstat(path)
         bound.append(found)
 
     return open_socket(url, _AF_UNIX, kind, prepare)

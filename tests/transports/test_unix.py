@@ -119,6 +119,21 @@ def test_the_mode_is_exact_from_the_first_moment(recipe, path):
     assert seen <= {0o600}
 
 
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077, 0o777], ids=oct)
+def test_the_mode_is_exact_whatever_the_umask(recipe, path, umask):
+    python(
+        f"""
+import os, stat
+from socketkit import *
+os.umask({umask})
+listener = {recipe.__name__}("s", mode=0o660).open()
+assert stat.S_IMODE(os.stat("s").st_mode) == 0o660
+listener.close()
+assert not os.path.exists("s"), "its own path is known again"
+"""
+    )
+
+
 @pytest.mark.skipif("sys.platform != 'linux'", reason="only Linux has abstract names")
 def test_an_abstract_name_leaves_nothing_in_the_file_system(recipe, path):
     listener = recipe("@socketkit-test").open()
