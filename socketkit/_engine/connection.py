@@ -229,15 +229,19 @@ class Connection(RequestUnit):
     def _time_out(self) -> _Then:
         """End a conversation that was idle for too long. A handler of `http.server` sees its own timeout, which it logs."""
         handler = self._handler
-        is_own = self.outcome == "finished" and not self._is_first and not self._source.intake.ending and self.request.gettimeout()
+        is_own = self.outcome == "finished" and not self._is_first and not self._source.intake.ending and self._own_timeout()
         if is_own and not isinstance(handler, ConversationHandler):
             self.request.settimeout(SOON)
             handler.handle_one_request()
         return _Then.END
 
+    def _own_timeout(self) -> float | None:
+        """Return the seconds that the handler itself waits for a request, by its attribute or by its socket; None: it has no limit."""
+        own: float | None = getattr(self._handler, "timeout", None)
+        return self.request.gettimeout() if own is None else own
+
     def _wait_for_request(self, *, first: bool = False) -> None:
-        limit = self.request.gettimeout() or None  # set by `setup` from the handler's `timeout`, or by the handler itself
-        limit = self._parking.idle if limit is None else limit
+        limit = self._own_timeout() or self._parking.idle
         if self._source.intake.ending:
             if not self._says_goodbye:
                 self._end()
