@@ -99,7 +99,8 @@ class Deadlines:
             end = self._cut_those_over(now)
             if end == NEVER or not self._wake_up():
                 return
-        self._later(min(max(end - self._clock(), GRAIN), LONGEST), self._look)  # the check itself has taken some time
+        left = end - self._clock()  # the check itself has taken some time
+        self._later(min(max(left, GRAIN), LONGEST) if left > 0 else 0.0, self._look)
 
     def _cut_those_over(self, now: float) -> float:
         """End all overdue requests; return the earliest deadline of the rest, `NEVER` if there is none."""

@@ -178,8 +178,8 @@ class Run:
                 intake.call_soon(partial(keep_calling, intake, callback, every))
         self.started.set()
 
-    def call_later(self, seconds: float, callback: Callable[[], object]) -> None:
-        """Call `callback` after `seconds`, in a thread of its own. From any thread and from signal handlers.
+    def call_later(self, seconds: float, callback: Callable[[], object], *, in_signal_handler: bool = False) -> None:
+        """Call `callback` after `seconds`, in a thread of its own. From any thread; see `TimerThread.call_later`.
 
         If the dispatcher forks a process for each request, the intake makes the call. The thread that takes requests is always free
         then, and a process that forks should have no other thread. Raises: RuntimeError when the system cannot start a thread.
@@ -188,7 +188,7 @@ class Run:
         if live is not None and live.cut is not None and intake is not None:
             intake.call_soon(partial(intake.call_later, seconds, callback))
         else:
-            self.timer.call_later(seconds, callback)
+            self.timer.call_later(seconds, callback, in_signal_handler=in_signal_handler)
 
     # stopping
 
@@ -246,7 +246,7 @@ class Run:
             return
         if left > 0:
             with contextlib.suppress(RuntimeError):  # no thread is available to wait
-                self.call_later(left, self._be_lame)
+                self.call_later(left, self._be_lame, in_signal_handler=True)
                 return
         self._end()
 
@@ -256,7 +256,7 @@ class Run:
         live, left = self._engine.live, self.left()
         if left is not None and live is not None and (live.inline or self.last is not None):
             with contextlib.suppress(RuntimeError):  # no thread is available to wait
-                self.call_later(left, self.time_out)
+                self.call_later(left, self.time_out, in_signal_handler=True)
         if self.intake is not None:
             self.intake.stop()
 

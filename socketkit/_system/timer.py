@@ -53,14 +53,15 @@ class TimerThread:
         self._starting = threading.Lock()  # ensures that there is at most one thread, and none once it is closed
         self._closed = False
 
-    def call_later(self, seconds: float, callback: Callable[[], object]) -> None:
-        """Call `callback` in the thread after `seconds`. From any thread and from signal handlers.
+    def call_later(self, seconds: float, callback: Callable[[], object], *, in_signal_handler: bool = False) -> None:
+        """Call `callback` in the thread after `seconds`. From any thread.
 
+        in_signal_handler: whether a signal handler may make this call, where starting the thread takes two.
         Raises: RuntimeError when the system cannot start a thread.
         """
         if self._thread is None and self._starting.acquire(blocking=False):  # if it is taken, its holder starts the thread
             try:
-                self._start()
+                self._start(in_signal_handler=in_signal_handler)
             finally:
                 self._starting.release()
         self._asked.put((self._clock() + seconds, callback))
@@ -73,9 +74,14 @@ class TimerThread:
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.finish()
 
-    def _start(self) -> None:
+    def _start(self, *, in_signal_handler: bool) -> None:
         if self._thread is None and not self._closed:
-            self._thread = aside(self._keep, "socketkit-timekeeper")
+            if in_signal_handler:
+                self._thread = aside(self._keep, "socketkit-timekeeper")
+            else:
+                thread = BackgroundThread(self._keep, "socketkit-timekeeper")
+                thread.start()
+                self._thread = thread
             if hasattr(self._clock, "follow"):
                 self._clock.follow(self._wake)
 
