@@ -86,7 +86,8 @@ class Server(RequestTemplate):
         self._observe((*observers, *(Catalog.load().observers(self) if named else ())))
 
     def _observe(self, observers: Iterable[object]) -> None:
-        self._engine = vars(self)[ENGINE] = ComposedEngine(self, Adaptive, Observers(observers), self._clock)
+        # The name is mangled, because programs give their servers attributes of any name.
+        self.__engine = vars(self)[ENGINE] = ComposedEngine(self, Adaptive, Observers(observers), self._clock)
 
     def __repr__(self) -> str:
         where = ", ".join(self.urls)
@@ -100,43 +101,43 @@ class Server(RequestTemplate):
         poll_interval: the longest time in seconds between two calls of an overridden `service_actions`; it affects nothing else.
         Raises: ListenError; AlreadyServingError; any error that ended serving early.
         """
-        run = self._engine.begin(poll_interval)
+        run = self.__engine.begin(poll_interval)
         try:
-            self._engine.serve(run)
+            self.__engine.serve(run)
         finally:
-            self._engine.finish(run)
+            self.__engine.finish(run)
 
     def start(self) -> Self:
         """Serve in a background thread; return the server once it takes requests. It is stopped when the program exits.
 
         Raises: as `serve_forever`.
         """
-        run = self._engine.begin(0.5)
+        run = self.__engine.begin(0.5)
         try:
             if not run.stopping:
-                self._engine.prepare()
+                self.__engine.prepare()
         except BaseException as error:
             run.error = error
-            self._engine.finish(run)
+            self.__engine.finish(run)
             raise
         threading.Thread(target=self._serve_in_background, args=(run,), name="socketkit-serve", daemon=True).start()
         run.started.wait()
         if run.error is not None and run.done.is_set():
             raise run.error
-        started.add(self._engine)
+        started.add(self.__engine)
         return self
 
     def _serve_in_background(self, run: Run) -> None:
         try:
-            self._engine.serve(run)
+            self.__engine.serve(run)
         except Exception:
             log.exception("%r: serving ended early", self)
         finally:
-            self._engine.finish(run)
+            self.__engine.finish(run)
 
     def handle_request(self) -> None:
         """Serve one request. If none arrives within `timeout` seconds, call `handle_timeout` instead."""
-        unit = self._engine.take_one(self.timeout)
+        unit = self.__engine.take_one(self.timeout)
         if unit is None:
             self.handle_timeout()
         else:
@@ -151,18 +152,18 @@ class Server(RequestTemplate):
         Returns: the drain report of the run; None if it did not drain, or if the call did not wait for it. A stop before the first
             start makes that start return at once.
         """
-        return self._engine.stop(drain, wait=wait)
+        return self.__engine.stop(drain, wait=wait)
 
     def shutdown(self) -> None:
         """Stop serving: the classic name of `stop`."""
-        self._engine.stop(None, wait=True)
+        self.__engine.stop(None, wait=True)
 
     def server_close(self) -> None:
         """Stop, close the listeners, and wait for running requests up to the lifecycle's drain time. May be called repeatedly.
 
         From a handler it returns at once; the serving thread, or the next call, does the rest.
         """
-        engine = self._engine
+        engine = self.__engine
         if engine.run is not None:
             engine.stop(None, wait=True)
         engine.close_listeners()
@@ -170,7 +171,7 @@ class Server(RequestTemplate):
             engine.close(getattr(self.lifecycle, "drain", None))
 
     def __enter__(self) -> Self:
-        self._engine.open()
+        self.__engine.open()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -181,8 +182,8 @@ class Server(RequestTemplate):
     @property
     def state(self) -> State:
         """The current state of the server."""
-        run = self._engine.run  # read once: the run may end at any moment
-        return (self._engine if run is None else run).phase.state
+        run = self.__engine.run  # read once: the run may end at any moment
+        return (self.__engine if run is None else run).phase.state
 
     @property
     def ready(self) -> bool:
@@ -190,22 +191,22 @@ class Server(RequestTemplate):
 
         Under a dispatcher with worker processes, it becomes true when the first worker takes requests.
         """
-        run = self._engine.run
+        run = self.__engine.run
         return run is not None and run.ready
 
     @property
     def addresses(self) -> list[Address]:
         """The address of each listener, as `socket.getsockname` gives it; empty unless open."""
-        return [listener.address for listener in self._engine.listeners]
+        return [listener.address for listener in self.__engine.listeners]
 
     @property
     def urls(self) -> list[str]:
         """The URL of each listener, with its real port; while not open, the URL of each transport."""
-        return [each.url for each in self._engine.listeners or self.transports]
+        return [each.url for each in self.__engine.listeners or self.transports]
 
     def stats(self) -> Stats:
         """Return the counts of requests so far; `accepted == active + sum(outcomes)` in every reading."""
-        return self._engine.stats()
+        return self.__engine.stats()
 
     def explain(self) -> Explanation:
         """Return the resolved composition, ready to print: each part, its supplier, each option and whether it is a default."""
@@ -215,12 +216,12 @@ class Server(RequestTemplate):
 
     def fileno(self) -> int:
         """Return the first listener's descriptor."""
-        return self._engine.listeners[0].fileno()
+        return self.__engine.listeners[0].fileno()
 
     @own_step
     def get_request(self) -> tuple[Request, Address]:
         """Return a waiting request and its peer, from the first listener that has one. Raises: BlockingIOError if none has."""
-        for listener in self._engine.listeners:
+        for listener in self.__engine.listeners:
             with contextlib.suppress(BlockingIOError):
                 return listener.accept()
         raise BlockingIOError
@@ -228,7 +229,7 @@ class Server(RequestTemplate):
     @own_step
     def process_request(self, request: Request, client_address: Address) -> None:
         """Hand the request to the dispatcher."""
-        self._engine.process(request, client_address)
+        self.__engine.process(request, client_address)
 
     def shutdown_request(self, request: Request) -> None:
         """End a stream request: shut down the sending side, then call `close_request`."""
@@ -247,7 +248,7 @@ class Server(RequestTemplate):
     def handle_error(self, request: Request, client_address: Address) -> None:
         """Log the current exception: at DEBUG if the peer disconnected or a deadline cut the request, otherwise at ERROR."""
         error = sys.exception()
-        entry = self._engine.ledger.find(request)
+        entry = self.__engine.ledger.find(request)
         say = log.debug if isinstance(error, ConnectionError) or (entry is not None and entry.is_cut) else log.error
         say("request from %s failed", client_address, error=error)
 

@@ -242,8 +242,9 @@ def test_what_few_programs_need_is_there_for_those_that_do():
         f"""
 import sys
 from socketkit import Server, TCP, StreamRequestHandler
+from socketkit._engine.steps import engine_of
 for dispatcher in ("prefork:2", "asyncio", "executor"):
-    Server("tcp://127.0.0.1:0", StreamRequestHandler, dispatcher=dispatcher)._engine.start_dispatcher()
+    engine_of(Server("tcp://127.0.0.1:0", StreamRequestHandler, dispatcher=dispatcher)).start_dispatcher()
 missing = set({FEW_NEED!r}.split()) - {{"subprocess", "tempfile", "click", "tomllib", "difflib", "ssl"}} - sys.modules.keys()
 assert not missing, missing
 """

@@ -83,7 +83,7 @@ class Requests:
             ledger.admit(request, client_address)
         ledger.refuse(request, reason)
         try:
-            with contextlib.suppress(OSError):  # the buffer is full, or the peer has gone
+            with contextlib.suppress(OSError, AttributeError):  # the buffer is full, the peer has gone, or it is no socket
                 if reply and isinstance(request, tuple):
                     request[1].sendto(reply, DONT_WAIT, client_address)
                 elif reply:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import click
 
+from socketkit._engine.steps import engine_of
 from socketkit.composition.catalog import Catalog
 from socketkit.composition.options import FaultCollector
 from socketkit.seams.limits import Limits
@@ -19,6 +20,7 @@ from socketkit.server import Server, assemble
 if TYPE_CHECKING:
     from socketkit._engine.run import Run
     from socketkit.composition.config import Composition
+    from socketkit.seams import Listener
 
 
 class Watch:
@@ -61,7 +63,13 @@ def compose(compositions: Mapping[str, Composition], *observers: object) -> dict
 
 def run_of(server: Server) -> Run | None:
     """Return the run of a server; None while it does not serve."""
-    return server._engine.run  # noqa: SLF001 - the command steers the run, which the server does not show
+    return engine_of(server).run
+
+
+def listeners(server: Server) -> Iterable[Listener]:
+    """Return the open listeners of a server."""
+    engine: Any = engine_of(server)
+    return engine.listeners  # type: ignore[no-any-return]
 
 
 def strategy(server: Server) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from socketkit._system import activation, notify
-from socketkit.cli._servers import Watch, compose, run_of
+from socketkit.cli._servers import Watch, compose, listeners, run_of
 from socketkit.logs import Log
 from socketkit.seams import State
 from socketkit.seams.stats import DrainReport
@@ -117,7 +117,7 @@ class Together:
         changed = {key: parts for key, parts in compositions.items() if self._compositions.get(key) != parts}
         leaving = [server for key, server in self._servers.items() if key in changed or key not in compositions]
         coming = compose(changed, self._watch)
-        with activation.offering(listener.socket for server in leaving for listener in server._engine.listeners):  # noqa: SLF001 - only here
+        with activation.offering(listener.socket for server in leaving for listener in listeners(server)):
             _start(coming.values())
         self._compositions = compositions
         self._servers.update(coming)
