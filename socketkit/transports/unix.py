@@ -102,12 +102,25 @@ def _bind(recipe: UnixStream | UnixDatagram, kind: int, bound: list[os.stat_resu
         found = os.lstat(path)
         if not stat.S_ISSOCK(found.st_mode):
             raise OSError(errno.EADDRINUSE, "another program has replaced the socket at the path")
-        if mode is not None and stat.S_IMODE(found.st_mode) != mode:
-            os.chmod(path, mode)  # noqa: PTH101 - bind(2) has taken away what the umask has; the rest of this module uses os
-            found = os.lstat(path)
+        if mode is not None and stat.S_IMODE(found.st_mode) != mode:  # bind(2) has taken away what the umask has
+            _set_mode(path, mode, found)
         bound.append(found)
 
     return open_socket(url, _AF_UNIX, kind, prepare)
+
+
+def _set_mode(path: str, mode: int, found: os.stat_result) -> None:
+    """Set the permissions of the socket at the path, and never those of what may have taken its place. Source: open(2), O_PATH."""
+    if not hasattr(os, "O_PATH"):
+        os.chmod(path, mode, follow_symlinks=os.chmod not in os.supports_follow_symlinks)  # noqa: PTH101 - the rest of this module uses os
+        return
+    descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW)
+    try:
+        if not os.path.samestat(os.fstat(descriptor), found):
+            raise OSError(errno.EADDRINUSE, "another program has replaced the socket at the path")
+        os.chmod(f"/proc/self/fd/{descriptor}", mode)  # noqa: PTH101 - fchmod(2) refuses such a descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _unlinker(path: str, bound: list[os.stat_result]) -> Callable[[], None]:
