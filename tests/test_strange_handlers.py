@@ -35,15 +35,15 @@ ANYWHERE = TCP("127.0.0.1", 0)
 # --- where the handlers run --------------------------------------------------------------------------------------------
 
 
+def noting(kind, handler):
+    """Return a subclass of a server class whose errors are among the handler's notes."""
+    return type("Noting", (kind,), {"daemon_threads": True, "handle_error": lambda *_: handler.notes.append("error")})
+
+
 @contextlib.contextmanager
-def plain(handler, _dispatcher):
-    class Quiet(socketserver.ThreadingTCPServer):
-        daemon_threads = True
-
-        def handle_error(self, request, client_address):
-            handler.notes.append("error")
-
-    with Quiet(("127.0.0.1", 0), handler) as server:
+def looping(server):
+    """Serve in a thread; the address is what the block gets."""
+    with server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:
@@ -53,35 +53,31 @@ def plain(handler, _dispatcher):
             thread.join()
 
 
+def plain(handler, _dispatcher):
+    return looping(noting(socketserver.ThreadingTCPServer, handler)(("127.0.0.1", 0), handler))
+
+
 @contextlib.contextmanager
 def composed(handler, dispatcher):
-    class Noting(Server):
-        def handle_error(self, request, client_address):
-            handler.notes.append("error")
-
-    with Noting(ANYWHERE, handler, dispatcher=dispatcher, lifecycle=Graceful(drain=2)).start() as server:
+    with noting(Server, handler)(ANYWHERE, handler, dispatcher=dispatcher, lifecycle=Graceful(drain=2)).start() as server:
         yield server.addresses[0]
     assert server.stats().active == 0
 
 
 @contextlib.contextmanager
-def overridden(handler, dispatcher):
-    class Noting(classic.ThreadingTCPServer):
-        def handle_error(self, request, client_address):
-            handler.notes.append("error")
-
+def under(dispatcher):
+    """Have the dispatcher take the place of the classic classes' own."""
     Override.dispatcher, Override.lifecycle = config.dispatcher(dispatcher), Graceful(drain=2)
     try:
-        with Noting(("127.0.0.1", 0), handler) as server:
-            thread = threading.Thread(target=server.serve_forever)
-            thread.start()
-            try:
-                yield server.server_address
-            finally:
-                server.shutdown()
-                thread.join()
+        yield
     finally:
         Override.dispatcher = Override.lifecycle = None
+
+
+@contextlib.contextmanager
+def overridden(handler, dispatcher):
+    with under(dispatcher), looping(noting(classic.ThreadingTCPServer, handler)(("127.0.0.1", 0), handler)) as address:
+        yield address
 
 
 # --- the tricks --------------------------------------------------------------------------------------------------------
@@ -552,16 +548,39 @@ def test_a_server_class_without_a_socket_of_that_name_is_served(dispatcher):
     def reverse(request, client_address, server):
         request[1].sendto(request[0][::-1], client_address)
 
-    Override.dispatcher, Override.lifecycle = config.dispatcher(dispatcher), Graceful(drain=2)
-    try:
-        with OfItsOwn(("127.0.0.1", 0), reverse) as server, socket.socket(type=socket.SOCK_DGRAM) as client:
-            thread = threading.Thread(target=server.serve_forever)
-            thread.start()
-            client.settimeout(10)
-            client.sendto(b"one", server.channel.getsockname())
-            assert client.recv(10) == b"eno"
-            server.shutdown()
-            thread.join(10)
-            assert not thread.is_alive()
-    finally:
-        Override.dispatcher = Override.lifecycle = None
+    server = OfItsOwn(("127.0.0.1", 0), reverse)
+    where = server.channel.getsockname()
+    with under(dispatcher), looping(server), socket.socket(type=socket.SOCK_DGRAM) as client:
+        client.settimeout(10)
+        client.sendto(b"one", where)
+        assert client.recv(10) == b"eno"
+
+
+class AnswersAtOnce:
+    """Reads nothing of what is sent with a request."""
+
+    def do_POST(self):  # noqa: N802 - the name is that of the method
+        self.close_connection = True
+        self.do_GET()
+
+    def text(self):
+        return "x" * 1_000_000
+
+
+class WithAConstructor(AnswersAtOnce, OpensAroundItsConstructor):
+    pass
+
+
+class WithAFileOfItsOwn(AnswersAtOnce, ReadsThroughAFileOfItsOwn):
+    pass
+
+
+@pytest.mark.parametrize("dispatcher", DISPATCHERS)
+@pytest.mark.parametrize("handler", [WithAConstructor, WithAFileOfItsOwn])
+def test_bytes_that_it_leaves_unread_do_not_destroy_the_reply(handler, dispatcher):
+    with composed(handler, dispatcher) as address, socket.create_connection(address, timeout=10) as client:
+        client.sendall(b"POST / HTTP/1.1\r\nHost: here\r\nContent-Length: 100000\r\n\r\n" + bytes(100_000))
+        received = b""
+        while more := client.recv(1 << 16):
+            received += more
+    assert received.endswith(b"x" * 1_000_000)

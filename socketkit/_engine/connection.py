@@ -10,7 +10,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from socketkit._engine.conversation import GOODBYE, has_more, opener_of, say_goodbye
+from socketkit._engine.conversation import GOODBYE, has_more, is_conversation, opener_of, say_goodbye
 from socketkit._engine.parking import NEVER
 from socketkit._engine.request import RequestUnit
 from socketkit._system.sockets import discard_unread, peek
@@ -129,7 +129,12 @@ class Connection(RequestUnit):
         opener = None if self.layers else opener_of(self._source.server)
         if opener is None:
             self._leave_parking()
-            super().__call__()
+            if is_conversation(self._source.server.RequestHandlerClass):
+                self._source.engine.run_request(
+                    self.request, self.client_address
+                )  # its `finish` may leave bytes unread, the template does not
+            else:
+                super().__call__()
         else:
             self.thread = threading.get_ident()
             self._open(opener)
@@ -163,9 +168,8 @@ class Connection(RequestUnit):
     def _run_on(self, handler: Any, handle: Callable[[], object]) -> None:
         """Run the rest of the conversation in this thread, because only the handler knows what it reads next."""
         self._leave_parking()
-        if self._says_goodbye:
-            vars(handler).pop("end_headers", None)  # breaks the reference cycle
-        self._handler, self._says_goodbye = None, False
+        self._say_no_goodbye()
+        self._handler = None
         try:
             try:
                 handle()
@@ -174,6 +178,7 @@ class Connection(RequestUnit):
         except BaseException as error:  # noqa: BLE001 - `_fail` judges every error of a request
             self._fail(error)
         else:
+            discard_unread(self.request)  # that of http.server's handlers does not do it
             self._close()
 
     def _leave_parking(self) -> None:
@@ -318,9 +323,13 @@ class Connection(RequestUnit):
         self._forget()
         if self._handler is not None:
             discard_rest(self._handler)  # our `finish` has done it already; that of http.server's handlers does not
+        self._say_no_goodbye()
+        super()._close()
+
+    def _say_no_goodbye(self) -> None:
         if self._says_goodbye:
             vars(self._handler).pop("end_headers", None)  # breaks the reference cycle
-        super()._close()
+            self._says_goodbye = False
 
 
 class _Then(enum.Enum):

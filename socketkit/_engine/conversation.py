@@ -83,6 +83,13 @@ def _can_be_suspended(kind: Any) -> bool:
     return kind.__init__ in constructors and (base is ConversationHandler or kind.setup is base.setup)
 
 
+def is_conversation(factory: Any) -> bool:
+    """Return whether handlers of this class, or of this partial of one, are conversations, even if they have to run in one piece."""
+    kind = unwrapped(factory)
+    return isinstance(kind, type) and _loop_of(kind) is not None
+
+
+@lru_cache(maxsize=256)
 def _loop_of(kind: Any) -> Any:
     """Return the class whose `handle()` this class has, if that is a known loop over `handle_one_request()`."""
     http_server = sys.modules.get("http.server")
