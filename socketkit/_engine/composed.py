@@ -113,7 +113,8 @@ class ComposedEngine(Engine):
     def take_one(self, timeout: float | None) -> Unit | None:
         """Return the unit of one request; None if none arrives within `timeout` seconds (None: no limit)."""
         self.open()
-        with Intake(self._sources(self._started(), None, None), clock=self.clock) as intake:
+        live = self._started()
+        with Intake(self._sources(live, self._limits_in_force(live), None, None), clock=self.clock) as intake:
             return intake.take(timeout)
 
     def sources(self, run: Run) -> list[ListenerSource]:
@@ -122,7 +123,11 @@ class ComposedEngine(Engine):
         parking = live.parking
         if parking is not None and limits.idle is not None:
             parking = attrs.evolve(parking, idle=limits.idle)
-        return self._sources(live, parking, self._deadlines(live, limits, run), in_place=live.runs_in_place)
+        return self._sources(live, limits, parking, self._deadlines(live, limits, run), in_place=live.runs_in_place)
+
+    def process(self, request: Request, client_address: Address) -> None:
+        """Give a request to the dispatcher."""
+        self._started().process(request, client_address)
 
     def _started(self) -> StartedDispatcher:
         live = self.start_dispatcher()
@@ -130,10 +135,10 @@ class ComposedEngine(Engine):
         return live
 
     def _sources(
-        self, live: StartedDispatcher, parking: Parking | None, deadlines: Deadlines | None, *, in_place: bool = False
+        self, live: StartedDispatcher, limits: Limits, parking: Parking | None, deadlines: Deadlines | None, *, in_place: bool = False
     ) -> list[ListenerSource]:
         """Return a source for each listener, which calls `get_request` instead if that is overridden."""
-        server, limits = self.server, self._limits_in_force(live)
+        server = self.server
         overridden = replaces(server, "get_request")
         sources: list[ListenerSource] = []
         for listener, transport in zip(self.listeners, server.transports, strict=True):

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from socketkit._system.forking import forks, leave
+from socketkit._system.forking import forks, leave_if_forked
 from socketkit.handlers.coroutines import constructing
 from socketkit.seams import Address, Layer, Request
 
@@ -48,8 +48,7 @@ async def _process(engine: Engine, request: Request, client_address: Address) ->
         for handler in made:
             await _run(handler)
     except SystemExit as error:
-        if forks.behind != behind:
-            leave(error)
+        leave_if_forked(error, behind)
         raise
     except Exception as error:  # noqa: BLE001 - passed to handle_error
         engine.ledger.fail(request, error)

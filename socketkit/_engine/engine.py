@@ -18,7 +18,7 @@ from socketkit._engine.tally import Tally
 from socketkit._engine.work import StartedDispatcher, Work
 from socketkit._system import logs
 from socketkit.errors import AlreadyServingError
-from socketkit.seams import Address, Clock, Dispatcher, Lifecycle, Request
+from socketkit.seams import Clock, Dispatcher, Lifecycle, Request
 from socketkit.seams.stats import DrainReport
 
 
@@ -85,11 +85,6 @@ class Engine(Requests, ABC):
         if self.live is None and (recipe := self.recipe()) is not None:
             self.live = StartedDispatcher(recipe, Work(self))
         return self.live
-
-    def process(self, request: Request, client_address: Address) -> None:
-        live = self.live or self.start_dispatcher()
-        assert live is not None  # noqa: S101 - whoever calls this has one
-        live.process(request, client_address)
 
     def tell(self, event: str, *facts: object) -> None:
         """Tell the observers of an event that does not concern a request."""

@@ -8,7 +8,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from socketkit._engine.ledger import Entry, Ledger
-from socketkit._system.forking import forks, leave
+from socketkit._system.forking import leave_if_forked
 from socketkit._system.logs import Log
 from socketkit._system.sockets import DONT_WAIT, discard_unread
 from socketkit.seams import Address, Request
@@ -146,8 +146,7 @@ class RequestUnit(Entry):
     def _fail(self, error: BaseException) -> None:
         """Handle `error`, the exception being handled, as the template does, and close."""
         source = self._source
-        if isinstance(error, SystemExit) and forks.behind != source.behind:
-            leave(error)
+        leave_if_forked(error, source.behind)
         try:
             if source.engine.fail_request(self.request, self.client_address, error):
                 raise error

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from socketkit._system.forking import forks, leave
+from socketkit._system.forking import forks, leave_if_forked
 from socketkit.seams import Address, Request
 
 if TYPE_CHECKING:
@@ -68,8 +68,7 @@ class RequestTemplate:
         try:
             self.finish_request(request, client_address)
         except SystemExit as error:
-            if forks.behind != behind:
-                leave(error)
+            leave_if_forked(error, behind)
             raise
         except Exception as error:  # noqa: BLE001 - passed to handle_error
             engine_of(self).ledger.fail(request, error)

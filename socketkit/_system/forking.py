@@ -24,6 +24,12 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=forks.note)
 
 
+def leave_if_forked(error: BaseException, behind: int) -> None:
+    """End this process if `error` is SystemExit and a handler has forked the process since `forks.behind` was `behind`."""
+    if isinstance(error, SystemExit) and forks.behind != behind:
+        leave(error)
+
+
 def leave(error: SystemExit) -> NoReturn:
     """End this process, which a handler forked, with the exit code of `error`, without running the parent server's clean-up."""
     code = error.code
