@@ -221,3 +221,112 @@ def test_a_number_that_is_another_ones_by_now_is_not_forgotten_for_the_first(pol
     poller.forget(pair[0].fileno(), "first")
     pair[1].send(b"x")
     assert poller.poll(1) == ["second"]
+
+
+def stale(poller, thing="gone", *, forgotten=True):
+    """Have a socket closed without notice while a copy keeps it open; return its number, the copy, and its peer, which has sent."""
+    ours, theirs = socket.socketpair()
+    number = ours.fileno()
+    poller.arm(number, thing)
+    theirs.send(b"x")
+    assert poller.poll(1) == [thing]
+    copy = ours.dup()
+    ours.close()
+    if forgotten:
+        poller.forget(number, thing)
+    return number, copy, theirs
+
+
+def is_at_rest(poller):
+    begin = time.monotonic()
+    assert poller.poll(0.1) == []
+    return time.monotonic() - begin > 0.09
+
+
+@pytest.mark.parametrize("forgotten", [True, False])
+def test_a_socket_closed_without_notice_is_not_reported_though_a_copy_keeps_it_open(poller, forgotten):
+    _, copy, peer = stale(poller, forgotten=forgotten)
+    with copy, peer:
+        for _ in range(3):
+            assert poller.poll(0.01) == []
+        assert is_at_rest(poller)
+
+
+def test_a_report_of_the_closed_socket_is_not_taken_for_the_one_that_has_its_number(poller):
+    number, copy, peer = stale(poller)
+    ours, theirs = socket.socketpair()
+    with copy, peer, ours, theirs:
+        assert ours.fileno() == number
+        poller.arm(number, "new")
+        for _ in range(3):
+            assert poller.poll(0.01) == []
+        assert is_at_rest(poller)
+        theirs.send(b"x")
+        assert poller.poll(1) == ["new"]
+        poller.arm(number, "newer")
+        assert poller.poll(1) == ["newer"]
+
+
+@pytest.mark.skipif(not hasattr(select, "epoll"), reason="epoll is Linux's")
+def test_a_loop_that_watches_the_poller_watches_it_still_after_a_closed_socket_was_reported(pair):
+    def is_readable():
+        return bool(select.select([poller.fileno()], [], [], 0)[0])
+
+    poller = EpollPoller()
+    number = poller.fileno()
+    poller.watch(pair[0].fileno(), "thing")
+    _, copy, peer = stale(poller)
+    with copy, peer:
+        assert is_readable()
+        while is_readable():
+            assert poller.poll(0) == []
+        assert poller.fileno() == number
+        pair[1].send(b"x")
+        assert is_readable()
+        assert poller.poll(0) == ["thing"]
+    poller.close()
+
+
+@pytest.mark.skipif(not hasattr(select, "epoll"), reason="epoll is Linux's")
+def test_nothing_armed_is_lost_while_the_epoll_is_replaced():
+    poller, rounds = EpollPoller(), 500
+    pairs = [socket.socketpair() for _ in range(4)]
+
+    def arm_again_and_again(ours, theirs, served):
+        for _ in range(rounds):
+            served.acquire()
+            theirs.send(b"x")
+            poller.arm(ours.fileno(), (ours, served))
+
+    threads = [threading.Thread(target=arm_again_and_again, args=(*ends, threading.Semaphore())) for ends in pairs]
+    for thread in threads:
+        thread.start()
+    for _ in range(rounds * len(pairs)):
+        poller._renew()
+        while not (reports := poller.poll(5)):
+            poller._renew()
+        for ours, served in reports:
+            ours.recv(1)
+            served.release()
+        if not any(thread.is_alive() for thread in threads):
+            break
+    for thread in threads:
+        thread.join(10)
+        assert not thread.is_alive(), "a report was lost"
+    poller.close()
+    for ours, theirs in pairs:
+        ours.close()
+        theirs.close()
+
+
+@pytest.mark.skipif(not hasattr(select, "epoll"), reason="epoll is Linux's")
+def test_the_poller_goes_on_if_no_descriptor_is_left_for_another_epoll(pair, monkeypatch):
+    poller = EpollPoller()
+    poller.watch(pair[0].fileno(), "thing")
+    _, copy, peer = stale(poller)
+    pair[1].send(b"x")
+    with copy, peer, monkeypatch.context() as patched:
+        patched.setattr(select, "epoll", lambda: (_ for _ in ()).throw(OSError("too many open files")))
+        assert poller.poll(0) == ["thing"]
+    assert poller.poll(0) == ["thing"]
+    poller.close()

@@ -10,7 +10,9 @@ import functools
 import http.client
 import http.server
 import io
+import os
 import re
+import select
 import shutil
 import socket
 import socketserver
@@ -23,6 +25,7 @@ import time
 
 import pytest
 
+from helpers import innards
 from socketkit import TCP, ConversationHandler, Graceful, Server
 from socketkit import socketserver as classic
 from socketkit._engine.override import Override
@@ -584,3 +587,48 @@ def test_bytes_that_it_leaves_unread_do_not_destroy_the_reply(handler, dispatche
         while more := client.recv(1 << 16):
             received += more
     assert received.endswith(b"x" * 1_000_000)
+
+
+class ClosesItself(Page):
+    """Closes its connection as proxies do, while a copy of the descriptor, or a child process, keeps it open."""
+
+    copies: list
+
+    def do_GET(self):
+        self.copies.append(self.connection.dup())
+        super().do_GET()
+        self.wfile.flush()
+        if self.path == "/at-once":
+            os.close(self.connection.detach())
+        elif self.path == "/soon":
+            self.connection.close()
+            self.close_connection = True
+
+
+@pytest.mark.parametrize("path", ["/soon", "/at-once"])
+@pytest.mark.parametrize("dispatcher", ["pool:8", "adaptive", "executor", "asyncio"])
+def test_a_socket_that_its_handler_closes_is_not_reported_for_ever(dispatcher, path):
+    class Handler(ClosesItself):
+        copies, notes = [], []
+
+    def is_reported():
+        return bool(select.select([innards.intake(server)], [], [], 0)[0])
+
+    with noting(Server, Handler)(ANYWHERE, Handler, dispatcher=dispatcher).start() as server:
+        with socket.create_connection(server.addresses[0]) as client, client.makefile("rb") as answer:
+            client.settimeout(10)
+            client.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            assert b"200" in answer.readline()
+            while (line := answer.readline()) not in {b"\r\n", b""}:
+                assert line
+            assert answer.read(2) == b"ok"
+            client.sendall(f"GET {path} HTTP/1.1\r\n\r\n".encode())
+            assert b"200" in answer.readline()
+            while server.stats().active:
+                time.sleep(0.001)
+            client.sendall(b"unread")
+            assert pages(server.addresses[0]) == ["ok", "ok"]
+            while is_reported():
+                time.sleep(0.001)
+        for copy in Handler.copies:
+            copy.close()

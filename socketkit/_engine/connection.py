@@ -295,6 +295,7 @@ class Connection(RequestUnit):
 
     def _end(self) -> None:
         """Finish the handler, if there is one, and close."""
+        self._forget()  # first: a handler that has closed its socket leaves it open until `finish` closes the files
         try:
             if self._handler is not None:
                 self._handler.finish()
@@ -305,6 +306,7 @@ class Connection(RequestUnit):
 
     def _give_up(self, error: BaseException) -> None:
         """Finish the handler, if there is one, and close, because of `error`, the exception being handled."""
+        self._forget()
         if self._handler is not None:
             with contextlib.suppress(BaseException):  # report the first error only
                 self._handler.finish()

@@ -129,7 +129,7 @@ class Intake:
         return None
 
     def fileno(self) -> int:
-        """Return the descriptor of the selector itself; only epoll and kqueue have one."""
+        """Return a descriptor that is readable whenever `take(0)` might return a unit; only epoll and kqueue have one."""
         return self._poller.fileno()
 
     def due(self) -> float | None:

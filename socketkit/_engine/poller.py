@@ -14,6 +14,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from socketkit._system.sockets import is_readable
+
 
 class Poller(ABC):
     """What a poller does. `arm` and `forget` may be called from any thread, the rest only from the polling thread."""
@@ -39,7 +41,7 @@ class Poller(ABC):
 
     @abstractmethod
     def fileno(self) -> int:
-        """Return the descriptor of the poller itself."""
+        """Return a descriptor that is readable while `poll` has something to report. It stays the same until the poller is closed."""
 
     @abstractmethod
     def close(self) -> None:
@@ -52,8 +54,12 @@ class EpollPoller(Poller):
     A reported descriptor is usually armed again before the next poll, because the polling thread serves it. So it stays registered
     with the kernel, and is silenced only if the kernel reports it while it is not armed.
 
-    A report may be stale: its bytes may have been read, and the descriptor armed again, before the polling thread processes it. So a
+    A report may be late: its bytes may have been read, and the descriptor armed again, before the polling thread processes it. So a
     report for a descriptor that was armed after this poll began is ignored. If it is still true, the kernel repeats it.
+
+    An entry of the kernel may be stale: it lives as long as the open file, which a copy of the descriptor keeps open, and only the closed
+    number could remove it (epoll(7), question 6). If a handler closes its socket itself while a child process has a copy, such an entry
+    would be reported for ever. So the poller doubts a number whose entry it could not find, and replaces the epoll at a false report.
     """
 
     def __init__(self) -> None:
@@ -63,6 +69,8 @@ class EpollPoller(Poller):
         self._armed: dict[int, int] = {}  # those that are armed now, with the number of the poll when they were
         self._polls = 0
         self._silent: set[int] = set()  # those that the kernel was told not to report
+        self._doubted: set[int] = set()  # numbers that may have a stale entry
+        self._around: select.epoll | None = None  # contains the epoll, for `fileno`: made when that is called first
 
     def watch(self, fileno: int, thing: Any) -> None:
         self._known.discard(fileno)  # in case the number belonged to an armed descriptor that was closed without `forget`
@@ -76,15 +84,19 @@ class EpollPoller(Poller):
         if same and fileno not in self._silent:
             return
         self._silent.discard(fileno)
+        epoll = self._epoll  # read once: `_renew` may replace it
         if fileno in self._known:
-            with contextlib.suppress(FileNotFoundError):  # closed meanwhile, and its number reused
-                self._epoll.modify(fileno, select.EPOLLIN)
+            try:
+                epoll.modify(fileno, select.EPOLLIN)
+            except FileNotFoundError:  # closed meanwhile, and its number reused
+                self._doubted.add(fileno)
+            else:
                 return
         self._known.add(fileno)
         try:
-            self._epoll.register(fileno, select.EPOLLIN)
+            epoll.register(fileno, select.EPOLLIN)
         except FileExistsError:  # another thread has registered the same number for a descriptor that was forgotten and closed meanwhile
-            self._epoll.modify(fileno, select.EPOLLIN)
+            epoll.modify(fileno, select.EPOLLIN)
 
     def forget(self, fileno: int, thing: Any = None) -> None:
         if thing is not None and self._things.get(fileno) is not thing:
@@ -93,14 +105,19 @@ class EpollPoller(Poller):
         self._armed.pop(fileno, None)
         self._silent.discard(fileno)
         if self._things.pop(fileno, None) is not None:
-            with contextlib.suppress(OSError, ValueError):  # the descriptor or the poller may be closed by now
+            try:
                 self._epoll.unregister(fileno)
+            except (OSError, ValueError):  # the descriptor or the poller may be closed by now
+                self._doubted.add(fileno)
 
     def poll(self, timeout: float | None) -> list[Any]:
-        things, known, armed = self._things, self._known, self._armed
+        things, known, armed, doubted = self._things, self._known, self._armed, self._doubted
         self._polls = number = self._polls + 1
         reported = []
         for fileno, _ in self._epoll.poll(-1 if timeout is None else timeout):  # a negative timeout waits for ever
+            if doubted and fileno in doubted and not self._is_true(fileno):
+                self._renew()
+                continue
             if fileno in known:
                 since = armed.get(fileno, -1)
                 if since == number:
@@ -121,17 +138,50 @@ class EpollPoller(Poller):
         Without EPOLLONESHOT the kernel would keep reporting a peer that hung up, whatever the event mask.
         """
         self._silent.add(fileno)
-        with contextlib.suppress(OSError, ValueError):  # closed meanwhile
+        try:
             self._epoll.modify(fileno, select.EPOLLONESHOT)
             if fileno in self._armed:  # armed just now, by another thread
                 self._silent.discard(fileno)
                 self._epoll.modify(fileno, select.EPOLLIN)
+        except OSError:  # it was closed, with or without its entry
+            self._renew()
+
+    def _is_true(self, fileno: int) -> bool:
+        return fileno in self._things and is_readable(fileno)
+
+    def _renew(self) -> None:
+        """Replace the epoll by a new one, with the entries of all descriptors that are registered here.
+
+        Other threads may arm and forget meanwhile. They change `_things` before they read `_epoll`, and here it is the other way round, so
+        what they change is seen here, or they change the new epoll.
+        """
+        try:
+            new = select.epoll()
+        except OSError:  # no descriptor is left; the kernel repeats the false report
+            return
+        self._epoll = new  # nobody closes the old one while another thread uses it: it goes with its last reference
+        self._doubted.clear()
+        self._silent.clear()
+        if self._around is not None:
+            self._around.register(new.fileno(), select.EPOLLIN)
+        for fileno in list(self._things):
+            with contextlib.suppress(OSError):  # it is closed, or was armed just now
+                new.register(fileno, select.EPOLLIN)
+            if fileno not in self._things:  # forgotten just now
+                with contextlib.suppress(OSError):
+                    new.unregister(fileno)
 
     def fileno(self) -> int:
-        return self._epoll.fileno()
+        inner = self._epoll.fileno()
+        if self._around is None:
+            self._around = select.epoll()
+            self._around.register(inner, select.EPOLLIN)
+        return self._around.fileno()
 
     def close(self) -> None:
         self._epoll.close()
+        if self._around is not None:
+            self._around.close()
 
 
 class SelectorPoller(Poller):

@@ -169,7 +169,7 @@ class Intake(Watcher, Protocol):
         """Return the next unit; None when stopped, or when none came within `timeout` seconds. `timeout` None: no limit."""
 
     def fileno(self) -> int:
-        """Return the descriptor of the selector itself (epoll or kqueue)."""
+        """Return a descriptor for an event loop to watch (of an epoll or a kqueue). It stays the same until the intake is closed."""
 
     def due(self) -> float | None:
         """Return the seconds until `take` has timed work to do, which no descriptor announces; None: there is none."""
