@@ -239,17 +239,51 @@ def test_the_second_listener_fails_and_the_first_is_closed_again(tmp_path):
     assert not path.exists()
 
 
-def test_service_actions_is_called_when_overridden(dispatcher):
+def test_service_actions_is_called_in_the_serving_thread_when_overridden(dispatcher):
     class Paced(Server):
         def service_actions(self):
+            callers.add(threading.current_thread())
             called.release()
 
-    called = threading.Semaphore(0)
+    callers, called = set(), threading.Semaphore(0)
     with Paced(ANYWHERE, Upper, dispatcher=dispatcher) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         for _ in range(3):
             assert called.acquire(timeout=10)
+            assert ask(server.addresses[0]) == b"HELLO\n"
+        server.stop()
+        thread.join()
+    assert callers == {thread}
+
+
+@pytest.mark.parametrize("dispatcher", ["pool:2", "adaptive:2", "executor,limit=2", "asyncio,workers=2"])
+def test_service_actions_is_called_while_every_worker_is_busy(dispatcher):
+    """Programs learn there that they should stop."""
+
+    class Paced(Server):
+        def service_actions(self):
+            started.release()
+            if all(busy.is_set() for busy in both):
+                called.release()
+
+    def handler(request, client_address, server):
+        next(free).set()
+        end.wait(20)
+
+    both, end = (threading.Event(), threading.Event()), threading.Event()
+    started, called = threading.Semaphore(0), threading.Semaphore(0)
+    free = iter(both)
+    with Paced(ANYWHERE, handler, dispatcher=dispatcher) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        assert started.acquire(timeout=10)
+        with contextlib.ExitStack() as clients:
+            for _ in both:
+                clients.enter_context(socket.create_connection(server.addresses[0])).send(b"x")
+            for _ in range(3):
+                assert called.acquire(timeout=10)
+            end.set()
         server.stop()
         thread.join()
 

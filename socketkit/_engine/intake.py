@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Self
 
 from socketkit._engine.accepting import HELD, NO_ROOM, Accepting, NoRoomError, Source
+from socketkit._engine.housekeeping import Housekeeping
 from socketkit._engine.parking import Parked, ParkingLot
 from socketkit._engine.poller import Poller, SelectorPoller, best_poller
 from socketkit._engine.retirement import Retirement
@@ -54,6 +55,7 @@ class Intake:
         self._polling = False
         self._interrupted = False
         self.parked_one: Callable[[], None] | None = None  # called once, when a unit is parked
+        self.housekeeping: Housekeeping | None = None  # the server's periodic work, if it has any
         self._soon: deque[Callable[[], None]] = deque()  # callbacks that `take` runs before anything else
         self._on_stop: list[Callable[[], None]] = []
         self._taken = 0  # units since the last poll
@@ -139,6 +141,10 @@ class Intake:
             return 0.0
         moment = self._due()
         return None if moment is None else max(moment - self.clock(), 0.0)
+
+    def housekeep(self) -> float | None:
+        """Do the server's periodic work if it is due: see `socketkit.seams.Intake`."""
+        return None if self.housekeeping is None else self.housekeeping()
 
     def park(self, unit: Parked, seconds: float | None) -> bool:
         """Park the unit: `take` returns it when its descriptor is readable, or after `seconds` (None: no limit). From any thread.

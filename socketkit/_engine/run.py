@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from socketkit._engine.holdup import AFTER_FORCE, Holdup, shut_down
+from socketkit._engine.housekeeping import Housekeeping
 from socketkit._engine.intake import Intake
 from socketkit._system.forking import forks
 from socketkit._system.timer import TimerThread
@@ -131,7 +132,7 @@ class Run:
         def open_intake(*, listening: bool = True) -> Intake:
             intake = self._open_intake(listening=listening)
             if turned is not None and listening:
-                keep_calling(intake, turned, self.pace)
+                intake.housekeeping = Housekeeping(intake, turned, self.pace)
             return intake
 
         try:
@@ -338,7 +339,7 @@ def _feed(intake: Intake, turned: Callable[[], object] | None, pace: float) -> N
 
 
 def keep_calling(intake: Intake, callback: Callable[[], object], pace: float) -> None:
-    """Call `callback` every `pace` seconds from within `intake.take`: `turned`, for dispatchers that drive."""
+    """Call `callback` every `pace` seconds from within `intake.take`."""
 
     def again() -> None:
         callback()

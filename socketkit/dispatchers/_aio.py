@@ -51,6 +51,7 @@ class EventLoop:
         self._watchdog: Watchdog | None = None
         self._intake: Any = None  # while driving
         self._timer: asyncio.TimerHandle | None = None
+        self._housekeeping: asyncio.TimerHandle | None = None  # the next call of `_keep_house`
         self._paused = False  # at the limit: the intake is not watched
         self._waiting = False  # `wait` is running the loop until everything has ended
         self._abandoned = False  # closed from inside the loop: `drive` waits for running requests, then closes it
@@ -67,11 +68,14 @@ class EventLoop:
             loop.add_reader(alarm.fileno(), self._look_around, alarm)
             self._intake = intake
             self._go_on(loop)
+            self._keep_house(loop)
             try:
                 loop.run_forever()
             finally:
                 self._pause(loop)
-                self._intake, self._paused = None, False
+                if self._housekeeping is not None:
+                    self._housekeeping.cancel()
+                self._intake, self._paused, self._housekeeping = None, False, None
                 loop.remove_reader(alarm.fileno())
         if self._abandoned:
             self.wait(self._patience)
@@ -112,6 +116,16 @@ class EventLoop:
             loop.stop()
             return
         self._set_timer(loop, intake.due())
+
+    def _keep_house(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Do the server's periodic work in the loop, also while the intake is not watched."""
+        try:
+            seconds = self._intake.housekeep()
+        except BaseException as error:  # noqa: BLE001 - `drive` raises it to its caller
+            self._error = error
+            loop.stop()
+            return
+        self._housekeeping = None if seconds is None else loop.call_later(seconds, self._keep_house, loop)
 
     def _give(self, unit: Any) -> None:
         try:

@@ -27,17 +27,17 @@ class Alarm(Wakeup):
         if self._asleep:
             self.wake()
 
-    def watch(self) -> None:
-        """Block until the alarm fires or another thread calls `wake`. It may also return spuriously."""
+    def watch(self, timeout: float | None = None) -> None:
+        """Block until the alarm fires, another thread calls `wake`, or `timeout` seconds have passed. It may also return spuriously."""
         self._asleep = True  # set before reading the time: `set` works in the opposite order
         moment = self._moment
         if moment == self._rung:
-            self.wait()
+            self.wait(timeout)
         self._asleep = False
         if moment != self._rung:
             left = moment - time.monotonic()
             if left > 0:
-                self.wait(left)
+                self.wait(left if timeout is None else min(left, timeout))
             if time.monotonic() >= moment:
                 self._rung = moment
 
@@ -64,8 +64,8 @@ class TimerAlarm(Alarm):
         self._spec[2], self._spec[3] = divmod(max(int(seconds * 1e9), 1), 1_000_000_000)  # 0 would disarm it
         self._settime(self._fileno, 0, self._spec, None)
 
-    def watch(self) -> None:
-        self._poll.poll()
+    def watch(self, timeout: float | None = None) -> None:
+        self._poll.poll(None if timeout is None else timeout * 1000)
         self.clear()
         with contextlib.suppress(BlockingIOError):  # it has not expired, or was set again since
             os.read(self._fileno, 8)

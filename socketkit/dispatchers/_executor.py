@@ -76,10 +76,10 @@ class ExecutorDriver:
             while not intake.stopped:
                 self._waits = True  # set before the check: a unit makes room first, then reads this
                 if self._load.is_full:
-                    alarm.wait()
+                    alarm.wait(intake.housekeep())
                     continue
                 self._waits = False
-                unit = intake.take()
+                unit = intake.take(intake.housekeep())
                 if unit is not None:
                     self._give(unit)
 

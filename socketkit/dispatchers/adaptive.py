@@ -125,7 +125,7 @@ class _Adaptive:
             try:
                 self._pass_baton()
                 while not intake.stopped:
-                    alarm.watch()
+                    alarm.watch(intake.housekeep())
                     self._look()
             finally:  # Ctrl-C can raise an exception anywhere
                 intake.stop()

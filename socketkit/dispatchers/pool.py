@@ -78,7 +78,7 @@ class _Pool:
             try:
                 self._add_thread()
                 while not intake.stopped:
-                    alarm.wait()
+                    alarm.wait(intake.housekeep())
                     if self._rejects and self._full():
                         self._turn_away()
             finally:  # Ctrl-C can raise an exception anywhere

@@ -180,6 +180,13 @@ class Intake(Watcher, Protocol):
         Python runs signal handlers between two instructions, so without it a wait that began just before the signal would not end.
         """
 
+    def housekeep(self) -> float | None:
+        """Do the server's periodic work, such as `service_actions`, if it is due. Call it in the serving thread, inside `drive`.
+
+        Returns the seconds until the next call is due; None: the server has no such work. A dispatcher that never calls it leaves the
+        work to `take`, so it may be done in another thread, and only while a thread takes requests.
+        """
+
     def stop(self) -> None:
         """Stop the intake before `drive` raises an error. In every other case the server stops it."""
 
