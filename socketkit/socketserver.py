@@ -313,6 +313,10 @@ class _ClassicEngine(_Engine):
     def lifecycle(self) -> Lifecycle:
         return _Override.lifecycle or Classic()
 
+    @property
+    def is_interruptible(self) -> bool:
+        return not hasattr(self.server, "block_on_close")  # which the mix-ins have, whose requests survive a Ctrl-C
+
     def recipe(self) -> Dispatcher | None:
         return _Override.dispatcher or self.server._own_dispatcher()
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from socketkit._engine.conversation import GOODBYE
-from socketkit._engine.holdup import AFTER_FORCE, shut_down, stuck_in
+from socketkit._engine.holdup import stuck_in
 from socketkit._engine.intake import Intake
 from socketkit._engine.parking import FINE_GRAIN
 from socketkit._system.logs import Log
@@ -46,7 +46,7 @@ class Drain:
             finished = ledger.settled - run.settled - cut
             late = 0 if ended else ledger.stats().active
             if not ended:
-                self._force()
+                self._engine.force()
             stuck = stuck_in(ledger) if late else ()
         finally:
             run.drained = True
@@ -94,7 +94,11 @@ class Drain:
         """Accept and return the requests that the kernel has queued."""
         if self._live is not None and self._live.unshare is not None:
             self._live.unshare()
-        return [unit for source in self._run.sources for unit in source.queued()]
+        return [unit for source in self._run.sources for unit in source.queued(self._has_time)]
+
+    def _has_time(self) -> bool:
+        left = self._run.left()
+        return left is None or left > 0
 
     def _conversations_go_on(self) -> bool:
         """Return whether conversations remain, either parked or running and likely to be parked."""
@@ -102,8 +106,7 @@ class Drain:
 
     def _move(self, parked: Sequence[Any], last: Intake) -> list[Any]:
         """Return the connections that can be served now, move those whose client is likely to send a request, and end the others."""
-        ready, now, left = [], self._engine.clock(), self._run.left()
-        in_time = left is None or left > 0
+        ready, now, in_time = [], self._engine.clock(), self._has_time()
         for connection in parked:
             if connection.is_readable():
                 ready.append(connection)
@@ -133,11 +136,3 @@ class Drain:
             if left is not None and left <= 0:
                 return False
         return True
-
-    def _force(self) -> None:
-        """Shut down the sockets of requests that still run, so that blocked handlers wake, and wait briefly for them."""
-        shut_down(self._ledger.active())
-        if self._live is not None:
-            if self._live.force is not None:
-                self._live.force()
-            self._live.wait(AFTER_FORCE)

@@ -8,8 +8,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from socketkit._engine.holdup import AFTER_FORCE, break_off, shut_down
 from socketkit._engine.intake import Intake
-from socketkit._engine.ledger import Ledger, ReplicaLedger
+from socketkit._engine.ledger import Entry, Ledger, ReplicaLedger
 from socketkit._engine.observers import NOBODY, Observers
 from socketkit._engine.request import Requests
 from socketkit._engine.run import Phase, Run
@@ -17,9 +18,16 @@ from socketkit._engine.sources import RequestSource
 from socketkit._engine.tally import Tally
 from socketkit._engine.work import StartedDispatcher, Work
 from socketkit._system import logs
+from socketkit._system.logs import Log
+from socketkit._system.timer import TimerThread
 from socketkit.errors import AlreadyServingError
 from socketkit.seams import Clock, Dispatcher, Lifecycle, Request
 from socketkit.seams.stats import DrainReport
+
+log = Log("socketkit.serving")
+
+AFTER_INTERRUPT = 1.0
+"""Seconds that running requests may take after Ctrl-C before anything is said or done about them."""
 
 
 class Engine(Requests, ABC):
@@ -48,6 +56,11 @@ class Engine(Requests, ABC):
         self._gate = threading.Lock()  # guards `run`
 
     # what each kind of server does its own way
+
+    @property
+    def is_interruptible(self) -> bool:
+        """Whether Ctrl-C in the serving thread ends the requests that run: in the standard library they would run in that thread."""
+        return False
 
     @property
     @abstractmethod
@@ -122,6 +135,8 @@ class Engine(Requests, ABC):
         self.phase = Phase.STOPPED if run.error is None else Phase.FAILED
         self.report = run.report
         run.timer.close()
+        if isinstance(run.error, KeyboardInterrupt) and self.is_interruptible:
+            self._cut_soon(self.ledger.active())
         self._undrained = None if run.drained else run
         if run.drained:
             self.live = None
@@ -163,13 +178,48 @@ class Engine(Requests, ABC):
         undrained, self._undrained = self._undrained, None
         if undrained is not None:
             undrained.abandon()
+            break_off(undrained.sources)
         live = self.live
         if live is not None:
-            if wait:
+            if wait and undrained is not None and isinstance(undrained.error, KeyboardInterrupt):
+                self._wait_after_interrupt(live, seconds)
+            elif wait:
                 live.wait(seconds)
             live.close()
         if not self._runs_handler_in(threading.get_ident()):  # a call from a handler leaves it for other callers to wait on
             self.live = None
+
+    def _cut_soon(self, entries: Sequence[Entry]) -> None:
+        """Cut requests that a Ctrl-C would have interrupted in the standard library, unless they end by themselves."""
+
+        def cut() -> None:
+            shut_down(entry for entry in entries if self.ledger.find(entry.request) is entry)
+            timer.close()
+
+        if entries:
+            timer = TimerThread(self.clock)
+            timer.call_later(AFTER_INTERRUPT, cut)
+
+    def force(self) -> None:
+        """Shut down the sockets of requests that still run, so that blocked handlers wake, and wait briefly for them."""
+        shut_down(self.ledger.active())
+        if self.live is not None:
+            if self.live.force is not None:
+                self.live.force()
+            self.live.wait(AFTER_FORCE)
+
+    def _wait_after_interrupt(self, live: StartedDispatcher, seconds: float | None) -> None:
+        try:
+            if live.wait(AFTER_INTERRUPT if seconds is None else min(seconds, AFTER_INTERRUPT)):
+                return
+            if self.is_interruptible:
+                self.force()
+                return
+            log.warning("waiting for %d running requests to end; press Ctrl-C again to end them now", self.ledger.stats().active)
+            live.wait(seconds)
+        except KeyboardInterrupt:
+            shut_down(self.ledger.active())
+            raise
 
     # forked processes
 

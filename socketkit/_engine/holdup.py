@@ -1,4 +1,4 @@
-"""Requests that run on although their server wants to stop: waking them, and telling what they do."""
+"""What keeps a server from stopping: requests that run on, and an accept that waits for its client. Waking them, and telling what they do."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import contextlib
 import socket
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from types import FrameType
 from typing import Any
 
 from socketkit._engine.ledger import Entry, Ledger
+from socketkit._engine.sources import ClassicSource, ListenerSource, RequestSource
 from socketkit._system.logs import Log
 from socketkit.seams.stats import Stuck
 
@@ -34,6 +36,37 @@ def stuck_in(ledger: Ledger) -> tuple[Stuck, ...]:
 
 def _stack(frame: Any) -> str:
     return "".join(traceback.format_stack(frame)) if frame is not None else ""
+
+
+_TAKES = {ClassicSource.take.__code__, ListenerSource.take.__code__}
+
+
+def break_off(sources: Sequence[RequestSource]) -> None:
+    """Shut down the connection that a `get_request` of these sources still waits for, such as that of a client in a TLS handshake.
+
+    It is the program's own `get_request`, which has not returned the connection yet. So only the stack of its thread knows it.
+    """
+    for frame in sys._current_frames().values():  # noqa: SLF001 - the only way to see other threads' stacks
+        inner: list[FrameType] = []
+        outer: FrameType | None = frame
+        while outer is not None:
+            if outer.f_code in _TAKES and (source := outer.f_locals["self"]) in sources:
+                _shut_down_in(inner, source)
+                break
+            inner.append(outer)
+            outer = outer.f_back
+
+
+def _shut_down_in(frames: Sequence[FrameType], source: RequestSource) -> None:
+    """Shut down the sockets of the innermost frame that has any, except the listener."""
+    for frame in frames:
+        held = [each for each in frame.f_locals.values() if isinstance(each, socket.socket) and each.fileno() not in {-1, source.fileno()}]
+        for sock in held:
+            with contextlib.suppress(OSError):  # it is not connected, or no longer
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)  # not its own, which may want to say goodbye
+                log.warning("%s: the server stopped while get_request waited for a client", source.url)
+        if held:
+            return
 
 
 class Holdup:

@@ -258,9 +258,11 @@ class Intake:
 
     def _wait(self, timeout: float | None) -> None:
         """Wait for a descriptor or a timer, and record which sources are ready."""
+        if self.stopped:  # perhaps while a source took a request, and by now it is closed
+            return
         self._polling = True  # set before the deadlines are read: a later deadline wakes the poller
         units = self.units
-        if units.woken or units.wait_for_poll or self.stopped or self._interrupted:
+        if units.woken or units.wait_for_poll or self._interrupted:
             timeout = 0.0
         moment = self._due()
         if moment is not None:

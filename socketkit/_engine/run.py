@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from socketkit._engine.holdup import AFTER_FORCE, Holdup, shut_down
+from socketkit._engine.holdup import AFTER_FORCE, Holdup, break_off, shut_down
 from socketkit._engine.housekeeping import Housekeeping
 from socketkit._engine.intake import Intake
 from socketkit._system.forking import forks
@@ -227,18 +227,27 @@ class Run:
         return self._until(self._end_by)
 
     def time_out(self) -> None:
-        """Called when the time of a drain is up: stop its last round, or wake a handler that keeps the drain from beginning.
+        """Called when the time of a drain is up: stop its last round, or wake what keeps the drain from going on: a handler, or an accept.
 
-        Goes on until neither is left, because a handler may be about to begin.
+        Goes on until the drain is over, because one of them may be about to begin.
         """
         left = self.left()
-        if left is None or (self.draining and self.last is None):
+        if left is None or self.drained:
             return
         if left <= 0:
             if self.last is not None:
                 self.last.stop()
             self.holdup.wake(self.thread, late=left < -AFTER_FORCE)
-        self.call_later(left if left > 0 else AFTER_FORCE, self.time_out)
+            break_off(self.sources)
+        self._time_out_in(left if left > 0 else AFTER_FORCE)
+
+    def _time_out_in(self, seconds: float) -> None:
+        call_later = self.timer.call_later if self._accept_may_block() else self.call_later
+        call_later(seconds, self.time_out, in_signal_handler=True)
+
+    def _accept_may_block(self) -> bool:
+        """Return whether a `get_request` of the program may keep the thread that takes requests from its timers."""
+        return any(source.once for source in self.sources)
 
     def _be_lame(self) -> None:
         """Keep serving until the lame duck ends, or an earlier drain deadline; then end."""
@@ -255,9 +264,10 @@ class Run:
         self.ready = False
         self._mark_end()
         live, left = self._engine.live, self.left()
-        if left is not None and live is not None and (live.inline or self.last is not None):
+        may_be_held_up = self.last is not None or self._accept_may_block() or (live is not None and live.inline)
+        if left is not None and may_be_held_up:
             with contextlib.suppress(RuntimeError):  # no thread is available to wait
-                self.call_later(left, self.time_out, in_signal_handler=True)
+                self._time_out_in(left)
         if self.intake is not None:
             self.intake.stop()
 

@@ -70,10 +70,13 @@ class RequestSource(Source):
             deadlines.begin()
         return unit
 
-    def queued(self) -> Iterator[Unit]:
-        """Take the requests queued in the kernel and yield their units; parked connections are not yielded."""
+    def queued(self, has_time: Callable[[], bool]) -> Iterator[Unit]:
+        """Take the requests queued in the kernel and yield their units; parked connections are not yielded.
+
+        has_time: whether to go on where a `get_request` may block.
+        """
         for _ in range(MOST_QUEUED if self.accepts else 0):
-            if self.once and not is_readable(self):
+            if self.once and not (is_readable(self) and has_time()):
                 return
             try:
                 unit = self.take()

@@ -59,6 +59,9 @@ FAINT = 0.05
 TRY_AGAIN = 0.1
 """Seconds until the monitor looks again after a new thread could not be started."""
 
+UNTIL_HOME = 1.0
+"""Seconds until the monitor leaves a worker behind that an accept still blocks, or stops looking for a baton that an exception lost."""
+
 LONG_AGO = float("-inf")
 
 BATON = "baton"
@@ -135,7 +138,7 @@ class _Adaptive:
 
     def _send_home(self) -> None:
         """Wait until no worker is inside the stopped intake, then tell spare workers to end."""
-        give_up = time.monotonic() + 1.0  # in case an exception lost the baton between picking it up and passing it on
+        give_up = time.monotonic() + UNTIL_HOME
         while not self._pick_up() and time.monotonic() < give_up:
             self._alarm.wait(0.01)
         self._retired = True

@@ -20,6 +20,9 @@ from socketkit.seams.validators import at_least
 
 log = Log(__name__)
 
+UNTIL_HOME = 1.0
+"""Seconds until the driver leaves a thread behind that an accept still blocks, such as a `get_request` that speaks TLS."""
+
 
 @attrs.frozen(field_transformer=own_first)
 class Pool(ParkingOptions):
@@ -83,8 +86,8 @@ class _Pool:
                         self._turn_away()
             finally:  # Ctrl-C can raise an exception anywhere
                 intake.stop()
-                with self._baton:  # from here on, no thread is inside the intake
-                    pass
+                if self._baton.acquire(timeout=UNTIL_HOME):  # from here on, no thread is inside the intake
+                    self._baton.release()
         if self._error is not None:
             raise self._error
 
