@@ -31,7 +31,7 @@ from socketkit._engine.sources import ClassicSource
 from socketkit._engine.steps import ENGINE, RequestTemplate, engine_of, own_step, replaces
 from socketkit._engine.work import StartedDispatcher
 from socketkit._system import logs
-from socketkit._system.children import fork, reap, wait_any
+from socketkit._system.children import fork, keep_private, reap, wait_any
 from socketkit._system.sockets import DONT_WAIT
 from socketkit.dispatchers.forks import Forks
 from socketkit.dispatchers.sync import Sync
@@ -345,6 +345,9 @@ class _ClassicEngine(_Engine):
 
     def become_replica(self, *parts: Any) -> Run:
         os.set_blocking(self.server.fileno(), False)  # another worker may take the request that the selector just reported
+        sock = getattr(self.server, "socket", None)
+        if isinstance(sock, socket.socket) and sock.type == socket.SOCK_STREAM:
+            keep_private(sock)  # what a handler forks may outlive this process, and must not hold the port
         return super().become_replica(*parts)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -21,6 +22,7 @@ from socketkit._engine.sources import ListenerSource
 from socketkit._engine.steps import replaces
 from socketkit._engine.tally import Tally
 from socketkit._engine.work import StartedDispatcher
+from socketkit._system.children import keep_private
 from socketkit._system.logs import Log
 from socketkit._system.sockets import peek
 from socketkit._system.timer import TimerThread
@@ -200,6 +202,9 @@ class ComposedEngine(Engine):
         self, dispatcher: Dispatcher | None, tally: Tally, opened: Callable[[Intake], None], settled: Callable[[int], None] | None
     ) -> Run:
         _forget_others(self)
+        for listener, transport in zip(self.listeners, self.server.transports, strict=True):
+            if transport.kind == "stream" and isinstance(listener.socket, socket.socket):
+                keep_private(listener.socket)  # what a handler forks may outlive this process, and must not hold the port
         self.server.dispatcher = dispatcher or self.usual_dispatcher()
         return super().become_replica(self.server.dispatcher, tally, opened, settled)
 

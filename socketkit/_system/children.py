@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import select
 import signal
 import socket
+import sys
 import threading
 import time
 import weakref
@@ -37,6 +39,32 @@ def fork(run: Callable[[], int]) -> int:
         status = run()
     finally:
         logs.leave(status)
+
+
+def drop_exit_functions() -> None:
+    """In a forked child that will call `run_exit_functions`: leave what was registered before the fork to the parent.
+
+    The parent's `multiprocessing` children are forgotten too; at its exit this process would end them. Source: CPython's
+    multiprocessing/popen_fork.py and multiprocessing/process.py, `_launch` and `_bootstrap`; weakref.py, `finalize`.
+    """
+    atexit._clear()  # noqa: SLF001 - as multiprocessing does
+    finalizers: dict[object, weakref.finalize[..., object]] = weakref.finalize._registry  # type: ignore[attr-defined] # noqa: SLF001 - no public list
+    for parents in list(finalizers):
+        parents.atexit = False  # type: ignore[attr-defined]
+    atexit.register(weakref.finalize._exitfunc)  # type: ignore[attr-defined] # noqa: SLF001 - it registers itself only once
+    process, util = (sys.modules.get(f"multiprocessing.{name}") for name in ("process", "util"))
+    if process is not None and util is not None:
+        process._children.clear()  # noqa: SLF001 - as above
+        atexit.register(util._exit_function)  # noqa: SLF001 - as above
+
+
+def run_exit_functions() -> None:
+    """End what this process has begun, as a program does at its end: wait for threads that are no daemons, then call exit functions.
+
+    Source: CPython's Python/pylifecycle.c, `Py_FinalizeEx`.
+    """
+    threading._shutdown()  # type: ignore[attr-defined] # noqa: SLF001 - as multiprocessing does, in the same place
+    atexit._run_exitfuncs()  # noqa: SLF001 - as above
 
 
 def reap(pid: int, *, block: bool = False) -> int | None:

@@ -22,7 +22,7 @@ from socketkit.errors import ConfigError, IncompatibleError
 from socketkit.handlers.coroutines import AsyncStreamRequestHandler
 
 SERVER = """
-import logging, os, signal, socket, sys, threading, time
+import faulthandler, logging, multiprocessing, os, signal, socket, sys, threading, time
 from socketkit import *
 from socketkit.dispatchers.aio import Asyncio
 def print(*words):  # in one piece, because the log goes there too
@@ -447,6 +447,73 @@ def handler(request, peer, server):
     with serving(handler + "serve(Prefork(1, Sync()), handler)") as (program, address):
         assert hear(address) == b"-15"
         assert ended(program) == {"finished": 1}
+
+
+# --- a worker ends as a program does ---------------------------------------------------------------------------------
+
+
+BEGINS = """
+import atexit, weakref
+from concurrent.futures import ProcessPoolExecutor
+faulthandler.dump_traceback_later(60, exit=True)
+class Made: pass
+made, going = Made(), threading.Event()
+def say(word):
+    os.write(1, b"\\n%s %d\\n" % (word.encode(), os.getpid()))
+def last():
+    going.wait()
+    say("thread")
+def begin(request, peer, server):
+    global pool, own
+    pool, own = ProcessPoolExecutor(1), Made()
+    atexit.register(say, "exits")
+    weakref.finalize(own, say, "finalizes")
+    threading.Thread(target=last).start()
+    request.sendall(b"%d %d" % (os.getpid(), pool.submit(os.getpid).result()))
+    going.set()
+atexit.register(say, "parent-exits")
+weakref.finalize(made, say, "parent-finalizes")
+daemon = multiprocessing.get_context("fork").Process(target=signal.pause, daemon=True)
+daemon.start()
+"""
+
+
+@pytest.mark.parametrize("inner", ["Sync()", "Pool(2)", "Asyncio()"])
+@pytest.mark.parametrize("how", ["SIGTERM to the server", "SIGTERM to the worker", "max_requests"])
+def test_a_worker_ends_what_it_began_and_runs_what_was_registered_with_atexit(how, inner):
+    limit = "max_requests=1" if how == "max_requests" else ""
+    with serving(BEGINS + f"serve(Prefork(1, {inner}, {limit}), begin)\nprint('daemon lives:', daemon.is_alive())") as (program, address):
+        worker, child = map(int, hear(address).split())
+        if how == "SIGTERM to the worker":
+            os.kill(worker, signal.SIGTERM)
+        if how != "SIGTERM to the server":
+            program.line(f"worker {worker} has left")
+        assert program.stop() == 0, program.output
+        assert gone(worker, child)
+        program.line("^daemon lives: True")
+        said = [(match[1], int(match[2])) for match in program.line(r"^((?:parent-)?(?:thread|exits|finalizes)) (\d+)$", 5)]
+        assert said[0] == ("thread", worker)
+        assert sorted(said[1:3]) == [("exits", worker), ("finalizes", worker)]
+        assert sorted(said[3:]) == [("parent-exits", program.pid), ("parent-finalizes", program.pid)]
+        assert "log: ERROR" not in program.output
+
+
+def test_what_a_killed_worker_leaves_behind_does_not_hold_the_port():
+    body = """
+def begin(request, peer, server):
+    child = multiprocessing.get_context("fork").Process(target=signal.pause)
+    child.start()
+    request.sendall(b"%d %d" % (os.getpid(), child.pid))
+serve(Prefork(1, Sync()), begin, lifecycle=Graceful(0.2))
+"""
+    with serving(body) as (program, address):
+        worker, child = map(int, hear(address).split())
+        assert program.stop() == 0
+        assert gone(worker)
+        assert not gone(child, within=0)
+        with socket.create_server(address):
+            pass
+        os.kill(child, signal.SIGKILL)
 
 
 def test_forking_beside_other_threads_is_warned_of():

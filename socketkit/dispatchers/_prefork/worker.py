@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from socketkit._system.children import keep_private
+from socketkit._system.children import drop_exit_functions, keep_private, run_exit_functions
 from socketkit.dispatchers._prefork.handle import CLOSE, DUE, FORCE, GOING, HERE, LEAVE, READY, STOP, hear, say
 from socketkit.logs import Log
 
@@ -53,6 +53,7 @@ class Worker:
     def serve(self, replica: Replica) -> int:
         """Return the exit code."""
         try:
+            drop_exit_functions()
             keep_private(self._channel)
             _dump_stacks_when_aborted()
             self._handle_signals()
@@ -63,6 +64,7 @@ class Worker:
                 self._leaving = self._closing = True
                 say(self._channel, STOP)
             self._serving.drain(self._recipe.drain if self._orphaned else None, queue=self._closing)  # otherwise the parent limits the time
+            run_exit_functions()
         except BaseException:
             log.exception("worker %d failed", os.getpid())
             return 1
