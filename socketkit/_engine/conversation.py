@@ -10,7 +10,8 @@ import io
 import socket
 import sys
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import lru_cache, partial, wraps
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from socketkit._engine.steps import replaced_steps
@@ -97,6 +98,30 @@ def _loop_of(kind: Any) -> Any:
         if getattr(kind, "handle", None) is base.handle:
             return base
     return None
+
+
+def count_requests(factory: Any, ended: Callable[[Any], None]) -> None:
+    """From now on call `ended(handler)` after each request of a conversation with a handler of this class, or of this partial of one.
+
+    This changes the class, so it is only for a process that serves nothing else. Whatever loops over `handle_one_request()`, the
+    library or the handler itself, then calls `ended`.
+    """
+    kind = unwrapped(factory)
+    one = getattr(kind, "handle_one_request", None)
+    if not (isinstance(kind, type) and isinstance(one, FunctionType)):
+        return
+
+    @wraps(one)
+    def handle_one_request(handler: Any) -> Any:
+        try:
+            return one(handler)
+        finally:
+            if not getattr(handler, "is_within_request", False) and getattr(
+                handler, "raw_requestline", True
+            ):  # b"": http.server read the end
+                ended(handler)
+
+    kind.handle_one_request = handle_one_request  # type: ignore[attr-defined]
 
 
 def say_goodbye(handler: Any, is_last: Callable[[], bool]) -> bool:

@@ -6,8 +6,10 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
+from socketkit._engine.conversation import count_requests
 from socketkit._engine.holdup import AFTER_FORCE, break_off, shut_down
 from socketkit._engine.intake import Intake
 from socketkit._engine.ledger import Entry, Ledger, ReplicaLedger
@@ -235,7 +237,16 @@ class Engine(Requests, ABC):
         assert self.run is not None  # noqa: S101 - the dispatcher that drives this run forked the child
         self.run.close()
         self._gate = threading.Lock()
-        self.ledger = ReplicaLedger(self.ledger, tally, settled)
-        self.run = Run(self, self.run.pace, opened=opened)
+        self.ledger = ledger = ReplicaLedger(self.ledger, tally, settled)
+        self.run = run = Run(self, self.run.pace, opened=opened)
+        if settled is not None:
+            count_requests(self.server.RequestHandlerClass, partial(_converse, ledger, run))
         self.live = StartedDispatcher(dispatcher or self.usual_dispatcher(), Work(self))
-        return self.run
+        return run
+
+
+def _converse(ledger: ReplicaLedger, run: Run, handler: Any) -> None:
+    """Count a request of a conversation that has just ended; if the run ends, end a conversation that cannot be parked."""
+    ledger.converse()
+    if run.intake is not None and run.intake.ending and not getattr(ledger.find(handler.request), "begun", False):
+        handler.close_connection = True

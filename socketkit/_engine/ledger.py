@@ -149,7 +149,8 @@ class Ledger:
 class ReplicaLedger(Ledger):
     """The ledger of a process that serves on behalf of its parent, which reads the counts in `tally`.
 
-    settled: called after each outcome with the number of requests settled so far, in the thread that ran the request.
+    settled: called after each outcome, and after each request of a conversation that `converse` counts, with the number of requests
+        served so far, in the thread that ran the request.
     """
 
     def __init__(self, parent: Ledger, tally: Tally, settled: Callable[[int], None] | None = None) -> None:
@@ -166,8 +167,16 @@ class ReplicaLedger(Ledger):
 
     def settle(self, request: Request, outcome: str | None = None) -> None:
         super().settle(request, outcome)
+        self._report()
+
+    def converse(self) -> None:
+        """Count one request of a conversation."""
+        self._tally.converse()
+        self._report()
+
+    def _report(self) -> None:
         if self._when_settled is not None:
-            self._when_settled(self._settled)
+            self._when_settled(self._tally.served)
 
 
 class _Mirrored(dict[str, int]):

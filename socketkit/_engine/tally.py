@@ -16,6 +16,8 @@ aborted: the peer disconnected. refused: by a limit or by verification, or for l
 without reporting. timed out: a deadline passed, or the peer stopped reading. failed: its handler or a hook raised anything else.
 """
 
+_TURNS = 1 + len(OUTCOMES)
+
 
 class Tally:
     """Counters in memory shared by two processes: the forked one writes them, its parent reads them, even after the child has died.
@@ -24,7 +26,7 @@ class Tally:
     """
 
     def __init__(self) -> None:
-        self._counts = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("Q")  # requests accepted, then one counter per outcome
+        self._counts = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("Q")  # requests accepted, one counter per outcome, `_TURNS`
 
     def accept(self) -> None:
         self._counts[0] += 1
@@ -32,6 +34,15 @@ class Tally:
     def settle(self, outcome: str) -> None:
         """Count one settled request; an unknown outcome counts as failed."""
         self._counts[1 + OUTCOMES.index(outcome if outcome in OUTCOMES else "failed")] += 1
+
+    def converse(self) -> None:
+        """Count one request of a conversation. Takes no lock: if two threads call it at once, one call may be lost."""
+        self._counts[_TURNS] += 1
+
+    @property
+    def served(self) -> int:
+        """Number of requests that have ended: those within conversations if there are any, otherwise those that are settled."""
+        return self._counts[_TURNS] or sum(self._counts[1:_TURNS])
 
     def stats(self) -> Stats:
         outcomes = {outcome: count for outcome, count in zip(OUTCOMES, self._counts[1:], strict=False) if count}

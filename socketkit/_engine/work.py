@@ -122,6 +122,9 @@ class Replica:
     def stats(self) -> Stats:
         return self._tally.stats()
 
+    def served(self) -> int:
+        return self._tally.served
+
     def close(self, worker: object = None, reason: str = "") -> None:
         self._engine.ledger.replicas.close(self._tally)
         if reason:

@@ -36,7 +36,7 @@ class Prefork:
     inner: Dispatcher | None = attrs.field(default=None, validator=_inner)
     """The dispatcher that each worker uses; None: the server's default dispatcher."""
     max_requests: int | None = attrs.field(default=None, kw_only=True, validator=attrs.validators.optional(at_least(1)))
-    """Replace a worker after about this many requests; None: never."""
+    """Replace a worker after about this many requests, each request of a conversation included; None: never."""
     max_rss: int | None = attrs.field(default=None, kw_only=True, validator=attrs.validators.optional(at_least(1)))
     """Replace a worker that uses more than this many bytes of memory after a request; None: no limit."""
     max_age: Seconds | None = attrs.field(default=None, kw_only=True, validator=some_seconds_or_none)

@@ -68,7 +68,8 @@ class Replica(Protocol):
         The child then calls `run` and `drain` on it, as a lifecycle does, and exits.
         dispatcher: the one to serve with; None: the usual one.
         opened: called with the intake (a `socketkit._engine.intake.Intake`) just before it is used.
-        settled: called with the number of requests ended so far, after each request, in the thread that ran it.
+        settled: called with the number that `served` returns, after each request, in the thread that ran it. If it is given, each
+            request of a conversation counts, and a conversation that cannot be parked ends with its current request once the run ends.
         Raises: whatever starting the dispatcher raises.
         """
 
@@ -77,6 +78,9 @@ class Replica(Protocol):
 
     def stats(self) -> Stats:
         """In the parent: return the child's statistics so far. Also valid after the child has died."""
+
+    def served(self) -> int:
+        """In the parent: return the number of requests that the child has ended so far, in a conversation or outside of one."""
 
     def close(self, worker: object = None, reason: str = "", /) -> None:
         """In the parent, after the child has ended: add its counts, its unfinished requests as died. Tell observers `reason`, if given."""

@@ -757,6 +757,83 @@ serve(Prefork(1, Sync(), max_rss=memory_in_use() + 50_000_000), handler)
         assert "died" not in program.output
 
 
+CONVERSATIONS = """
+from http.server import BaseHTTPRequestHandler
+class Http(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        data = b"%d\\n" % os.getpid()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+    def log_message(self, *_): pass
+class Own(Http):  # a loop of its own
+    def handle(self):
+        self.close_connection = True
+        self.handle_one_request()
+        while not self.close_connection:
+            self.handle_one_request()
+class Lines(ConversationHandler):
+    def handle_one_request(self):
+        self.rfile.readline()
+        self.wfile.write(b"%d\\n" % os.getpid())
+class Messages(MessageHandler):
+    def reply(self, message, client_address):
+        return b"%d" % os.getpid()
+"""
+
+
+def converse(address, handler):
+    """Make requests on one connection, which is renewed when the server closes it, and yield the number of the process that answers each."""
+    is_http = handler in {"Http", "Own"}
+    while True:
+        with socket.create_connection(address, timeout=10) as client, client.makefile("rb") as file:
+            with contextlib.suppress(ConnectionError):
+                while True:
+                    client.sendall(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n" if is_http else b"x\n")
+                    while is_http and file.readline().strip():
+                        pass
+                    line = file.readline()
+                    if not line:
+                        break
+                    yield int(line)
+
+
+@pytest.mark.parametrize("inner", ["Sync()", "Threads()", "Pool(2)", "Executor()"])
+@pytest.mark.parametrize("handler", ["Http", "Own", "Lines", "Messages"])
+def test_each_request_of_a_conversation_counts_towards_the_share_of_a_worker(handler, inner):
+    with serving(CONVERSATIONS + f"serve(Prefork(1, {inner}, max_requests=20, jitter=0), {handler})") as (program, address):
+        answers, answered = converse(address, handler), []
+        while len(set(answered)) < 4:
+            answered.append(next(answers))
+        answers.close()
+        counts = [answered.count(pid) for pid in dict.fromkeys(answered)]
+        assert all(count >= 20 for count in counts[:-1]), counts
+        for pid, count in zip(dict.fromkeys(answered), counts[:-1], strict=False):
+            program.line(rf"worker {pid} has left; it had served {count} requests")
+        ended(program)
+
+
+@pytest.mark.parametrize("handler", ["Http", "Own", "Lines", "Messages"])
+def test_a_worker_busy_with_one_conversation_does_not_hang(handler):
+    with serving(CONVERSATIONS + f"serve(Prefork(1, Sync(), hang_timeout=0.5), {handler})") as (program, address):
+        answers, end = converse(address, handler), time.monotonic() + 1.5
+        assert {next(answers) for _ in iter(lambda: time.monotonic() < end, False)} == set(started(program))
+        answers.close()
+        ended(program)
+
+
+@pytest.mark.parametrize("inner", ["Sync()", "Pool(2)"])
+def test_a_worker_that_has_grown_within_a_conversation_is_replaced(inner):
+    with serving(CONVERSATIONS + f"serve(Prefork(1, {inner}, max_rss=1), Lines)") as (program, address):
+        answers, answered = converse(address, "Lines"), set()
+        while len(answered) < 2:
+            answered.add(next(answers))
+        answers.close()
+        ended(program)
+
+
 def test_memory_is_counted_in_bytes():
     before = memory_in_use()
     ballast = b"x" * 64_000_000

@@ -59,7 +59,8 @@ class WorkerHandle:
     verdict: str = ""
     """Why the parent ended the worker; empty if it did not."""
     heard: float = attrs.field(factory=time.monotonic)
-    settled: int = -1
+    served: int = -1
+    """How many requests it had served when the parent last looked."""
 
     def close(self) -> None:
         """Close the parent's descriptors. The worker process keeps running."""

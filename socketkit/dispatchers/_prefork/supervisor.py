@@ -279,8 +279,7 @@ class Supervisor:
         del self._processes[process.pid]
         process.close()
         cause = f"{process.verdict} ({how_it_ended(code)})" if process.verdict else how_it_ended(code)
-        stats, state = process.replica.stats(), process.state
-        served = sum(stats.outcomes.values())
+        state, served = process.state, process.replica.served()
         if state is not WorkerState.LEAVING:
             log.error("worker %d died: %s; it had served %d requests", process.pid, cause, served, few=self._lines)
         elif code:
@@ -292,7 +291,7 @@ class Supervisor:
             return
         if state is WorkerState.BOOTING:
             self._fail_to_boot(cause)
-        elif state is not WorkerState.LEAVING and not stats.accepted:
+        elif state is not WorkerState.LEAVING and not process.replica.stats().accepted:
             self._rest(SHORTEST_PAUSE)  # the next one may fail the same way
         self._fill()
 
@@ -305,9 +304,9 @@ class Supervisor:
         for process in self._processes.values():
             if process.state not in {WorkerState.SERVING, WorkerState.DUE} or process.verdict:
                 continue
-            settled = sum(process.replica.stats().outcomes.values())
-            if asleep or settled != process.settled:
-                process.settled, process.heard = settled, now
+            served = process.replica.served()
+            if asleep or served != process.served:
+                process.served, process.heard = served, now
             if now - process.heard > limit:
                 self._abort(process, f"it has not answered for {now - process.heard:.1f} s")
             else:

@@ -57,8 +57,8 @@ class Worker:
             keep_private(self._channel)
             _dump_stacks_when_aborted()
             self._handle_signals()
-            limited = self._most_requests is not None or self._recipe.max_rss is not None
-            self._serving = replica.enter(self._recipe.inner, self._opened, self._settled if limited else None)
+            counts = any(each is not None for each in (self._most_requests, self._recipe.max_rss, self._recipe.hang_timeout))
+            self._serving = replica.enter(self._recipe.inner, self._opened, self._settled if counts else None)
             self._serving.run()
             if not self._leaving:  # the server was stopped from within, by a handler
                 self._leaving = self._closing = True
