@@ -883,7 +883,7 @@ def test_a_worker_that_does_not_even_then_is_killed():
         request = Held(address)
         os.kill(request.pid, signal.SIGTERM)
         assert gone(request.pid, within=5)
-        program.line(rf"log: WARNING worker {request.pid} did not end by itself: SIGKILL")
+        program.line(rf"log: WARNING worker {request.pid} did not end in time, so it was killed; it had served 0 requests")
         assert request.read() == b""
         assert ended(program) == {"died": 1}
 
@@ -911,7 +911,7 @@ def test_a_worker_that_hangs_shows_where_it_stands_and_is_replaced_while_the_oth
                 os.kill(pid, signal.SIGSTOP)
             assert int(talk(address, b"x", timeout=0.4)) != pid
             program.line(rf"log: ERROR the supervisor aborts worker {pid}: it has not answered for 0\.[5-9] s")
-            program.line(rf"^died {pid} it has not answered for .* \((SIGABRT|SIGKILL.*)\)")
+            program.line(rf"^died {pid} it has not answered for .* \((SIGABRT|SIGKILL)\)")
         if how != b"stop":
             program.line(r'File "<string>", line \d+ in handler')
         started(program, 3)
@@ -983,8 +983,39 @@ def test_a_worker_that_does_not_heed_the_deadline_is_killed():
         assert program.stop() == 0
         program.line(r"^stats 0 1 died=1")
         program.line("^no children")
+        program.line(rf"log: WARNING worker {request.pid} did not end in time, so it was killed")
+        assert "memory" not in program.output
         assert gone(request.pid, within=0)
         assert request.read() == b""
+
+
+def test_a_classic_server_that_waits_for_nothing_lets_idle_workers_end_and_kills_none(tmp_path):
+    script = tmp_path / "program.py"
+    script.write_text("""
+import atexit, logging, os, socketserver, sys
+logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="log: %(levelname)s %(message)s")
+class Handler(socketserver.BaseRequestHandler):
+    def handle(self):
+        atexit.register(os.write, 1, b"ended\\n")
+        self.request.sendall(b"x")
+class Server(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+with Server(("127.0.0.1", 0), Handler) as server:
+    print("port", server.server_address[1])
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        pass
+""")
+    command = "-m", "socketkit", "run", "--dispatcher", "prefork:2", "--lifecycle", "classic", str(script)
+    with Program.python(*command, env=with_path(ROOT), cwd=tmp_path) as program:
+        address = "127.0.0.1", int(program.line(r"^port (\d+)")[0][1])
+        program.line(r"worker \d+ is ready", 2)
+        assert hear(address) == b"x"
+        os.killpg(program.pid, signal.SIGINT)
+        assert program.wait() == 0
+        program.line("^ended")
+        assert "WARNING" not in program.output
 
 
 def test_a_handler_may_stop_the_whole_server():

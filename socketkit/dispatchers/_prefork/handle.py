@@ -57,7 +57,11 @@ class WorkerHandle:
     replica: Replica
     state: WorkerState = WorkerState.BOOTING
     verdict: str = ""
-    """Why the parent ended the worker; empty if it did not."""
+    """Why the parent aborted the worker; empty if it did not."""
+    hurried: bool = False
+    """Whether the parent has told the worker to end at once."""
+    killed: bool = False
+    """Whether the parent has sent SIGKILL, because the worker did not end in time."""
     heard: float = attrs.field(factory=time.monotonic)
     served: int = -1
     """How many requests it had served when the parent last looked."""

@@ -91,6 +91,9 @@ class Supervisor:
             self._hurry(process)
 
     def close(self) -> None:
+        if not all(process.hurried for process in self._processes.values()):  # nobody has waited for them, as in a server without a drain
+            self.force()
+            self.wait(GRACE)
         for process in self._processes.values():
             self._kill(process)
         for process in list(self._processes.values()):
@@ -244,6 +247,7 @@ class Supervisor:
             self._later(self._recipe.drain, self._expel, process)
 
     def _hurry(self, process: WorkerHandle) -> None:
+        process.hurried = True
         say(process.channel, FORCE)
         send_signal(process.pid, signal.SIGTERM)
 
@@ -260,6 +264,7 @@ class Supervisor:
         self._later(GRACE, self._kill, process)
 
     def _kill(self, process: WorkerHandle) -> None:
+        process.killed = True
         send_signal(process.pid, signal.SIGKILL)
 
     def _have_all_ended(self) -> bool:
@@ -278,10 +283,13 @@ class Supervisor:
                 self._intake.unwatch(process.exit_descriptor)
         del self._processes[process.pid]
         process.close()
-        cause = f"{process.verdict} ({how_it_ended(code)})" if process.verdict else how_it_ended(code)
+        how = signal.SIGKILL.name if process.killed and code == -signal.SIGKILL else how_it_ended(code)
+        cause = f"{process.verdict} ({how})" if process.verdict else how
         state, served = process.state, process.replica.served()
         if state is not WorkerState.LEAVING:
             log.error("worker %d died: %s; it had served %d requests", process.pid, cause, served, few=self._lines)
+        elif process.killed:
+            log.warning("worker %d did not end in time, so it was killed; it had served %d requests", process.pid, served, few=self._lines)
         elif code:
             log.warning("worker %d did not end by itself: %s; it had served %d requests", process.pid, cause, served, few=self._lines)
         else:
