@@ -135,8 +135,13 @@ def keep_private(sock: socket.socket, *, share: bool = False) -> None:
     (_shared if share else _private).add(sock)
 
 
+def is_forking() -> bool:
+    """Return whether this thread is inside `fork`; in a child, just after the fork, whether `fork` has made this process."""
+    return threading.get_ident() in _forking
+
+
 def _close_private() -> None:
-    shared = () if threading.get_ident() in _forking else _shared
+    shared = () if is_forking() else _shared
     for sock in [*_private, *shared]:
         sock.close()
     _private.clear()

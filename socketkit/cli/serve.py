@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from socketkit._system import logs, notify
+from socketkit._system.signals import handling
 from socketkit._system.threads import aside
 from socketkit._system.wakeup import Wakeup
 from socketkit.cli._servers import Watch, compose, import_from_here
@@ -113,11 +114,8 @@ def _on_hangup(reload: Callable[[], object]) -> Iterator[None]:
         if os.getpid() == process:
             reload()
 
-    signal.signal(number, on_hangup)
-    try:
+    with handling({number: on_hangup}):
         yield
-    finally:
-        signal.signal(number, signal.SIG_DFL)
 
 
 def _reload(read: Callable[[], Mapping[str, Composition]] | None, compositions: Mapping[str, Composition]) -> None:

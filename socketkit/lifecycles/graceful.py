@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from types import FrameType
-from typing import TypeAlias
 
 import attrs
 
 from socketkit._system import activation, notify
+from socketkit._system.signals import Handler, handling
 from socketkit.lifecycles._restart import Restart
 from socketkit.logs import Log
 from socketkit.seams import Seconds, Serving
@@ -20,8 +19,6 @@ from socketkit.seams.stats import DrainReport
 from socketkit.seams.validators import seconds, seconds_or_none
 
 log = Log(__name__)
-
-_Handler: TypeAlias = Callable[[int, FrameType | None], None]
 
 
 @attrs.frozen
@@ -50,11 +47,11 @@ class Graceful:
         if threading.current_thread() is not threading.main_thread():
             return self._serve(serving, lambda: None)
         foreground = _Foreground(serving, Restart(serving, self.restart_timeout, self.drain))
-        handlers: dict[signal.Signals, _Handler] = dict.fromkeys(_STOP if self.signals else (), foreground.on_stop)
+        handlers: dict[int, Handler] = dict.fromkeys(_STOP if self.signals else (), foreground.on_stop)
         if self.signals and self.restart:
             free = [number for number in _RESTART if signal.getsignal(number) is signal.SIG_DFL]  # not handled by the program
             handlers.update(dict.fromkeys(free, foreground.on_restart))
-        with _handling(handlers):
+        with handling(handlers):
             return self._serve(serving, foreground.end)
 
     def _serve(self, serving: Serving, ending: Callable[[], object]) -> DrainReport:
@@ -68,17 +65,6 @@ class Graceful:
 
 _STOP = (signal.SIGINT, signal.SIGTERM)
 _RESTART = (signal.SIGUSR2,) if hasattr(signal, "SIGUSR2") and hasattr(os, "posix_spawn") else ()
-
-
-@contextlib.contextmanager
-def _handling(handlers: Mapping[signal.Signals, _Handler]) -> Iterator[None]:
-    """Handle signals in the block; afterwards restore the previous handlers."""
-    previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    try:
-        yield
-    finally:
-        for number, before in previous.items():
-            signal.signal(number, before if before is not None else signal.SIG_DFL)
 
 
 class _Foreground:

@@ -399,12 +399,14 @@ def handler(request, peer, server):
         ended(program)
 
 
-def test_a_worker_has_none_of_its_parents_signal_handlers():
+def test_a_worker_keeps_the_programs_signal_handlers_and_none_of_its_parents_loop():
     handler = """
 def handler(request, peer, server):
-    facts = signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL, signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    facts = signal.getsignal(signal.SIGUSR1) is print, signal.getsignal(signal.SIGALRM) is print, signal.getsignal(signal.SIGHUP)
     request.sendall(repr((*facts, signal.set_wakeup_fd(-1) in wakeups, signal.pthread_sigmask(signal.SIG_BLOCK, ()))).encode())
 signal.signal(signal.SIGUSR1, print)
+signal.signal(signal.SIGALRM, print)
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
 pair = socket.socketpair()
 pair[1].setblocking(False)
@@ -412,8 +414,23 @@ signal.set_wakeup_fd(pair[1].fileno())
 wakeups = {pair[1].fileno()}
 """
     with serving(handler + "serve(Prefork(1, Sync()), handler)") as (program, address):
-        assert hear(address) == b"(True, True, False, set())"
+        assert hear(address) == b"(True, True, <Handlers.SIG_IGN: 1>, False, set())"
         ended(program)
+
+
+@pytest.mark.parametrize("lifecycle", ["Graceful(10)", "Classic()"])
+def test_a_program_that_a_worker_starts_has_the_default_signal_handlers(lifecycle):
+    body = """
+import subprocess
+from socketkit.lifecycles.classic import Classic
+source = "import signal; print([number for number in signal.valid_signals() if signal.getsignal(number) is signal.SIG_IGN])"
+def handler(request, peer, server):
+    for process in [subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE), subprocess.Popen(["sleep", "100"])]:
+        process.send_signal(signal.SIGINT) if process.stdout is None else request.sendall(process.stdout.read().strip())
+        request.sendall(b" %d" % process.wait())
+"""
+    with serving(body + f"serve(Prefork(1, Sync()), handler, lifecycle={lifecycle})") as (_program, address):
+        assert hear(address) == b"[<Signals.SIGPIPE: 13>, <Signals.SIGXFSZ: 25>] 0 -2"
 
 
 def test_no_two_workers_draw_the_same_numbers():
@@ -1050,9 +1067,10 @@ def test_a_busy_worker_finishes_when_its_parent_is_dead():
         assert gone(request.pid, within=1)
 
 
+@pytest.mark.parametrize("alarm", ["", "signal.signal(signal.SIGALRM, print)\n"])
 @pytest.mark.parametrize("inner", ["Sync()", "Threads()"])
-def test_a_worker_that_lost_its_parent_does_not_outlive_its_drain(inner):
-    body = "def stubborn(request, peer, server):\n    request.sendall(b'%d\\n' % os.getpid())\n    while True: time.sleep(100)\n"
+def test_a_worker_that_lost_its_parent_does_not_outlive_its_drain(inner, alarm):
+    body = alarm + "def stubborn(request, peer, server):\n    request.sendall(b'%d\\n' % os.getpid())\n    while True: time.sleep(100)\n"
     with serving(body + f"serve(Prefork(1, {inner}, drain=0.1), stubborn)") as (program, address):
         request = Held(address)
         program.send_signal(signal.SIGKILL)

@@ -1,10 +1,13 @@
 """Signals: the first drains, the second forces, the third leaves; and everything is as it was afterwards."""
 
 import math
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from helpers.support import python
+from helpers.support import TESTS, Program, python, talk, with_path
 from socketkit import Graceful
 
 PRELUDE = """
@@ -298,6 +301,39 @@ with Server(TCP("127.0.0.1", 0), print) as server:
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 """
     )
+
+
+@pytest.mark.parametrize("dispatcher", [*DISPATCHERS, "prefork:1/sync", "prefork:1/pool", "prefork:1/fork"])
+def test_what_a_handler_forks_has_the_programs_signal_handlers_and_ends_by_ctrl_c(dispatcher):
+    source = (
+        PRELUDE
+        + f"""
+import faulthandler, multiprocessing
+faulthandler.dump_traceback_later(60, exit=True)
+numbers = signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGIO
+signal.signal(signal.SIGUSR1, print)
+before = [signal.getsignal(number) for number in numbers]
+def child(pipe):
+    pipe.send(before == [signal.getsignal(number) for number in numbers])
+    signal.pause()
+def handler(request, peer, server):
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("fork").Process(target=child, args=(theirs,))
+    process.start()
+    print("same handlers:", ours.recv())
+    process.join()
+    request.sendall(b"%d" % process.exitcode)
+with Server(TCP("127.0.0.1", 0), handler, dispatcher="{dispatcher}", lifecycle=Graceful(20)) as server:
+    print("port", server.addresses[0][1])
+    server.serve_forever()
+"""
+    )
+    with Program.python("-c", source, env=with_path(TESTS)) as program, ThreadPoolExecutor(1) as clients:
+        reply = clients.submit(talk, ("127.0.0.1", int(program.line(r"^port (\d+)")[0][1])), b"x")
+        program.line("^same handlers: True")
+        os.killpg(program.pid, signal.SIGINT)
+        assert reply.result() == b"1"
+        assert program.wait() == 0
 
 
 @pytest.mark.parametrize("lifecycle", ["Classic()", "Graceful(signals=False)"])

@@ -14,7 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from socketkit._system import signals
 from socketkit._system.children import drop_exit_functions, keep_private, run_exit_functions
+from socketkit._system.threads import aside
 from socketkit.dispatchers._prefork.handle import CLOSE, DUE, FORCE, GOING, HERE, LEAVE, READY, STOP, hear, say
 from socketkit.logs import Log
 
@@ -29,7 +31,7 @@ LOOK_EVERY = 1.0
 """Seconds between checks of the memory in use."""
 
 BACKSTOP = 1.0
-"""Seconds after its drain at which an alarm signal kills a worker without a parent, whatever it is doing."""
+"""Seconds after its drain at which a worker without a parent is killed, whatever it is doing."""
 
 
 class Worker:
@@ -79,18 +81,15 @@ class Worker:
             intake.retire()
 
     def _handle_signals(self) -> None:
-        """Drop the parent's handlers. SIGTERM tells this worker to leave; the parent acts on the other signals that both receive."""
-        for number in signal.valid_signals():
-            if callable(signal.getsignal(number)):
-                signal.signal(number, signal.SIG_IGN if number in {signal.SIGHUP, signal.SIGUSR2} else signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, self._on_sigterm)
-        signal.signal(signal.SIGIO, lambda _number, _frame: self._listen())
-        sigterm = {signal.SIGTERM}  # held back during a fork, until the child has its own handlers
+        """Have SIGTERM tell this worker to leave. The program's own handlers stay, and the lifecycle's do nothing in this process."""
+        signals.ignore(signal.SIGINT)  # a terminal sends it to the parent too, which decides what it means
+        signals.handle(signal.SIGTERM, self._on_sigterm)
+        signals.handle(signal.SIGIO, lambda _number, _frame: self._listen())
+        sigterm = {signal.SIGTERM}  # held back during a fork, until the child has the program's handler again
         os.register_at_fork(
             before=partial(signal.pthread_sigmask, signal.SIG_BLOCK, sigterm),
             after_in_parent=partial(signal.pthread_sigmask, signal.SIG_UNBLOCK, sigterm),
-            after_in_child=_default_signals,
+            after_in_child=partial(signal.pthread_sigmask, signal.SIG_UNBLOCK, sigterm),
         )
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
@@ -121,7 +120,7 @@ class Worker:
         if self._intake is not None:
             self._intake.call_soon(partial(self._intake.unwatch, self._channel.fileno()))
         if self._recipe.drain is not None:
-            signal.setitimer(signal.ITIMER_REAL, self._recipe.drain + BACKSTOP)
+            _end_within(self._recipe.drain + BACKSTOP)
         self._leave()
 
     def _leave(self) -> None:
@@ -169,11 +168,18 @@ def _raise_sigio(channel: socket.socket) -> None:
         fcntl.fcntl(channel, fcntl.F_SETFL, fcntl.fcntl(channel, fcntl.F_GETFL) | os.O_ASYNC)
 
 
-def _default_signals() -> None:
-    """In a child of a worker: drop the worker's signal handlers, which would act for the worker, and let SIGTERM through again."""
-    for number in (signal.SIGTERM, signal.SIGIO):
-        signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+def _end_within(seconds: float) -> None:
+    """Kill this process after that time: by an alarm signal, whatever it is doing, unless the program handles that signal itself."""
+
+    def kill() -> None:
+        time.sleep(seconds)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if signal.getsignal(signal.SIGALRM) is signal.SIG_DFL:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+    else:
+        with contextlib.suppress(RuntimeError):  # the system has no thread left
+            aside(kill)
 
 
 def _dump_stacks_when_aborted() -> None:
