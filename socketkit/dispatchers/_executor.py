@@ -20,6 +20,8 @@ from functools import partial, reduce
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from socketkit._system import signals
+from socketkit._system.threads import BackgroundThread
 from socketkit._system.wakeup import Wakeup
 from socketkit.dispatchers._workers import ConcurrencyLimit, WorkerThreads
 from socketkit.errors import ConfigError, IncompatibleError
@@ -207,6 +209,8 @@ def _resolve(factory: Any) -> Callable[[], AnyExecutor]:
         if not isinstance(executor, AnyExecutor):
             kind = type(executor).__name__
             raise ConfigError.of(f"executor {factory!r} returned a {kind}; it must return a concurrent.futures.Executor")
+        if is_processes(type(executor)):
+            _shield(executor)
         return executor
 
     return make
@@ -236,6 +240,40 @@ def check(handler: Any, context: Any) -> None:
     if handler.__module__ == "__main__" and method != "fork":
         reason = f"starts processes by {method}, which cannot import {name} from the program's main file"
         raise IncompatibleError("Executor", reason, "define it in a module that can be imported")
+
+
+# --- processes of the executor ---------------------------------------------------------------------------------------
+
+
+class _Shielded(dict[int, Any]):
+    """The processes of a pool, by pid. They ignore SIGTERM, so what the pool means to terminate it has to kill."""
+
+    def __setitem__(self, pid: int, process: Any) -> None:
+        process.terminate = process.kill
+        super().__setitem__(pid, process)
+
+
+def _shield(pool: Any) -> None:
+    """Have the server alone decide when the processes of a pool end, unless they run already. The pool may have its own initializer."""
+    if not pool._processes:  # noqa: SLF001 - there is no public way, and `ProcessPoolExecutor` has had both names since Python 3.7
+        pool._processes = _Shielded()  # noqa: SLF001 - as above
+        pool._initializer = partial(_live_as_long_as_the_server, pool._initializer)  # noqa: SLF001 - as above
+
+
+def _live_as_long_as_the_server(initializer: Callable[..., object] | None, *arguments: Any) -> None:
+    """In a new process: leave it to the server when to end. Then call the initializer that the executor had."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signals.ignore(number)  # a terminal or a service manager sends them to the server too, which drains
+    server = multiprocessing.parent_process()
+    if server is not None:
+        BackgroundThread(partial(_end_with, server), "socketkit-executor-watch").start()
+    if initializer is not None:
+        initializer(*arguments)
+
+
+def _end_with(server: Any) -> None:
+    server.join()
+    os._exit(1)
 
 
 # --- processes forked by the executor --------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -19,6 +20,10 @@ def two_processes():
 
 def two_forks():
     return ProcessPoolExecutor(2, mp_context=get_context("fork"))
+
+
+def two_spawned():
+    return ProcessPoolExecutor(2, mp_context=get_context("spawn"))
 
 
 def two_threads():
@@ -91,6 +96,17 @@ class Worker(MessageHandler):
 
     def attributes(self, _text):
         return repr(sorted(vars(self))).encode()
+
+    def hold_until(self, fifo):
+        """Return once there is a byte in the FIFO to take."""
+        os.write(1, b"holding %d\n" % os.getpid())
+        with open(fifo, "rb", buffering=0) as file:
+            file.read(1)
+        return b"held"
+
+    def ignored_by_programs(self, _text):
+        source = "import signal; print([number for number in signal.valid_signals() if signal.getsignal(number) is signal.SIG_IGN])"
+        return subprocess.run([sys.executable, "-c", source], check=True, stdout=subprocess.PIPE).stdout.strip()
 
     def hold(self, text):
         time.sleep(float(text))

@@ -6,6 +6,7 @@ import logging
 import os
 import pathlib
 import queue
+import signal
 import socket
 import sys
 import threading
@@ -15,7 +16,7 @@ from multiprocessing import resource_tracker
 
 import pytest
 
-from helpers.support import TESTS, python, talk, with_path
+from helpers.support import TESTS, Program, gone, python, talk, with_path
 from socketkit import TCP, Graceful, Server, StreamRequestHandler
 from socketkit._system import logs
 from socketkit.dispatchers.executor import Executor
@@ -528,6 +529,80 @@ def test_a_handler_that_processes_cannot_import_is_refused(executors):
         Executor(ProcessPoolExecutor).check(Inner)
     Executor(ProcessPoolExecutor).check(executors.Worker)
     Executor(executors.two_threads).check(Inner)
+
+
+# --- signals to the group ---------------------------------------------------------------------------------------------
+
+POOL = """
+import executors, faulthandler, os
+from socketkit import *
+from socketkit.dispatchers.executor import Executor
+faulthandler.dump_traceback_later(60, exit=True)
+with Server(TCP("127.0.0.1", 0), executors.Worker, dispatcher=Executor(executors.{}), lifecycle=Graceful(20)) as server:
+    print("port", server.addresses[0][1])
+    server.serve_forever()
+"""
+
+
+@contextlib.contextmanager
+def pool_of(factory):
+    """Run a server whose pool has two processes; give the program and a connected client's file."""
+    with Program.python("-c", POOL.format(factory), env=PATH) as program:
+        program.address = "127.0.0.1", int(program.line(r"^port (\d+)")[0][1])
+        with socket.create_connection(program.address, timeout=20) as client, client.makefile("rwb", buffering=0) as file:
+            yield program, file
+
+
+def asked(file, message):
+    file.write(message + b"\n")
+    return file.readline().strip()
+
+
+@pytest.mark.parametrize(
+    ("factory", "number"),  # SIGTERM ends the fork server of `two_processes`, whoever sends it
+    [
+        ("two_forks", signal.SIGINT),
+        ("two_forks", signal.SIGTERM),
+        ("two_spawned", signal.SIGINT),
+        ("two_spawned", signal.SIGTERM),
+        ("two_processes", signal.SIGINT),
+    ],
+)
+def test_a_signal_to_the_group_lets_running_messages_finish_and_then_ends_the_processes(factory, number, tmp_path):
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with pool_of(factory) as (program, file), socket.create_connection(program.address, timeout=20) as other, fifo.open("r+b", 0) as both:
+        file.write(b"hold_until %s\n" % os.fsencode(fifo))
+        other.sendall(b"hold_until %s\n" % os.fsencode(fifo))
+        pids = [int(match[1]) for match in program.line(r"^holding (\d+)", 2)]
+        os.killpg(program.pid, number)
+        both.write(b"12")
+        assert file.readline() == other.recv(100) == b"held\n"
+        assert program.wait() == 0
+        assert gone(*pids)
+        assert "Traceback" not in program.output
+
+
+@pytest.mark.parametrize("factory", ["two_forks", "two_processes"])
+def test_processes_end_when_their_server_is_killed(factory):
+    with pool_of(factory) as (program, file):
+        pid = int(asked(file, b"pid"))
+        os.kill(program.pid, signal.SIGKILL)
+        assert gone(pid)
+
+
+@pytest.mark.parametrize("factory", ["two_forks", "two_processes"])
+def test_a_pool_that_breaks_leaves_no_process_behind(factory):
+    with pool_of(factory) as (program, file):
+        pids = {int(asked(file, b"pid")) for _ in range(20)}
+        assert asked(file, b"die") == b""
+        assert program.stop() == 0
+        assert gone(*pids)
+
+
+def test_a_program_that_a_process_starts_does_not_ignore_signals():
+    with pool_of("two_forks") as (_program, file):
+        assert asked(file, b"ignored_by_programs") == b"[<Signals.SIGPIPE: 13>, <Signals.SIGXFSZ: 25>]"
 
 
 def test_importing_it_does_not_import_multiprocessing_pools():

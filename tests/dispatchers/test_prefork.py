@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from helpers.support import ROOT, TESTS, Program, ask, python, talk, with_path
+from helpers.support import ROOT, TESTS, Program, ask, gone, python, talk, with_path
 from socketkit import UDP, Prefork, Server, Sync
 from socketkit.composition import config
 from socketkit.dispatchers import prefork
@@ -80,22 +80,6 @@ def ended(program, number=signal.SIGTERM):
     assert int(counts[1]) == 0
     assert int(counts[2]) == sum(outcomes.values())
     return outcomes
-
-
-def gone(*pids, within=2.0):
-    """Return whether all of these processes, which are nobody's children here, end in time."""
-    end = time.monotonic() + within
-    for pid in pids:
-        try:
-            descriptor = os.pidfd_open(pid)
-        except ProcessLookupError:
-            continue
-        try:
-            if not select.select([descriptor], [], [], max(0.0, end - time.monotonic()))[0]:
-                return False
-        finally:
-            os.close(descriptor)
-    return True
 
 
 def hear(address):

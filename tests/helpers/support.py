@@ -202,6 +202,22 @@ def _is_readable(pipe: IO[bytes], milliseconds: float | None) -> bool:
     return bool(poll.poll(milliseconds))
 
 
+def gone(*pids, within=2.0):
+    """Return whether all of these processes, which need not be children of this one, end in time."""
+    end = time.monotonic() + within
+    for pid in pids:
+        try:
+            descriptor = os.pidfd_open(pid)
+        except ProcessLookupError:
+            continue
+        try:
+            if not select.select([descriptor], [], [], max(0.0, end - time.monotonic()))[0]:
+                return False
+        finally:
+            os.close(descriptor)
+    return True
+
+
 class Managed(Program):
     """A program under a service manager, whose socket is ``notify`` in the folder. Tests can wait for its messages."""
 
