@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Self
 
 from socketkit._engine.composed import ComposedEngine, started
 from socketkit._engine.observers import Observers
 from socketkit._engine.run import Run
 from socketkit._engine.steps import ENGINE, RequestTemplate, own_step
+from socketkit._system.threads import aside
 from socketkit.composition import capabilities, config
 from socketkit.composition.catalog import Catalog
 from socketkit.composition.explanation import Explanation, explain
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 log = Log("socketkit.server")
+
+SLICE = 0.1
+"""Seconds between checks whether a program runs on only for its servers: a thread that it has besides may begin to run a request."""
 
 
 class Server(RequestTemplate):
@@ -125,6 +131,8 @@ class Server(RequestTemplate):
         if run.error is not None and run.done.is_set():
             raise run.error
         started.add(self.__engine)
+        with contextlib.suppress(RuntimeError):  # the system has no thread left
+            _stop_before_threads_are_joined()
         return self
 
     def _serve_in_background(self, run: Run) -> None:
@@ -266,6 +274,40 @@ def assemble(parts: config.Composition, *observers: object) -> Server:
     server = Server(parts.listen, parts.handler, dispatcher=parts.dispatcher, lifecycle=parts.lifecycle, limits=parts.limits)
     server._observe((*observers, *Catalog.load().observers(server)))  # noqa: SLF001 - completes its constructor
     return server
+
+
+@functools.cache  # once is enough
+def _stop_before_threads_are_joined() -> None:
+    """Have servers stopped before the end of the program joins their threads, which may wait for clients.
+
+    An executor of the standard library joins its threads there. The later a function is registered, the sooner it is called.
+    Source: CPython's threading.py, `_shutdown`, and concurrent/futures/thread.py.
+    """
+    try:
+        import_module("concurrent.futures.thread")  # it registers its own function
+        threading._register_atexit(_at_end_of_main_thread)  # type: ignore[attr-defined] # noqa: SLF001 - there is no public way
+    except RuntimeError:  # too late
+        _at_end_of_main_thread()
+
+
+def _at_end_of_main_thread() -> None:
+    if _other_threads():
+        aside(_stop_when_alone, "socketkit-end")  # without holding up the main thread, whose end they may wait for
+    else:
+        _stop_started()
+
+
+def _stop_when_alone() -> None:
+    while others := _other_threads():
+        others[0].join(SLICE)
+    _stop_started()
+
+
+def _other_threads() -> list[threading.Thread]:
+    """Return the threads that keep the program running, without those that run requests or belong to an executor."""
+    pooled = getattr(sys.modules.get("concurrent.futures.thread"), "_threads_queues", ())
+    busy = {threading.main_thread().ident, *(entry.thread for engine in list(started) for entry in engine.ledger.active())}
+    return [each for each in threading.enumerate() if not (each.daemon or each.ident in busy or each in pooled)]
 
 
 @atexit.register

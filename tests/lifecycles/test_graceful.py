@@ -390,6 +390,55 @@ server.start()
     assert result.stdout == "stopped 0 finished, 0 forced, 0 stuck\n"
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("dispatcher", [*DISPATCHERS, "prefork:1"])
+def test_the_end_of_the_program_drains_although_a_client_is_idle(dispatcher, when):
+    if (dispatcher, when) == ("executor", "after"):
+        pytest.skip("Python's executors refuse work once the main thread has ended")
+    python(
+        PRELUDE
+        + f"""
+import faulthandler
+faulthandler.dump_traceback_later(20, exit=True)
+def handler(request, peer, server):
+    request.sendall(b"x")
+    request.recv(10)
+def serve():
+    global client
+    if {when == "after"}:
+        threading.main_thread().join()
+    server = Server(TCP("127.0.0.1", 0), handler, dispatcher="{dispatcher}", lifecycle=Graceful(0.2)).start()
+    client = socket.create_connection(server.addresses[0], timeout=20)
+    assert client.recv(1) == b"x"
+in_background(serve) if {when == "after"} else serve()
+"""
+    )
+
+
+@pytest.mark.parametrize("dispatcher", ["thread", "pool", "adaptive", "asyncio", "fork"])
+def test_a_server_serves_as_long_as_the_programs_own_threads_run(dispatcher):
+    python(
+        PRELUDE
+        + f"""
+import faulthandler
+faulthandler.dump_traceback_later(20, exit=True)
+def echo(request, peer, server):
+    while data := request.recv(10):
+        request.sendall(data)
+def use():
+    threading.main_thread().join()
+    idle = socket.create_connection(server.addresses[0], timeout=5)
+    for number in range(20):
+        with socket.create_connection(server.addresses[0], timeout=5) as client:
+            client.sendall(b"%d" % number)
+            assert client.recv(10) == b"%d" % number
+    os.write(1, b"used\\n")
+server = Server(TCP("127.0.0.1", 0), echo, dispatcher="{dispatcher}", lifecycle=Graceful(0.2)).start()
+threading.Thread(target=use).start()
+"""
+    ).stdout.index("used")
+
+
 def test_an_idle_server_makes_no_system_call(tmp_path):
     import shutil
 
