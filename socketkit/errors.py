@@ -161,7 +161,9 @@ class BootError(SocketkitError, RuntimeError):
     cause: str
 
     def __str__(self) -> str:
-        return f"{self.attempts} workers in a row ended before they were ready, the last by {self.cause}; the log has their errors"
+        if self.attempts == 1:
+            return f"a worker ended before it was ready: {self.cause}; the log has its errors"
+        return f"{self.attempts} workers in a row ended before they were ready, the last: {self.cause}; the log has their errors"
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:

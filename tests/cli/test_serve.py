@@ -162,7 +162,7 @@ def test_workers_that_cannot_start_are_a_failure_at_run_time(here):
     )
     with Program(*SERVE, "stillborn:handler", "--listen", "tcp://127.0.0.1:0", "--dispatcher", "prefork:1,boots=1") as program:
         assert program.wait(20) == 1
-        program.line(r"Error: 1 workers in a row ended before they were ready, the last by exit code 3")
+        program.line(r"Error: a worker ended before it was ready: exit code 3; the log has its errors")
 
 
 def test_a_handler_that_cannot_be_stopped_does_not_keep_the_process(here):

@@ -622,7 +622,7 @@ class Broken:
 def test_workers_that_cannot_boot_are_started_ever_more_slowly_and_end_the_server(failure, cause):
     with serving(BROKEN.format(failure) + "serve(Prefork(1, Broken(), boots=4))") as (program, address):
         assert program.wait(20) == 1
-        program.line(rf"BootError: 4 workers in a row ended before they were ready, the last by {cause}; the log has their errors")
+        program.line(rf"BootError: 4 workers in a row ended before they were ready, the last: {cause}; the log has their errors")
         assert [match[1] for match in program.line(r"log: WARNING cannot start a worker .* in (\S+) s", 3)] == ["0.1", "0.2", "0.4"]
         assert program.output.count(f"died: {cause}") == 4
         if "OSError" in failure:
@@ -658,7 +658,7 @@ def test_a_worker_that_takes_too_long_to_boot_is_ended_and_shows_where_it_stands
     body = BROKEN.format("threading.Event().wait()") + "serve(Prefork(1, Broken(), boot_timeout=0.2, boots=2))"
     with serving(body) as (program, _address):
         assert program.wait(20) == 1
-        program.line(r"BootError: 2 workers .* by it was not ready within 0.2 s \(SIGABRT\)")
+        program.line(r"BootError: 2 workers .*, the last: it was not ready within 0.2 s \(SIGABRT\)")
         program.line(r'File "<string>", line \d+ in start', 2)
 
 

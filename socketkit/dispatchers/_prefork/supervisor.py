@@ -260,6 +260,7 @@ class Supervisor:
         """End a useless worker with SIGABRT, so that it dumps the stacks of its threads."""
         log.error("the supervisor aborts worker %d: %s", process.pid, verdict, few=self._lines)
         process.verdict = verdict
+        logs.flush(logs.SHORT_PATIENCE)  # otherwise that line and the stacks may end up in each other
         send_signal(process.pid, signal.SIGABRT)
         self._later(GRACE, self._kill, process)
 
@@ -283,17 +284,19 @@ class Supervisor:
                 self._intake.unwatch(process.exit_descriptor)
         del self._processes[process.pid]
         process.close()
-        how = signal.SIGKILL.name if process.killed and code == -signal.SIGKILL else how_it_ended(code)
+        killed = process.killed and code == -signal.SIGKILL
+        how = signal.SIGKILL.name if killed else how_it_ended(code)
         cause = f"{process.verdict} ({how})" if process.verdict else how
-        state, served = process.state, process.replica.served()
+        state, count = process.state, process.replica.served()
+        served = f"it had served {count} request{'s' * (count != 1)}"
         if state is not WorkerState.LEAVING:
-            log.error("worker %d died: %s; it had served %d requests", process.pid, cause, served, few=self._lines)
-        elif process.killed:
-            log.warning("worker %d did not end in time, so it was killed; it had served %d requests", process.pid, served, few=self._lines)
+            log.error("worker %d died: %s; %s", process.pid, cause, served, few=self._lines)
+        elif killed:
+            log.warning("worker %d did not end in time, so it was killed; %s", process.pid, served, few=self._lines)
         elif code:
-            log.warning("worker %d did not end by itself: %s; it had served %d requests", process.pid, cause, served, few=self._lines)
+            log.warning("worker %d did not end by itself: %s; %s", process.pid, cause, served, few=self._lines)
         else:
-            log.info("worker %d has left; it had served %d requests", process.pid, served, few=self._lines)
+            log.info("worker %d has left; %s", process.pid, served, few=self._lines)
         process.replica.close(process.pid, "" if state is WorkerState.LEAVING else cause)
         if self._intake is None:
             return
