@@ -593,7 +593,7 @@ def test_workers_that_are_killed_under_load_are_replaced_within_a_second_and_cos
         outcomes = ended(program)
         assert outcomes.get("died", 0) <= kills
         assert outcomes["finished"] + outcomes.get("died", 0) >= crowd.answers.total()
-        dead = program.line(r"^log: ERROR worker (\d+) died: SIGKILL.*; it had served (\d+) requests", kills)
+        dead = program.line(r"^log: ERROR worker (\d+) died: SIGKILL.*; it had served (\d+) requests?", kills)
         assert [int(match[1]) for match in dead] == pids[:kills]
         assert len(program.line(r"^died (\d+) SIGKILL", kills)) == kills
 
@@ -660,6 +660,22 @@ def test_a_worker_that_takes_too_long_to_boot_is_ended_and_shows_where_it_stands
         assert program.wait(20) == 1
         program.line(r"BootError: 2 workers .*, the last: it was not ready within 0.2 s \(SIGABRT\)")
         program.line(r'File "<string>", line \d+ in start', 2)
+
+
+def test_the_stacks_of_an_aborted_worker_do_not_run_into_a_line_of_the_log():
+    slow = """
+class Slow(logging.Handler):
+    def emit(self, record):
+        for half in (record.getMessage() + " (begins)", " (ends)\\n"):
+            os.write(1, half.encode())
+            time.sleep(0.1)
+logging.getLogger("socketkit.dispatchers.prefork").addHandler(Slow())
+"""
+    body = slow + BROKEN.format("threading.Event().wait()") + "serve(Prefork(1, Broken(), boot_timeout=0.2, boots=1))"
+    with serving(body) as (program, _address):
+        assert program.wait(20) == 1
+        program.line(r"^the supervisor aborts worker \d+: it was not ready within 0.2 s \(begins\) \(ends\)")
+        program.line(r"BootError: a worker ended before it was ready: it was not ready within 0.2 s \(SIGABRT\); the log has its errors")
 
 
 def test_a_system_without_processes_to_give_is_asked_again_while_there_are_workers():
