@@ -318,7 +318,11 @@ class _ClassicEngine(_Engine):
         return not hasattr(self.server, "block_on_close")  # which the mix-ins have, whose requests survive a Ctrl-C
 
     def recipe(self) -> Dispatcher | None:
-        return _Override.dispatcher or self.server._own_dispatcher()
+        chosen: Any = _Override.dispatcher
+        if chosen is None:
+            return self.server._own_dispatcher()  # type: ignore[no-any-return]
+        daemon = getattr(self.server, "daemon_threads", False) and hasattr(chosen, "daemonized")
+        return chosen.daemonized() if daemon else chosen  # type: ignore[no-any-return]
 
     def start_dispatcher(self) -> StartedDispatcher | None:
         return super().start_dispatcher() if _Override.is_set() else None

@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import BrokenExecutor
+from concurrent.futures import BrokenExecutor, Future
 from concurrent.futures import Executor as AnyExecutor
 from functools import partial, reduce
 from importlib import import_module
@@ -30,8 +30,6 @@ from socketkit.logs import Log
 from socketkit.seams import Address, Work
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
-
     from socketkit.dispatchers.executor import Executor
 
 log = Log("socketkit.dispatchers.executor")
@@ -170,6 +168,36 @@ class ExecutorDriver:
         if isinstance(self._load, WorkerThreads):
             self._load.close()
         self._executor.shutdown(wait=self._load.is_idle, cancel_futures=True)
+
+
+class DaemonThreads(AnyExecutor):
+    """Runs calls in at most `LIMIT` daemon threads. The interpreter exits while they run, as it does not with `ThreadPoolExecutor`."""
+
+    def __init__(self) -> None:
+        self._max_workers = LIMIT
+        self._workers = WorkerThreads(LIMIT, lambda: None, "socketkit-executor")
+        self._submitting = threading.Lock()
+
+    def submit(self, function: Callable[..., Any], /, *arguments: Any, **named: Any) -> Future[Any]:
+        """As `concurrent.futures.Executor.submit`. Raises: RuntimeError when not even the first thread can be started."""
+        future = Future[Any]()
+        with self._submitting:
+            self._workers.give(partial(_fulfil, future, partial(function, *arguments, **named)))
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002 - the base's signature
+        """As `concurrent.futures.Executor.shutdown`, but calls that are waiting for a thread are always run."""
+        self._workers.close()
+        if wait:
+            self._workers.wait(None)
+
+
+def _fulfil(future: Future[Any], call: Callable[[], Any]) -> None:
+    if future.set_running_or_notify_cancel():
+        try:
+            future.set_result(call())
+        except BaseException as error:  # noqa: BLE001 - whoever waits for the future gets it
+            future.set_exception(error)
 
 
 def _taken(offer: list[Any]) -> Any:

@@ -21,6 +21,10 @@ def _factory(_recipe: object, _field: object, value: object) -> None:
         raise ValueError(f"factory must be module:name, or a callable that returns an executor, not {value!r}")
 
 
+_USUAL = "concurrent.futures:ThreadPoolExecutor"  # the interpreter waits for its threads, whatever a program does
+_DAEMON = "socketkit.dispatchers._executor:DaemonThreads"
+
+
 @attrs.frozen(field_transformer=own_first)
 class Executor(ParkingOptions):
     """Requests run in a `concurrent.futures` executor: threads, processes, or another library's implementation.
@@ -28,11 +32,15 @@ class Executor(ParkingOptions):
     Connections occupy no thread before their first byte arrives or between the requests of a conversation.
     """
 
-    factory: Any = attrs.field(default="concurrent.futures:ThreadPoolExecutor", validator=_factory)
+    factory: Any = attrs.field(default=_USUAL, validator=_factory)
     """Callable that takes no arguments and returns the executor, or its ``module:name``, imported when the server starts.
     The server owns the executor and shuts it down. If the executor breaks, the server calls the factory again."""
     limit: int | None = attrs.field(default=None, kw_only=True, validator=attrs.validators.optional(at_least(1)))
     """Most requests at once; nothing more is accepted meanwhile. None: the executor's number of workers, or 32 if it is unknown."""
+
+    def daemonized(self) -> Executor:
+        """Return the recipe with daemon threads in place of the default executor; an executor that was asked for stays."""
+        return attrs.evolve(self, factory=_DAEMON) if self.factory == _USUAL else self
 
     def check(self, handler: Any) -> None:
         """Raise IncompatibleError if it is already clear that the handler cannot run in the executor."""

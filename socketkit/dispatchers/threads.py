@@ -23,6 +23,10 @@ class Threads:
 
     requires: ClassVar[frozenset[str]] = frozenset({"threads"})
 
+    def daemonized(self) -> Threads:
+        """Return the recipe with daemon threads."""
+        return attrs.evolve(self, daemon=True)
+
     def start(self, work: Work) -> _ThreadPerRequest:
         """Return the live part."""
         return _ThreadPerRequest(work, self.daemon)

@@ -9,7 +9,7 @@ from socketkit.seams.parking import Parking
 from socketkit.seams.types import Request
 
 if TYPE_CHECKING:
-    from socketkit.seams.dispatchers import Watcher
+    from socketkit.seams.dispatchers import Dispatcher, Watcher
     from socketkit.seams.limits import Limits
 
 
@@ -103,6 +103,13 @@ class ForksWorkers(Protocol):
 
     forks_workers: bool
     processes: int
+
+
+class Daemonizes(Protocol):
+    """Trait of a dispatcher's recipe: it can run requests in daemon threads, which do not keep the interpreter from exiting."""
+
+    def daemonized(self) -> Dispatcher:
+        """Return the recipe to use for a classic server whose `daemon_threads` is true."""
 
 
 class RunsAsync(Protocol):

@@ -45,3 +45,45 @@ def test_who_is_in_the_queue_when_it_is_told_to_stop_is_answered(tmp_path, dispa
             with client:
                 assert client.makefile("rb").read() == answer
         program.line("over")
+
+
+DAEMONS = """
+import socketserver, sys
+class Hold(socketserver.StreamRequestHandler):
+    def handle(self):
+        print("got", self.rfile.readline(), flush=True)
+        print("then", self.rfile.readline(), flush=True)
+class Server(socketserver.ThreadingTCPServer):
+    daemon_threads = sys.argv[1] == "daemon"
+with Server(("127.0.0.1", 0), Hold) as server:
+    print("port", server.server_address[1], flush=True)
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+print("over", flush=True)
+"""
+
+PLAIN = ()
+RUN = ("-m", "socketkit", "run", "--dispatcher")
+
+
+@pytest.mark.parametrize("threads", ["daemon", "joined"])
+@pytest.mark.parametrize(
+    "start", [PLAIN, (*RUN, "thread"), (*RUN, "executor"), (*RUN, "pool")], ids=lambda start: (start or ["python"])[-1]
+)
+def test_a_silent_client_holds_a_program_only_if_its_threads_are_no_daemons(tmp_path, start, threads):
+    script = tmp_path / "program.py"
+    script.write_text(DAEMONS)
+    with Program(sys.executable, "-u", *start, str(script), threads) as program:
+        port = int(program.line(r"port (\d+)")[0][1])
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+            client.sendall(b"hold\n")
+            program.line("got")
+            program.send_signal(signal.SIGINT)
+            program.line("interrupted")
+            if threads == "joined":
+                client.sendall(b"go on\n")
+                program.line("then b'go on")
+            assert program.wait() == 0
+            program.line("^over$")
