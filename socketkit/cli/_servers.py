@@ -42,8 +42,14 @@ class Watch:
 
 
 def import_from_here() -> None:
-    """Make handlers importable from the working directory, as ``python -m`` does for modules."""
-    here = str(Path.cwd())
+    """Make handlers importable from the working directory, as ``python -m`` does for modules.
+
+    Raises: click.UsageError if that has been removed.
+    """
+    try:
+        here = str(Path.cwd())
+    except FileNotFoundError:
+        raise click.UsageError("The working directory does not exist any more; start from one that does.") from None
     if here not in sys.path and "" not in sys.path:
         sys.path.insert(0, here)
 

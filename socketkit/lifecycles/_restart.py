@@ -1,6 +1,6 @@
 """Restart without loss: this process starts a new generation with its sockets, and leaves once the new one serves.
 
-The new generation runs the same command in the same directory and environment. It receives the sockets by the protocol of
+The new generation runs the same command in the same environment, in the directory of the same name. It receives the sockets by the protocol of
 `socketkit._system.activation`, and reports that it serves by a byte on a pipe. Until then this process serves unchanged, even if
 that report never comes.
 """
@@ -15,6 +15,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+
+import attrs
 
 from socketkit._system import activation, children, notify
 from socketkit._system.threads import aside
@@ -37,6 +39,7 @@ class Restart:
         self._serving = serving
         self._timeout = timeout
         self._drain = drain
+        self._place = _Place.here()
         self._under_way = threading.Lock()
         self._over = threading.Event()  # this process no longer accepts requests
         self.done = False  # another process serves instead
@@ -63,8 +66,8 @@ class Restart:
             problem = str(error)
         if problem:
             log.error("restart failed, and this process goes on serving: %s", problem)
+            self._under_way.release()  # before the manager hears of it, and may ask for another restart
             notify.send("READY=1", f"STATUS=restart failed: {problem}")
-            self._under_way.release()
         else:
             self._leave()
 
@@ -72,7 +75,10 @@ class Restart:
         """Start a new generation and wait until it serves; return what went wrong, or ""."""
         if os.getpid() == 1:
             return "this is process 1, and every other process would end with it"
-        with contextlib.closing(Successor()) as successor:
+        folder = self._place.folder()
+        if folder is None:
+            return "the working directory does not exist any more"
+        with contextlib.closing(Successor(folder)) as successor:
             problem = successor.wait(self._timeout, unwanted=self._over.is_set)
             if not problem:
                 activation.hand_over()
@@ -88,13 +94,51 @@ class Restart:
             self._serving.stop(0)
 
 
+@attrs.frozen
+class _Place:
+    """Where a process began to serve: its working directory, and the name in ``$PWD`` if that led there."""
+
+    name: str
+    status: os.stat_result | None
+
+    @classmethod
+    def here(cls) -> _Place:
+        name = os.environ.get("PWD", "")
+        leads_here = name.startswith("/") and _same(_status(name), _status("."))
+        return cls(name if leads_here else "", _status("."))
+
+    def folder(self) -> str | None:
+        """Return the folder for a new generation; None if it has been removed.
+
+        ``$PWD`` may be a symbolic link that a deployment has pointed at a new release, while the directory itself stays the old one.
+        A program that has changed its directory since then keeps the directory.
+        """
+        if self.name and _same(self.status, _status(".")) and os.path.isdir(self.name):  # noqa: PTH112 - the rest of this module uses os
+            return self.name
+        try:
+            return os.getcwd()  # noqa: PTH109 - the same
+        except OSError:
+            return None
+
+
+def _status(path: str) -> os.stat_result | None:
+    try:
+        return os.stat(path)  # noqa: PTH116 - the rest of this module uses os
+    except OSError:
+        return None
+
+
+def _same(one: os.stat_result | None, other: os.stat_result | None) -> bool:
+    return one is not None and other is not None and os.path.samestat(one, other)
+
+
 class Successor:
     """A new generation, from its start until it serves. Its creator owns it; `close` ends it if it does not serve.
 
     Raises: OSError if it cannot be started.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, folder: str) -> None:
         estate = activation.estate()
         self._serves = False
         self._ended = False
@@ -103,7 +147,8 @@ class Successor:
             descriptors = [*(fileno for _, fileno in estate), writer]
             ready = activation.FIRST + len(estate)
             names = ":".join(name for name, _ in estate)
-            self.pid = _spawn(descriptors, {"LISTEN_FDS": str(len(estate)), "LISTEN_FDNAMES": names, "SOCKETKIT_READY_FD": str(ready)})
+            variables = {"LISTEN_FDS": str(len(estate)), "LISTEN_FDNAMES": names, "SOCKETKIT_READY_FD": str(ready)}
+            self.pid = _spawn(folder, descriptors, variables)
         except BaseException:
             os.close(self._reader)
             raise
@@ -150,10 +195,11 @@ class Successor:
             time.sleep(SLICE)
 
 
-def _spawn(descriptors: list[int], variables: dict[str, str]) -> int:
-    """Start this process's command with these descriptors, numbered from `activation.FIRST`; return its pid.
+def _spawn(folder: str, descriptors: list[int], variables: dict[str, str]) -> int:
+    """Start this process's command in the folder, with these descriptors, numbered from `activation.FIRST`; return its pid.
 
     It does not fork, because other threads may hold locks. A shell puts the pid into the environment: only the new process knows it.
+    The shell's ``cd`` also makes ``PWD`` the folder's name.
     """
     import fcntl  # noqa: PLC0415 - only systems with restart signals have it
 
@@ -161,14 +207,14 @@ def _spawn(descriptors: list[int], variables: dict[str, str]) -> int:
     environment, pids = {**os.environ, **variables}, ["LISTEN_PID"]
     if environment.get("WATCHDOG_PID") == str(os.getpid()):
         pids.append("WATCHDOG_PID")
-    script = f'export {" ".join(f"{name}=$$" for name in pids)}; exec "$@"'
+    script = f'export {" ".join(f"{name}=$$" for name in pids)}; cd "$0" && exec "$@"'
     copies: list[int] = []
     try:
         for fileno in descriptors:  # copy above the final numbers, so that none is overwritten before it is copied
             copies.append(fcntl.fcntl(fileno, fcntl.F_DUPFD_CLOEXEC, free))  # noqa: PERF401 - if one fails, close those already made
         return os.posix_spawn(
             "/bin/sh",
-            ["/bin/sh", "-c", script, "sh", *sys.orig_argv],
+            ["/bin/sh", "-c", script, folder, *sys.orig_argv],
             environment,
             file_actions=[(os.POSIX_SPAWN_DUP2, copy, number) for number, copy in enumerate(copies, activation.FIRST)],
             setsigmask=(),

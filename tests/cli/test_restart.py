@@ -2,13 +2,14 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 from pathlib import Path
 
 import pytest
 
-from helpers.support import GUARD, SERVE, Program, address, ask, talk
+from helpers.support import GUARD, SERVE, Program, address, ask, run, talk
 
 PIDS = """
 import os
@@ -143,3 +144,39 @@ def test_a_file_that_has_become_bad_meanwhile_changes_nothing(here, manager):
         program.line("restart failed, and this process goes on serving: the new one ended with exit code 2")
         assert int(talk(first, b"x")) == program.pid
         assert program.stop() == 0
+
+
+def test_a_new_generation_starts_where_the_link_in_pwd_leads_now(here, manager, monkeypatch):
+    """A deployment points the link ``current`` at a new release."""
+    for release in ("old", "new"):
+        Path(release).mkdir()
+        Path(release, "release.py").write_text(f"def name(request, client_address, server): request.sendall(b'{release}')\n")
+    current = here / "current"
+    current.symlink_to("old")
+    monkeypatch.setenv("PWD", str(current))
+    with Program(*SERVE, "release:name", "--listen", "tcp://127.0.0.1:0", cwd=current) as program:
+        where = address(program.serving()[0])
+        assert told(manager) == ["READY=1"]
+        assert talk(where, b"") == b"old"
+        current.unlink()
+        shutil.rmtree("old")
+        program.send_signal(signal.SIGUSR2)
+        assert told(manager)[0] == "RELOADING=1"
+        assert told(manager) == ["READY=1", "STATUS=restart failed: the working directory does not exist any more"]
+        assert talk(where, b"") == b"old"
+        current.symlink_to("new")
+        pid = program.pid
+        for _ in range(2):  # the second generation knows the link, too
+            pid = restart(program, manager, pid)
+            assert Path(f"/proc/{pid}/cwd").readlink() == here / "new"
+        assert program.wait() == 0
+        assert talk(where, b"") == b"new"
+
+
+def test_a_working_directory_that_has_been_removed_is_told(here):
+    gone = here / "gone"
+    gone.mkdir()
+    script = 'cd gone && rmdir "$PWD" && exec "$@"'
+    ended = run("/bin/sh", "-c", script, "sh", *SERVE, "handlers:Upper", "--listen", "tcp://127.0.0.1:0", code=2)
+    assert "Error: The working directory does not exist any more" in ended.stderr
+    assert "Traceback" not in ended.stderr
