@@ -5,12 +5,14 @@ from 3 on, ``LISTEN_FDS`` is their number, ``LISTEN_FDNAMES`` their names, and `
 generation names each socket by the URL of the transport that listens on it, percent-encoded, because ``:`` separates names. It then
 waits, at the descriptor ``SOCKETKIT_READY_FD``, for the report that the new generation serves.
 
-The environment variables are read once and then removed, so that no child mistakes them for its own.
+The environment variables are read once and then removed, so that no child mistakes them for its own. From then on the descriptors are
+closed in every program that this one executes. That happens when the first server opens, or earlier by `receive`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import socket
@@ -23,6 +25,9 @@ import attrs
 
 FIRST = 3
 """The first descriptor that is passed on. Source: sd_listen_fds(3)."""
+
+MOST = 1 << 20
+"""Most descriptors that are looked at. Linux allows a process no more by default. Source: proc_sys_fs(5), nr_open."""
 
 UNNAMED = "unknown"
 """The name of a descriptor that was passed without one. Source: sd_listen_fds_with_names(3)."""
@@ -75,9 +80,11 @@ class _Sockets:
         if pid != str(os.getpid()) or not count.isdecimal():
             return []
         if ready.isdecimal():
-            with contextlib.suppress(OSError):  # closed: no process waits
+            with contextlib.suppress(OSError, OverflowError):  # closed, or no descriptor: no process waits
                 os.set_inheritable(int(ready), False)
                 self.ready_descriptor = int(ready)
+        if len(count.lstrip("0")) > len(str(MOST)) or int(count) > MOST:
+            raise OSError(errno.EINVAL, f"LISTEN_FDS is {count:.20}, more descriptors than a process can have")
         called, offers = names.split(":") if names else [], list[Offer]()
         for index in range(int(count)):
             with contextlib.suppress(OSError):  # closed: nothing to offer
@@ -101,6 +108,12 @@ def encode(url: str) -> str:
     return quote(url, safe="")
 
 
+def receive() -> None:
+    """Take what was passed to this process now, so that programs started from now on do not inherit it. Raises: as `claim`."""
+    with _sockets.changing:
+        _sockets.read()
+
+
 def names() -> list[str]:
     """Return the names of all unclaimed descriptors."""
     with _sockets.changing:
@@ -110,7 +123,8 @@ def names() -> list[str]:
 def claim(url: str, name: str | None = None, index: int = 0) -> socket.socket | None:
     """Claim the socket that was passed on for this URL, or else the one named `name`; None if there is none.
 
-    index: which one, of several with that name. Owner: the caller. Raises: OSError when the descriptor is not a socket.
+    index: which one, of several with that name. Owner: the caller.
+    Raises: OSError when the descriptor is not a socket, or ``LISTEN_FDS`` is impossibly large.
     """
     with _sockets.changing:
         offers = _sockets.read()

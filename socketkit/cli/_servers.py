@@ -11,6 +11,7 @@ import attrs
 import click
 
 from socketkit._engine.steps import engine_of
+from socketkit._system import activation
 from socketkit.composition.catalog import Catalog
 from socketkit.composition.options import FaultCollector
 from socketkit.seams.limits import Limits
@@ -52,6 +53,14 @@ def import_from_here() -> None:
         raise click.UsageError("The working directory does not exist any more; start from one that does.") from None
     if here not in sys.path and "" not in sys.path:
         sys.path.insert(0, here)
+
+
+def receive_sockets() -> None:
+    """Take the sockets passed to this process, before a handler's module is imported, which may start programs. Raises: click.UsageError."""
+    try:
+        activation.receive()
+    except OSError as error:
+        raise click.UsageError(f"{error.strerror}.") from error
 
 
 def compose(compositions: Mapping[str, Composition], *observers: object) -> dict[str, Server]:

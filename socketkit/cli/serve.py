@@ -15,7 +15,7 @@ from socketkit._system import logs, notify
 from socketkit._system.signals import handling
 from socketkit._system.threads import aside
 from socketkit._system.wakeup import Wakeup
-from socketkit.cli._servers import Watch, compose, import_from_here
+from socketkit.cli._servers import Watch, compose, import_from_here, receive_sockets
 from socketkit.cli._together import Together, reloading
 from socketkit.composition import config
 from socketkit.errors import ConfigError
@@ -55,6 +55,7 @@ def serve(  # noqa: PLR0913, PLR0917 - each is one option of the command
 
     Exit codes: 0 stopped, 1 failed, 2 bad usage or configuration.
     """
+    receive_sockets()
     import_from_here()
     options = {"listen": listen, "dispatcher": dispatcher, "lifecycle": lifecycle, "limits": limits}
     given = {option: value for option, value in options.items() if value not in {None, ()}}

@@ -94,7 +94,9 @@ def inherited(url: str, kind: int, claim: Callable[[], socket.socket | None]) ->
         sock = claim()
     except OSError as error:
         reason = {errno.EBADF: "the descriptor is not open", errno.ENOTSOCK: "the descriptor is not a socket"}.get(error.errno or 0)
-        raise ListenError(error.errno, url, reason or str(error), "pass a listening socket, or a bound one for datagrams") from error
+        raise ListenError(
+            error.errno, url, reason or error.strerror or str(error), "pass a listening socket, or a bound one for datagrams"
+        ) from error
     if sock is None or (misfit := _misfit(sock, kind)) is None:
         return sock
     sock.detach()

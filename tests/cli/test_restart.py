@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -171,6 +172,21 @@ def test_a_new_generation_starts_where_the_link_in_pwd_leads_now(here, manager, 
             assert Path(f"/proc/{pid}/cwd").readlink() == here / "new"
         assert program.wait() == 0
         assert talk(where, b"") == b"new"
+
+
+def test_a_program_that_a_handlers_module_starts_inherits_no_socket(here, manager):
+    Path("starts.py").write_text(
+        "import os\nos.system('ls -l /proc/self/fd')\ndef pid(request, *_): request.sendall(b'%d' % os.getpid())\n"
+    )
+    with Program(*SERVE, "starts:pid", "--listen", "tcp://127.0.0.1:0") as program:
+        where = address(program.serving()[0])
+        assert told(manager) == ["READY=1"]
+        pid = restart(program, manager, program.pid)
+        assert program.wait() == 0
+        assert int(talk(where, b"")) == pid
+        program.line("-> ")
+        assert "socket:[" not in program.output
+        assert len(set(re.findall(r"pipe:\[\d+\]", program.output))) == 1  # its output, and not the pipe on which it reports
 
 
 def test_a_working_directory_that_has_been_removed_is_told(here):

@@ -239,6 +239,14 @@ assert not {{"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"}} & os.environ.keys()
     )
 
 
+def test_a_count_that_no_process_can_have_is_refused_by_name():
+    python(f"""{PRELUDE}
+for count in ("1" + "0" * 12, "1" + "0" * 5000):
+    passed("web", listening(), count=count)
+    assert "LISTEN_FDS is 1000000000000" in refused(Systemd("web"))
+""")
+
+
 def test_a_name_is_served_once():
     python(
         PRELUDE
