@@ -31,7 +31,8 @@ def environment(words: int, dispatcher: str | None = None, lifecycle: str | None
     variables = {key: value for key, value in os.environ.items() if not key.startswith("SOCKETKIT_RUN")}
     if sys.flags.ignore_environment:  # the new interpreter must read PYTHONPATH, so drop all other variables
         variables = {key: value for key, value in variables.items() if not key.startswith("PYTHON")}
-    path = [each for each in variables.get("PYTHONPATH", "").split(os.pathsep) if each not in {"", _SHIM}]
+    given = variables.get("PYTHONPATH")
+    path = [each for each in given.split(os.pathsep) if each != _SHIM] if given else []  # an empty entry is the current folder
     chosen = {"SOCKETKIT_RUN_DISPATCHER": dispatcher, "SOCKETKIT_RUN_LIFECYCLE": lifecycle}
     return {
         **variables,

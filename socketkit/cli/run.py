@@ -70,8 +70,9 @@ def _interpreter_options() -> list[str]:
 
 def _become(command: list[str], variables: dict[str, str]) -> NoReturn:
     """Run this program in place of the current process, or in a child process where the system cannot do that."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # closed from the start, as by ``>&-``
+            stream.flush()
     if os.name == "posix":
         os.execve(command[0], command, variables)  # noqa: S606 - the user names the program
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the console sends Ctrl-C to both; the program decides

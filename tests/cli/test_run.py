@@ -111,6 +111,25 @@ def test_the_interpreter_s_options_are_passed_on(files, options):
     assert outcome(sys.executable, *options, "-m", "socketkit", "run", "flags.py", env=with_path()) == plain
 
 
+@pytest.mark.parametrize("stream", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_program_with_a_closed_stream_ends_as_under_python(files, stream):
+    Path("streams.py").write_text("import sys; open('seen', 'w').write(str([sys.stdin is None, sys.stdout is None, sys.stderr is None]))")
+    seen = []
+    for start in ([sys.executable], [*SOCKETKIT, "run"]):
+        run("/bin/sh", "-c", f'exec "$@" {stream}', "sh", *start, "streams.py")
+        seen.append(Path("seen").read_text())
+    assert seen[0] == seen[1]
+
+
+@pytest.mark.parametrize("path", ["", ":", ":lib", "lib:", "lib::lib"])
+def test_an_empty_entry_of_pythonpath_is_the_current_folder(files, path):
+    Path("folder/prints.py").write_text("import sys; print(sys.path)")
+    variables = {**os.environ, "PYTHONPATH": path}
+    plain = outcome(sys.executable, "folder/prints.py", env=variables)
+    assert outcome(*SOCKETKIT, "run", "folder/prints.py", env=variables) == plain
+    assert outcome(*SOCKETKIT, "run", "-m", "socketkit", "run", "folder/prints.py", env=variables) == plain
+
+
 def test_an_isolated_interpreter_is_one_for_the_program_too_but_for_what_reaches_it(files):
     printed = outcome(sys.executable, "-s", "-P", "-m", "socketkit", "run", "flags.py")[1]
     assert "no_user_site=1" in printed
