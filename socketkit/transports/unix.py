@@ -8,7 +8,8 @@ import os
 import socket
 import stat
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import ClassVar
 
 import attrs
@@ -19,6 +20,9 @@ from socketkit.seams.validators import at_least, permission_bits, socket_path
 from socketkit.transports._sockets import DatagramListener, StreamListener, inherit_or_open, open_socket, unix_url
 
 _AF_UNIX = getattr(socket, "AF_UNIX", -1)
+
+PATIENCE = 3.0
+"""Most seconds to wait for another server that is binding a path in the same folder."""
 
 
 @attrs.frozen
@@ -79,12 +83,14 @@ def _open(
 ) -> tuple[socket.socket, Callable[[], None]]:
     """Return a socket that listens at the path, and a function that removes the path. Raises: ListenError."""
     bound: list[os.stat_result] = []  # status of the path right after this process bound it
-    sock = inherit_or_open(recipe.url, kind, lambda: _bind(recipe, kind, bound), activate)
+    sock = inherit_or_open(recipe.url, kind, lambda: _bind(recipe, kind, activate, bound), activate)
     return sock, _unlinker(recipe.path, bound)
 
 
-def _bind(recipe: UnixStream | UnixDatagram, kind: int, bound: list[os.stat_result]) -> socket.socket:
-    """Return the bound socket; append the status of its path to `bound`. Raises: ListenError."""
+def _bind(
+    recipe: UnixStream | UnixDatagram, kind: int, activate: Callable[[socket.socket], object], bound: list[os.stat_result]
+) -> socket.socket:
+    """Return the bound and activated socket; append the status of its path to `bound`. Raises: ListenError."""
     url, path, mode = recipe.url, recipe.path, recipe.mode
     if path.startswith("@"):
         return open_socket(url, _AF_UNIX, kind, lambda sock: sock.bind("\0" + path[1:]))
@@ -93,7 +99,6 @@ def _bind(recipe: UnixStream | UnixDatagram, kind: int, bound: list[os.stat_resu
     if length > limit:
         reason, remedy = f"the path has {length} bytes", f"use one of at most {limit}, or an abstract name (unix:@name)"
         raise ListenError(errno.ENAMETOOLONG, url, reason, remedy)
-    _remove_stale(url, path, kind)
 
     def prepare(sock: socket.socket) -> None:
         if mode is not None and sys.platform == "linux":
@@ -105,8 +110,42 @@ def _bind(recipe: UnixStream | UnixDatagram, kind: int, bound: list[os.stat_resu
         if mode is not None and stat.S_IMODE(found.st_mode) != mode:  # bind(2) has taken away what the umask has
             _set_mode(path, mode, found)
         bound.append(found)
+        activate(sock)
 
-    return open_socket(url, _AF_UNIX, kind, prepare)
+    with _alone_in_folder_of(path):
+        _remove_stale(url, path, kind)
+        return open_socket(url, _AF_UNIX, kind, prepare)
+
+
+@contextlib.contextmanager
+def _alone_in_folder_of(path: str) -> Iterator[None]:
+    """Keep other socketkit servers from binding a path in the same folder, on this machine, while the block runs.
+
+    A socket that is bound and does not listen yet looks like one that a dead server has left, and between the look and the removal
+    another server may bind the path. So one server at a time looks, removes, binds and listens. The lock is on the folder itself, by
+    flock(2): that leaves no file behind, is gone with its process, and needs only the right to read the folder. Without that right, on
+    a file system without such locks, or if some program keeps the lock for `PATIENCE` seconds, the block runs without it.
+    """
+    with contextlib.ExitStack() as opened:
+        with contextlib.suppress(OSError):
+            folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY)  # noqa: PTH120 - the rest of this module uses os
+            opened.callback(os.close, folder)
+            _lock(folder)
+        yield
+
+
+def _lock(descriptor: int) -> None:
+    """Wait for the lock on an open file, for `PATIENCE` seconds at most. Raises: OSError if the file system has no such locks."""
+    import fcntl  # noqa: PLC0415 - only systems with Unix sockets have it
+
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _set_mode(path: str, mode: int, found: os.stat_result) -> None:

@@ -2,10 +2,12 @@
 
 import contextlib
 import errno
+import fcntl
 import os
 import socket
 import stat
 import threading
+import time
 
 import pytest
 
@@ -51,6 +53,56 @@ def test_a_live_server_keeps_its_path(recipe, path):
     assert caught.value.errno == errno.EADDRINUSE
     assert os.path.exists(path)
     first.close()
+
+
+def test_of_two_servers_that_start_at_once_one_is_told_that_the_path_is_in_use(recipe, path, monkeypatch):
+    """The first stops after bind(2), before it listens; the second looks just then."""
+    bound, go_on, waits, results = threading.Event(), threading.Event(), threading.Event(), []
+    lstat, sleep = os.lstat, time.sleep
+
+    def look(path):
+        found = lstat(path)
+        if threading.current_thread() is first and not bound.is_set():
+            bound.set()
+            assert go_on.wait(10)
+        return found
+
+    def wait(seconds):
+        if threading.current_thread() is second:
+            waits.set()
+        sleep(seconds)
+
+    def start():
+        try:
+            results.append(recipe(path).open())
+        except ListenError as error:
+            results.append(error.errno)
+        waits.set()
+
+    monkeypatch.setattr(os, "lstat", look)
+    monkeypatch.setattr(time, "sleep", wait)
+    first, second = threading.Thread(target=start), threading.Thread(target=start)
+    first.start()
+    assert bound.wait(10)
+    second.start()
+    assert waits.wait(10)
+    go_on.set()
+    first.join(10)
+    second.join(10)
+    [listener] = [each for each in results if each != errno.EADDRINUSE]
+    assert len(results) == 2
+    with socket.socket(socket.AF_UNIX, listener.socket.type) as client:
+        client.connect(path)
+    assert os.listdir() == [path]
+    listener.close()
+
+
+def test_a_lock_that_a_program_keeps_on_the_folder_does_not_keep_a_server_from_starting(recipe, path, monkeypatch):
+    monkeypatch.setattr("socketkit.transports.unix.PATIENCE", 0.1)
+    folder = os.open(".", os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    recipe(path).open().close()
+    os.close(folder)
 
 
 def test_a_live_server_of_the_other_kind_keeps_its_path(path):
