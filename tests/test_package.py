@@ -149,7 +149,7 @@ def test_the_wheel_says_what_the_project_is(wheel):
         "cattrs",
         "click",
     }
-    assert "socketkit = socketkit.cli:main" in read("entry_points.txt")
+    assert "socketkit = socketkit.__main__:main" in read("entry_points.txt")
     assert metadata.get_payload().strip() == (ROOT / "README.md").read_text().strip()
     assert [name for name in wheel.namelist() if name.endswith("LICENSE")]
 

@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Any, TypeAlias
 
 from socketkit._system import children
+from socketkit._system.early_signals import Held, deliver
 
 Handler: TypeAlias = Callable[[int, FrameType | None], object]
 
@@ -22,16 +23,18 @@ def handle(number: int, handler: Handler) -> Any:
     before: Any = signal.signal(number, handler)
     if before is None:
         before = signal.SIG_DFL
-    _programs.setdefault(number, before)
+    _programs.setdefault(number, signal.SIG_DFL if isinstance(before, Held) else before)
     return before
 
 
 @contextlib.contextmanager
 def handling(handlers: Mapping[int, Handler]) -> Iterator[None]:
-    """Handle signals in the block; afterwards restore the previous handlers."""
+    """Handle signals in the block, also those that were held until now; afterwards restore the previous handlers."""
     programs = handlers.keys() - _programs.keys()
     previous = {number: handle(number, handler) for number, handler in handlers.items()}
     try:
+        for number, before in previous.items():
+            deliver(number, before)
         yield
     finally:
         for number, before in previous.items():

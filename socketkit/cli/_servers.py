@@ -28,11 +28,14 @@ class Watch:
     """Observes the servers: prints where each listens, calls `on_start` before its loop runs and `on_end` when it has ended."""
 
     def __init__(self) -> None:
+        self.began = False
+        """Whether a server has begun to serve."""
         self.on_start: Callable[[Server], object] = lambda _server: None
         self.on_end: Callable[[Server], object] = lambda _server: None
 
     def server_started(self, server: Server) -> None:
         """Print the listeners' URLs. Called within the lifecycle, so that a signal may be sent as soon as the line appears."""
+        self.began = True
         self.on_start(server)
         for url in server.urls:
             click.echo(f"serving {url} {strategy(server)}", err=True)

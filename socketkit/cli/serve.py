@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from socketkit._system import logs, notify
-from socketkit._system.signals import handling
+from socketkit._system import early_signals, logs, notify, signals
 from socketkit._system.threads import aside
 from socketkit._system.wakeup import Wakeup
 from socketkit.cli._servers import Watch, compose, import_from_here, receive_sockets
@@ -28,9 +28,12 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from socketkit.composition.config import Composition
+    from socketkit.seams import Lifecycle
     from socketkit.server import Server
 
 log = Log(__name__)
+
+_STOP = (signal.SIGINT, signal.SIGTERM)
 
 
 @click.command(
@@ -51,10 +54,11 @@ def serve(  # noqa: PLR0913, PLR0917 - each is one option of the command
     Modules are also found in the working directory. Once listening, a line for each listener goes to standard error.
 
     SIGINT and SIGTERM stop gracefully, a second one at once. SIGUSR2 restarts: the same command starts again and takes the sockets over,
-    so that no client is refused. SIGHUP reads CONFIG.toml again, and changes nothing unless it is good.
+    so that no client is refused. SIGHUP reads CONFIG.toml again, and changes nothing unless it is good; with a HANDLER it stops.
 
     Exit codes: 0 stopped, 1 failed, 2 bad usage or configuration.
     """
+    atexit.register(_ignore_late_signals)  # before any module of a program is imported, so called after all that those register
     receive_sockets()
     import_from_here()
     options = {"listen": listen, "dispatcher": dispatcher, "lifecycle": lifecycle, "limits": limits}
@@ -77,14 +81,19 @@ def serve(  # noqa: PLR0913, PLR0917 - each is one option of the command
         for server in servers.values():
             opened.enter_context(server)  # all are bound before the first one serves
         if len(servers) == 1:
-            opened.enter_context(_on_hangup(partial(aside, partial(_reload, read, compositions))))
+            reload = partial(aside, partial(_reload, read, compositions)) if read is not None else None
+            deliver = opened.enter_context(_on_hangup(reload or partial(signal.raise_signal, signal.SIGTERM)))
+            watch.on_start = lambda _server: deliver()
             ever = list(servers.values())
+            _prepare_for(ever[0].lifecycle, watch)
             ever[0].serve_forever()  # in the main thread: its lifecycle gets signals there, and forks see no other thread
         else:
             wakeup = opened.enter_context(closing(Wakeup()))
             together = Together(compositions, servers, read or dict, watch, wakeup)
-            opened.enter_context(_on_hangup(together.reload))
-            _around(servers.values()).serve(together)
+            opened.enter_context(_on_hangup(together.reload))()
+            around = _around(servers.values())
+            _prepare_for(around, watch)
+            around.serve(together)
             ever = together.ever
     _leave(ever)
 
@@ -104,26 +113,71 @@ def _around(servers: Iterable[Server]) -> Graceful:
 
 
 @contextmanager
-def _on_hangup(reload: Callable[[], object]) -> Iterator[None]:
-    """Call `reload` on SIGHUP inside the block, in this process only. If SIGHUP is ignored, as under nohup(1), do nothing."""
+def _on_hangup(act: Callable[[], object]) -> Iterator[Callable[[], object]]:
+    """Call `act` on SIGHUP inside the block, in this process only. If SIGHUP is ignored, as under nohup(1), do nothing.
+
+    The block gets a function to call once `act` may be called: it delivers a SIGHUP that has arrived before.
+    """
     number, process = getattr(signal, "SIGHUP", None), os.getpid()
-    if number is None or signal.getsignal(number) is not signal.SIG_DFL:
-        yield
+    if number is None or not early_signals.is_free(number):
+        yield lambda: None
         return
 
     def on_hangup(_number: int, _frame: FrameType | None) -> None:
         if os.getpid() == process:
-            reload()
+            act()
 
-    with handling({number: on_hangup}):
-        yield
+    before = signals.handle(number, on_hangup)
+    try:
+        yield partial(early_signals.deliver, number, before)
+    finally:
+        signal.signal(number, before)
 
 
-def _reload(read: Callable[[], Mapping[str, Composition]] | None, compositions: Mapping[str, Composition]) -> None:
-    """Reload the file of a single server. If it is valid and changed, restart: the new generation also forks from its main thread."""
-    if read is None:
-        log.warning("SIGHUP ignored: a HANDLER on the command line has no file to reload; send SIGUSR2 to restart")
+def _prepare_for(lifecycle: Lifecycle, watch: Watch) -> None:
+    """Prepare the signals for serving: what the lifecycle handles has a handler before and after, too, and all else its default action."""
+    graceful = lifecycle if isinstance(lifecycle, Graceful) and lifecycle.signals else None
+    if hasattr(signal, "SIGUSR2") and (graceful is None or not graceful.restart):
+        early_signals.release(signal.SIGUSR2)
+    if graceful is None:
         return
+    ending = _Ending(watch, {number: signal.getsignal(number) for number in _STOP})
+    for number in _STOP:
+        signals.handle(number, ending)
+
+
+class _Ending:
+    """What SIGINT and SIGTERM do while the lifecycle does not handle them: before serving begins, and after it has ended.
+
+    Before, they do what they did. Afterwards the process is leaving, so the first changes nothing, and the next one leaves at once.
+    """
+
+    def __init__(self, watch: Watch, before: Mapping[int, Any]) -> None:
+        self._watch = watch
+        self._before = before
+        self._received = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self._watch.began:
+            if self._received:
+                os._exit(128 + number)
+            self._received = True
+        elif callable(before := self._before[number]):
+            before(number, frame)
+        else:
+            signal.signal(number, before)
+            os.kill(os.getpid(), number)
+
+
+def _ignore_late_signals() -> None:
+    """Ignore the signals that `_Ending` handles: the interpreter's last steps would restore their default action. Source: signalmodule.c."""
+    for number in _STOP:
+        if isinstance(signal.getsignal(number), _Ending):
+            signal.signal(number, signal.SIG_IGN)
+
+
+def _reload(read: Callable[[], Mapping[str, Composition]], compositions: Mapping[str, Composition]) -> None:
+    """Reload the file of a single server. If it is valid and changed, restart: the new generation also forks from its main thread."""
     with reloading():
         found = read()
         compose(found)

@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import attrs
 
-from socketkit._system import activation, children, notify
+from socketkit._system import activation, children, init, notify
 from socketkit._system.threads import aside
 from socketkit.logs import Log
 from socketkit.seams import Serving
@@ -73,8 +73,8 @@ class Restart:
 
     def _start(self) -> str:
         """Start a new generation and wait until it serves; return what went wrong, or ""."""
-        if os.getpid() == 1:
-            return "this is process 1, and every other process would end with it"
+        if os.getpid() == 1 or init.waits_for_this_process():
+            return "process 1 ends with this process, and every other process would end with it"
         folder = self._place.folder()
         if folder is None:
             return "the working directory does not exist any more"

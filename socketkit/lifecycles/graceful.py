@@ -11,6 +11,7 @@ from types import FrameType
 import attrs
 
 from socketkit._system import activation, notify
+from socketkit._system.early_signals import is_free
 from socketkit._system.signals import Handler, handling
 from socketkit.lifecycles._restart import Restart
 from socketkit.logs import Log
@@ -49,7 +50,7 @@ class Graceful:
         foreground = _Foreground(serving, Restart(serving, self.restart_timeout, self.drain))
         handlers: dict[int, Handler] = dict.fromkeys(_STOP if self.signals else (), foreground.on_stop)
         if self.signals and self.restart:
-            free = [number for number in _RESTART if signal.getsignal(number) is signal.SIG_DFL]  # not handled by the program
+            free = [number for number in _RESTART if is_free(number)]
             handlers.update(dict.fromkeys(free, foreground.on_restart))
         with handling(handlers):
             return self._serve(serving, foreground.end)

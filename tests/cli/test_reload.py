@@ -321,13 +321,16 @@ def test_a_single_server_that_may_not_restart_says_so(here):
         assert service.stop() == 0
 
 
-def test_a_handler_on_the_command_line_has_nothing_to_reload(here):
-    with Program(*SERVE, "handlers:Upper", "--listen", "tcp://127.0.0.1:0") as program:
+def test_a_handler_on_the_command_line_has_nothing_to_reload_so_the_end_of_its_terminal_stops_it(here):
+    with Program(*SERVE, "handlers:Told", "--listen", "tcp://127.0.0.1:0") as program:
         [url] = program.serving()
-        program.send_signal(signal.SIGHUP)
-        program.line("SIGHUP ignored: a HANDLER on the command line has no file to reload")
-        assert talk(address(url), b"a\n") == b"A\n"
-        assert program.stop() == 0
+        with socket.create_connection(address(url), timeout=10) as client:
+            client.sendall(b"a")
+            program.line("begun")
+            program.send_signal(signal.SIGHUP)
+            client.sendall(b"b\n")
+            assert client.makefile("rb").read() == b"AB\n"  # it drains
+        assert program.wait() == 0
 
 
 def test_nohup_keeps_its_word(here):
