@@ -177,11 +177,15 @@ def leaves_its_path(sock: socket.socket) -> bool:
 
 
 def estate() -> list[tuple[str, int]]:
-    """Return the names and descriptors to pass to the next generation: sockets this process listens on, and those it never claimed."""
+    """Return the names and descriptors to pass to the next generation: sockets this process listens on, and those it never claimed.
+
+    Each socket is named once, also while one of this process's servers takes it over from another.
+    """
     with _sockets.changing:
         places = sorted(_sockets.places.items(), key=lambda item: item[1].order)
-        listening = [(encode(place.url), sock.fileno()) for sock, place in places if sock.fileno() != -1 and not place.given]
-        return listening + [(offer.name, offer.fileno) for offer in _sockets.read()]
+        listening = [(sock, place) for sock, place in places if sock.fileno() != -1 and not place.given and place.origin is None]
+        unclaimed = [(offer.name, offer.fileno) for offer in _sockets.read() if offer.origin is None]
+        return [(encode(place.url), sock.fileno()) for sock, place in listening] + unclaimed
 
 
 def hand_over() -> None:

@@ -325,6 +325,20 @@ assert [number for _, number in activation.estate()] == [successor.fileno(), sec
 """)
 
 
+def test_a_generation_that_starts_during_a_reload_gets_each_socket_once():
+    """Or the copy that it has no use for would be told of as a listener that is gone."""
+    python(f"""{PRELUDE}
+from socketkit._system import activation
+
+first = TCP("127.0.0.1", 0).open()
+expected = [("tcp%3A%2F%2F127.0.0.1%3A0", first.fileno())]
+with activation.offering([first.socket]):
+    assert activation.estate() == expected
+    successor = TCP("127.0.0.1", 0).open()
+    assert activation.estate() == expected
+""")
+
+
 @pytest.mark.parametrize("dispatcher", ["fork", "prefork:1"])
 def test_children_do_not_get_the_descriptors(dispatcher):
     python(
