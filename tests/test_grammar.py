@@ -68,6 +68,10 @@ def test_parts(text, part):
         ("tcp://h:1?backlog=5&nodelay=false", Url(Part("tcp", "h:1", {"backlog": "5", "nodelay": "false"}))),
         ("tcp://[::1]:80", Url(Part("tcp", "[::1]:80"))),
         ("tcp://[fe80::1%25eth0]:80", Url(Part("tcp", "[fe80::1%eth0]:80"))),
+        ("tcp://[fe80::1%eth0]:80", Url(Part("tcp", "[fe80::1%eth0]:80"))),
+        ("tcp://[fe80::1%12]:80", Url(Part("tcp", "[fe80::1%12]:80"))),
+        ("tcp://[fe80::1%2512]:80", Url(Part("tcp", "[fe80::1%12]:80"))),
+        ("tcp://[fe80::1%25]:80", Url(Part("tcp", "[fe80::1%25]:80"))),
         ("tls://h:1?tls.cert=a", Url(Part("tcp", "h:1"), (Part("tls", options={"cert": "a"}),))),
         (
             "tcp+proxy+tls://0.0.0.0:443?tls.cert=a.pem&backlog=5&tls.key=b.pem",

@@ -6,7 +6,8 @@ Parsers turn text into small values. They do not know which parts exist or what 
   contain colons (``executor:module:factory``). Without a VALUE, options may follow the colon: ``graceful:drain=10``.
 * A URL is ``transport[+layer]...://PLACE[?key=value&...]``. Only an abstract Unix socket has no slashes: ``unix:@name``. Options
   of a layer are dotted: ``layer.key=value``. ``tls://`` is short for ``tcp+tls://``.
-* Values, places and options may contain percent-codes such as ``%2C``, so that any text can be written.
+* Values, places and options may contain percent-codes such as ``%2C``, so that any text can be written. Only the ``%`` before the scope
+  of an IPv6 address may stand for itself: ``[fe80::1%eth0]`` is ``[fe80::1%25eth0]``.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _KEY = re.compile(rf"(?:{_NAME.pattern}\.)?[A-Za-z_][A-Za-z0-9_]*")
 _OPTION = re.compile(rf"{_KEY.pattern}=")
 _URL = re.compile(r"([^:/?]*):(?://|(?=@))([^?]*)(?:\?(.*))?", re.DOTALL)
+_BARE_SCOPE = re.compile(r"(?<=^\[)([0-9A-Fa-f:.]+)%(?!25[^\]])")  # of IPv6, as most programs print it; RFC 6874 writes %25
 _SECONDS = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|)")
 
 _PART_FORM = "write NAME[:VALUE][,key=value]..., nested with '/', as in pool:32 or prefork:4/pool:16"
@@ -107,6 +109,7 @@ def url(text: str) -> Url:
                 raise ValueError(f"has an option {key!r} but no layer {layer!r}{did_you_mean(layer, layers)}")
             belongs[layer][option] = value
         own = belongs.pop("")
+        place = _BARE_SCOPE.sub(r"\1%25", place)
         return Url(Part(name, _decode(place), own), tuple(Part(layer, options=options) for layer, options in belongs.items()))
 
 

@@ -239,8 +239,8 @@ def bind_inet(recipe: TCP | UDP, kind: int) -> socket.socket:
 
 
 def inet_url(scheme: str, host: str, port: int) -> str:
-    """Return the URL of an internet address: IPv6 in brackets, an empty host as ``*``."""
-    shown = f"[{host}]" if ":" in host else host or "*"
+    """Return the URL of an internet address: IPv6 in brackets, its scope after ``%25`` (RFC 6874), an empty host as ``*``."""
+    shown = f"[{quote(host)}]" if ":" in host else quote(host) or "*"
     return f"{scheme}://{shown}:{port}"
 
 

@@ -1,12 +1,15 @@
 """TCP and UDP: where they listen, with which options, and what they say when they cannot."""
 
+import contextlib
 import errno
 import socket
+from pathlib import Path
 
 import pytest
 
 from helpers.support import python
 from socketkit import TCP, UDP
+from socketkit.composition import config
 from socketkit.errors import ListenError
 
 
@@ -48,6 +51,27 @@ def test_an_empty_host_is_every_address_of_both_families(opened, recipe, host):
 def test_the_url_of_a_listener_has_its_real_port(opened, recipe):
     listener = opened(recipe("::1", 0))
     assert listener.url == f"{recipe.__name__.lower()}://[::1]:{listener.address[1]}"
+
+
+def link_local():
+    """Return the scopes of a link-local address of this machine, and the address; None if it has none. Source: proc(5), if_inet6."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/net/if_inet6").read_text().splitlines():
+            packed, number, _, scope, flags, name = line.split()
+            if scope == "20" and not int(flags, 16) & 0x48:  # IFA_F_DADFAILED, IFA_F_TENTATIVE
+                return socket.inet_ntop(socket.AF_INET6, bytes.fromhex(packed)), name, str(int(number, 16))
+    return None
+
+
+@pytest.mark.skipif(link_local() is None, reason="needs a link-local address")
+def test_the_url_of_an_address_with_a_scope_can_be_typed_again(opened, recipe):
+    host, name, number = link_local()
+    scheme = recipe.__name__.lower()
+    for scope in (name, number, f"25{name}"):
+        listener = opened(config.transport(f"{scheme}://[{host}%{scope}]:0"))
+        assert listener.address[3] == int(number)
+        again = config.transport(listener.url)
+        assert (again.host, again.port) == (f"{host}%{scope.removeprefix('25')}", listener.address[1])
 
 
 def test_accept_never_blocks_and_a_connection_always_does(opened):
