@@ -209,7 +209,7 @@ class Server(RequestTemplate):
 
     @property
     def urls(self) -> list[str]:
-        """The URL of each listener, with its real port; while not open, the URL of each transport."""
+        """The URL of each listener, with the address and port that it is bound to; while not open, the URL of each transport."""
         return [each.url for each in self.__engine.listeners or self.transports]
 
     def stats(self) -> Stats:

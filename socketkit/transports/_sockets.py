@@ -244,6 +244,12 @@ def inet_url(scheme: str, host: str, port: int) -> str:
     return f"{scheme}://{shown}:{port}"
 
 
+def bound_url(scheme: str, sock: socket.socket, host: str) -> str:
+    """Return the URL of a bound socket with the address that it has; a `host` that means every address stays ``*``."""
+    address, port = socket.getnameinfo(sock.getsockname(), socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)
+    return inet_url(scheme, "*" if host in {"", "*"} else address, int(port))
+
+
 def unix_url(scheme: str, path: str) -> str:
     """Return the URL of a Unix socket: a path, or an abstract name after ``@``."""
     return f"{scheme}:{quote(path)}" if path.startswith("@") else f"{scheme}://{quote(path)}"

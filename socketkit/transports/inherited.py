@@ -13,7 +13,7 @@ from socketkit._system import activation
 from socketkit.errors import ListenError
 from socketkit.seams import Kind, Listener
 from socketkit.seams.validators import at_least
-from socketkit.transports._sockets import DatagramListener, StreamListener, inet_url, inherited, unix_url
+from socketkit.transports._sockets import DatagramListener, StreamListener, bound_url, inherited, unix_url
 
 
 def _kind(_recipe: Any, field: Any, value: Any) -> None:
@@ -103,6 +103,6 @@ def _place(sock: socket.socket) -> str:
     """Return the URL of a transport that would bind where this inherited socket listens."""
     address, is_stream = sock.getsockname(), sock.type == socket.SOCK_STREAM
     if sock.family in {socket.AF_INET, socket.AF_INET6}:
-        return inet_url("tcp" if is_stream else "udp", address[0], address[1])
+        return bound_url("tcp" if is_stream else "udp", sock, address[0])
     path = "@" + address[1:].decode(errors="backslashreplace") if isinstance(address, bytes) else address
     return unix_url("unix" if is_stream else "unix-dgram", path)

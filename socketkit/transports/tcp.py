@@ -9,7 +9,7 @@ import attrs
 
 from socketkit.seams import Kind
 from socketkit.seams.validators import at_least
-from socketkit.transports._sockets import StreamListener, bind_inet, host_and_port, inet_url, inherit_or_open
+from socketkit.transports._sockets import StreamListener, bind_inet, bound_url, host_and_port, inet_url, inherit_or_open
 
 
 @attrs.frozen
@@ -42,7 +42,7 @@ class TCP:
     def open(self) -> StreamListener:
         """Return the listening socket. Raises: ListenError."""
         sock = inherit_or_open(self.url, socket.SOCK_STREAM, lambda: bind_inet(self, socket.SOCK_STREAM), self._activate)
-        return StreamListener(sock, inet_url("tcp", self.host, sock.getsockname()[1]))
+        return StreamListener(sock, bound_url("tcp", sock, self.host))
 
     def _activate(self, sock: socket.socket) -> None:
         if self.nodelay:

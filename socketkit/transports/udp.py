@@ -9,7 +9,7 @@ import attrs
 
 from socketkit.seams import Kind
 from socketkit.seams.validators import at_least
-from socketkit.transports._sockets import DatagramListener, bind_inet, host_and_port, inet_url, inherit_or_open
+from socketkit.transports._sockets import DatagramListener, bind_inet, bound_url, host_and_port, inet_url, inherit_or_open
 
 
 @attrs.frozen
@@ -40,4 +40,4 @@ class UDP:
     def open(self) -> DatagramListener:
         """Return the bound socket. Raises: ListenError."""
         sock = inherit_or_open(self.url, socket.SOCK_DGRAM, lambda: bind_inet(self, socket.SOCK_DGRAM))
-        return DatagramListener(sock, inet_url("udp", self.host, sock.getsockname()[1]), self.max_packet_size)
+        return DatagramListener(sock, bound_url("udp", sock, self.host), self.max_packet_size)

@@ -53,6 +53,12 @@ def test_the_url_of_a_listener_has_its_real_port(opened, recipe):
     assert listener.url == f"{recipe.__name__.lower()}://[::1]:{listener.address[1]}"
 
 
+def test_the_url_of_a_name_has_the_address_that_was_bound(opened, recipe):
+    listener = opened(recipe("localhost", 0))
+    host, port = listener.address[:2]
+    assert listener.url == f"{recipe.__name__.lower()}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
 def link_local():
     """Return the scopes of a link-local address of this machine, and the address; None if it has none. Source: proc(5), if_inet6."""
     with contextlib.suppress(OSError):
@@ -71,7 +77,7 @@ def test_the_url_of_an_address_with_a_scope_can_be_typed_again(opened, recipe):
         listener = opened(config.transport(f"{scheme}://[{host}%{scope}]:0"))
         assert listener.address[3] == int(number)
         again = config.transport(listener.url)
-        assert (again.host, again.port) == (f"{host}%{scope.removeprefix('25')}", listener.address[1])
+        assert (again.host, again.port) == (f"{host}%{name}", listener.address[1])
 
 
 def test_accept_never_blocks_and_a_connection_always_does(opened):
