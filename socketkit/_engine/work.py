@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from socketkit._system.forking import forks
 from socketkit._system.logs import Log
 from socketkit.handlers.base import unwrapped
 from socketkit.seams import Address, Dispatch, Dispatcher, Drive, Layer, Parking, Request
@@ -48,6 +49,7 @@ class Work:
             ledger.settle(request)
 
     def run_alone(self, request: Request, client_address: Address) -> str:
+        forks.note_request()
         self._engine.forget_parent(request)
         entry = self._ledger.find(request)
         self.run(request, client_address)

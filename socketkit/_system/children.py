@@ -105,6 +105,17 @@ def pidfd(pid: int) -> int | None:
         return None
 
 
+FORCE = getattr(signal, "SIGURG", None)
+"""What the parent sends before SIGTERM to a child that serves a request. A service manager may send SIGTERM to all processes of a server,
+but nobody sends this; programs that the child has become ignore it by default. Source: signal(7)."""
+
+
+def end_request(pid: int) -> None:
+    """End a child that serves a request, or the program that it has become, whatever it does about a SIGTERM that others send."""
+    for number in filter(None, (FORCE, signal.SIGTERM)):
+        send_signal(pid, number)
+
+
 def send_signal(pid: int, number: int) -> None:
     """Send a signal to a child that has not been reaped yet."""
     with contextlib.suppress(ProcessLookupError):  # it was reaped after all

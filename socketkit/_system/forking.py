@@ -11,9 +11,14 @@ from socketkit._system import logs
 
 
 class _Forks:
-    """The number of forks between the program's first process and this one."""
+    """The number of forks between the program's first process and this one, and the last of these processes that serves one request."""
 
     behind = 0
+    for_a_request = 0  # its pid; a child that the handler forks has another
+
+    def note_request(self) -> None:
+        """Record that this process was forked for a request, so that the server decides when it ends."""
+        self.for_a_request = os.getpid()
 
     def note(self) -> None:
         self.behind += 1

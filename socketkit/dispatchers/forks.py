@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
 import time
 from typing import ClassVar
 
 import attrs
 
-from socketkit._system.children import fork, keep_private, pidfd, reap, send_signal, wait_any
+from socketkit._system.children import end_request, fork, keep_private, pidfd, reap, wait_any
 from socketkit.seams import Address, Request, Watcher, Work
 from socketkit.seams.validators import at_least
 
@@ -93,12 +92,12 @@ class _ForkPerRequest:
 
     def force(self) -> None:
         for pid in self.children:
-            send_signal(pid, signal.SIGTERM)
+            end_request(pid)
 
     def cut(self, request: Request) -> None:
         for pid, child in self.children.items():
             if child.request is request:
-                send_signal(pid, signal.SIGTERM)
+                end_request(pid)
 
     def unshare(self) -> None:
         if self.witness is not None:

@@ -11,7 +11,9 @@ from types import FrameType
 import attrs
 
 from socketkit._system import activation, notify
+from socketkit._system.children import FORCE
 from socketkit._system.early_signals import is_free
+from socketkit._system.forking import forks
 from socketkit._system.signals import Handler, handling
 from socketkit.lifecycles._restart import Restart
 from socketkit.logs import Log
@@ -52,6 +54,8 @@ class Graceful:
         if self.signals and self.restart:
             free = [number for number in _RESTART if is_free(number)]
             handlers.update(dict.fromkeys(free, foreground.on_restart))
+        if self.signals and FORCE is not None and is_free(FORCE):
+            handlers[FORCE] = foreground.on_force
         with handling(handlers):
             return self._serve(serving, foreground.end)
 
@@ -85,8 +89,8 @@ class _Foreground:
 
     def on_stop(self, number: int, _frame: FrameType | None) -> None:
         """Stop; immediately on the second signal; exit the process on the third."""
-        if os.getpid() != self._pid:  # a child forked for one request: Ctrl-C reaches it too, but its parent decides
-            if number == signal.SIGTERM:
+        if os.getpid() != self._pid:  # a child: Ctrl-C reaches it too, but its parent decides
+            if number == signal.SIGTERM and not self._is_ended_by_parent():
                 os._exit(128 + number)
             return
         self._received += 1
@@ -94,6 +98,16 @@ class _Foreground:
             os._exit(128 + number)
         self._tell_stopping()
         self._serving.stop(None if self._received == 1 else 0.0)
+
+    def on_force(self, _number: int, _frame: FrameType | None) -> None:
+        """In a child that serves a request, end it: only the parent sends this. A child with its own SIGTERM handler is sent that next."""
+        if os.getpid() != self._pid and signal.getsignal(signal.SIGTERM) == self.on_stop:
+            os._exit(128 + signal.SIGTERM)
+
+    def _is_ended_by_parent(self) -> bool:
+        """Return whether this is a child that serves a request, so that a SIGTERM may have been meant for the whole process group."""
+        forced = FORCE is not None and signal.getsignal(FORCE) == self.on_force
+        return forced and forks.for_a_request == os.getpid() and os.getppid() == self._pid
 
     def on_restart(self, _number: int, _frame: FrameType | None) -> None:
         if os.getpid() == self._pid:

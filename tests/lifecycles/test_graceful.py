@@ -3,6 +3,7 @@
 import math
 import os
 import signal
+import socket
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -543,3 +544,64 @@ thread.join()
 assert drains == [10.0 - 7.0], drains
 """
     )
+
+
+GROUP = """
+import os, signal, subprocess, sys
+from http.server import BaseHTTPRequestHandler
+from socketkit import Forks, Graceful, Server, TCP
+
+def hold(request, client_address, server):
+    word = request.recv(10)
+    if word == b"grandchild":
+        pid = os.fork() or os.execlp("sleep", "sleep", "100")
+        print("forked", flush=True)
+        request.sendall(b"%d" % os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        return
+    print("got", word, flush=True)
+    request.sendall(word + request.recv(10))
+
+server = Server(TCP("127.0.0.1", 0), hold, dispatcher=Forks(), lifecycle=Graceful(drain=float(sys.argv[1])))
+with server:
+    print("port", server.addresses[0][1], flush=True)
+    server.serve_forever()
+print("ends", server.stop().forced, flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_signal_to_the_whole_process_group_lets_forked_requests_finish(number):
+    with Program.python("-c", GROUP, "20") as program:
+        port = int(program.line(r"port (\d+)")[0][1])
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+            client.sendall(b"one ")
+            program.line("got b'one '")
+            os.killpg(program.pid, number)
+            client.sendall(b"two")
+            assert client.makefile("rb").read() == b"one two"
+        assert program.wait() == 0
+        program.line("ends 0")
+
+
+@pytest.mark.parametrize("whole_group", [False, True])
+def test_a_forked_request_that_goes_on_is_ended_at_the_deadline(whole_group):
+    with Program.python("-c", GROUP, "0.2") as program:
+        port = int(program.line(r"port (\d+)")[0][1])
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+            client.sendall(b"one ")
+            program.line("got b'one '")
+            (os.killpg if whole_group else os.kill)(program.pid, signal.SIGTERM)
+            assert client.recv(1) == b""
+        assert program.wait() == 0
+        program.line("ends 1")
+
+
+def test_a_stop_signal_to_the_whole_process_group_ends_a_program_that_a_forked_request_has_started():
+    with Program.python("-c", GROUP, "20") as program:
+        port = int(program.line(r"port (\d+)")[0][1])
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+            client.sendall(b"grandchild")
+            program.line("forked")
+            os.killpg(program.pid, signal.SIGTERM)
+            assert client.makefile("rb").read() in {b"-15", b"143"}  # 143: just before it becomes the program
+        assert program.wait() == 0
