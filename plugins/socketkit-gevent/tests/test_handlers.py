@@ -7,6 +7,8 @@ import contextvars
 import http.client
 import http.server
 import socket
+import subprocess
+import sys
 import threading
 
 import gevent
@@ -133,6 +135,77 @@ def test_many_greenlets_wait_to_answer_on_one_socket_and_lose_nothing(tmp_path):
         assert len([entry for entry in innards.active(server) if isinstance(entry.request, tuple)]) == 3
         for peer in peers:
             assert [peer.recv(100) for _ in range(number)] == [b"%d" % each for each in range(number)]
+
+
+RECEIVE = {
+    "recv": lambda request: request.recv(100),
+    "recv_into": lambda request: _filled(request.recv_into),
+    "recvfrom": lambda request: request.recvfrom(100)[0],
+    "recvfrom_into": lambda request: _filled(lambda buffer: request.recvfrom_into(buffer)[0]),
+    "recvmsg": lambda request: request.recvmsg(100)[0],
+    "recvmsg_into": lambda request: _filled(lambda buffer: request.recvmsg_into([buffer])[0]),
+    "makefile": lambda request: request.makefile("rb").readline(),
+}
+MUCH = 10 << 20
+SEND = {
+    "sendall": lambda request, data: request.sendall(data),
+    "send": lambda request, data: _in_parts(request.send, data),
+    "sendto": lambda request, data: _in_parts(lambda part: request.sendto(part, 0, request.getpeername()), data),
+    "sendmsg": lambda request, data: _in_parts(lambda part: request.sendmsg([part]), data),
+    "makefile": lambda request, data: request.makefile("wb").write(data),
+}
+
+
+def _filled(receive):
+    buffer = bytearray(100)
+    return bytes(buffer[: receive(buffer)])
+
+
+def _in_parts(send, data):
+    rest = memoryview(data)
+    while rest:
+        rest = rest[send(rest) :]
+
+
+@pytest.mark.parametrize("call", RECEIVE)
+def test_while_one_handler_waits_to_receive_others_are_served(call):
+    def receive(request, client_address, server):
+        request.sendall(RECEIVE[call](request).upper())
+
+    with serving(receive) as server, clients(server, 1) as (waits,):
+        assert talk(server.addresses[0], b"x\n") == b"X\n"
+        waits.sendall(b"y\n")
+        assert waits.recv(100) == b"Y\n"
+
+
+@pytest.mark.parametrize("call", SEND)
+def test_while_one_handler_waits_to_send_others_are_served(call):
+    def send(request, client_address, server):
+        if request.recv(100) == b"much":
+            SEND[call](request, bytes(MUCH))
+
+    with serving(send) as server, clients(server, 1) as (waits,):
+        waits.sendall(b"much")
+        assert waits.recv(1) == bytes(1)
+        assert talk(server.addresses[0], b"x") == b""
+        assert len(waits.makefile("rb").read()) == MUCH - 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="green descriptors block on Linux only")
+@pytest.mark.parametrize("dispatcher", ["thread", Gevent()])
+@pytest.mark.parametrize("copy", [False, True])
+def test_a_child_process_that_is_given_the_connection_sends_all(dispatcher, copy):
+    program = f"import os, sys; assert os.get_blocking(1); sys.stdout.buffer.write(bytes({MUCH}))"
+
+    def give(request, client_address, server):
+        given = request.dup() if copy else request
+        subprocess.run([sys.executable, "-c", program], stdout=given, check=True)
+        given.close()
+
+    with serving(give, recipe=dispatcher) as server:
+        assert len(talk(server.addresses[0], b"")) == MUCH
+        assert server.stop().forced == 0
+        assert server.stats().outcomes == {"finished": 1}
 
 
 class Pages(http.server.BaseHTTPRequestHandler):

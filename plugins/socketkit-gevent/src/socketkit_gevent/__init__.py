@@ -7,7 +7,9 @@ it would block.
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
+import sys
 import threading
 import weakref
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, cast
@@ -50,6 +52,8 @@ LAST_WORD = 0.5
 FIRST_PAUSE, LONGEST_PAUSE = 0.001, 0.05
 """Seconds between two attempts to send if no descriptor signals when to retry."""
 
+DONT_WAIT = int(socket.MSG_DONTWAIT)  # an enum would slow down each call
+
 _PLAIN: Any = gevent.monkey.get_original("socket", "socket")
 
 
@@ -87,25 +91,70 @@ def socketkit_dispatchers() -> Mapping[str, type[Gevent]]:
 
 
 class _GreenSocket(gevent.socket.socket):
-    """A connection whose operations let other greenlets run when they would block."""
+    """A socket whose operations let other greenlets run when they would block. Any number of greenlets may wait to answer a datagram.
+
+    On Linux the descriptor blocks if it did before, and only each call says not to wait: O_NONBLOCK would hold for a child process that
+    the handler gives its connection to. Source: recv(2), send(2), MSG_DONTWAIT.
+    """
 
     _sock: Any
+    _read_event: Any
+    _wait: Any
+
+    def __init__(self, family: int, kind: int, proto: int, fileno: int) -> None:
+        blocks = sys.platform == "linux" and os.get_blocking(fileno)  # elsewhere send(2) may wait in spite of the flag
+        super().__init__(family, kind, proto, fileno)
+        os.set_blocking(fileno, blocks)
 
     def shutdown(self, how: int) -> None:
         """Shut down in the kernel only, which wakes a waiting greenlet as it would wake a thread. Any thread may call this."""
         self._sock.shutdown(how)
 
+    # as in `socket.socket`; those that most handlers use wait here, because a further call would slow them down
 
-class _AnsweringSocket(_GreenSocket):
-    """The socket of a datagram listener, for any number of greenlets at once; gevent's own lets only one at a time wait to send."""
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        while True:
+            try:
+                return self._sock.recv(size, flags | DONT_WAIT)  # type: ignore[no-any-return]
+            except BlockingIOError:
+                if self.timeout == 0:
+                    raise
+            self._wait(self._read_event)
 
-    def sendto(self, *arguments: Any) -> int:
-        """As `socket.socket.sendto`."""
-        return self._until_sent(self._sock.sendto, *arguments)
+    def recv_into(self, buffer: Any, size: int = 0, flags: int = 0) -> int:
+        while True:
+            try:
+                return self._sock.recv_into(buffer, size, flags | DONT_WAIT)  # type: ignore[no-any-return]
+            except BlockingIOError:
+                if self.timeout == 0:
+                    raise
+            self._wait(self._read_event)
 
-    def sendmsg(self, *arguments: Any) -> int:
-        """As `socket.socket.sendmsg`."""
-        return self._until_sent(self._sock.sendmsg, *arguments)
+    def recvfrom(self, size: int, flags: int = 0) -> Any:
+        return super().recvfrom(size, flags | DONT_WAIT)
+
+    def recvfrom_into(self, buffer: Any, size: int = 0, flags: int = 0) -> Any:
+        return super().recvfrom_into(buffer, size, flags | DONT_WAIT)
+
+    def recvmsg(self, size: int, ancillary_size: int = 0, flags: int = 0) -> Any:
+        return super().recvmsg(size, ancillary_size, flags | DONT_WAIT)
+
+    def recvmsg_into(self, buffers: Any, ancillary_size: int = 0, flags: int = 0) -> Any:
+        return super().recvmsg_into(buffers, ancillary_size, flags | DONT_WAIT)
+
+    def send(self, data: Any, flags: int = 0, **timeout: Any) -> int:
+        try:
+            return self._sock.send(data, flags | DONT_WAIT)  # type: ignore[no-any-return]
+        except BlockingIOError:
+            pass
+        return super().send(data, flags | DONT_WAIT, **timeout)
+
+    def sendto(self, data: Any, *rest: Any) -> int:
+        *flags, address = rest
+        return self._until_sent(self._sock.sendto, data, sum(flags) | DONT_WAIT, address)
+
+    def sendmsg(self, buffers: Any, ancillary: Any = (), flags: int = 0, address: Any = None) -> int:
+        return self._until_sent(self._sock.sendmsg, buffers, ancillary, flags | DONT_WAIT, address)
 
     def _until_sent(self, send: Callable[..., int], *arguments: Any) -> int:
         try:
@@ -116,7 +165,7 @@ class _AnsweringSocket(_GreenSocket):
         pause = FIRST_PAUSE
         with gevent.Timeout(self.timeout, TimeoutError("timed out")):
             while True:
-                if self.family == getattr(socket, "AF_UNIX", None):
+                if self.family == getattr(socket, "AF_UNIX", None) and self.type == socket.SOCK_DGRAM:
                     gevent.sleep(pause)  # the peer's queue is full, and no descriptor signals free space in it: unix(7)
                     pause = min(2 * pause, LONGEST_PAUSE)
                 else:
@@ -256,7 +305,7 @@ class _Greenlets:
         """Return a socket for replies, on a copy of the listener's descriptor."""
         if type(listener) is not _PLAIN:
             return self._green(listener)
-        green = _AnsweringSocket(listener.family, listener.type, listener.proto, fileno=listener.dup().detach())
+        green = _GreenSocket(listener.family, listener.type, listener.proto, fileno=listener.dup().detach())
         green.settimeout(listener.gettimeout())
         return green
 
