@@ -308,6 +308,133 @@ if before is not None:
     python(CLASSIC + source, env=PATH)
 
 
+OWN_THREADS = """
+import queue, socket, sys, threading
+from socketkit import socketserver
+if sys.argv[1] == "gevent":
+    from socketkit_gevent import Gevent
+    socketserver._Override.dispatcher = Gevent()
+elif sys.argv[1] == "python":
+    import socketserver
+
+class Echo(socketserver.StreamRequestHandler):
+    timeout = 10
+    def handle(self):
+        self.wfile.write(b"hello\\n")
+        for line in self.rfile:  # waits
+            self.wfile.write(line)
+        self.wfile.write(bytes(MUCH))  # waits
+
+class Own:
+    def process_request_thread(self, request, client_address):
+        try:
+            self.finish_request(request, client_address)
+        finally:
+            self.shutdown_request(request)
+
+class Thread(Own):
+    def process_request(self, *request):
+        threading.Thread(target=self.process_request_thread, args=request, daemon=True).start()
+
+class Queue(Own):
+    def server_activate(self):
+        super().server_activate()
+        self.queue = queue.SimpleQueue()
+        for _ in range(3):
+            threading.Thread(target=self.work, daemon=True).start()
+    def process_request(self, *request):
+        self.queue.put(request)
+    def work(self):
+        while True:
+            self.process_request_thread(*self.queue.get())
+
+MUCH = 10 << 20
+kind = {"thread": Thread, "queue": Queue}[sys.argv[2]]
+server = type("Server", (kind, socketserver.TCPServer), {})(("127.0.0.1", 0), Echo)
+serving = threading.Thread(target=server.serve_forever)
+serving.start()
+for turn in range(3):
+    clients = [socket.create_connection(server.server_address, timeout=10) for _ in range(3)]
+    for client in clients:
+        assert client.recv(6) == b"hello\\n"
+    for client in clients:
+        for line in (b"one\\n", b"two\\n"):
+            client.sendall(line)
+            assert client.recv(4) == line
+    if turn == 2:  # the last ones go on after the loop
+        server.shutdown()
+        serving.join()
+    for client in clients:
+        client.shutdown(socket.SHUT_WR)
+        assert client.makefile("rb").read() == bytes(MUCH)
+server.server_close()
+"""
+
+
+@pytest.mark.parametrize("own", ["thread", "queue"])
+@pytest.mark.parametrize("served", ["python", "gevent"])
+def test_a_server_may_hand_its_requests_to_threads_of_its_own(served, own):
+    assert python(OWN_THREADS, served, own, env=PATH).stderr == ""
+
+
+def test_a_thread_of_the_servers_own_may_use_every_call_and_its_timeout():
+    source = """
+import socket
+
+class Handler(socketserver.BaseRequestHandler):
+    def handle(self):
+        request = self.request
+        if isinstance(request, tuple):
+            request[1].sendto(request[0].upper(), self.client_address)
+            return
+        request.sendall(b"hello")
+        buffer = bytearray(4)
+        assert request.recvfrom(4)[0] == b"one\\n"
+        request.sendmsg([b"next"])
+        assert request.recvmsg(4)[0] == b"two\\n"
+        request.settimeout(0.05)
+        try:
+            request.recv_into(buffer)
+        except TimeoutError:
+            request.sendall(b"late")
+        request.settimeout(0)
+        try:
+            request.recv_into(buffer)
+        except BlockingIOError:
+            request.sendall(b"none")
+
+class Own:
+    def process_request(self, request, client_address):
+        def run():
+            self.finish_request(request, client_address)
+            self.shutdown_request(request)
+        threading.Thread(target=run).start()
+
+class Stream(Own, socketserver.TCPServer):
+    pass
+class Datagram(Own, socketserver.UDPServer):
+    pass
+for kind, type in ((Stream, socket.SOCK_STREAM), (Datagram, socket.SOCK_DGRAM)):
+    server = kind(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever).start()
+    with socket.socket(socket.AF_INET, type) as client:
+        client.settimeout(10)
+        client.connect(server.server_address)
+        if kind is Datagram:
+            client.send(b"x")
+            assert client.recv(4) == b"X"
+        else:
+            assert client.recv(5) == b"hello"
+            client.sendall(b"one\\n")
+            assert client.recv(4) == b"next"
+            client.sendall(b"two\\n")
+            assert client.makefile("rb").read() == b"latenone"
+    server.shutdown()
+    server.server_close()
+"""
+    assert python(CLASSIC + source, env=PATH).stderr == ""
+
+
 def _answer(client):
     received = b""
     while b"threads" not in received:

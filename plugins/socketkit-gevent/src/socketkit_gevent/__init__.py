@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 import sys
 import threading
@@ -93,13 +94,15 @@ def socketkit_dispatchers() -> Mapping[str, type[Gevent]]:
 class _GreenSocket(gevent.socket.socket):
     """A socket whose operations let other greenlets run when they would block. Any number of greenlets may wait to answer a datagram.
 
+    A server may hand a request to a thread of its own. There the socket blocks the thread, as plain sockets do.
+
     On Linux the descriptor blocks if it did before, and only each call says not to wait: O_NONBLOCK would hold for a child process that
     the handler gives its connection to. Source: recv(2), send(2), MSG_DONTWAIT.
     """
 
     _sock: Any
     _read_event: Any
-    _wait: Any
+    hub: Any
 
     def __init__(self, family: int, kind: int, proto: int, fileno: int) -> None:
         blocks = sys.platform == "linux" and os.get_blocking(fileno)  # elsewhere send(2) may wait in spite of the flag
@@ -151,17 +154,19 @@ class _GreenSocket(gevent.socket.socket):
 
     def sendto(self, data: Any, *rest: Any) -> int:
         *flags, address = rest
-        return self._until_sent(self._sock.sendto, data, sum(flags) | DONT_WAIT, address)
+        return self._until_sent(lambda flag: self._sock.sendto(data, sum(flags) | flag, address))
 
     def sendmsg(self, buffers: Any, ancillary: Any = (), flags: int = 0, address: Any = None) -> int:
-        return self._until_sent(self._sock.sendmsg, buffers, ancillary, flags | DONT_WAIT, address)
+        return self._until_sent(lambda flag: self._sock.sendmsg(buffers, ancillary, flags | flag, address))
 
-    def _until_sent(self, send: Callable[..., int], *arguments: Any) -> int:
+    def _until_sent(self, send: Callable[[int], int]) -> int:
         try:
-            return send(*arguments)
+            return send(DONT_WAIT)
         except BlockingIOError:
             if self.timeout == 0:
                 raise
+        if get_hub_if_exists() is not self.hub:  # in another thread
+            return send(0)
         pause = FIRST_PAUSE
         with gevent.Timeout(self.timeout, TimeoutError("timed out")):
             while True:
@@ -171,7 +176,30 @@ class _GreenSocket(gevent.socket.socket):
                 else:
                     gevent.socket.wait_write(self.fileno())  # with its own watcher
                 with contextlib.suppress(BlockingIOError):
-                    return send(*arguments)
+                    return send(DONT_WAIT)
+
+    # inside
+
+    def _wait(self, watcher: Any) -> None:
+        """Wait in the hub, or in this thread if the socket belongs to another one. gevent's own operations call this too."""
+        if get_hub_if_exists() is self.hub:
+            super()._wait(watcher)  # type: ignore[misc] # missing in the stubs
+            return
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN if watcher is self._read_event else select.POLLOUT)
+        if not poll.poll(None if self.timeout is None else self.timeout * 1000):
+            raise TimeoutError("timed out")
+
+    def _drop_events_and_close(self, closefd: bool = True, *rest: Any) -> None:
+        """Leave the watchers to the thread that they belong to. gevent calls this to close and to detach."""
+        drop = super()._drop_events_and_close  # type: ignore[misc] # missing in the stubs
+        if get_hub_if_exists() is self.hub:
+            drop(closefd, *rest)
+            return
+        with contextlib.suppress(AttributeError, ValueError):  # the hub is destroyed, and its watchers with it
+            self.hub.loop.run_callback_threadsafe(drop, False)
+        if closefd:
+            self._sock.close()
 
 
 # --- the live part ---------------------------------------------------------------------------------------------------
