@@ -133,6 +133,8 @@ class Server(RequestTemplate):
         started.add(self.__engine)
         with contextlib.suppress(RuntimeError):  # the system has no thread left
             _stop_before_threads_are_joined()
+        atexit.unregister(_stop_started)
+        atexit.register(_stop_started)  # after what the parts have registered, so called before it
         return self
 
     def _serve_in_background(self, run: Run) -> None:
@@ -310,7 +312,6 @@ def _other_threads() -> list[threading.Thread]:
     return [each for each in threading.enumerate() if not (each.daemon or each.ident in busy or each in pooled)]
 
 
-@atexit.register
 def _stop_started() -> None:
     for engine in list(started):
         engine.server.stop()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import signal
 import socket
@@ -442,6 +444,45 @@ def _answer(client):
         assert chunk, received
         received += chunk
     return received
+
+
+# --- the end of a program -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["classic", "composed"])
+def test_a_program_ends_although_a_daemon_thread_serves(kind):
+    source = """
+class Upper(socketserver.StreamRequestHandler):
+    def handle(self):
+        for line in self.rfile:
+            self.wfile.write(line.upper())
+
+if sys.argv[1] == "classic":
+    server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Upper)
+    server.daemon_threads = True
+    where = server.server_address
+else:
+    from socketkit import Server
+    server = Server("tcp://127.0.0.1:0", Upper, dispatcher=Gevent())
+    server.__enter__()
+    where = server.addresses[0]
+threading.Thread(target=server.serve_forever, daemon=True).start()
+print("serving tcp://%s:%d" % where, flush=True)
+sys.stdin.read()
+"""
+    for _ in range(5):  # without care it crashes in most runs, not in all
+        reader, writer = os.pipe()
+        with Program.python("-c", CLASSIC + source, kind, env=PATH, stdin=reader) as running:
+            os.close(reader)
+            where = place(running)
+            with socket.create_connection(where, timeout=10) as waits:
+                waits.sendall(b"x\n")
+                assert waits.recv(100) == b"X\n"
+                os.close(writer)  # now it ends
+                with contextlib.suppress(OSError):
+                    while True:  # wake the loop all the time
+                        socket.create_connection(where, timeout=0.1).close()
+                assert running.wait(10) == 0
 
 
 # --- programs that use gevent ----------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ it would block.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import select
@@ -79,7 +80,9 @@ class Gevent:
         """
         if gevent.monkey.is_module_patched("select"):
             raise IncompatibleError("Gevent", "cannot watch a patched select module", "patch with gevent.monkey.patch_all(select=False)")
-        return _Greenlets(self.max_greenlets)
+        live = _Greenlets(self.max_greenlets)
+        atexit.register(live.leave)
+        return live
 
 
 @hookimpl
@@ -222,6 +225,10 @@ class _Greenlets:
     """The hub of the serving thread, if this dispatcher created it."""
     thread: threading.Thread | None = None
     """The thread that last called `drive`."""
+    intake: Intake | None = None
+    """The intake, while `drive` takes from it."""
+    leaving: bool = False
+    """The program ends, so that a daemon thread must not enter the hub again."""
     warned: bool = False
 
     # the seams
@@ -237,15 +244,18 @@ class _Greenlets:
                 contextlib.closing(hub.loop.io(intake.fileno(), READ)) as readable,
                 intake.woken_by_signals(),  # otherwise a signal just before the hub goes to sleep waits for the next event
             ):
-                while not intake.stopped:
+                self.intake = intake
+                while not (intake.stopped or self.leaving):
                     self._take(intake)
                     if not intake.stopped:  # taking may have consumed the wake-up of the stop
                         with gevent.Timeout(intake.due(), exception=False):  # type: ignore[arg-type] # False: continue; missing in the stubs
                             hub.wait(readable)
         finally:
-            self.held = None
+            self.held = self.intake = None
             gevent.sleep(0)  # lets greenlets that are ready to end do so: without a drain, this hub may never run again
-            if not self.greenlets:
+            if self.leaving:
+                self.close()
+            elif not self.greenlets:
                 self._leave_hub()
 
     def adapt(self, request: Request) -> Request:
@@ -276,6 +286,7 @@ class _Greenlets:
         """Close the sockets for replies. Destroy the hub if this dispatcher created it, after ending the greenlets still in it."""
         if gevent.getcurrent() in self.greenlets:  # a handler is closing its own server
             return
+        atexit.unregister(self.leave)
         if self.greenlets and self.hub is not None:
             for connection in list(self.connections):
                 with contextlib.suppress(OSError):  # it may be closed by now
@@ -284,6 +295,20 @@ class _Greenlets:
                 self._kill()
                 self.wait(LAST_WORD)
         self._leave_hub()
+
+    def leave(self) -> None:
+        """Have a daemon thread leave its hub, because the program ends. Registered with atexit.
+
+        Python ends such a thread when it next needs the interpreter's lock, by pthread_exit(3). That unwinds the stack, and the frames
+        of greenlets on it then touch objects without the lock: a crash. Source: Python 3.11 to 3.13, PyThread_exit_thread.
+        """
+        thread, intake = self.thread, self.intake
+        if thread is None or thread is threading.current_thread() or not thread.daemon or not thread.is_alive():  # also in forked processes
+            return
+        self.leaving = True
+        if intake is not None:
+            intake.stop()
+        thread.join(BEFORE_KILL + 2 * LAST_WORD)
 
     # inside
 
