@@ -10,6 +10,7 @@ globals are read at each use, because programs may replace them at any time.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import os
@@ -64,6 +65,9 @@ if hasattr(socket, "AF_UNIX"):
 
 _ServerSelector: Any = getattr(selectors, "PollSelector", selectors.SelectSelector)  # programs may replace it
 _OwnSelector = _ServerSelector
+
+_EXIT_PACE = 0.02
+"""Seconds between two checks, at the end of the program, whether requests still run."""
 
 
 class _StopFlag:
@@ -326,6 +330,38 @@ class _ClassicEngine(_Engine):
 
     def start_dispatcher(self) -> StartedDispatcher | None:
         return super().start_dispatcher() if _Override.is_set() else None
+
+    def prepare(self) -> None:
+        super().prepare()
+        if self.live is not None:
+            atexit.unregister(self._await_requests)  # of an earlier run
+            atexit.register(self._await_requests)  # after what the dispatcher has registered, so called before it
+
+    def finish(self, run: Run) -> None:
+        super().finish(run)
+        if not self._has_requests():
+            atexit.unregister(self._await_requests)
+
+    def close(self, seconds: float | None, *, wait: bool = True) -> None:
+        super().close(seconds, wait=wait)
+        atexit.unregister(self._await_requests)
+
+    def _has_requests(self) -> bool:
+        """Return whether handlers run. Connections that wait without a thread have none."""
+        return any(entry.thread is not None for entry in self.ledger.active())
+
+    def _await_requests(self) -> None:
+        """Wait at the end of the program until no request runs, as the interpreter waits for the threads of a `ThreadingMixIn`.
+
+        The threads of most dispatchers are daemons, because they also wait for requests. Does nothing if the mix-in's would be, too.
+        """
+        run = self.run or self._undrained
+        if run is None or run.is_elsewhere or getattr(self.server, "daemon_threads", True):
+            return
+        while self.run is not None and self._has_requests():
+            run.done.wait(_EXIT_PACE)
+        if self.run is None and self.live is not None:
+            self.live.wait(None)
 
     def sources(self, _run: Run) -> list[ClassicSource]:
         server, live = self.server, self.start_dispatcher()

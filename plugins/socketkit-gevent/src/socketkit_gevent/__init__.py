@@ -253,9 +253,7 @@ class _Greenlets:
         finally:
             self.held = self.intake = None
             gevent.sleep(0)  # lets greenlets that are ready to end do so: without a drain, this hub may never run again
-            if self.leaving:
-                self.close()
-            elif not self.greenlets:
+            if not self.greenlets:
                 self._leave_hub()
 
     def adapt(self, request: Request) -> Request:
@@ -300,7 +298,8 @@ class _Greenlets:
         """Have a daemon thread leave its hub, because the program ends. Registered with atexit.
 
         Python ends such a thread when it next needs the interpreter's lock, by pthread_exit(3). That unwinds the stack, and the frames
-        of greenlets on it then touch objects without the lock: a crash. Source: Python 3.11 to 3.13, PyThread_exit_thread.
+        of greenlets on it then touch objects without the lock: a crash. Source: Python 3.11 to 3.13, PyThread_exit_thread. Handlers that
+        still run are left where they wait, like daemon threads.
         """
         thread, intake = self.thread, self.intake
         if thread is None or thread is threading.current_thread() or not thread.daemon or not thread.is_alive():  # also in forked processes
@@ -308,7 +307,7 @@ class _Greenlets:
         self.leaving = True
         if intake is not None:
             intake.stop()
-        thread.join(BEFORE_KILL + 2 * LAST_WORD)
+        thread.join(LAST_WORD)
 
     # inside
 
