@@ -131,8 +131,7 @@ class Server(RequestTemplate):
         if run.error is not None and run.done.is_set():
             raise run.error
         started.add(self.__engine)
-        with contextlib.suppress(RuntimeError):  # the system has no thread left
-            _stop_before_threads_are_joined()
+        _stop_before_threads_are_joined()
         atexit.unregister(_stop_started)
         atexit.register(_stop_started)  # after what the parts have registered, so called before it
         return self
@@ -294,7 +293,8 @@ def _stop_before_threads_are_joined() -> None:
 
 def _at_end_of_main_thread() -> None:
     if _other_threads():
-        aside(_stop_when_alone, "socketkit-end")  # without holding up the main thread, whose end they may wait for
+        with contextlib.suppress(RuntimeError):  # the system has no thread left, or Python 3.12.0 and 3.12.1 start none this late
+            aside(_stop_when_alone, "socketkit-end")  # without holding up the main thread, whose end they may wait for
     else:
         _stop_started()
 

@@ -4,6 +4,7 @@ import math
 import os
 import signal
 import socket
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -313,6 +314,7 @@ import faulthandler, multiprocessing
 faulthandler.dump_traceback_later(60, exit=True)
 numbers = signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGIO
 signal.signal(signal.SIGUSR1, print)
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python 3.13.0 may not run handlers in a process that a thread has forked
 before = [signal.getsignal(number) for number in numbers]
 def child(pipe):
     pipe.send(before == [signal.getsignal(number) for number in numbers])
@@ -333,7 +335,7 @@ with Server(TCP("127.0.0.1", 0), handler, dispatcher="{dispatcher}", lifecycle=G
         reply = clients.submit(talk, ("127.0.0.1", int(program.line(r"^port (\d+)")[0][1])), b"x")
         program.line("^same handlers: True")
         os.killpg(program.pid, signal.SIGINT)
-        assert reply.result() == b"1"
+        assert reply.result() == b"-2"
         assert program.wait() == 0
 
 
@@ -416,6 +418,7 @@ in_background(serve) if {when == "after"} else serve()
     )
 
 
+@pytest.mark.skipif((3, 12, 0) <= sys.version_info < (3, 12, 2), reason="this Python starts no threads once the main thread has ended")
 @pytest.mark.parametrize("dispatcher", ["thread", "pool", "adaptive", "asyncio", "fork"])
 def test_a_server_serves_as_long_as_the_programs_own_threads_run(dispatcher):
     python(
