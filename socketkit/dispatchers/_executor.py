@@ -103,11 +103,13 @@ class ExecutorDriver:
         self._load.begin()
         try:
             future = self._submit(self._run, offer)
-        except BaseException:
-            if _taken(offer) is None:
-                return  # a ThreadPoolExecutor that cannot start a thread raises but keeps the unit; a thread took it
-            self._load.end()
-            raise
+        except BaseException as error:
+            if _taken(offer) is not None:  # a ThreadPoolExecutor that cannot start a thread raises but keeps the unit, and another took it
+                self._load.end()
+                _refuse(unit, error)
+            if not isinstance(error, Exception):  # Ctrl-C
+                raise
+            return
         future.add_done_callback(partial(self._over, offer))
 
     def _run(self, offer: list[Any]) -> None:

@@ -179,6 +179,31 @@ def test_a_unit_that_the_executor_refuses_and_runs_all_the_same_has_one_outcome(
     assert server.stats().outcomes == {"refused": 1}
 
 
+@pytest.mark.parametrize("taken", [False, True])
+def test_ctrl_c_while_a_unit_is_given_away_ends_serving(taken):
+    class Interrupted(ThreadPoolExecutor):
+        def submit(self, *work):
+            if taken:
+                super().submit(*work).result()
+            raise KeyboardInterrupt
+
+    raised = []
+
+    def serve():
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            raised.append(True)
+
+    with Server(TCP("127.0.0.1", 0), Upper, dispatcher=Executor(Interrupted), lifecycle=Graceful(drain=10)) as server:
+        serving = threading.Thread(target=serve)
+        serving.start()
+        assert talk(server.addresses[0], b"hello\n") == (b"HELLO\n" if taken else b"")
+        serving.join(10)
+    assert raised
+    assert server.stats().outcomes == ({"finished": 1} if taken else {"refused": 1})
+
+
 def test_threads_that_cannot_start_are_replaced_with_the_next_request(caplog):
     made = []
 
