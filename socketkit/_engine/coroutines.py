@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from socketkit._system.forking import forks, leave_if_forked
-from socketkit.handlers.coroutines import constructing
+from socketkit._system.sockets import reset
+from socketkit.handlers.coroutines import constructing, is_cut_off
 from socketkit.seams import Address, Layer, Request
 
 if TYPE_CHECKING:  # asyncio takes longer to import than all of socketkit, and most programs do not need it
@@ -67,7 +68,10 @@ async def _run(handler: AsyncRequestHandler) -> None:
     finally:
         if hasattr(handler, "writer"):
             with contextlib.suppress(AttributeError):  # asyncio raises this when it is closed
+                cut_off = is_cut_off(handler.writer)
                 handler.writer.transport.abort()  # makes the loop drop the descriptor before the server closes it
+                if cut_off:
+                    reset(handler.request)
 
 
 def _is_wanted(error: BaseException) -> bool:

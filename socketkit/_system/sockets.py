@@ -1,9 +1,11 @@
-"""Checks on a socket, which never block unless asked to: is it readable, is it writable, what comes next; and discarding unread bytes."""
+"""Checks on a socket, which never block unless asked to: is it readable, is it writable, what comes next; and how to close one well."""
 
 from __future__ import annotations
 
+import contextlib
 import select
 import socket
+import struct
 from typing import Any
 
 try:
@@ -17,6 +19,8 @@ DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
 
 MOST_DISCARDED = 1 << 20
 """Most bytes discarded for one connection. A client that sends more may be reset."""
+
+_RESET = struct.pack("ii", 1, 0)  # struct linger: on, for no time
 
 _PEEK = getattr(socket, "MSG_PEEK", 0) | DONT_WAIT
 _SCRATCH = bytearray(1 << 16)  # shared by all threads, written but never read
@@ -60,6 +64,16 @@ def peek(request: Any) -> bytes | None:
     except OSError:  # already reset: the handler will see the error
         return b""
     return first
+
+
+def reset(sock: Any) -> None:
+    """Close a socket and reset its connection, so that the peer cannot take a reply that was cut off for a complete one.
+
+    Source: socket(7), SO_LINGER.
+    """
+    with contextlib.suppress(OSError):  # it is closed
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    sock.close()
 
 
 def discard_unread(sock: Any) -> None:

@@ -11,7 +11,7 @@ import errno
 import socket
 import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextvars import ContextVar
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -77,7 +77,7 @@ class AsyncStreamRequestHandler(AsyncRequestHandler):
 
     Attributes:
         limit: bytes that `reader` buffers before the client has to wait; also the longest line of `readline`.
-        flush_timeout: seconds that the client has to read the rest of the reply after `handle` has ended; None: no limit.
+        flush_timeout: seconds that the client may read nothing of the rest of the reply after `handle` has ended; None: no limit.
     """
 
     request_kinds: ClassVar[frozenset[str]] = frozenset({"stream"})
@@ -105,17 +105,21 @@ class AsyncStreamRequestHandler(AsyncRequestHandler):
     async def finish(self) -> None:
         """Send the rest of the reply and close `writer`. A client that has disconnected is not an error.
 
-        Raises: TimeoutError if the client has not read the rest within `flush_timeout`.
+        Raises: TimeoutError if the client reads nothing of the rest for `flush_timeout` seconds.
         """
         import asyncio  # noqa: PLC0415 - see above
 
         self.writer.close()
-        try:
-            async with asyncio.timeout(self.flush_timeout):
-                with contextlib.suppress(OSError):  # for example, the client reset the connection before the last bytes were sent
-                    await self.writer.wait_closed()
-        except TimeoutError:
-            raise TimeoutError(f"the peer did not read the rest of the reply within {self.flush_timeout} s") from None
+        closed: Awaitable[None] = self.writer.wait_closed()
+        if self.writer.transport.get_write_buffer_size():
+            closed, left = asyncio.ensure_future(closed), _unread(self.writer)
+            while not (await asyncio.wait((closed,), timeout=self.flush_timeout))[0]:
+                before, left = left, _unread(self.writer)
+                if left >= before:
+                    closed.cancel()
+                    raise TimeoutError(f"the peer has read nothing of the rest of the reply for {self.flush_timeout} s")
+        with contextlib.suppress(OSError):  # for example, the client reset the connection before the last bytes were sent
+            await closed
 
 
 class AsyncDatagramRequestHandler(AsyncRequestHandler):
@@ -160,6 +164,7 @@ def _writer() -> type[asyncio.StreamWriter]:
 
     class Writer(asyncio.StreamWriter):
         write_stall: float | None = None
+        stalled = False
 
         async def drain(self) -> None:
             """As `asyncio.StreamWriter.drain`. Raises: StalledError when the client reads nothing for `write_stall` seconds."""
@@ -167,25 +172,32 @@ def _writer() -> type[asyncio.StreamWriter]:
             if self.write_stall is None or left <= self.transport.get_write_buffer_limits()[0]:
                 await super().drain()
                 return
-            left = self._left()
+            left = _unread(self)
             while True:
                 try:
                     async with asyncio.timeout(self.write_stall):
                         await super().drain()
                 except TimeoutError:
-                    before, left = left, self._left()
+                    before, left = left, _unread(self)
                     if left >= before:
+                        self.stalled = True
                         self.transport.abort()  # otherwise closing it would wait for the rest to be sent
                         raise StalledError(self.write_stall) from None
                 else:
                     return
 
-        def _left(self) -> int:
-            """Return how many bytes the client has yet to read, the kernel's included: the kernel makes room only after many are read."""
-            sock = self.get_extra_info("socket")
-            return self.transport.get_write_buffer_size() + _queued_by_kernel(sock.fileno())
-
     return Writer
+
+
+def is_cut_off(writer: asyncio.StreamWriter) -> bool:
+    """Return whether a part of the reply was not sent."""
+    return getattr(writer, "stalled", False) or writer.transport.get_write_buffer_size() > 0
+
+
+def _unread(writer: asyncio.StreamWriter) -> int:
+    """Return how many bytes the client has yet to read, the kernel's included: the kernel makes room only after many are read."""
+    sock = writer.get_extra_info("socket")  # of uvloop: None once it is closed
+    return writer.transport.get_write_buffer_size() + (0 if sock is None else _queued_by_kernel(sock.fileno()))
 
 
 def _queued_by_kernel(fileno: int) -> int:
@@ -195,7 +207,7 @@ def _queued_by_kernel(fileno: int) -> int:
         from termios import TIOCOUTQ  # noqa: PLC0415 - the same number as SIOCOUTQ
 
         return int.from_bytes(ioctl(fileno, TIOCOUTQ, bytes(4)), sys.byteorder)
-    except (ImportError, OSError):
+    except (ImportError, OSError, ValueError):  # ValueError: it is closed
         return 0
 
 

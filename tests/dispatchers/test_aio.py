@@ -17,7 +17,7 @@ import attrs
 import pytest
 
 from helpers.support import GUARD, TESTS, Program, ask, python, talk, with_path
-from socketkit import TCP, UDP, Classic, Graceful, Layered, Server, UnixDatagram, socketserver
+from socketkit import TCP, UDP, Classic, Graceful, Layered, Limits, Server, UnixDatagram, socketserver
 from socketkit._engine.override import Override
 from socketkit._system import logs
 from socketkit.dispatchers import aio
@@ -479,15 +479,41 @@ def test_what_was_written_last_reaches_a_slow_reader(dispatcher):
     assert server.stats().outcomes == {"finished": 2}
 
 
-def test_a_peer_that_does_not_take_the_rest_has_failed(dispatcher):
+def test_a_client_gets_the_rest_as_long_as_it_reads(dispatcher):
+    async def handle(self):
+        self.writer.write(b"x" * 20_000_000)
+
+    with Server(ANYWHERE, asynchronous(handle, flush_timeout=0.5), dispatcher=dispatcher).start() as server:
+        with socket.socket() as client:
+            client.settimeout(10)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+            client.connect(server.addresses[0])
+            left, begun = 20_000_000, time.monotonic()
+            while left:
+                left -= len(client.recv(400_000, socket.MSG_WAITALL if left > 400_000 else 0))
+                time.sleep(0.02)  # a slow reader: the whole takes longer than `flush_timeout`
+            assert client.recv(1) == b""
+            assert time.monotonic() - begun > 0.5
+    assert server.stats().outcomes == {"finished": 1}
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["at the end", "in drain"])
+def test_a_reply_that_is_cut_off_does_not_look_complete(dispatcher, waits):
     async def handle(self):
         self.writer.write(b"x" * 50_000_000)
+        if waits:
+            await self.writer.drain()
 
-    with Recording(ANYWHERE, asynchronous(handle, flush_timeout=0.2), dispatcher=dispatcher).start() as server, connect(server):
+    limits = Limits(write_stall=0.2)
+    kind = asynchronous(handle, flush_timeout=0.2)
+    with Recording(ANYWHERE, kind, dispatcher=dispatcher, limits=limits).start() as server, connect(server) as client:
         error = server.errors.get(timeout=10)
         assert isinstance(error, TimeoutError)
-        assert "did not read the rest of the reply within 0.2 s" in str(error)
-    assert server.stats().outcomes == {"failed": 1}
+        if not waits:
+            assert "has read nothing of the rest of the reply for 0.2 s" in str(error)
+        with pytest.raises(ConnectionResetError):
+            ended(client)
+    assert server.stats().outcomes == {"timed out" if waits else "failed": 1}
 
 
 def test_a_peer_that_is_gone_at_the_end_is_no_error(dispatcher):
