@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Coroutine
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -263,7 +265,22 @@ def is_async(handler: Any) -> bool:
 def new_loop(name: str) -> asyncio.AbstractEventLoop:
     if name == "uvloop":
         return import_module("uvloop").new_event_loop()  # type: ignore[no-any-return]
-    return asyncio.SelectorEventLoop()
+    elsewhere = partial(_is_elsewhere, threading.get_ident())
+    logger = logging.getLogger("asyncio")
+    logger.addFilter(elsewhere)
+    try:
+        return asyncio.SelectorEventLoop()
+    finally:
+        logger.removeFilter(elsewhere)
+
+
+def _is_elsewhere(thread: int, _record: logging.LogRecord) -> bool:
+    """Return whether another thread logs the record: a filter that drops what asyncio logs about a new loop, at DEBUG.
+
+    The lock of a log handler may belong to a thread that waits for an answer of this very server, as with `logging.handlers.HTTPHandler`.
+    Source: Lib/asyncio/selector_events.py, BaseSelectorEventLoop.__init__.
+    """
+    return threading.get_ident() != thread
 
 
 # --- the watchdog ----------------------------------------------------------------------------------------------------

@@ -543,6 +543,41 @@ def test_a_reader_takes_no_more_than_its_limit(dispatcher):
         assert talk(server.addresses[0], b"x" * 65537 + b"\n") == b"too long"
 
 
+# --- logging ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_log_handler_may_wait_for_the_server_while_it_starts():
+    source = """
+import logging, socket, threading
+from socketkit import TCP, Server, StreamRequestHandler
+from socketkit.dispatchers.aio import Asyncio
+
+class Upper(StreamRequestHandler):
+    def handle(self):
+        self.wfile.write(self.rfile.readline().upper())
+
+sent = threading.Event()
+
+class Sends(logging.Handler):
+    def emit(self, record):  # called with the handler's lock
+        with socket.create_connection(server.addresses[0]) as client:
+            client.sendall(b"word\\n")
+            sent.set()
+            assert client.recv(100) == b"WORD\\n"
+
+with Server(TCP("127.0.0.1", 0), Upper, dispatcher=Asyncio()) as server:
+    logging.basicConfig(level=logging.DEBUG, handlers=[Sends()])
+    logs = threading.Thread(target=logging.info, args=("hello",))
+    logs.start()
+    sent.wait()
+    server.start()
+    logs.join()
+    logging.getLogger().handlers.clear()
+    print("answered")
+"""
+    assert python(source, guard=15).stdout == "answered\n"
+
+
 # --- stopping ---------------------------------------------------------------------------------------------------------
 
 
