@@ -72,6 +72,7 @@ def test_parts(text, part):
         ("tcp://[fe80::1%12]:80", Url(Part("tcp", "[fe80::1%12]:80"))),
         ("tcp://[fe80::1%2512]:80", Url(Part("tcp", "[fe80::1%12]:80"))),
         ("tcp://[fe80::1%25]:80", Url(Part("tcp", "[fe80::1%25]:80"))),
+        ("tcp://[f%230]:80", Url(Part("tcp", "[f#0]:80"))),  # no IPv6 address, so no scope
         ("tls://h:1?tls.cert=a", Url(Part("tcp", "h:1"), (Part("tls", options={"cert": "a"}),))),
         (
             "tcp+proxy+tls://0.0.0.0:443?tls.cert=a.pem&backlog=5&tls.key=b.pem",
@@ -150,3 +151,9 @@ def test_a_quoted_path_is_readable_in_a_url():
 
 def test_depth_costs_no_stack():
     assert grammar.part("a/" * 100_000 + "b").name == "a"
+
+
+@pytest.mark.parametrize("place", ["[fe80::%7D]:80", "[fe80::%C3%BF]:80", "[fe80::1 2]:80", "[::1:80", "[fe80::1%]:80"])
+def test_what_looks_like_an_ipv6_address_and_is_none_is_refused(place):
+    with pytest.raises(ConfigError, match="where an IPv6 address should be"):
+        grammar.url(f"tcp://{place}")

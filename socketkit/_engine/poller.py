@@ -14,8 +14,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from socketkit._system.sockets import is_readable
-
 
 class Poller(ABC):
     """What a poller does. `arm` and `forget` may be called from any thread, the rest only from the polling thread."""
@@ -143,11 +141,15 @@ class EpollPoller(Poller):
             if fileno in self._armed:  # armed just now, by another thread
                 self._silent.discard(fileno)
                 self._epoll.modify(fileno, select.EPOLLIN)
-        except OSError:  # it was closed, with or without its entry
-            self._renew()
+        except OSError:  # closed, perhaps with its entry: the next report will tell
+            self._silent.discard(fileno)
+            self._doubted.add(fileno)
 
     def _is_true(self, fileno: int) -> bool:
-        return fileno in self._things and is_readable(fileno)
+        """Return whether the descriptor is registered, open and readable."""
+        poll = select.poll()
+        poll.register(fileno, select.POLLIN)
+        return fileno in self._things and any(not event & select.POLLNVAL for _, event in poll.poll(0))
 
     def _renew(self) -> None:
         """Replace the epoll by a new one, with the entries of all descriptors that are registered here.

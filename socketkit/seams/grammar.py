@@ -26,7 +26,9 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _KEY = re.compile(rf"(?:{_NAME.pattern}\.)?[A-Za-z_][A-Za-z0-9_]*")
 _OPTION = re.compile(rf"{_KEY.pattern}=")
 _URL = re.compile(r"([^:/?]*):(?://|(?=@))([^?]*)(?:\?(.*))?", re.DOTALL)
-_BARE_SCOPE = re.compile(r"(?<=^\[)([0-9A-Fa-f:.]+)%(?!25[^\]])")  # of IPv6, as most programs print it; RFC 6874 writes %25
+_IPV6 = re.compile(r"\[[0-9A-Fa-f:.]+(?:%[^\]]+)?\]")
+# The scope of an IPv6 address as most programs print it, a number or a name, where RFC 6874 writes %25. Not what is a percent-code.
+_BARE_SCOPE = re.compile(r"(?<=^\[)([0-9A-Fa-f.]*:[0-9A-Fa-f:.]*)%(?!25[^\]])(?=[0-9]+\]|[0-9A-Fa-f]?(?:[^0-9A-Fa-f%]))")
 _SECONDS = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|)")
 
 _PART_FORM = "write NAME[:VALUE][,key=value]..., nested with '/', as in pool:32 or prefork:4/pool:16"
@@ -109,8 +111,10 @@ def url(text: str) -> Url:
                 raise ValueError(f"has an option {key!r} but no layer {layer!r}{did_you_mean(layer, layers)}")
             belongs[layer][option] = value
         own = belongs.pop("")
-        place = _BARE_SCOPE.sub(r"\1%25", place)
-        return Url(Part(name, _decode(place), own), tuple(Part(layer, options=options) for layer, options in belongs.items()))
+        place = _decode(_BARE_SCOPE.sub(r"\1%25", place))
+        if place.startswith("[") and ":" in place.partition("]")[0] and not _IPV6.match(place):
+            raise ValueError(f"has {place!r} where an IPv6 address should be")
+        return Url(Part(name, place, own), tuple(Part(layer, options=options) for layer, options in belongs.items()))
 
 
 def options(text: str) -> dict[str, str]:
