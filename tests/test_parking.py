@@ -194,6 +194,19 @@ def test_a_shorter_time_counts_although_a_longer_one_is_noted(lot, clock):
     assert lot.due() is None
 
 
+def test_who_may_wait_for_ever_by_now_stays_when_an_earlier_deadline_is_over(lot, clock):
+    car = Car()
+    lot.park(car, 5.0)
+    assert lot.due()
+    lot.leave(car)
+    lot.park(car, None)
+    assert lot.expire(clock.now + 10.0) == []
+    assert lot.due() is None
+    lot.leave(car)
+    lot.park(car, 5.0)
+    assert lot.expire(lot.due()) == [car]
+
+
 def emptied(lot, *, seconds):
     """Leave a moment behind for which nobody is noted any more."""
     car = Car(99)

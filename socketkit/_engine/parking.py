@@ -140,7 +140,7 @@ class ParkingLot:
                 if parked.noted != moment:
                     continue
                 parked.noted = NEVER
-                if parked not in self.parked:
+                if parked not in self.parked or parked.deadline == NEVER:
                     continue
                 if parked.deadline > now:
                     self._note(parked, now)
