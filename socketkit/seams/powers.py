@@ -6,11 +6,12 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Protocol
 
 from socketkit.seams.parking import Parking
-from socketkit.seams.types import Request
+from socketkit.seams.types import Address, Request
 
 if TYPE_CHECKING:
     from socketkit.seams.dispatchers import Dispatcher, Watcher
     from socketkit.seams.limits import Limits
+    from socketkit.seams.transports import Handshake
 
 
 class Parks(Protocol):
@@ -81,6 +82,16 @@ class Watches(Protocol):
 
 
 # --- of recipes ------------------------------------------------------------------------------------------------------
+
+
+class ShakesHands(Protocol):
+    """Power of a layer: its connections wait for their clients without a thread. The server then never calls its `wrap`."""
+
+    def begin(self, request: Request, client_address: Address, /) -> Handshake:
+        """Return the handshake of a new connection. Nothing is read yet. The request does not block (its timeout is 0) until the end.
+
+        Raises: OSError or ValueError to end the connection.
+        """
 
 
 class Requires(Protocol):

@@ -55,13 +55,32 @@ class Listener(Protocol):
 
 
 class Layer(Protocol):
-    """Recipe: a step between accept and handler on stream connections. It may have the trait `ReplacesSocket`.
+    """Recipe: a step between accept and handler on stream connections. It may have the power `ShakesHands` and the trait `ReplacesSocket`.
 
-    The thread that is about to run the handler calls it, never the accept path, so it may block within its own deadline.
+    The thread that is about to run the handler calls it, never the accept path, so it may block. `Limits.handshake` bounds all layers of
+    a connection together.
     """
 
     def wrap(self, request: Request, client_address: Address) -> tuple[Request, Address]:
         """Return the request and the peer's address for the next layer or the handler.
 
         Raises: OSError or ValueError to end the connection; the caller closes the request that it passed in.
+        """
+
+
+class Handshake(Protocol):
+    """One connection on its way through a layer. One thread at a time uses it.
+
+    request: the request as it is now, perhaps already another object than the one that the layer got. The server watches and closes it.
+    sends: whether the handshake waits until it can send, not until it can receive.
+    """
+
+    request: Request
+    sends: bool
+
+    def go_on(self) -> Address | None:
+        """Do what can be done without waiting. Return the client's address once the handshake is over; None while it has to wait.
+
+        It reads nothing that is meant for the next layer or the handler.
+        Raises: OSError or ValueError to end the connection, with a reason for the log.
         """
