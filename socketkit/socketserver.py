@@ -25,6 +25,7 @@ from io import BufferedIOBase as BufferedIOBase  # noqa: PLC0414 - re-exported: 
 from time import monotonic as time
 from typing import Any
 
+from socketkit._engine.encrypted import shakes_hands
 from socketkit._engine.engine import Engine as _Engine
 from socketkit._engine.override import Override as _Override
 from socketkit._engine.run import Run
@@ -34,6 +35,7 @@ from socketkit._engine.work import StartedDispatcher
 from socketkit._system import logs
 from socketkit._system.children import fork, keep_private, reap, wait_any
 from socketkit._system.sockets import DONT_WAIT
+from socketkit._system.tls import accept_unshaken, is_encrypted
 from socketkit.dispatchers.forks import Forks
 from socketkit.dispatchers.sync import Sync
 from socketkit.dispatchers.threads import ThreadList as _Threads
@@ -412,7 +414,7 @@ def _dispatched(server: Any, request: Request, client_address: Address) -> bool:
 def _accept_now(server: Any) -> Callable[[], tuple[Request, Address]] | None:
     """Return a `get_request` that raises BlockingIOError instead of waiting; None if the program overrides `get_request`."""
     kind, sock = type(server), getattr(server, "socket", None)
-    if "get_request" in vars(server) or type(sock) is not socket.socket:
+    if "get_request" in vars(server) or sock is None or not (type(sock) is socket.socket or is_encrypted(sock)):
         return None
     if getattr(kind, "get_request", None) is TCPServer.get_request and sock.gettimeout() is None:
         # Only the descriptor: Python still treats the listener, and so the sockets it accepts, as blocking.
@@ -421,6 +423,16 @@ def _accept_now(server: Any) -> Callable[[], tuple[Request, Address]] | None:
     if getattr(kind, "get_request", None) is UDPServer.get_request:
         return partial(_receive_now, server)
     return None
+
+
+def _has_shaken_hands(server: Any, request: Request) -> bool:
+    """Shake hands on a connection that was accepted without, unless that is not for the server to do; return whether it worked."""
+    if shakes_hands(server.socket) and is_encrypted(request) and request.version() is None:
+        try:
+            request.do_handshake()
+        except OSError:
+            return False
+    return True
 
 
 def _receive_now(server: Any) -> tuple[Request, Address]:
@@ -499,8 +511,14 @@ class TCPServer(BaseServer):
 
     def get_request(self) -> tuple[Request, Address]:
         """Accept a connection; return its socket and the peer's address."""
-        accepted: tuple[Request, Address] = self.socket.accept()
+        accepted: tuple[Request, Address] = accept_unshaken(self.socket) if is_encrypted(self.socket) else self.socket.accept()
         return accepted
+
+    @own_step
+    def finish_request(self, request: Request, client_address: Address) -> None:
+        """Call the handler, with TLS on the listener after the handshake. If that fails, the request ends without a word, as in accept."""
+        if type(request) is socket.socket or _has_shaken_hands(self, request):
+            super().finish_request(request, client_address)
 
     def shutdown_request(self, request: Request) -> None:
         """Shut down the sending side of the connection, then call `close_request`."""

@@ -651,11 +651,9 @@ def test_an_entry_that_a_layer_replaces_is_counted_once():
     def make():
         return (object(),)
 
-    for wrapped, count, _none in schedules(
-        stats, make, lambda _: (ledger.connections,), lambda wrapped: (ledger.replace, first, wrapped, "peer")
-    ):
+    for wrapped, count, _none in schedules(stats, make, lambda _: (ledger.connections,), lambda wrapped: (ledger.replace, first, wrapped)):
         assert count == 1
-        ledger.replace(wrapped, first, "peer")
+        ledger.replace(wrapped, first)
 
 
 # --- chance ------------------------------------------------------------------------------------------------------------------------

@@ -501,10 +501,10 @@ class Later:
         self.calls.append((seconds, callback))
 
 
-def watching(clock, later, ledger=None, **limits):
+def watching(clock, later, ledger=None, handshake=None, **limits):
     ledger = ledger or Ledger(clock=clock)
     cut = []
-    made = Deadlines(Limits(**limits), ledger, later, speaks_first=lambda: False, cut=cut.append)
+    made = Deadlines(Limits(handshake=handshake, **limits), ledger, later, speaks_first=lambda: False, cut=cut.append)
     made._setting = Lock()
     return made, ledger, cut
 

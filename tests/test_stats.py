@@ -61,10 +61,10 @@ def test_accepted_is_active_plus_outcomes_at_every_reading():
 
 def test_a_request_that_a_layer_replaced_keeps_its_entry():
     ledger, raw, wrapped = Ledger(), object(), object()
-    ledger.admit(raw, "proxy")
-    ledger.replace(raw, wrapped, "client")
+    entry = ledger.admit(raw, "client")
+    ledger.replace(raw, wrapped)
     assert ledger.find(raw) is None
-    assert ledger.find(wrapped).client_address == "client"
+    assert ledger.find(wrapped) is entry
     ledger.settle(wrapped)
     assert ledger.stats().active == 0
 

@@ -27,7 +27,7 @@ from socketkit._system.logs import Log
 from socketkit._system.sockets import peek
 from socketkit._system.timer import TimerThread
 from socketkit.handlers.base import unwrapped
-from socketkit.seams import Address, Clock, Dispatcher, Lifecycle, Listener, Parking, Request, Unit
+from socketkit.seams import Address, Clock, Dispatcher, Lifecycle, Listener, Parking, Request, Transport, Unit
 from socketkit.seams.limits import Limits
 from socketkit.seams.stats import Stats
 
@@ -45,6 +45,7 @@ class ComposedEngine(Engine):
         self.listeners: list[Listener] = []
         self._dropped: int | None = 0  # datagrams dropped at listeners since closed; None: unknown
         self._fitted: Limits | None = None
+        self._layers: dict[Transport, tuple[Any, ...]] = {}  # started ones
         self._complained = False
 
     @property
@@ -149,7 +150,8 @@ class ComposedEngine(Engine):
                 accept = limit_stalls(listener, accept, limits.write_stall)
             if live.adapt is not None:
                 accept = partial(_adapted, accept, live.adapt)
-            source = ListenerSource(server, listener, accept, transport, parking, in_place=in_place, once=overridden)
+            layers = self._layers_of(transport)
+            source = ListenerSource(server, listener, accept, transport, parking, layers=layers, in_place=in_place, once=overridden)
             source.deadlines = deadlines if source.counted else None
             sources.append(source)
         self.ledger.mixed = not all(source.counted for source in sources)
@@ -159,6 +161,14 @@ class ComposedEngine(Engine):
             for source in guarded:
                 source.admission = admission
         return sources
+
+    def _layers_of(self, transport: Transport) -> tuple[Any, ...]:
+        """Return the transport's layers, each started on first use if it has a live part."""
+        layers = self._layers.get(transport)
+        if layers is None:
+            recipes: tuple[Any, ...] = getattr(transport, "layers", ())
+            layers = self._layers[transport] = tuple(each.start() if hasattr(each, "start") else each for each in recipes)
+        return layers
 
     def _limits_in_force(self, live: StartedDispatcher) -> Limits:
         """Return the limits for each serving process, as adjusted by the dispatcher and the system."""
@@ -176,7 +186,9 @@ class ComposedEngine(Engine):
     def _deadlines(self, live: StartedDispatcher, limits: Limits, run: Run) -> Deadlines | None:
         """Return the deadlines of a run; None if the limits set none. A child forked for a request watches for its first byte itself."""
         if live.cut is not None:
-            limits = attrs.evolve(limits, first_byte=None)
+            limits = attrs.evolve(limits, first_byte=None, handshake=None)
+        if not any(getattr(transport, "layers", ()) for transport in self.server.transports):
+            limits = attrs.evolve(limits, handshake=None)
         if not Deadlines.are_needed(limits):
             return None
         return Deadlines(limits, self.ledger, run.call_later, speaks_first=self._speaks_first, cut=live.cut)
@@ -193,7 +205,8 @@ class ComposedEngine(Engine):
             self.close_listeners()
         super().forget_parent(request)
         limits: Limits = attrs.evolve(self.server.limits, request=None)  # the parent keeps the other deadlines
-        if request is not None and limits.first_byte is not None and not isinstance(request, tuple) and peek(request) is None:
+        entry = None if isinstance(request, tuple) else self.ledger.find(request)
+        if entry is not None and (entry.layers or (limits.first_byte is not None and peek(request) is None)):
             deadlines = Deadlines(limits, self.ledger, TimerThread(self.clock).call_later, speaks_first=self._speaks_first)
             deadlines.listen_to(request)
             deadlines.begin()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from socketkit._engine.conversation import GOODBYE, has_more, is_conversation, opener_of, say_goodbye
 from socketkit._engine.parking import NEVER
+from socketkit._engine.passage import Passage
 from socketkit._engine.request import RequestUnit
 from socketkit._system.sockets import discard_unread, peek
 from socketkit.handlers.conversation import ConversationHandler
@@ -40,7 +41,9 @@ class Connection(RequestUnit):
         "_is_first",
         "_known_to",
         "_parking",
+        "_passage",
         "_says_goodbye",
+        "_verified",
         "deadline",
         "expired",
         "noted",
@@ -55,6 +58,8 @@ class Connection(RequestUnit):
         self._fileno: int = request.fileno()
         self._known_to: Intake | None = None  # the intake where it was last parked, whose poller knows its descriptor
         self._is_first = False  # it waits for its first request, with the first-byte limit
+        self._passage: Passage | None = None  # while it passes its layers
+        self._verified = False  # `verify_request` has returned true
         self._says_goodbye = False  # its handler tells the client which response is the last
         self.parked_at = self.deadline = self.noted = NEVER
         self.expired = False
@@ -77,7 +82,9 @@ class Connection(RequestUnit):
 
     def __call__(self) -> None:
         try:
-            if self._handler is None:
+            if self.layers:
+                self._pass_layers()
+            elif self._handler is None:
                 self._begin()
             else:
                 self._context.run(self._converse)
@@ -122,17 +129,59 @@ class Connection(RequestUnit):
 
     # inside
 
+    def _pass_layers(self) -> None:
+        """Pass the layers as far as that needs no wait for the client; then wait without a thread, or begin."""
+        engine, intake = self._source.engine, self._source.intake
+        self.thread = threading.get_ident()
+        self.heard = self.heard or not self.expired
+        try:
+            if not self._verify():
+                return
+        except BaseException as error:  # noqa: BLE001 - `_fail` judges every error of a request
+            self._fail(error)
+            return
+        self._passage = self._passage or Passage(self, engine.ledger)
+        try:
+            passed = self._passage.go_on() or (intake.ending and self.heard and self._passage.complete(GOODBYE))
+        except Exception as error:  # noqa: BLE001 - a layer is a plug-in fed by a peer: its errors end that connection only
+            self._forget()
+            engine.fail_in_layer(self, error)
+            return
+        if passed:
+            self._passage = None
+            if peek(self.request) is None:
+                self._rest(self._parking.defer)
+            else:
+                self._begin()
+        elif intake.ending:
+            self.refuse("the server stopped before the handshake was over")
+        else:
+            self._rest(None)
+
+    def _rest(self, seconds: float | None) -> None:
+        self.thread = None
+        self._park(seconds)
+
+    def _verify(self) -> bool:
+        """Return whether `verify_request` lets the request in, now or earlier; otherwise refuse it."""
+        if not self._verified:
+            self._verified = self._source.server.verify_request(self.request, self.client_address)
+            if not self._verified:
+                self._source.ledger.refuse(self.request, "verify_request returned false")
+                discard_unread(self.request)
+                self._close()
+        return self._verified
+
     def _begin(self) -> None:
         """Begin the conversation, or run the handler in one piece."""
         if self.expired and self.is_readable():
             self.expired = False  # its first byte arrived while other connections were served
-        opener = None if self.layers else opener_of(self._source.server)
+        opener = opener_of(self._source.server)
         if opener is None:
             self._leave_parking()
-            if is_conversation(self._source.server.RequestHandlerClass):
-                self._source.engine.run_request(
-                    self.request, self.client_address
-                )  # its `finish` may leave bytes unread, the template does not
+            if self._verified or is_conversation(self._source.server.RequestHandlerClass):
+                # not straight to the handler: the `finish` of a conversation may leave bytes unread, which the template does not
+                self._source.engine.run_request(self.request, self.client_address, verified=self._verified)
             else:
                 super().__call__()
         else:
@@ -143,10 +192,7 @@ class Connection(RequestUnit):
         """Verify the request, construct the handler without running it, and begin the conversation."""
         server, request = self._source.server, self.request
         try:
-            if not server.verify_request(request, self.client_address):
-                self._source.ledger.refuse(request, "verify_request returned false")
-                discard_unread(request)
-                self._close()
+            if not self._verify():
                 return
             handler = opener(request, self.client_address, server)
         except BaseException as error:  # noqa: BLE001 - `_fail` judges every error of a request

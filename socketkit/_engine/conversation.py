@@ -15,6 +15,7 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from socketkit._engine.steps import replaced_steps
+from socketkit._system.sockets import has_pending
 from socketkit.handlers.base import unwrapped
 from socketkit.handlers.conversation import ConversationHandler
 from socketkit.handlers.files import SocketInput, WatchedInput
@@ -159,9 +160,9 @@ def has_more(handler: Any, request: Request) -> bool | None:
     if not isinstance(raw, SocketInput | WatchedInput) or getattr(raw, "_sock", None) is not request:
         return None
     if raw is rfile:
-        return False  # it has no buffer
+        return has_pending(request)  # it has no buffer
     raw.looking = True
     try:
-        return bool(rfile.peek(1))
+        return bool(rfile.peek(1)) or has_pending(request)
     finally:
         raw.looking = False

@@ -7,29 +7,28 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from socketkit._engine.passage import Passage
 from socketkit._system.forking import forks, leave_if_forked
 from socketkit._system.sockets import reset
 from socketkit.handlers.coroutines import constructing, is_cut_off
-from socketkit.seams import Address, Layer, Request
+from socketkit.seams import Address, Request
 
 if TYPE_CHECKING:  # asyncio takes longer to import than all of socketkit, and most programs do not need it
     from socketkit._engine.engine import Engine
+    from socketkit._engine.ledger import Entry
     from socketkit.handlers.coroutines import AsyncRequestHandler
 
-Wrap = Callable[[Request, Address, tuple[Layer, ...]], tuple[Request, Address] | None]
 
-
-async def serve(engine: Engine, request: Request, client_address: Address, wrap: Wrap) -> None:
+async def serve(engine: Engine, request: Request, client_address: Address) -> None:
     """Run one request in this event loop: layers, handler, errors, close, settle. See `socketkit.seams.Work.run_async`."""
     ledger = engine.ledger
     entry = ledger.find(request)
     if entry is not None:
         entry.thread = threading.get_ident()
         if entry.layers:
-            wrapped = await _in_thread(lambda: wrap(request, client_address, entry.layers))
-            if wrapped is None:
+            if not await _pass_layers(engine, entry):
                 return
-            request, client_address = wrapped
+            request, client_address = entry.request, entry.client_address
     try:
         await _process(engine, request, client_address)
     except BaseException as error:
@@ -38,6 +37,38 @@ async def serve(engine: Engine, request: Request, client_address: Address, wrap:
             raise
     finally:
         ledger.settle(request)
+
+
+async def _pass_layers(engine: Engine, entry: Entry) -> bool:
+    """Do for the loop what `Requests.pass_layers` does for a thread. Only layers that block take a thread."""
+    passage = Passage(entry, engine.ledger)
+    try:
+        if not all(hasattr(layer, "begin") for layer in entry.layers):
+            await _in_thread(passage.complete)
+        while not passage.go_on():
+            await _until_ready(entry.request, sends=passage.sends)
+    except Exception as error:  # noqa: BLE001 - a layer is a plug-in fed by a peer: its errors end that connection only
+        engine.fail_in_layer(entry, error)
+        return False
+    except BaseException as error:  # the loop cancels it
+        engine.ledger.fail(entry.request, error)
+        engine.server.shutdown_request(entry.request)
+        engine.ledger.settle(entry.request)
+        raise
+    return True
+
+
+async def _until_ready(request: Request, *, sends: bool) -> None:
+    """Wait until the connection can receive, or send."""
+    import asyncio  # noqa: PLC0415 - see above
+
+    loop, fileno = asyncio.get_running_loop(), request.fileno()
+    ready = loop.create_future()
+    (loop.add_writer if sends else loop.add_reader)(fileno, ready.set_result, None)
+    try:
+        await ready
+    finally:
+        (loop.remove_writer if sends else loop.remove_reader)(fileno)
 
 
 async def _process(engine: Engine, request: Request, client_address: Address) -> None:

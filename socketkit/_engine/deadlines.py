@@ -7,13 +7,12 @@ import os
 import select
 import socket
 import struct
-import sys
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from socketkit._system.logs import Log
-from socketkit._system.sockets import is_readable
+from socketkit._system.sockets import cut_off, is_readable, received
 from socketkit.seams import Request
 from socketkit.seams.limits import Limits
 
@@ -31,8 +30,6 @@ LONGEST = 86400.0
 NEVER = float("inf")
 
 _INET = (socket.AF_INET, getattr(socket, "AF_INET6", socket.AF_INET))
-_TCP_INFO = getattr(socket, "TCP_INFO", None) if sys.platform == "linux" else None
-_BYTES_RECEIVED = slice(128, 136)  # tcpi_bytes_received, a __u64 of struct tcp_info; source: linux/tcp.h
 
 
 class Deadlines:
@@ -60,23 +57,24 @@ class Deadlines:
         self.asleep = True
         self._request = NEVER if limits.request is None else limits.request
         self._first_byte = NEVER if limits.first_byte is None else limits.first_byte
+        self._handshake = NEVER if limits.handshake is None else limits.handshake
         self._ledger = ledger
         self._clock = ledger.clock
         self._later = later
         self._speaks_first = speaks_first
-        self._cut = cut or _shut_down
+        self._cut = cut or cut_off
         self._setting = threading.Lock()  # guards the change of `asleep` to False, so that only one timer is set
 
     @staticmethod
     def are_needed(limits: Limits) -> bool:
         """Return whether the limits include a deadline."""
-        return limits.first_byte is not None or limits.request is not None
+        return any(each is not None for each in (limits.first_byte, limits.request, limits.handshake))
 
     def begin(self) -> None:
         """Start the timer, because a request has begun; call it only while `asleep` is set."""
         if self._wake_up():
             try:
-                self._later(min(self._first_byte, self._request, LONGEST), self._look)
+                self._later(min(self._first_byte, self._request, self._handshake, LONGEST), self._look)
             except RuntimeError as error:  # no thread available for the timer
                 log.warning("cannot enforce deadlines for now: %s", error)
                 self.asleep = True
@@ -108,6 +106,13 @@ class Deadlines:
         for entry in self._ledger.active():
             if isinstance(entry.request, tuple) or entry.is_cut:
                 continue
+            if entry.layers:
+                end = entry.since + self._handshake
+                if now >= end:
+                    self._end(entry, f"the handshake was not over within {self._handshake:g} s")
+                else:
+                    first = min(first, end)
+                continue
             end = entry.began + self._request
             if now >= end:
                 self._end(entry, f"not finished within {self._request:g} s")
@@ -116,7 +121,7 @@ class Deadlines:
                 end = min(end, entry.began + self._first_byte)
                 if now >= end:
                     end = entry.began + self._request
-                    entry.heard = not _is_silent(entry.request)
+                    entry.heard = not _is_silent(entry.request, entry.preamble)
                     if not entry.heard:
                         self._end(entry, f"no byte arrived within {self._first_byte:g} s")
                         continue
@@ -129,23 +134,14 @@ class Deadlines:
             self._cut(entry.request)
 
 
-def _shut_down(request: Any) -> None:
-    request.shutdown(socket.SHUT_RDWR)
-
-
 # --- silent peers ----------------------------------------------------------------------------------------------------
 
 
-def _is_silent(request: Any) -> bool:
-    """Return whether the peer is known not to have sent a byte."""
+def _is_silent(request: Any, preamble: int) -> bool:
+    """Return whether the peer is known not to have sent a byte, beyond what it has sent to the layers."""
     if type(request) is Unheard:
         return not is_readable(socket.socket.fileno(request))  # if readable, the handler has yet to read it
-    try:
-        if _TCP_INFO is None or request.family not in _INET:
-            return False
-        return not any(request.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _BYTES_RECEIVED.stop)[_BYTES_RECEIVED] or b"?")
-    except (OSError, AttributeError):  # closed, or not a socket
-        return False
+    return received(request) == preamble
 
 
 class Unheard(socket.socket):

@@ -13,6 +13,7 @@ from typing import Any
 from socketkit._engine.ledger import Entry, Ledger
 from socketkit._engine.sources import ClassicSource, ListenerSource, RequestSource
 from socketkit._system.logs import Log
+from socketkit._system.sockets import cut_off
 from socketkit.seams.stats import Stuck
 
 log = Log("socketkit.serving")
@@ -25,7 +26,7 @@ def shut_down(entries: Iterable[Entry]) -> None:
     """Shut down the requests' sockets in both directions: reads then return end of stream, writes raise."""
     for entry in entries:
         with contextlib.suppress(Exception):  # a datagram has no socket; a connection may be closed by now
-            entry.request.shutdown(socket.SHUT_RDWR)
+            cut_off(entry.request)
 
 
 def stuck_in(ledger: Ledger) -> tuple[Stuck, ...]:

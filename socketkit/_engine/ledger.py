@@ -13,7 +13,7 @@ from typing import Any
 
 from socketkit._engine.observers import NOBODY, Observers
 from socketkit._engine.tally import TIMED_OUT, Tallies, Tally, total
-from socketkit._system.sockets import is_writable
+from socketkit._system.sockets import is_writable, received
 from socketkit.errors import StalledError
 from socketkit.seams import Address, Clock, Layer, Request
 from socketkit.seams.stats import Stats
@@ -22,7 +22,7 @@ from socketkit.seams.stats import Stats
 class Entry:
     """One request in progress."""
 
-    __slots__ = ("began", "client_address", "elsewhere", "heard", "layers", "outcome", "request", "since", "thread")
+    __slots__ = ("began", "client_address", "elsewhere", "heard", "layers", "outcome", "preamble", "request", "since", "thread")
 
     def __init__(self, request: Request, client_address: Address, since: float) -> None:
         self.request = request
@@ -34,6 +34,11 @@ class Entry:
         self.outcome = "finished"
         self.elsewhere = False  # handed to a dispatcher, which will settle it
         self.layers: tuple[Layer, ...] = ()  # layers it has yet to pass through
+        self.preamble = 0  # bytes that its peer sent to the layers, if the system says
+
+    def begin_after_layers(self, now: float) -> None:
+        """Start the clock of the request: what the peer has sent until now was meant for the layers."""
+        self.began, self.heard, self.preamble = now, False, received(self.request) or 0
 
     @property
     def is_cut(self) -> bool:
@@ -82,12 +87,12 @@ class Ledger:
         """Return the open entry of the request, if it has one."""
         return self._active.get(id(request))
 
-    def replace(self, request: Request, wrapped: Request, client_address: Address) -> None:
+    def replace(self, request: Request, wrapped: Request) -> None:
         """Move the entry of `request` to `wrapped`, which a layer made from it."""
         with self._lock:
             entry = self._active.pop(id(request), None)
             if entry is not None:
-                entry.request, entry.client_address, entry.layers = wrapped, client_address, entry.layers[1:]
+                entry.request = wrapped
                 self._active[id(wrapped)] = entry
 
     def fail(self, request: Request, error: BaseException) -> None:

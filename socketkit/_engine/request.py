@@ -8,6 +8,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from socketkit._engine.ledger import Entry, Ledger
+from socketkit._engine.passage import Passage
 from socketkit._system.forking import leave_if_forked
 from socketkit._system.logs import Log
 from socketkit._system.sockets import DONT_WAIT, discard_unread
@@ -36,12 +37,12 @@ class Requests:
         self.ledger.admit(request, client_address)
         self.run_request(request, client_address)
 
-    def run_request(self, request: Request, client_address: Address) -> None:
-        """Do the same as `begin_request` for a request whose entry is already open."""
+    def run_request(self, request: Request, client_address: Address, *, verified: bool = False) -> None:
+        """Do the same as `begin_request` for a request whose entry is already open. verified: `verify_request` has returned true."""
         server, ledger = self.server, self.ledger
         entry = ledger.find(request) or ledger.admit(request, client_address)
         try:
-            if server.verify_request(request, client_address):
+            if verified or server.verify_request(request, client_address):
                 server.process_request(request, client_address)
             else:
                 ledger.refuse(request, "verify_request returned false")
@@ -75,6 +76,24 @@ class Requests:
             return False
         log.error("a handler raised %s; only its request ended", type(error).__name__, error=error)
         return True
+
+    def pass_layers(self, entry: Entry) -> bool:
+        """Pass the connection through its layers, in this thread; return False if one of them has ended it."""
+        try:
+            Passage(entry, self.ledger).complete()
+        except Exception as error:  # noqa: BLE001 - a layer is a plug-in fed by a peer: its errors end that connection only
+            self.fail_in_layer(entry, error)
+            return False
+        return True
+
+    def fail_in_layer(self, entry: Entry, error: Exception) -> None:
+        """End a connection in one of its layers, because of `error`."""
+        log.debug("%s: %s ended the connection: %s", entry.client_address, entry.layers[0], error)
+        self.ledger.fail(entry.request, error)
+        try:
+            self.server.shutdown_request(entry.request)
+        finally:
+            self.ledger.settle(entry.request)
 
     def refuse_request(self, request: Request, client_address: Address, reason: str, reply: bytes = b"") -> None:
         """Refuse the request before a handler sees it, and send `reply` unless it is empty; never waits for the peer."""
@@ -119,6 +138,7 @@ class RequestUnit(Entry):
         self.outcome = "finished"
         self.elsewhere = False
         self.layers = source.layers
+        self.preamble = 0
 
     def __call__(self) -> None:
         """Run it in this thread, or hand it to the dispatcher.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from socketkit._engine.accepting import Source, verdict
 from socketkit._engine.connection import Connection
 from socketkit._engine.conversation import can_wait
+from socketkit._engine.encrypted import ListenerTLS, shakes_hands
 from socketkit._engine.request import RequestUnit
 from socketkit._engine.steps import STEPS, engine_of, replaced_steps
 from socketkit._system.forking import forks
@@ -59,7 +60,7 @@ class RequestSource(Source):
         """Return the unit of work of a just accepted request; None if it was parked for its first byte."""
         parking, deadlines = self.parking, self.deadlines
         unit: RequestUnit | None
-        if parking is not None and can_wait(self.server, request):
+        if parking is not None and (self.layers or can_wait(self.server, request)):
             unit = Connection(self, parking, request, client_address).arrive()
         else:
             unit = RequestUnit(self, request, client_address)
@@ -101,10 +102,11 @@ class ListenerSource(RequestSource):
         transport: Transport,
         parking: Parking | None,
         *,
+        layers: tuple[Any, ...] = (),
         in_place: bool,
         once: bool,
     ) -> None:
-        super().__init__(server, parking, getattr(transport, "layers", ()), in_place=in_place)
+        super().__init__(server, parking, layers, in_place=in_place)
         self.url = listener.url
         self.once = once
         self.fileno = listener.fileno  # type: ignore[method-assign] # saves one call
@@ -164,7 +166,8 @@ class ClassicSource(RequestSource):
         turn: Callable[[ClassicSource], None] | None,
         accept: Callable[[], tuple[Request, Address]] | None,
     ) -> None:
-        super().__init__(server, None if live is None else live.parking, in_place=live is not None and live.runs_in_place)
+        layers = (ListenerTLS(),) if shakes_hands(getattr(server, "socket", None)) else ()
+        super().__init__(server, None if live is None else live.parking, layers, in_place=live is not None and live.runs_in_place)
         self.url = str(getattr(server, "server_address", ""))
         self.once = accept is None
         self.accepts = turn is None

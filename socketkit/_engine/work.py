@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from socketkit._system.forking import forks
 from socketkit._system.logs import Log
 from socketkit.handlers.base import unwrapped
-from socketkit.seams import Address, Dispatch, Dispatcher, Drive, Layer, Parking, Request
+from socketkit.seams import Address, Dispatch, Dispatcher, Drive, Parking, Request
 from socketkit.seams.stats import Stats
 
 if TYPE_CHECKING:
@@ -35,10 +35,9 @@ class Work:
         if entry is not None:
             entry.thread = threading.get_ident()
             if entry.layers:
-                wrapped = self._wrap(request, client_address, entry.layers)
-                if wrapped is None:
+                if not self._engine.pass_layers(entry):
                     return
-                request, client_address = wrapped
+                request, client_address = entry.request, entry.client_address
         try:
             server.process_request_thread(request, client_address)
         except BaseException as error:
@@ -62,7 +61,7 @@ class Work:
     def run_async(self, request: Request, client_address: Address) -> Coroutine[Any, Any, None]:
         from socketkit._engine import coroutines  # noqa: PLC0415 - for asynchronous handlers only
 
-        return coroutines.serve(self._engine, request, client_address, self._wrap)
+        return coroutines.serve(self._engine, request, client_address)
 
     def hand_over(self, dispatch: Callable[[Request, Address], None], request: Request, client_address: Address) -> None:
         """Give the request to a dispatcher that will settle it. If the dispatcher has no thread or process for it, refuse the request."""
@@ -88,21 +87,6 @@ class Work:
 
     def branch(self) -> Replica:
         return Replica(self._engine)
-
-    def _wrap(self, request: Request, client_address: Address, layers: tuple[Layer, ...]) -> tuple[Request, Address] | None:
-        """Pass the request through the layers; None if one of them ended it."""
-        for layer in layers:
-            try:
-                wrapped, client_address = layer.wrap(request, client_address)
-            except Exception as error:  # noqa: BLE001 - a layer is a plug-in fed by a peer: its errors end that connection only
-                log.debug("%s: %s ended the connection: %s", client_address, layer, error)
-                self._ledger.fail(request, error)
-                self._server.shutdown_request(request)
-                self._ledger.settle(request)
-                return None
-            self._ledger.replace(request, wrapped, client_address)
-            request = wrapped
-        return request, client_address
 
 
 class Replica:

@@ -6,6 +6,8 @@ import contextlib
 import select
 import socket
 import struct
+import sys
+from functools import partial
 from typing import Any
 
 try:
@@ -19,6 +21,10 @@ DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
 
 MOST_DISCARDED = 1 << 20
 """Most bytes discarded for one connection. A client that sends more may be reset."""
+
+_INET = (socket.AF_INET, getattr(socket, "AF_INET6", socket.AF_INET))
+_TCP_INFO = getattr(socket, "TCP_INFO", None) if sys.platform == "linux" else None
+_BYTES_RECEIVED = slice(128, 136)  # of struct tcp_info
 
 _RESET = struct.pack("ii", 1, 0)  # struct linger: on, for no time
 
@@ -37,9 +43,9 @@ def is_readable(thing: Any, timeout: float | None = 0.0) -> bool:
     return _poll(thing, select.POLLIN, timeout)
 
 
-def is_writable(thing: Any) -> bool:
-    """Return whether it accepts at least one more byte. Raises: as `is_readable`, and TypeError for an object without a descriptor."""
-    return _poll(thing, select.POLLOUT, 0.0) if hasattr(select, "poll") else bool(select.select([], [thing], [], 0)[1])
+def is_writable(thing: Any, timeout: float | None = 0.0) -> bool:
+    """Return whether it accepts at least one more byte; wait as `is_readable`. Raises: as that, and TypeError without a descriptor."""
+    return _poll(thing, select.POLLOUT, timeout) if hasattr(select, "poll") else bool(select.select([], [thing], [], timeout)[1])
 
 
 def _poll(thing: Any, events: int, timeout: float | None) -> bool:
@@ -60,10 +66,24 @@ def peek(request: Any) -> bytes | None:
     except BlockingIOError:
         return None
     except ValueError:  # it is closed, or takes no flags
-        return b"" if request.fileno() == -1 else b"?" if is_readable(request) else None
+        return b"" if request.fileno() == -1 else b"?" if has_pending(request) or is_readable(request) else None
     except OSError:  # already reset: the handler will see the error
         return b""
     return first
+
+
+def received(request: Any) -> int | None:
+    """Return how many bytes a TCP connection has received; None if the system does not say, or it is no such connection.
+
+    Source: linux/tcp.h, tcpi_bytes_received.
+    """
+    try:
+        if _TCP_INFO is None or request.family not in _INET:
+            return None
+        info = request.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _BYTES_RECEIVED.stop)
+    except (OSError, AttributeError):  # closed, or not a socket
+        return None
+    return int.from_bytes(info[_BYTES_RECEIVED], sys.byteorder) if len(info) == _BYTES_RECEIVED.stop else None
 
 
 def reset(sock: Any) -> None:
@@ -76,6 +96,23 @@ def reset(sock: Any) -> None:
     sock.close()
 
 
+def cut_off(request: Any) -> None:
+    """Shut down a connection in both directions, from any thread. Raises: OSError if it is closed; AttributeError for a datagram.
+
+    An `ssl.SSLSocket` would drop its TLS object, and its handler's thread would then read what is encrypted.
+    """
+    if hasattr(request, "pending") and isinstance(request, socket.socket):
+        socket.socket.shutdown(request, socket.SHUT_RDWR)
+    else:
+        request.shutdown(socket.SHUT_RDWR)
+
+
+def has_pending(request: Any) -> bool:
+    """Return whether a socket with TLS has decrypted bytes that nobody has read yet, which never make its descriptor readable."""
+    pending = getattr(request, "pending", None)
+    return bool(pending is not None and pending())
+
+
 def discard_unread(sock: Any) -> None:
     """Read and discard bytes that have arrived; never blocks. Call it just before the socket is closed.
 
@@ -86,8 +123,9 @@ def discard_unread(sock: Any) -> None:
     if ioctl is None:
         return
     left = MOST_DISCARDED
+    receive = partial(socket.socket.recv_into, sock) if hasattr(sock, "pending") else sock.recv_into  # not decrypted
     try:  # not `suppress`, which is slower: some dispatchers run this for every connection
         while left > 0 and ioctl(sock, FIONREAD, _NONE) != _NONE:  # never `recv` from an empty socket: some block
-            left -= sock.recv_into(_SCRATCH, 0, DONT_WAIT) or left  # 0 bytes: end of stream
+            left -= receive(_SCRATCH, 0, DONT_WAIT) or left  # 0 bytes: end of stream
     except (OSError, ValueError, TypeError, AttributeError):
         pass  # already reset, or it has no descriptor

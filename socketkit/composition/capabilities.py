@@ -33,7 +33,7 @@ def check(transports: Sequence[Any], dispatcher: Any, lifecycle: Any, handler: A
     It checks what the parts declare; each declaration is optional. Any part: `requires`, the platform features it needs. Dispatchers:
     `kinds`, the kinds of request they run; `runs_async`, whether they await handlers; `check(handler)`, which raises
     IncompatibleError. Handlers: `request_kinds` and `is_async`. Layers: `replaces_socket`, whether handlers get another object
-    instead of the socket.
+    instead of the socket, and `check(handler)`, which raises ConfigError or IncompatibleError.
     Raises: ConfigError, IncompatibleError.
     """
     if not transports:
@@ -50,11 +50,17 @@ def check(transports: Sequence[Any], dispatcher: Any, lifecycle: Any, handler: A
     if getattr(handler, "is_async", False) and not getattr(dispatcher, "runs_async", False):
         raise IncompatibleError(handler.__name__, f"is asynchronous, and {type(dispatcher).__name__} cannot await it", "use asyncio")
     for layer in (layer for transport in transports for layer in getattr(transport, "layers", ())):
-        if getattr(handler, "is_async", False) and getattr(layer, "replaces_socket", False):
-            reason = f"replaces the socket with another object, and {handler.__name__} can await only a socket"
-            raise IncompatibleError(type(layer).__name__, reason, "choose a blocking handler")
+        _check_layer(layer, handler)
     if hasattr(dispatcher, "check"):
         dispatcher.check(handler)
+
+
+def _check_layer(layer: Any, handler: Any) -> None:
+    if getattr(handler, "is_async", False) and getattr(layer, "replaces_socket", False):
+        reason = f"replaces the socket with another object, and {handler.__name__} can await only a socket"
+        raise IncompatibleError(type(layer).__name__, reason, "choose a blocking handler")
+    if hasattr(layer, "check"):
+        layer.check(handler)
 
 
 def _check_kind(name: str, kinds: Collection[str], transport: Any, role: str) -> None:

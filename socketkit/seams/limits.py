@@ -87,6 +87,8 @@ class Limits:
     `rfile`; a longer line fails the request. None: no limit."""
     first_byte: Seconds | None = attrs.field(default=30.0, validator=some_seconds_or_none)
     """Time that a client has to send its first byte, unless the handler speaks first; None: no limit."""
+    handshake: Seconds | None = attrs.field(default=10.0, validator=some_seconds_or_none)
+    """Time for all layers of a connection together, from its acceptance; None: no limit. Matters only for transports with layers."""
     request: Seconds | None = attrs.field(default=3600.0, validator=some_seconds_or_none)
     """Time for a whole connection, or for each request of a conversation; None: no limit."""
     write_stall: Seconds | None = attrs.field(default=60.0, validator=some_seconds_or_none)

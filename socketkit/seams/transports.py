@@ -76,7 +76,10 @@ class Handshake(Protocol):
     """
 
     request: Request
-    sends: bool
+
+    @property
+    def sends(self) -> bool:
+        """See above. An attribute is enough."""
 
     def go_on(self) -> Address | None:
         """Do what can be done without waiting. Return the client's address once the handshake is over; None while it has to wait.

@@ -271,6 +271,39 @@ def test_out_of_descriptors():
     assert both(OUT_OF_DESCRIPTORS) == ("spins" + served, "rests" + served)
 
 
+LISTENER_WITH_TLS = """
+import socket, socketserver, ssl, threading
+import subprocess, tempfile
+folder = tempfile.mkdtemp()
+made = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -batch -subj /CN=localhost"
+subprocess.run([*made.split(), "-keyout", f"{folder}/key", "-out", f"{folder}/cert"], check=True, capture_output=True)
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(f"{folder}/cert", f"{folder}/key")
+
+class Upper(socketserver.StreamRequestHandler):
+    def handle(self):
+        self.wfile.write(self.rfile.readline().upper())
+
+server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Upper)
+server.daemon_threads = True
+server.socket = context.wrap_socket(server.socket, server_side=True)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+silent = socket.create_connection(server.server_address)
+trusting = ssl.create_default_context(cafile=f"{folder}/cert")
+second = socket.create_connection(server.server_address, OURS)
+try:
+    with trusting.wrap_socket(second, server_hostname="localhost") as client:
+        client.sendall(b"served\\n")
+        print(client.recv(100))
+except TimeoutError:
+    print("waits")
+"""
+
+
+def test_a_listener_with_tls():
+    assert both(LISTENER_WITH_TLS) == ("waits", "b'SERVED\\n'")
+
+
 def test_errors_in_taking_requests(caplog):
     class Failing:
         failures = 3

@@ -1,0 +1,77 @@
+"""A connection's way through the layers of its transport, before its handler sees it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from socketkit._system.sockets import is_readable, is_writable
+from socketkit.seams import Address, Handshake, Request
+
+if TYPE_CHECKING:
+    from socketkit._engine.ledger import Entry, Ledger
+
+
+class Passage:
+    """The way of one connection. Used by one thread at a time.
+
+    A layer without `begin` blocks in `go_on`; any other layer never does.
+    """
+
+    __slots__ = ("_entry", "_handshake", "_ledger", "_timeout")
+
+    def __init__(self, entry: Entry, ledger: Ledger) -> None:
+        self._entry = entry
+        self._ledger = ledger
+        self._handshake: Handshake | None = None
+        self._timeout: float | None = None  # of the request, outside of handshakes
+
+    @property
+    def sends(self) -> bool:
+        """Whether it waits until the connection can send, not until it can receive."""
+        return self._handshake is not None and self._handshake.sends
+
+    def go_on(self) -> bool:
+        """Pass all layers that can be passed without waiting; return whether none is left. Raises: what a layer raises."""
+        entry = self._entry
+        while entry.layers:
+            if entry.is_cut:  # a deadline passed while the request was being replaced, so its shutdown may not have worked
+                raise TimeoutError("the time for the handshake is over")
+            layer: Any = entry.layers[0]
+            if hasattr(layer, "begin"):
+                client_address = self._go_on(self._handshake or self._begin(layer))
+                if client_address is None:
+                    return False
+            else:
+                request, client_address = layer.wrap(entry.request, entry.client_address)
+                self._replace(request)
+            entry.client_address, entry.layers = client_address, entry.layers[1:]
+        entry.begin_after_layers(self._ledger.clock())
+        return True
+
+    def complete(self, seconds: float | None = None) -> bool:
+        """Pass all layers; return whether that took no wait of more than `seconds` for the client (None: wait for ever)."""
+        while not self.go_on():
+            if not (is_writable if self.sends else is_readable)(self._entry.request, seconds):
+                return False
+        return True
+
+    def _begin(self, layer: Any) -> Handshake:
+        request = self._entry.request
+        self._timeout = request.gettimeout()
+        request.settimeout(0)
+        self._handshake = layer.begin(request, self._entry.client_address)
+        return self._handshake
+
+    def _go_on(self, handshake: Handshake) -> Address | None:
+        try:
+            client_address = handshake.go_on()
+        finally:
+            self._replace(handshake.request)  # even if it failed: the server closes what there is now
+        if client_address is not None:
+            handshake.request.settimeout(self._timeout)
+            self._handshake = None
+        return client_address
+
+    def _replace(self, request: Request) -> None:
+        if request is not self._entry.request:
+            self._ledger.replace(self._entry.request, request)

@@ -1,0 +1,82 @@
+"""Handshakes on sockets with TLS, without waiting. Imports `ssl` only in programs that use it."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from socketkit._system.sockets import DONT_WAIT, peek
+
+_ALERT = bytes((21, 3, 1, 0, 2, 2, 40))
+"""A record with the fatal alert handshake_failure, for clients that do not speak TLS: OpenSSL sends them none. Source: RFC 5246, 7.2."""
+
+_NO_TLS = {"HTTP_REQUEST", "HTTPS_PROXY_REQUEST", "WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL"}
+
+
+class TLSHandshake:
+    """The handshake of one connection, in the shape of `socketkit.seams.Handshake`.
+
+    encrypt: makes the socket with TLS, once the client has sent something: a silent client costs no more than its connection. None: the
+    request is one already.
+    """
+
+    def __init__(self, request: Any, client_address: Any, encrypt: Callable[[Any], Any] | None = None) -> None:
+        self.request = request
+        self.sends = False
+        self._client_address = client_address
+        self._encrypt = encrypt
+
+    def go_on(self) -> Any:
+        """Do what can be done without waiting. Return the client's address once the handshake is over, else None.
+
+        Raises: ConnectionAbortedError if the client has gone; OSError with OpenSSL's reason.
+        """
+        import ssl  # noqa: PLC0415 - it is loaded in every program that gets here
+
+        if self._encrypt is not None:
+            if peek(self.request) is None:
+                return None
+            self.request, self._encrypt = self._encrypt(self.request), None
+        self.sends = False
+        try:
+            self.request.do_handshake()
+        except ssl.SSLWantReadError:
+            return None
+        except ssl.SSLWantWriteError:
+            self.sends = True
+            return None
+        except (ssl.SSLZeroReturnError, ssl.SSLEOFError, ConnectionError) as error:
+            raise ConnectionAbortedError("tls: the client closed the connection") from error
+        except ssl.SSLError as error:
+            if error.reason in _NO_TLS:
+                with contextlib.suppress(OSError):
+                    socket.socket.send(self.request, _ALERT, DONT_WAIT)
+            raise OSError(f"tls: {reason(error)}") from error
+        return self._client_address
+
+
+def reason(error: Any) -> str:
+    """Return the reason of an `ssl.SSLError` in words."""
+    return error.reason.lower().replace("_", " ") if error.reason else str(error.strerror or error).lower()
+
+
+def is_encrypted(sock: Any) -> bool:
+    """Return whether it is an `ssl.SSLSocket`."""
+    ssl = sys.modules.get("ssl")
+    return ssl is not None and isinstance(sock, ssl.SSLSocket)
+
+
+def accept_unshaken(listener: Any) -> tuple[Any, Any]:
+    """Accept from an `ssl.SSLSocket` without the handshake. Source: Lib/ssl.py, SSLSocket.accept. Raises: as that."""
+    raw, address = socket.socket.accept(listener)
+    try:
+        wrapped = listener.context.wrap_socket(
+            raw, do_handshake_on_connect=False, suppress_ragged_eofs=listener.suppress_ragged_eofs, server_side=True
+        )
+    except BaseException:
+        raw.close()
+        raise
+    return wrapped, address
