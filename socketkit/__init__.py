@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from socketkit.handlers.conversation import ConversationHandler
     from socketkit.handlers.coroutines import AsyncDatagramRequestHandler, AsyncStreamRequestHandler
     from socketkit.handlers.messages import MessageHandler
+    from socketkit.layers.tls import TLS
     from socketkit.lifecycles.classic import Classic
     from socketkit.lifecycles.graceful import Graceful
     from socketkit.seams.limits import Limits
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 __all__ = ["Server", "compose"]
-__all__ += ["TCP", "UDP", "InheritedFD", "Layered", "Systemd", "UnixDatagram", "UnixStream"]
+__all__ += ["TCP", "TLS", "UDP", "InheritedFD", "Layered", "Systemd", "UnixDatagram", "UnixStream"]
 __all__ += ["Adaptive", "Asyncio", "Executor", "Forks", "Pool", "Prefork", "Sync", "Threads"]
 __all__ += ["Classic", "Graceful"]
 __all__ += ["AsyncDatagramRequestHandler", "AsyncStreamRequestHandler", "ConversationHandler", "MessageHandler"]
@@ -57,6 +58,7 @@ _PLACES = {
     "dispatchers.sync": ("Sync",),
     "dispatchers.threads": ("Threads",),
     "handlers.conversation": ("ConversationHandler",),
+    "layers.tls": ("TLS",),
     "lifecycles.classic": ("Classic",),
     "lifecycles.graceful": ("Graceful",),
     "seams.limits": ("Limits",),

@@ -23,7 +23,12 @@ DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 PARTS = sorted(path for path in (DOCS / "reference/parts").glob("*.md") if path.stem != "index")
 MODULES = sorted((ROOT / "socketkit").rglob("*.py"))
-RECIPES = {**builtin.socketkit_transports(), **builtin.socketkit_dispatchers(), **builtin.socketkit_lifecycles()}
+RECIPES = {
+    **builtin.socketkit_transports(),
+    **builtin.socketkit_layers(),
+    **builtin.socketkit_dispatchers(),
+    **builtin.socketkit_lifecycles(),
+}
 LONG = {
     "reference/differences.md",
     "reference/faults.md",

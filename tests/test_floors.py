@@ -15,7 +15,7 @@ FLOORS = """
     _system errors
     seams logs notify
     hookspecs handlers
-    transports dispatchers lifecycles _engine
+    transports layers dispatchers lifecycles _engine
     composition
     catalog config
     server socketserver

@@ -13,9 +13,10 @@ from socketkit.dispatchers.prefork import Prefork
 from socketkit.dispatchers.sync import Sync
 from socketkit.dispatchers.threads import Threads
 from socketkit.hookspecs import hookimpl
+from socketkit.layers.tls import TLS
 from socketkit.lifecycles.classic import Classic
 from socketkit.lifecycles.graceful import Graceful
-from socketkit.seams import Dispatcher, Lifecycle, Transport
+from socketkit.seams import Dispatcher, Layer, Lifecycle, Transport
 from socketkit.transports.inherited import InheritedFD, Systemd
 from socketkit.transports.tcp import TCP
 from socketkit.transports.udp import UDP
@@ -26,6 +27,12 @@ from socketkit.transports.unix import UnixDatagram, UnixStream
 def socketkit_transports() -> Mapping[str, type[Transport]]:
     """Return the transports that come with socketkit."""
     return {"tcp": TCP, "udp": UDP, "unix": UnixStream, "unix-dgram": UnixDatagram, "fd": InheritedFD, "systemd": Systemd}
+
+
+@hookimpl
+def socketkit_layers() -> Mapping[str, type[Layer]]:
+    """Return the layers that come with socketkit."""
+    return {"tls": TLS}
 
 
 @hookimpl

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
-from functools import partial
+from functools import cached_property, partial
 from io import BytesIO
 from typing import Any, ClassVar
 
@@ -45,6 +45,12 @@ class BaseRequestHandler:
             self.handle()
         finally:
             self.finish()
+
+    @cached_property  # and no property, which would keep a program from setting the name
+    def peer_certificate(self) -> Any:
+        """The client's certificate, as `ssl.SSLSocket.getpeercert` returns it; None without one, or without TLS."""
+        certificate = getattr(self.request, "getpeercert", None)
+        return None if certificate is None else certificate() or None
 
     def setup(self) -> None:
         """Prepare for `handle`. The default does nothing."""

@@ -69,7 +69,7 @@ other programs. Rely on the counts: the times depend on that machine. The tests 
 CONTRACT_HEAD = """# The contract
 
 What socketkit promises about reliability. Each promise lists the [faults](../reference/faults.md) that could break it. Faults marked
-*tested* have tests that verify the promise. socketkit promises nothing about parts that it does not have yet, such as a TLS layer.
+*tested* have tests that verify the promise. socketkit promises nothing about parts that it does not have yet, such as a PROXY layer.
 """
 
 

@@ -1,0 +1,1 @@
+"""Layers: steps between accept and handler on stream connections."""
