@@ -32,8 +32,9 @@ from socketkit._engine.accepting import FAILING, NO_ROOM, NoRoomError, Source
 from socketkit._engine.admission import Admission
 from socketkit._engine.intake import Intake
 from socketkit._engine.ledger import Entry, Ledger
-from socketkit._engine.peers import Networks, Peers, number
+from socketkit._engine.peers import Peers
 from socketkit._engine.rate import Bucket
+from socketkit._system.networks import Networks, number
 from socketkit.testing import FakeClock
 
 ANYWHERE = TCP("127.0.0.1", 0)

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from socketkit._engine.accepting import NO_ROOM, NoRoomError
-from socketkit._engine.peers import Networks, Peers, is_stranger, number
+from socketkit._engine.peers import Peers, is_stranger
 from socketkit._engine.rate import Bucket, Chance
 from socketkit._system.credentials import user_id
+from socketkit._system.networks import Networks, number
 from socketkit._system.sockets import is_readable
 from socketkit.seams import Address, Request
 from socketkit.seams.limits import Limits

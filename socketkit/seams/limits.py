@@ -2,42 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Literal
 
 import attrs
 
 from socketkit._system.credentials import ARE_KNOWN, user_id
 from socketkit.seams import Seconds
-from socketkit.seams.validators import Validator, at_least, is_number, seconds_or_none, some_seconds_or_none
+from socketkit.seams.validators import Validator, at_least, check_each, frozen, is_number, seconds_or_none, some_seconds_or_none
 
 _some_or_none: Validator = attrs.validators.optional(at_least(1))
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _check_each(check: Callable[[Any], object], field: Any, value: Any, allowed: str) -> None:
-    if not isinstance(value, tuple):
-        raise ValueError(f"{field.name} must be a list of {allowed}, not {value!r}")  # noqa: TRY004 - as every validator here
-    for each in value:
-        try:
-            check(each)
-        except ValueError as error:
-            raise ValueError(f"{field.name} must be a list of {allowed}: {error}") from None
 
 
 def _networks(_recipe: Any, field: Any, value: Any) -> None:
     from ipaddress import ip_network  # noqa: PLC0415 - needed only with networks
 
-    _check_each(ip_network, field, value, "networks, such as 10.0.0.0/8")
+    check_each(ip_network, field, value, "networks, such as 10.0.0.0/8")
 
 
 def _users(_recipe: Any, field: Any, value: Any) -> None:
     if value and not ARE_KNOWN:
         raise ValueError(f"{field.name} needs a system that reports the user of a Unix peer (SO_PEERCRED); leave it empty")
-    _check_each(user_id, field, value, "users, by name or number")
+    check_each(user_id, field, value, "users, by name or number")
 
 
 def _share(_recipe: Any, field: Any, value: Any) -> None:
@@ -72,11 +57,11 @@ class Limits:
     """Leading bits of an IPv4 address that identify a peer. Also applies to IPv4 addresses mapped to IPv6."""
     v6_prefix: int = attrs.field(default=64, validator=at_least(1, 128))
     """Leading bits of an IPv6 address that identify a peer."""
-    allow: tuple[str, ...] = attrs.field(default=(), converter=_frozen, validator=_networks)
+    allow: tuple[str, ...] = attrs.field(default=(), converter=frozen, validator=_networks)
     """Networks that peers may connect from; empty: all. Does not apply to Unix peers: use `allow_users` for them."""
-    deny: tuple[str, ...] = attrs.field(default=(), converter=_frozen, validator=_networks)
+    deny: tuple[str, ...] = attrs.field(default=(), converter=frozen, validator=_networks)
     """Networks that peers may not connect from, even if `allow` lists them."""
-    allow_users: tuple[str | int, ...] = attrs.field(default=(), converter=_frozen, validator=_users)
+    allow_users: tuple[str | int, ...] = attrs.field(default=(), converter=frozen, validator=_users)
     """Users, by name or number, that may connect to Unix stream sockets; empty: all. Linux only."""
     rate: float | None = attrs.field(default=None, validator=attrs.validators.optional(_rate))
     """Connections and datagrams taken per second, on average; more wait in the kernel's queues. None: no limit."""

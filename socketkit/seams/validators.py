@@ -54,3 +54,22 @@ def socket_path(_recipe: Any, field: Any, value: Any) -> None:
     """Accept the path of a Unix socket, or an abstract name."""
     if not isinstance(value, str) or not value or "\0" in value:
         raise ValueError(f"{field.name} must be a file name, or @name for an abstract one, not {value!r}")
+
+
+# --- lists -----------------------------------------------------------------------------------------------------------
+
+
+def frozen(value: Any) -> Any:
+    """Return a list as a tuple, and anything else as it is: the converter of a field that is a list."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def check_each(check: Callable[[Any], object], field: Any, value: Any, allowed: str) -> None:
+    """Accept a tuple whose elements `check` accepts; it raises ValueError for any other. `allowed` names the elements in errors."""
+    if not isinstance(value, tuple):
+        raise ValueError(f"{field.name} must be a list of {allowed}, not {value!r}")  # noqa: TRY004 - as every validator here
+    for each in value:
+        try:
+            check(each)
+        except ValueError as error:
+            raise ValueError(f"{field.name} must be a list of {allowed}: {error}") from None
