@@ -33,7 +33,8 @@ def check(transports: Sequence[Any], dispatcher: Any, lifecycle: Any, handler: A
     It checks what the parts declare; each declaration is optional. Any part: `requires`, the platform features it needs. Dispatchers:
     `kinds`, the kinds of request they run; `runs_async`, whether they await handlers; `check(handler)`, which raises
     IncompatibleError. Handlers: `request_kinds` and `is_async`. Layers: `replaces_socket`, whether handlers get another object
-    instead of the socket, and `check(handler)`, which raises ConfigError or IncompatibleError.
+    instead of the socket, `needs_socket`, whether the layer itself works only on the socket, and `check(handler)`, which raises ConfigError
+    or IncompatibleError.
     Raises: ConfigError, IncompatibleError.
     """
     if not transports:
@@ -49,24 +50,31 @@ def check(transports: Sequence[Any], dispatcher: Any, lifecycle: Any, handler: A
         _check_kind(getattr(handler, "__name__", repr(handler)), _request_kinds(handler), transport, "handler")
     if getattr(handler, "is_async", False) and not getattr(dispatcher, "runs_async", False):
         raise IncompatibleError(handler.__name__, f"is asynchronous, and {type(dispatcher).__name__} cannot await it", "use asyncio")
-    for layer in (layer for transport in transports for layer in getattr(transport, "layers", ())):
-        _check_layer(layer, handler)
+    for transport in transports:
+        _check_layers(getattr(transport, "layers", ()), handler)
     if hasattr(dispatcher, "check"):
         dispatcher.check(handler)
-
-
-def _check_layer(layer: Any, handler: Any) -> None:
-    if getattr(handler, "is_async", False) and getattr(layer, "replaces_socket", False):
-        reason = f"replaces the socket with another object, and {handler.__name__} can await only a socket"
-        raise IncompatibleError(type(layer).__name__, reason, "choose a blocking handler")
-    if hasattr(layer, "check"):
-        layer.check(handler)
 
 
 def _check_kind(name: str, kinds: Collection[str], transport: Any, role: str) -> None:
     if transport.kind not in kinds:
         reason = f"accepts only {' and '.join(sorted(kinds))} requests, but {transport.url} carries {transport.kind}s"
         raise IncompatibleError(name, reason, f"choose another {role} or transport")
+
+
+def _check_layers(layers: Sequence[Any], handler: Any) -> None:
+    replacing = None
+    for layer in layers:
+        name = type(layer).__name__
+        if replacing and getattr(layer, "needs_socket", False):
+            raise IncompatibleError(name, f"works only on the socket, which {replacing} replaces", f"put {name} before {replacing}")
+        if getattr(layer, "replaces_socket", False):
+            if getattr(handler, "is_async", False):
+                reason = f"replaces the socket with another object, and {handler.__name__} can await only a socket"
+                raise IncompatibleError(name, reason, "choose a blocking handler")
+            replacing = replacing or name
+        if hasattr(layer, "check"):
+            layer.check(handler)
 
 
 def _request_kinds(handler: Any) -> Collection[str]:

@@ -25,6 +25,7 @@ from socketkit.seams.powers import (
     Kinds,
     Located,
     Narrows,
+    NeedsSocket,
     Nests,
     Parks,
     ReplacesSocket,
@@ -45,7 +46,7 @@ from socketkit.seams.validators import at_least, permission_bits, seconds, secon
 __all__ = ["EVENTS", "DrainReport", "Lifecycle", "Parking", "Serving", "State", "Stats", "Stuck", "Wakeup"]
 __all__ += ["Branch", "Dispatch", "Dispatcher", "Drive", "Intake", "OpenIntake", "Replica", "Watcher", "Work"]
 __all__ += ["Adapts", "Cuts", "Forces", "Inline", "Narrows", "Parks", "RunsInPlace", "ShakesHands", "Shares", "Watches"]
-__all__ += ["Checks", "Daemonizes", "ForksWorkers", "Kinds", "Located", "Nests", "ReplacesSocket", "Requires", "RunsAsync"]
+__all__ += ["Checks", "Daemonizes", "ForksWorkers", "Kinds", "Located", "NeedsSocket", "Nests", "ReplacesSocket", "Requires", "RunsAsync"]
 __all__ += ["IsAsync", "SpeaksFirst", "TakesKinds"]
 __all__ += ["Address", "Clock", "Handshake", "Kind", "Layer", "Listener", "Request", "Seconds", "Transport", "Unit"]
 __all__ += ["at_least", "permission_bits", "seconds", "seconds_or_none", "socket_path", "some_seconds_or_none"]

@@ -156,6 +156,12 @@ class ReplacesSocket(Protocol):
     replaces_socket: bool
 
 
+class NeedsSocket(Protocol):
+    """Trait of a layer's recipe: it works on the socket itself, so no layer before it may replace the socket."""
+
+    needs_socket: bool
+
+
 # --- of handlers -----------------------------------------------------------------------------------------------------
 
 
