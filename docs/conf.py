@@ -159,6 +159,7 @@ def tables() -> dict[str, str]:
     verdicts = {what: ", ".join(f"`{name}`" for name, its in names if its == what) for what in ("retry", "pause", "fatal")}
     offers = {
         "transport": builtin.socketkit_transports(),
+        "layer": builtin.socketkit_layers(),
         "dispatcher": builtin.socketkit_dispatchers(),
         "lifecycle": builtin.socketkit_lifecycles(),
     }

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from socketkit.handlers.conversation import ConversationHandler
     from socketkit.handlers.coroutines import AsyncDatagramRequestHandler, AsyncStreamRequestHandler
     from socketkit.handlers.messages import MessageHandler
+    from socketkit.layers._proxy_header import ProxyHeader, ProxySSL
+    from socketkit.layers.proxy import ProxiedAddress, ProxyProtocol
     from socketkit.layers.tls import TLS
     from socketkit.lifecycles.classic import Classic
     from socketkit.lifecycles.graceful import Graceful
@@ -39,6 +41,7 @@ __version__ = "0.2.0"
 
 __all__ = ["Server", "compose"]
 __all__ += ["TCP", "TLS", "UDP", "InheritedFD", "Layered", "Systemd", "UnixDatagram", "UnixStream"]
+__all__ += ["ProxiedAddress", "ProxyHeader", "ProxyProtocol", "ProxySSL"]
 __all__ += ["Adaptive", "Asyncio", "Executor", "Forks", "Pool", "Prefork", "Sync", "Threads"]
 __all__ += ["Classic", "Graceful"]
 __all__ += ["AsyncDatagramRequestHandler", "AsyncStreamRequestHandler", "ConversationHandler", "MessageHandler"]
@@ -58,6 +61,8 @@ _PLACES = {
     "dispatchers.sync": ("Sync",),
     "dispatchers.threads": ("Threads",),
     "handlers.conversation": ("ConversationHandler",),
+    "layers._proxy_header": ("ProxyHeader", "ProxySSL"),
+    "layers.proxy": ("ProxiedAddress", "ProxyProtocol"),
     "layers.tls": ("TLS",),
     "lifecycles.classic": ("Classic",),
     "lifecycles.graceful": ("Graceful",),

@@ -185,7 +185,7 @@ def test_a_class_in_the_place_of_an_object_is_told_apart():
         (
             config.transport,
             "tcp+sael://h:1",
-            {"layers[0]": "no layer named 'sael', did you mean 'seal'?; installed: seal, tls; perhaps because plugin"},
+            {"layers[0]": "no layer named 'sael', did you mean 'seal'?; installed: proxy, seal, tls; perhaps because plugin"},
         ),
         (config.transport, {"use": "tcp", "host": "h", "port": 1, "layers": "seal"}, {"layers": "must be a list, not 'seal'"}),
         (config.transport, "udp+seal://h:1?seal.cert=a", {"": None}),
@@ -230,7 +230,8 @@ def test_a_slip_in_any_option_is_told_the_right_one(offer, name):
 
 @pytest.mark.parametrize("offer", [offer for kind in KINDS for offer in Catalog.load().offers(kind)], ids=lambda offer: offer.name)
 def test_every_default_of_our_recipes_can_be_written_down(offer):
-    required = {"host": "h", "port": 1, "path": "p", "number": 3, "name": "n", "cert": "c", "factory": "concurrent.futures:ThreadPoolExecutor"}
+    required = {"host": "h", "port": 1, "path": "p", "number": 3, "name": "n", "factory": "concurrent.futures:ThreadPoolExecutor"}
+    required |= {"trusted": ("10.0.0.0/8",), "cert": "cert.pem"}
     defaults = {field.name: required.get(field.name, field.default) for field in attrs.fields(offer.recipe)}
     needed = {name: value for name, value in required.items() if name in defaults}
     inner = {"inner": lambda none: none}  # the one option that is another part

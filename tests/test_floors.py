@@ -106,7 +106,7 @@ def misplaced(module: str, source: str) -> list[str]:
     return found
 
 
-PARTS = {"transports", "dispatchers", "lifecycles"}
+PARTS = {"transports", "layers", "dispatchers", "lifecycles"}
 """Folders with many implementations of one seam. They and `_engine` stand on one floor, so neither imports the other."""
 
 

@@ -13,6 +13,7 @@ from socketkit.dispatchers.prefork import Prefork
 from socketkit.dispatchers.sync import Sync
 from socketkit.dispatchers.threads import Threads
 from socketkit.hookspecs import hookimpl
+from socketkit.layers.proxy import ProxyProtocol
 from socketkit.layers.tls import TLS
 from socketkit.lifecycles.classic import Classic
 from socketkit.lifecycles.graceful import Graceful
@@ -32,7 +33,7 @@ def socketkit_transports() -> Mapping[str, type[Transport]]:
 @hookimpl
 def socketkit_layers() -> Mapping[str, type[Layer]]:
     """Return the layers that come with socketkit."""
-    return {"tls": TLS}
+    return {"proxy": ProxyProtocol, "tls": TLS}
 
 
 @hookimpl

@@ -1,1 +1,1 @@
-"""Layers: steps between accept and handler on stream connections."""
+"""The layers that come with socketkit: each is a step between accept and handler."""

@@ -1,0 +1,32 @@
+"""Handlers that say whose connection they got, for servers in other processes."""
+
+from http.server import BaseHTTPRequestHandler
+
+from socketkit import StreamRequestHandler
+
+
+def tell(client_address):
+    """Return a line: whose connection it is, which proxy it came by, and what the header said."""
+    header = client_address.proxy
+    return f"{tuple(client_address)!r} via {client_address.via!r}, {header!r}\n".encode()
+
+
+class Tell(StreamRequestHandler):
+    """Answers one line with whose connection it is."""
+
+    def handle(self):
+        if self.rfile.readline():
+            self.wfile.write(tell(self.client_address))
+
+
+class TellPage(BaseHTTPRequestHandler):
+    """Answers each GET with whose connection it is."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        body = tell(self.client_address)
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
