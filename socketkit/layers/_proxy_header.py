@@ -240,12 +240,10 @@ def _triples(data: bytes, start: int) -> Iterator[tuple[int, int, bytes]]:
 
 def _checked(header: bytes, start: int) -> Iterator[tuple[int, bytes]]:
     """Yield the fields of a header without padding and checksum. Raises: ValueError if the checksum is wrong."""
-    checked = False
     for number, place, value in _triples(header, start):
         if number == _CRC32C:
-            if checked or len(value) != 4:  # noqa: PLR2004
+            if len(value) != 4:  # noqa: PLR2004
                 raise ValueError("proxy: the header's checksum is malformed")
-            checked = True
             if crc32c(header[:place] + bytes(4) + header[place + 4 :]) != int.from_bytes(value, "big"):
                 raise ValueError("proxy: the header's checksum is wrong")
         elif number != _NOOP:

@@ -74,10 +74,12 @@ def connect(server):
 
 
 def answer(server, data):
-    """Return what the server answers; nothing if it ends the connection, which the kernel may report as a reset."""
+    """Return what the server answers; nothing if it ends the connection, which the kernel may report as a reset or ENOTCONN."""
     try:
         return talk(server.addresses[0], data)
-    except ConnectionError:
+    except TimeoutError:
+        raise
+    except OSError:
         return b""
 
 
