@@ -27,7 +27,7 @@ from socketkit._system.logs import Log
 from socketkit._system.sockets import peek
 from socketkit._system.timer import TimerThread
 from socketkit.handlers.base import unwrapped
-from socketkit.seams import Address, Clock, Dispatcher, Lifecycle, Listener, Parking, Request, Transport, Unit
+from socketkit.seams import Address, Clock, Dispatcher, Lifecycle, Listener, Parking, Request, Transport, Unit, open_listeners
 from socketkit.seams.limits import Limits
 from socketkit.seams.stats import Stats
 
@@ -43,6 +43,7 @@ class ComposedEngine(Engine):
     def __init__(self, server: Any, usual: Callable[[], Dispatcher], observers: Observers, clock: Clock) -> None:
         super().__init__(server, usual, observers, clock)
         self.listeners: list[Listener] = []
+        self._opened: list[tuple[Listener, Transport]] = []  # the same, each with its transport, which may have several
         self._dropped: int | None = 0  # datagrams dropped at listeners since closed; None: unknown
         self._fitted: Limits | None = None
         self._layers: dict[Transport, tuple[Any, ...]] = {}  # started ones
@@ -88,25 +89,27 @@ class ComposedEngine(Engine):
         if self.listeners:
             return
         with contextlib.ExitStack() as opened:
-            listeners = []
+            pairs = list[tuple[Listener, Transport]]()
             for transport in self.server.transports:
-                listener = transport.open()
-                opened.callback(listener.close)
-                listeners.append(listener)
+                for listener in open_listeners(transport):
+                    opened.callback(listener.close)
+                    pairs.append((listener, transport))
             opened.pop_all()
-        self.listeners = listeners
-        self.server.socket, self.server.server_address = listeners[0].socket, listeners[0].address
+        self._keep(pairs)
+        self.server.socket, self.server.server_address = self.listeners[0].socket, self.listeners[0].address
 
     def close_listeners(self, *, streams_only: bool = False) -> None:
         """As `Engine.close_listeners`. Raises: the last error of a listener, once all are closed."""
-        pairs = list(zip(self.listeners, self.server.transports, strict=False))
-        kept = [listener for listener, transport in pairs if streams_only and transport.kind == "datagram"]
-        closing = [listener for listener in self.listeners if listener not in kept]
-        self.listeners = kept
+        before = self.listeners
+        self._keep([(listener, transport) for listener, transport in self._opened if streams_only and transport.kind == "datagram"])
+        closing = [listener for listener in before if listener not in self.listeners]
         self._dropped = _sum((self._dropped, *map(_drops, closing)))
         with contextlib.ExitStack() as stack:
             for listener in closing:
                 stack.callback(listener.close)
+
+    def _keep(self, opened: list[tuple[Listener, Transport]]) -> None:
+        self._opened, self.listeners = opened, [listener for listener, _ in opened]
 
     def stats(self) -> Stats:
         return attrs.evolve(self.ledger.stats(), dropped=_sum((self._dropped, *map(_drops, self.listeners))))
@@ -144,7 +147,7 @@ class ComposedEngine(Engine):
         server = self.server
         overridden = replaces(server, "get_request")
         sources: list[ListenerSource] = []
-        for listener, transport in zip(self.listeners, server.transports, strict=True):
+        for listener, transport in self._opened:
             accept: Callable[[], tuple[Request, Address]] = server.get_request if overridden else listener.accept
             if limits.write_stall is not None and transport.kind == "stream":
                 accept = limit_stalls(listener, accept, limits.write_stall)
@@ -215,7 +218,7 @@ class ComposedEngine(Engine):
         self, dispatcher: Dispatcher | None, tally: Tally, opened: Callable[[Intake], None], settled: Callable[[int], None] | None
     ) -> Run:
         _forget_others(self)
-        for listener, transport in zip(self.listeners, self.server.transports, strict=True):
+        for listener, transport in self._opened:
             if transport.kind == "stream" and isinstance(listener.socket, socket.socket):
                 keep_private(listener.socket)  # what a handler forks may outlive this process, and must not hold the port
         self.server.dispatcher = dispatcher or self.usual_dispatcher()

@@ -27,6 +27,7 @@ from socketkit.seams.powers import (
     Narrows,
     NeedsSocket,
     Nests,
+    OpensSeveral,
     Parks,
     ReplacesSocket,
     Requires,
@@ -39,14 +40,14 @@ from socketkit.seams.powers import (
     Watches,
 )
 from socketkit.seams.stats import DrainReport, Stats, Stuck
-from socketkit.seams.transports import Handshake, Layer, Listener, Transport
+from socketkit.seams.transports import Handshake, Layer, Listener, Transport, open_listeners
 from socketkit.seams.types import Address, Clock, Kind, Request, Seconds, Unit
 from socketkit.seams.validators import at_least, permission_bits, seconds, seconds_or_none, socket_path, some_seconds_or_none
 
 __all__ = ["EVENTS", "DrainReport", "Lifecycle", "Parking", "Serving", "State", "Stats", "Stuck", "Wakeup"]
 __all__ += ["Branch", "Dispatch", "Dispatcher", "Drive", "Intake", "OpenIntake", "Replica", "Watcher", "Work"]
 __all__ += ["Adapts", "Cuts", "Forces", "Inline", "Narrows", "Parks", "RunsInPlace", "ShakesHands", "Shares", "Watches"]
-__all__ += ["Checks", "Daemonizes", "ForksWorkers", "Kinds", "Located", "NeedsSocket", "Nests", "ReplacesSocket", "Requires", "RunsAsync"]
-__all__ += ["IsAsync", "SpeaksFirst", "TakesKinds"]
-__all__ += ["Address", "Clock", "Handshake", "Kind", "Layer", "Listener", "Request", "Seconds", "Transport", "Unit"]
+__all__ += ["Checks", "Daemonizes", "ForksWorkers", "Kinds", "Located", "NeedsSocket", "Nests", "OpensSeveral", "ReplacesSocket", "Requires"]
+__all__ += ["IsAsync", "RunsAsync", "SpeaksFirst", "TakesKinds"]
+__all__ += ["Address", "Clock", "Handshake", "Kind", "Layer", "Listener", "Request", "Seconds", "Transport", "Unit", "open_listeners"]
 __all__ += ["at_least", "permission_bits", "seconds", "seconds_or_none", "socket_path", "some_seconds_or_none"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from socketkit.seams.parking import Parking
@@ -11,7 +11,7 @@ from socketkit.seams.types import Address, Request
 if TYPE_CHECKING:
     from socketkit.seams.dispatchers import Dispatcher, Watcher
     from socketkit.seams.limits import Limits
-    from socketkit.seams.transports import Handshake
+    from socketkit.seams.transports import Handshake, Listener
 
 
 class Parks(Protocol):
@@ -148,6 +148,19 @@ class Located(Protocol):
     @classmethod
     def locate(cls, text: str, /) -> dict[str, Any]:
         """Return the fields for the text between ``://`` and ``?``. Raises: ValueError with a one-sentence message."""
+
+
+class OpensSeveral(Protocol):
+    """Trait of a transport's recipe: it may listen in several places, such as all addresses of a name, each with its own listener.
+
+    A recipe that wraps another transport opens it with `socketkit.seams.open_listeners`, which uses this trait if it is there.
+    """
+
+    def open_all(self) -> Sequence[Listener]:
+        """As `Transport.open`, which the server then does not call: return at least one listener.
+
+        Raises: ListenError, after closing all that it has opened.
+        """
 
 
 class ReplacesSocket(Protocol):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from socketkit.seams.types import Address, Kind, Request
 
 
 class Transport(Protocol):
-    """Recipe: where requests come from. It may have the traits `Requires` and `Located`."""
+    """Recipe: where requests come from. It may have the traits `Requires`, `Located` and `OpensSeveral`."""
 
     @property
     def kind(self) -> Kind:
@@ -23,6 +24,12 @@ class Transport(Protocol):
 
         Raises: ListenError, after closing anything it has opened.
         """
+
+
+def open_listeners(transport: Transport) -> Sequence[Listener]:
+    """Open a transport, and return all its listeners: those of its `open_all`, or the one of its `open`. Raises: ListenError."""
+    open_all: Callable[[], Sequence[Listener]] | None = getattr(transport, "open_all", None)
+    return [transport.open()] if open_all is None else open_all()
 
 
 class Listener(Protocol):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias, cast
 
 import attrs
 
-from socketkit.seams import Address, Kind, Listener, Request, Transport
+from socketkit.seams import Address, Kind, Listener, Request, Transport, open_listeners
 
 
 @attrs.frozen
@@ -121,7 +121,14 @@ class FaultyTransport:
 
     def open(self) -> Listener:
         """Open `inner`. Raises: ListenError."""
-        return cast("Listener", _FaultyListener(self.inner.open(), self.faults))  # by `__getattr__`
+        return self._faulty(self.inner.open())
+
+    def open_all(self) -> Sequence[Listener]:
+        """Open `inner`, wherever it listens; all its listeners share `faults`. Raises: ListenError."""
+        return [self._faulty(listener) for listener in open_listeners(self.inner)]
+
+    def _faulty(self, listener: Listener) -> Listener:
+        return cast("Listener", _FaultyListener(listener, self.faults))  # by `__getattr__`
 
 
 @attrs.define(eq=False)

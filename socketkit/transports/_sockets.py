@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TypeAlias
 
 import attrs
 
@@ -17,10 +16,6 @@ from socketkit._system.sockets import DONT_WAIT
 from socketkit.errors import ListenError
 from socketkit.seams import Address
 from socketkit.seams.grammar import quote
-
-if TYPE_CHECKING:
-    from socketkit.transports.tcp import TCP
-    from socketkit.transports.udp import UDP
 
 Socket: TypeAlias = socket.socket  # inside the listeners, `socket` is an attribute
 _INHERITS_NONBLOCKING = sys.platform != "linux"  # with BSD's accept(2), connections inherit O_NONBLOCK
@@ -41,14 +36,14 @@ _REMEDIES = {
 
 
 @contextlib.contextmanager
-def _opening(url: str, sock: socket.socket | None = None) -> Iterator[None]:
+def opening(url: str, sock: socket.socket | None = None) -> Iterator[None]:
     """Turn an OSError in the block into a ListenError with a remedy; on any error, close the socket."""
     try:
         yield
     except BaseException as error:
         if sock is not None:
             sock.close()
-        if not isinstance(error, OSError):
+        if isinstance(error, ListenError) or not isinstance(error, OSError):
             raise
         reason, remedy = error.strerror or str(error), _REMEDIES.get(error.errno or 0, "check the address")
         if isinstance(error, socket.gaierror):
@@ -61,9 +56,9 @@ def open_socket(url: str, family: int, kind: int, prepare: Callable[[socket.sock
 
     Raises: ListenError if the system refuses.
     """
-    with _opening(url):
+    with opening(url):
         sock = socket.socket(family, kind)
-    with _opening(url, sock):
+    with opening(url, sock):
         prepare(sock)
     return sock
 
@@ -80,7 +75,7 @@ def inherit_or_open(
     if sock is None:
         sock = bind()
         activation.listens(url, sock)
-    with _opening(url, sock):
+    with opening(url, sock):
         activate(sock)
     return sock
 
@@ -196,58 +191,6 @@ def _drops(sock: Socket) -> int | None:
     except OSError:  # closed, or a kernel before 4.12
         return None
     return int.from_bytes(numbers[_DROPS], sys.byteorder) if len(numbers) == _DROPS.stop else None
-
-
-def host_and_port(text: str) -> dict[str, Any]:
-    """Return the host and port of ``host:port``, ``[v6]:port``, ``:port`` or ``*:port``.
-
-    Raises: ValueError, whose message shows the right form.
-    """
-    host, colon, port = text.rpartition(":")
-    if not colon or not port.isdecimal() or int(port) > 65535 or (":" in host and not (host.startswith("[") and host.endswith("]"))):  # noqa: PLR2004
-        raise ValueError(f"{text!r} is not host:port; write 127.0.0.1:9999, [::1]:9999 or *:9999, with a port from 0 to 65535")
-    return {"host": host.strip("[]"), "port": int(port)}
-
-
-def bind_inet(recipe: TCP | UDP, kind: int) -> socket.socket:
-    """Return a new socket bound to the recipe's host and port. An empty host or "*" means every address, in both families if available.
-
-    Raises: ListenError.
-    """
-    everywhere = recipe.host in {"", "*"}
-    address: Any
-    if not everywhere:
-        with _opening(recipe.url):
-            family, _, _, _, address = socket.getaddrinfo(recipe.host, recipe.port, type=kind, flags=socket.AI_PASSIVE)[0]
-    elif socket.has_dualstack_ipv6():
-        family, address = socket.AF_INET6, ("::", recipe.port)
-    else:
-        family, address = socket.AF_INET, ("0.0.0.0", recipe.port)
-
-    def prepare(sock: socket.socket) -> None:
-        if recipe.reuse_address and os.name == "posix":  # on Windows SO_REUSEADDR lets two programs share a port
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if recipe.reuse_port:
-            if not hasattr(socket, "SO_REUSEPORT"):
-                raise OSError(errno.ENOPROTOOPT, "this system has no SO_REUSEPORT; leave reuse_port off")
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        if everywhere and family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        sock.bind(address)
-
-    return open_socket(recipe.url, family, kind, prepare)
-
-
-def inet_url(scheme: str, host: str, port: int) -> str:
-    """Return the URL of an internet address: IPv6 in brackets, its scope after ``%25`` (RFC 6874), an empty host as ``*``."""
-    shown = f"[{quote(host)}]" if ":" in host else quote(host) or "*"
-    return f"{scheme}://{shown}:{port}"
-
-
-def bound_url(scheme: str, sock: socket.socket, host: str) -> str:
-    """Return the URL of a bound socket with the address that it has; a `host` that means every address stays ``*``."""
-    address, port = socket.getnameinfo(sock.getsockname(), socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)
-    return inet_url(scheme, "*" if host in {"", "*"} else address, int(port))
 
 
 def unix_url(scheme: str, path: str) -> str:

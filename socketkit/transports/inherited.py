@@ -13,7 +13,8 @@ from socketkit._system import activation
 from socketkit.errors import ListenError
 from socketkit.seams import Kind, Listener
 from socketkit.seams.validators import at_least
-from socketkit.transports._sockets import DatagramListener, StreamListener, bound_url, inherited, unix_url
+from socketkit.transports._inet import bound_url
+from socketkit.transports._sockets import DatagramListener, StreamListener, inherited, unix_url
 
 
 def _kind(_recipe: Any, field: Any, value: Any) -> None:

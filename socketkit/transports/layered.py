@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import attrs
 
-from socketkit.seams import Kind, Layer, Listener, Transport
+from socketkit.seams import Kind, Layer, Listener, Transport, open_listeners
 
 
 @attrs.frozen(init=False)
@@ -40,3 +42,7 @@ class Layered:
     def open(self) -> Listener:
         """Open the transport below. Raises: ListenError."""
         return self.transport.open()
+
+    def open_all(self) -> Sequence[Listener]:
+        """Open the transport below, wherever it listens. Raises: ListenError."""
+        return open_listeners(self.transport)
