@@ -129,6 +129,7 @@ def test_a_port_that_is_free_at_the_first_address_only_is_given_up_for_another(r
             def bind(self, place):
                 super().bind((place[0], next(ports)) if place == ("127.0.0.1", 0) else place)
 
+        monkeypatch.setattr(_inet, "_is_here", lambda _family: True)  # it binds too
         monkeypatch.setattr(socket, "socket", Socket)
         listeners = recipe("several", 0).open_all()
     for listener in listeners:
