@@ -20,6 +20,10 @@ FEATURES: dict[str, bool] = {
     "epoll or kqueue": hasattr(select, "epoll") or hasattr(select, "kqueue"),
     "fork": _SOCKETS and hasattr(os, "fork"),
     "Unix sockets": _SOCKETS and hasattr(socket, "AF_UNIX"),
+    "SO_BINDTODEVICE for interface": hasattr(socket, "SO_BINDTODEVICE"),
+    "SO_REUSEPORT for reuse_port": hasattr(socket, "SO_REUSEPORT"),
+    "TCP_FASTOPEN for fastopen": hasattr(socket, "TCP_FASTOPEN"),
+    "TCP_KEEPIDLE for keepalive": hasattr(socket, "TCP_KEEPIDLE"),
 }
 """The features that a recipe may name in `requires`, and whether this platform has each."""
 
@@ -42,8 +46,9 @@ def check(transports: Sequence[Any], dispatcher: Any, lifecycle: Any, handler: A
     for part in (*transports, dispatcher, lifecycle):
         for feature in sorted(getattr(part, "requires", ())):
             if not FEATURES.get(feature, False):
-                name = type(part).__name__
-                raise IncompatibleError(name, f"needs {feature}, which this platform ({sys.platform}) lacks", "choose another part")
+                reason = f"needs {feature}, which this platform ({sys.platform}) lacks"
+                remedy = "leave that option out" if " for " in feature else "choose another part"
+                raise IncompatibleError(type(part).__name__, reason, remedy)
     handler = unwrapped(handler)
     for transport in transports:
         _check_kind(type(dispatcher).__name__, getattr(dispatcher, "kinds", BOTH), transport, "dispatcher")

@@ -27,6 +27,16 @@ log = Log("socketkit.transports")
 ATTEMPTS = 16
 """How many free ports are tried until one is free at every address of a host."""
 
+LARGEST = (1 << 31) - 1
+"""The largest number that a socket option can have."""
+
+_LONGEST_NAME = 15  # of an interface; source: linux/if.h, IFNAMSIZ
+
+_INTERFACE_REMEDIES = {
+    errno.ENODEV: "give an interface of this machine, such as `ip link` lists",
+    errno.EPERM: "run with the capability CAP_NET_RAW, which Linux before 5.7 requires",
+}
+
 _EVERYWHERE = {"", "*"}
 _FAMILIES = {socket.AF_INET: "IPv4", socket.AF_INET6: "IPv6"}
 _LOOPBACKS = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
@@ -74,7 +84,7 @@ def bound_url(scheme: str, sock: socket.socket, host: str = "") -> str:
 # --- options ---------------------------------------------------------------------------------------------------------
 
 
-def v6only(recipe: Any, field: Any, value: Any) -> None:
+def v6only_or_none(recipe: Any, field: Any, value: Any) -> None:
     """Accept true, false or None; with an IPv4 address, only None."""
     if not isinstance(value, bool | None):
         raise ValueError(f"{field.name} must be true, false or none, not {value!r}")  # noqa: TRY004 - as every validator
@@ -85,6 +95,25 @@ def v6only(recipe: Any, field: Any, value: Any) -> None:
     except OSError:
         return
     raise ValueError(f"{field.name} has no meaning for {recipe.host}; leave it out, or give an IPv6 address, a name or *")
+
+
+def interface_or_none(_recipe: Any, field: Any, value: Any) -> None:
+    """Accept the name of a network interface, or None."""
+    if value is not None and (not isinstance(value, str) or not 0 < len(value.encode()) <= _LONGEST_NAME or "\0" in value):
+        raise ValueError(f"{field.name} must be the name of a network interface, such as eth0, or none, not {value!r}")
+
+
+_NEEDS = {
+    "interface": "SO_BINDTODEVICE for interface",
+    "reuse_port": "SO_REUSEPORT for reuse_port",
+    "fastopen": "TCP_FASTOPEN for fastopen",
+    "keepalive": "TCP_KEEPIDLE for keepalive",
+}
+
+
+def needed(recipe: TCP | UDP) -> frozenset[str]:
+    """Return the platform features that a recipe needs: sockets, and one for each of these options that is set."""
+    return frozenset({"sockets", *(feature for option, feature in _NEEDS.items() if getattr(recipe, option, None))})
 
 
 # --- sockets ---------------------------------------------------------------------------------------------------------
@@ -100,6 +129,9 @@ def open_inet(
     most: bind only so many addresses; None: all.
     Raises: ListenError; it names the address, if the host has several.
     """
+    if recipe.reuse_port:
+        message = "%s: with reuse_port, another process of the same user can take a share of the requests; a restart does not need it"
+        log.warning(message, recipe.url)
     sockets = _inherit(recipe.url, kind, activate, most) or _bind(recipe, kind, activate, most)
     scheme, everywhere = _SCHEMES[kind], len(sockets) == 1 and recipe.host in _EVERYWHERE
     return [(sock, bound_url(scheme, sock, "*" if everywhere else sock.getsockname()[0])) for sock in sockets]
@@ -162,11 +194,15 @@ def _bind_all(recipe: TCP | UDP, kind: int, places: list[_Place], activate: Call
 
 def _prepare(recipe: TCP | UDP, place: _Place, port: int, sock: socket.socket) -> None:
     """Set the options that a socket must have before it is bound, and bind it. Raises: OSError."""
+    if recipe.interface is not None:
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, recipe.interface.encode() + b"\0")
+        except OSError as error:
+            reason = f"the interface {recipe.interface!r} cannot be used ({error.strerror})"
+            raise ListenError(error.errno, place.url, reason, _INTERFACE_REMEDIES.get(error.errno or 0, "leave interface out")) from error
     if recipe.reuse_address and os.name == "posix":  # on Windows SO_REUSEADDR lets two programs share a port
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if recipe.reuse_port:
-        if not hasattr(socket, "SO_REUSEPORT"):
-            raise OSError(errno.ENOPROTOOPT, "this system has no SO_REUSEPORT; leave reuse_port off")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     if place.v6only is not None and place.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, place.v6only)

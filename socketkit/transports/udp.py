@@ -9,7 +9,7 @@ import attrs
 
 from socketkit.seams import Kind
 from socketkit.seams.validators import at_least
-from socketkit.transports._inet import host_and_port, inet_url, open_inet, v6only
+from socketkit.transports._inet import host_and_port, inet_url, interface_or_none, needed, open_inet, v6only_or_none
 from socketkit.transports._sockets import DatagramListener
 
 
@@ -25,16 +25,21 @@ class UDP:
     """On UDP this shares the port: the last socket to bind gets the datagrams. Source: socket(7)."""
     reuse_port: bool = attrs.field(default=False, kw_only=True)
     """Share the port with other sockets that also set this; the kernel spreads datagrams over them. Source: socket(7)."""
-    v6only: bool | None = attrs.field(default=None, kw_only=True, validator=v6only)
-    """Whether IPv6 sockets leave IPv4 to others. With ``*``, true means two sockets, one for each family, on the same port; None or false
-    means one for both, if the system can. With an IPv6 address, None means as the system is set up. Source: ipv6(7), IPV6_V6ONLY."""
+    v6only: bool | None = attrs.field(default=None, kw_only=True, validator=v6only_or_none)
+    """As for `TCP`."""
+    interface: str | None = attrs.field(default=None, kw_only=True, validator=interface_or_none)
+    """As for `TCP`."""
     max_packet_size: int = attrs.field(default=65535, kw_only=True, validator=at_least(1))
     """Largest datagram that arrives whole, in bytes; the default fits any that UDP can carry."""
 
     kind: ClassVar[Kind] = "datagram"
-    requires: ClassVar[frozenset[str]] = frozenset({"sockets"})
 
     locate = staticmethod(host_and_port)
+
+    @property
+    def requires(self) -> frozenset[str]:
+        """Sockets, and what the options need."""
+        return needed(self)
 
     @property
     def url(self) -> str:

@@ -2,20 +2,16 @@
 
 import contextlib
 import errno
-import logging
-import shutil
 import socket
-import subprocess
 import sys
 
 import pytest
 
 from helpers.generations import Service
 from helpers.support import GUARD, TESTS, address, ask, free_port, run, talk, with_path
-from socketkit import TCP, UDP, Layered, Server
+from socketkit import TCP, Layered, Server
 from socketkit._system import activation
 from socketkit.errors import ListenError
-from socketkit.logs import flush
 from socketkit.testing import FaultyTransport
 from socketkit.transports import _inet
 
@@ -27,11 +23,6 @@ def answer(request, client_address, server):
         request[1].sendto(request[0].upper(), client_address)
     else:
         request.sendall(request.recv(100).upper())
-
-
-@pytest.fixture(params=[TCP, UDP], ids=["tcp", "udp"])
-def recipe(request):
-    return request.param
 
 
 @pytest.fixture(autouse=True)
@@ -58,21 +49,6 @@ def without_ipv6(monkeypatch):
     monkeypatch.setattr(socket, "socket", Socket)
 
 
-@pytest.fixture
-def logged(caplog):
-    caplog.set_level(logging.DEBUG, "socketkit.transports")
-
-    def messages():
-        flush()
-        return caplog.messages
-
-    return messages
-
-
-def reply(place, data):
-    return (talk if place.url.startswith("tcp") else ask)(place.address[:2], data)
-
-
 # --- a name -------------------------------------------------------------------------------------------------------------
 
 
@@ -96,15 +72,7 @@ with Server(TCP("localhost", 0), print) as server:
 """
 
 
-def isolated(*options):
-    """Return the command that runs a program in namespaces of its own."""
-    command = ("unshare", "-Ur", *options)
-    if shutil.which("unshare") is None or subprocess.run([*command, "true"], capture_output=True, check=False).returncode:
-        pytest.skip("this system allows no namespaces")
-    return command
-
-
-def test_localhost_is_127_0_0_1_and_1(tmp_path):
+def test_localhost_is_127_0_0_1_and_1(tmp_path, isolated):
     (tmp_path / "hosts").write_text("127.0.0.1 localhost\n::1 localhost\n")
     done = run(*isolated("-m"), "sh", "-ec", HOSTS, "sh", str(tmp_path / "hosts"), sys.executable, env=with_path(TESTS))
     assert done.stdout == "127.0.0.1 ::1 1\n"
@@ -245,7 +213,7 @@ def test_a_machine_without_ipv6_serves_ipv4_and_says_so(recipe, host, served, wi
     assert [listener.address[0] for listener in listeners] == served
     for listener in listeners:
         listener.close()
-    assert logged() == [f"{recipe(host, 0).url}: this machine has no IPv6, so the server listens without it"]
+    assert logged() == [f"INFO {recipe(host, 0).url}: this machine has no IPv6, so the server listens without it"]
 
 
 def test_a_python_without_ipv6_serves_ipv4(recipe, monkeypatch):
@@ -274,10 +242,8 @@ for url in ("tcp://localhost:0", "udp://localhost:0", "tcp://*:0"):
 """
 
 
-def test_ipv6_that_an_administrator_has_switched_off_is_not_needed(tmp_path):
+def test_ipv6_that_an_administrator_has_switched_off_is_not_needed(tmp_path, isolated):
     (tmp_path / "hosts").write_text("127.0.0.1 localhost\n::1 localhost\n")
-    if shutil.which("ip") is None:
-        pytest.skip("needs iproute2")
     done = run(*isolated("-m", "-n"), "sh", "-ec", SWITCHED_OFF, "sh", str(tmp_path / "hosts"), sys.executable, env=with_path(TESTS))
     assert done.stdout.splitlines() == ["tcp://127.0.0.1", "udp://127.0.0.1", "tcp://*"]
 

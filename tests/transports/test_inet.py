@@ -13,11 +13,6 @@ from socketkit.composition import config
 from socketkit.errors import ListenError
 
 
-@pytest.fixture(params=[TCP, UDP], ids=["tcp", "udp"])
-def recipe(request):
-    return request.param
-
-
 @pytest.fixture
 def opened():
     listeners = []
