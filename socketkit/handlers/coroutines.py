@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from socketkit._system.sockets import DONT_WAIT
 from socketkit.errors import IncompatibleError, StalledError
 from socketkit.seams import Address, Request
+from socketkit.seams.replies import ReplySocket
 
 if TYPE_CHECKING:  # asyncio takes longer to import than all of socketkit, and most programs do not need it
     import asyncio
@@ -151,7 +152,7 @@ class AsyncDatagramRequestHandler(AsyncRequestHandler):
             try:
                 self.socket.sendto(data, DONT_WAIT, self.client_address)
             except BlockingIOError:
-                await _writable(self.socket, pause)
+                await _writable(self.socket.socket if isinstance(self.socket, ReplySocket) else self.socket, pause)
                 pause = min(pause * 2, 0.1)
             else:
                 return

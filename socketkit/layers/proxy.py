@@ -11,7 +11,7 @@ import attrs
 from socketkit._system.networks import Networks, number
 from socketkit.layers._proxy_header import ProxyHeader, decode
 from socketkit.seams import Address, Request
-from socketkit.seams.validators import at_least, check_each, frozen
+from socketkit.seams.validators import at_least, check_each, frozen_list
 
 UNIX = "unix"
 """The word among `ProxyProtocol.trusted` for all peers on Unix sockets."""
@@ -43,12 +43,12 @@ class ProxyProtocol:
     Source: HAProxy, doc/proxy-protocol.txt.
     """
 
-    trusted: tuple[str, ...] = attrs.field(default=(), converter=frozen, validator=_trusted)
+    trusted: tuple[str, ...] = attrs.field(default=(), converter=frozen_list, validator=_trusted)
     """Networks that your proxies connect from, and ``unix`` if they connect to a Unix socket. Required: it has at least one entry."""
     untrusted: Literal["refuse", "plain"] = attrs.field(default="refuse", kw_only=True, validator=attrs.validators.in_(("refuse", "plain")))
     """What happens to any other peer. refuse: its connection ends. plain: it is served as a client without a proxy, and nothing that
     it sends is taken for a header."""
-    versions: tuple[Literal[1, 2], ...] = attrs.field(default=(1, 2), converter=frozen, kw_only=True, validator=_versions)
+    versions: tuple[Literal[1, 2], ...] = attrs.field(default=(1, 2), converter=frozen_list, kw_only=True, validator=_versions)
     """Versions of the protocol to accept."""
     max_header: int = attrs.field(default=4096, kw_only=True, validator=at_least(_LONGEST_WITHOUT_FIELDS, _LONGEST_POSSIBLE))
     """Most bytes of a header of version 2, with its fields; a longer one ends the connection before it is read."""

@@ -47,7 +47,18 @@ from socketkit.seams.validators import at_least, permission_bits, seconds, secon
 __all__ = ["EVENTS", "DrainReport", "Lifecycle", "Parking", "Serving", "State", "Stats", "Stuck", "Wakeup"]
 __all__ += ["Branch", "Dispatch", "Dispatcher", "Drive", "Intake", "OpenIntake", "Replica", "Watcher", "Work"]
 __all__ += ["Adapts", "Cuts", "Forces", "Inline", "Narrows", "Parks", "RunsInPlace", "ShakesHands", "Shares", "Watches"]
-__all__ += ["Checks", "Daemonizes", "ForksWorkers", "Kinds", "Located", "NeedsSocket", "Nests", "OpensSeveral", "ReplacesSocket", "Requires"]
+__all__ += [
+    "Checks",
+    "Daemonizes",
+    "ForksWorkers",
+    "Kinds",
+    "Located",
+    "NeedsSocket",
+    "Nests",
+    "OpensSeveral",
+    "ReplacesSocket",
+    "Requires",
+]
 __all__ += ["IsAsync", "RunsAsync", "SpeaksFirst", "TakesKinds"]
 __all__ += ["Address", "Clock", "Handshake", "Kind", "Layer", "Listener", "Request", "Seconds", "Transport", "Unit", "open_listeners"]
 __all__ += ["at_least", "permission_bits", "seconds", "seconds_or_none", "socket_path", "some_seconds_or_none"]

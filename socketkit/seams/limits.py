@@ -8,7 +8,7 @@ import attrs
 
 from socketkit._system.credentials import ARE_KNOWN, user_id
 from socketkit.seams import Seconds
-from socketkit.seams.validators import Validator, at_least, check_each, frozen, is_number, seconds_or_none, some_seconds_or_none
+from socketkit.seams.validators import Validator, at_least, check_each, frozen_list, is_number, seconds_or_none, some_seconds_or_none
 
 _some_or_none: Validator = attrs.validators.optional(at_least(1))
 
@@ -57,11 +57,11 @@ class Limits:
     """Leading bits of an IPv4 address that identify a peer. Also applies to IPv4 addresses mapped to IPv6."""
     v6_prefix: int = attrs.field(default=64, validator=at_least(1, 128))
     """Leading bits of an IPv6 address that identify a peer."""
-    allow: tuple[str, ...] = attrs.field(default=(), converter=frozen, validator=_networks)
+    allow: tuple[str, ...] = attrs.field(default=(), converter=frozen_list, validator=_networks)
     """Networks that peers may connect from; empty: all. Does not apply to Unix peers: use `allow_users` for them."""
-    deny: tuple[str, ...] = attrs.field(default=(), converter=frozen, validator=_networks)
+    deny: tuple[str, ...] = attrs.field(default=(), converter=frozen_list, validator=_networks)
     """Networks that peers may not connect from, even if `allow` lists them."""
-    allow_users: tuple[str | int, ...] = attrs.field(default=(), converter=frozen, validator=_users)
+    allow_users: tuple[str | int, ...] = attrs.field(default=(), converter=frozen_list, validator=_users)
     """Users, by name or number, that may connect to Unix stream sockets; empty: all. Linux only."""
     rate: float | None = attrs.field(default=None, validator=attrs.validators.optional(_rate))
     """Connections and datagrams taken per second, on average; more wait in the kernel's queues. None: no limit."""

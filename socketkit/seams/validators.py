@@ -20,6 +20,22 @@ def at_least(least: int, most: int | None = None) -> Validator:
     return check
 
 
+def frozen_list(value: Any) -> Any:
+    """Return a list as a tuple, and anything else as it is: the converter of a field that holds several values."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def check_each(check: Callable[[Any], object], field: Any, value: Any, allowed: str) -> None:
+    """Check each value of a tuple by calling `check`, which raises ValueError."""
+    if not isinstance(value, tuple):
+        raise ValueError(f"{field.name} must be a list of {allowed}, not {value!r}")  # noqa: TRY004 - as every validator here
+    for each in value:
+        try:
+            check(each)
+        except ValueError as error:
+            raise ValueError(f"{field.name} must be a list of {allowed}: {error}") from None
+
+
 def is_number(value: object) -> bool:
     """Return whether this is a number that fits into a finite float; a boolean does not count."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
@@ -57,19 +73,3 @@ def socket_path(_recipe: Any, field: Any, value: Any) -> None:
 
 
 # --- lists -----------------------------------------------------------------------------------------------------------
-
-
-def frozen(value: Any) -> Any:
-    """Return a list as a tuple, and anything else as it is: the converter of a field that is a list."""
-    return tuple(value) if isinstance(value, list) else value
-
-
-def check_each(check: Callable[[Any], object], field: Any, value: Any, allowed: str) -> None:
-    """Accept a tuple whose elements `check` accepts; it raises ValueError for any other. `allowed` names the elements in errors."""
-    if not isinstance(value, tuple):
-        raise ValueError(f"{field.name} must be a list of {allowed}, not {value!r}")  # noqa: TRY004 - as every validator here
-    for each in value:
-        try:
-            check(each)
-        except ValueError as error:
-            raise ValueError(f"{field.name} must be a list of {allowed}: {error}") from None

@@ -16,6 +16,7 @@ from socketkit._system.sockets import DONT_WAIT
 from socketkit.errors import ListenError
 from socketkit.seams import Address
 from socketkit.seams.grammar import quote
+from socketkit.seams.replies import ReplySocket
 
 Socket: TypeAlias = socket.socket  # inside the listeners, `socket` is an attribute
 _INHERITS_NONBLOCKING = sys.platform != "linux"  # with BSD's accept(2), connections inherit O_NONBLOCK
@@ -170,7 +171,7 @@ class DatagramListener(_Owner):
         now = _drops(self.socket)
         return None if now is None or self._dropped_before is None else (now - self._dropped_before) % (1 << 32)
 
-    def accept(self) -> tuple[tuple[bytes, Socket], Address]:
+    def accept(self) -> tuple[tuple[bytes, Socket | ReplySocket], Address]:
         """Return the next datagram with the socket to answer on, and its sender.
 
         A datagram longer than `max_packet_size` is cut to `max_packet_size` + 1 bytes, which is how the caller detects it.

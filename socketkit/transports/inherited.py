@@ -14,7 +14,8 @@ from socketkit.errors import ListenError
 from socketkit.seams import Kind, Listener
 from socketkit.seams.validators import at_least
 from socketkit.transports._inet import bound_url
-from socketkit.transports._sockets import DatagramListener, StreamListener, inherited, unix_url
+from socketkit.transports._sockets import StreamListener, inherited, unix_url
+from socketkit.transports._wildcard import datagram_listener
 
 
 def _kind(_recipe: Any, field: Any, value: Any) -> None:
@@ -94,7 +95,7 @@ def _open(recipe: InheritedFD | Systemd, claim: Callable[[], socket.socket | Non
     if sock is None:
         return None
     if not is_stream:
-        return DatagramListener(sock, _place(sock), recipe.max_packet_size)
+        return datagram_listener(sock, _place(sock), recipe.max_packet_size)
     if recipe.nodelay and sock.family in {socket.AF_INET, socket.AF_INET6}:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets inherit it
     return StreamListener(sock, _place(sock))

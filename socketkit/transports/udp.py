@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import sys
 from typing import ClassVar
 
 import attrs
 
+from socketkit.errors import ListenError
+from socketkit.logs import Log
 from socketkit.seams import Kind
-from socketkit.seams.validators import at_least
-from socketkit.transports._inet import host_and_port, inet_url, interface_or_none, needed, open_inet, v6only_or_none
+from socketkit.seams.validators import at_least, frozen_list
+from socketkit.transports._inet import LARGEST, host_and_port, inet_url, interface_or_none, needed, open_inet, v6only_or_none
+from socketkit.transports._multicast import join, multicast_groups
 from socketkit.transports._sockets import DatagramListener
+from socketkit.transports._wildcard import datagram_listener
+
+log = Log("socketkit.transports")
 
 
 @attrs.frozen
@@ -31,6 +39,12 @@ class UDP:
     """As for `TCP`."""
     max_packet_size: int = attrs.field(default=65535, kw_only=True, validator=at_least(1))
     """Largest datagram that arrives whole, in bytes; the default fits any that UDP can carry."""
+    recv_buffer: int | None = attrs.field(default=None, kw_only=True, validator=attrs.validators.optional(at_least(1, LARGEST)))
+    """Bytes that the system keeps of datagrams not yet taken, its own records of them included; further ones are dropped. None: the system's
+    default. The system caps it (net.core.rmem_max), which is logged as a warning. Source: socket(7), SO_RCVBUF."""
+    groups: tuple[str, ...] = attrs.field(default=(), kw_only=True, converter=frozen_list, validator=multicast_groups)
+    """Multicast groups to join, such as ``239.1.2.3``, by `interface`, or else by the one that the system chooses. The host must be ``*`` or
+    another one that means every address, or the group itself. Source: ip(7), IP_ADD_MEMBERSHIP."""
 
     kind: ClassVar[Kind] = "datagram"
 
@@ -55,5 +69,30 @@ class UDP:
         return self._open()
 
     def _open(self, most: int | None = None) -> list[DatagramListener]:
-        sockets = open_inet(self, socket.SOCK_DGRAM, lambda _sock: None, most)
-        return [DatagramListener(sock, url, self.max_packet_size) for sock, url in sockets]
+        sockets = open_inet(self, socket.SOCK_DGRAM, self._activate, most)
+        with contextlib.ExitStack() as opened:
+            for sock, _ in sockets:
+                opened.callback(sock.close)
+            self._join([sock for sock, _ in sockets])
+            opened.pop_all()
+        return [datagram_listener(sock, url, self.max_packet_size) for sock, url in sockets]
+
+    def _activate(self, sock: socket.socket) -> None:
+        if self.recv_buffer is None:
+            return
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.recv_buffer)
+        size = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        given = size // 2 if sys.platform == "linux" else size  # Linux doubles what it gives, for its own records; source: socket(7)
+        if given < self.recv_buffer:
+            message = "%s: the system gives a receive buffer of %d bytes, not the %d of recv_buffer; raise net.core.rmem_max"
+            log.warning(message, self.url, given, self.recv_buffer)
+
+    def _join(self, sockets: list[socket.socket]) -> None:
+        """Join the groups. Raises: ListenError."""
+        for group in self.groups:
+            try:
+                join(group, self.interface, sockets)
+            except OSError as error:
+                reason = f"the group {group} cannot be joined ({error.strerror})"
+                remedy = "give an interface with addresses of its family, or the machine a route to the group"
+                raise ListenError(error.errno, self.url, reason, remedy) from error

@@ -25,6 +25,7 @@ from gevent._hub_local import get_hub_if_exists  # gevent has no public way to a
 from socketkit.errors import IncompatibleError
 from socketkit.hookspecs import hookimpl
 from socketkit.logs import Log
+from socketkit.seams.replies import ReplySocket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -261,10 +262,12 @@ class _Greenlets:
         self._enter_hub()
         if not isinstance(request, tuple):
             return self._green(request)
-        data, listener = request
+        data, answer = request
+        listener = answer.socket if isinstance(answer, ReplySocket) else answer
         if listener not in self.answering:
             self.answering[listener] = self._answer_for(listener)
-        return data, self.answering[listener]
+        green = self.answering[listener]
+        return data, attrs.evolve(answer, socket=green) if isinstance(answer, ReplySocket) else green
 
     def wait(self, timeout: float | None) -> bool:
         """Let the greenlets run until all except the caller's have ended.
