@@ -40,8 +40,7 @@ class UDP:
     max_packet_size: int = attrs.field(default=65535, kw_only=True, validator=at_least(1))
     """Largest datagram that arrives whole, in bytes; the default fits any that UDP can carry."""
     recv_buffer: int | None = attrs.field(default=None, kw_only=True, validator=attrs.validators.optional(at_least(1, LARGEST)))
-    """Bytes that the system keeps of datagrams not yet taken, its own records of them included; further ones are dropped. None: the system's
-    default. The system caps it (net.core.rmem_max), which is logged as a warning. Source: socket(7), SO_RCVBUF."""
+    """Bytes of datagrams not yet taken that the system keeps; further datagrams are dropped. None: the system's default. The system caps it (net.core.rmem_max), which is logged as a warning. Source: socket(7), SO_RCVBUF."""
     groups: tuple[str, ...] = attrs.field(default=(), kw_only=True, converter=frozen_list, validator=multicast_groups)
     """Multicast groups to join, such as ``239.1.2.3``, by `interface`, or else by the one that the system chooses. The host must be ``*`` or
     another one that means every address, or the group itself. Source: ip(7), IP_ADD_MEMBERSHIP."""
