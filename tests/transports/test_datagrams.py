@@ -9,6 +9,8 @@ import pytest
 
 from helpers.support import GUARD, TESTS, python, run, with_path
 from socketkit import UDP, AsyncDatagramRequestHandler, DatagramRequestHandler, InheritedFD, Server
+from socketkit._engine.accepting import Source
+from socketkit._engine.intake import Intake
 from socketkit.composition import config
 from socketkit.errors import ListenError
 from socketkit.seams.replies import ReplySocket
@@ -287,6 +289,23 @@ def test_a_group_whose_family_the_host_has_not_is_named_and_nothing_stays_bound(
 def test_groups_are_read_from_a_url():
     found = config.transport("udp://*:53?groups=239.1.2.3,ff02::1&interface=eth0&recv_buffer=65536")
     assert found == UDP("*", 53, groups=("239.1.2.3", "ff02::1"), interface="eth0", recv_buffer=65536)
+
+
+# --- wake-ups -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_up_to_64_datagrams_are_taken_between_two_polls(host, opened):
+    [listener] = opened(UDP(host, 0))
+    source = Source()
+    source.fileno, source.take = listener.fileno, listener.accept
+    with Intake([source]) as intake, socket.socket(type=socket.SOCK_DGRAM) as client:
+        for _ in range(100):
+            client.sendto(b"x", ("127.0.0.1", listener.address[1]))
+        polls, poll = [], intake._poller.poll
+        intake._poller.poll = lambda timeout: polls.append(timeout) or poll(timeout)
+        assert [intake.take(0)[0][0] for _ in range(100)] == [b"x"] * 100
+    assert len(polls) == 2
 
 
 # --- recv_buffer --------------------------------------------------------------------------------------------------------
