@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from socketkit.server import Server, compose
     from socketkit.transports.inherited import InheritedFD, Systemd
     from socketkit.transports.layered import Layered
+    from socketkit.transports.memory import Memory
     from socketkit.transports.tcp import TCP
     from socketkit.transports.udp import UDP
     from socketkit.transports.unix import UnixDatagram, UnixStream
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 __all__ = ["Server", "compose"]
-__all__ += ["TCP", "TLS", "UDP", "InheritedFD", "Layered", "Systemd", "UnixDatagram", "UnixStream"]
+__all__ += ["TCP", "TLS", "UDP", "InheritedFD", "Layered", "Memory", "Systemd", "UnixDatagram", "UnixStream"]
 __all__ += ["ProxiedAddress", "ProxyHeader", "ProxyProtocol", "ProxySSL"]
 __all__ += ["Adaptive", "Asyncio", "Executor", "Forks", "Pool", "Prefork", "Sync", "Threads"]
 __all__ += ["Classic", "Graceful"]
@@ -72,6 +73,7 @@ _PLACES = {
     "seams.stats": ("DrainReport", "Stats"),
     "transports.inherited": ("InheritedFD", "Systemd"),
     "transports.layered": ("Layered",),
+    "transports.memory": ("Memory",),
     "transports.tcp": ("TCP",),
     "transports.udp": ("UDP",),
     "transports.unix": ("UnixDatagram", "UnixStream"),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import functools
+import socket
 import sys
 import threading
 import time
@@ -21,6 +23,7 @@ from socketkit.composition import capabilities, config
 from socketkit.composition.catalog import Catalog
 from socketkit.composition.explanation import Explanation, explain
 from socketkit.dispatchers.adaptive import Adaptive
+from socketkit.errors import ConfigError
 from socketkit.lifecycles.graceful import Graceful
 from socketkit.logs import Log
 from socketkit.seams import Address, Clock, Dispatcher, Lifecycle, Request, State, Transport
@@ -143,6 +146,22 @@ class Server(RequestTemplate):
             log.exception("%r: serving ended early", self)
         finally:
             self.__engine.finish(run)
+
+    def connect(self, url: str | None = None) -> socket.socket:
+        """Return the socket of a new client of this server, connected to a `Memory` transport. Owner: the caller.
+
+        url: the URL of that transport, if the server has several; None: the first.
+        Raises: ConnectionRefusedError if the server does not listen; ConfigError if it has no such transport; OSError.
+        """
+        listeners = self.__engine.listeners
+        if not listeners:
+            raise ConnectionRefusedError(errno.ECONNREFUSED, f"{self!r} does not listen; call start(), or enter it with `with`")
+        for listener in listeners:
+            connect = getattr(listener, "connect", None)
+            if connect is not None and url in {None, listener.url}:
+                client: socket.socket = connect()
+                return client
+        raise ConfigError.of(f"{self!r} has no transport {url or 'memory://'} to connect to; add it to its transports")
 
     def handle_request(self) -> None:
         """Serve one request. If none arrives within `timeout` seconds, call `handle_timeout` instead."""

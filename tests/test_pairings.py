@@ -10,6 +10,7 @@ TRANSPORTS = {
     "udp": "udp://127.0.0.1:0",
     "unix": "unix://{folder}/s",
     "unix-dgram": "unix-dgram://{folder}/s",
+    "memory": "memory://",
 }
 DISPATCHERS = {
     **{offer.name: offer.name for offer in Catalog.load().offers("dispatcher") if offer.distribution == "socketkit"},
@@ -32,7 +33,7 @@ HANDLERS = {
     "AsyncDatagram": {"datagram"},
     "Http": {"stream"},
 }
-KINDS = {"tcp": "stream", "unix": "stream", "udp": "datagram", "unix-dgram": "datagram"}
+KINDS = {"tcp": "stream", "unix": "stream", "memory": "stream", "udp": "datagram", "unix-dgram": "datagram"}
 
 
 def serves(transport, dispatcher, handler):

@@ -19,6 +19,7 @@ from socketkit.lifecycles.classic import Classic
 from socketkit.lifecycles.graceful import Graceful
 from socketkit.seams import Dispatcher, Layer, Lifecycle, Transport
 from socketkit.transports.inherited import InheritedFD, Systemd
+from socketkit.transports.memory import Memory
 from socketkit.transports.tcp import TCP
 from socketkit.transports.udp import UDP
 from socketkit.transports.unix import UnixDatagram, UnixStream
@@ -27,7 +28,15 @@ from socketkit.transports.unix import UnixDatagram, UnixStream
 @hookimpl
 def socketkit_transports() -> Mapping[str, type[Transport]]:
     """Return the transports that come with socketkit."""
-    return {"tcp": TCP, "udp": UDP, "unix": UnixStream, "unix-dgram": UnixDatagram, "fd": InheritedFD, "systemd": Systemd}
+    return {
+        "tcp": TCP,
+        "udp": UDP,
+        "unix": UnixStream,
+        "unix-dgram": UnixDatagram,
+        "fd": InheritedFD,
+        "systemd": Systemd,
+        "memory": Memory,
+    }
 
 
 @hookimpl

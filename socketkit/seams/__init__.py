@@ -3,7 +3,7 @@
 A *recipe* is the configuration of one part: a frozen attrs class, comparable and printable, without sockets or threads.
 A *live part* is what a recipe creates when a server starts. It owns resources and has `close()`.
 Conform by shape; do not inherit from these classes. A power that only some parts have is a Protocol of its own (`Adapts`, `Narrows`,
-`Cuts`, `Forces`, `Shares`, `Watches`). It is looked up once, when a server is composed, and never on a request.
+`Cuts`, `Forces`, `Shares`, `Watches`, `Connects`). It is looked up once, when a server is composed, and never on a request.
 
 Times are float seconds, deadlines are on `time.monotonic()`, and None means no limit.
 """
@@ -16,6 +16,7 @@ from socketkit.seams.parking import Parking
 from socketkit.seams.powers import (
     Adapts,
     Checks,
+    Connects,
     Cuts,
     Daemonizes,
     Forces,
@@ -46,19 +47,8 @@ from socketkit.seams.validators import at_least, permission_bits, seconds, secon
 
 __all__ = ["EVENTS", "DrainReport", "Lifecycle", "Parking", "Serving", "State", "Stats", "Stuck", "Wakeup"]
 __all__ += ["Branch", "Dispatch", "Dispatcher", "Drive", "Intake", "OpenIntake", "Replica", "Watcher", "Work"]
-__all__ += ["Adapts", "Cuts", "Forces", "Inline", "Narrows", "Parks", "RunsInPlace", "ShakesHands", "Shares", "Watches"]
-__all__ += [
-    "Checks",
-    "Daemonizes",
-    "ForksWorkers",
-    "Kinds",
-    "Located",
-    "NeedsSocket",
-    "Nests",
-    "OpensSeveral",
-    "ReplacesSocket",
-    "Requires",
-]
-__all__ += ["IsAsync", "RunsAsync", "SpeaksFirst", "TakesKinds"]
+__all__ += ["Adapts", "Connects", "Cuts", "Forces", "Inline", "Narrows", "Parks", "RunsInPlace", "ShakesHands", "Shares", "Watches"]
+__all__ += ["Checks", "Daemonizes", "ForksWorkers", "Kinds", "Located", "NeedsSocket", "Nests", "OpensSeveral"]
+__all__ += ["IsAsync", "ReplacesSocket", "Requires", "RunsAsync", "SpeaksFirst", "TakesKinds"]
 __all__ += ["Address", "Clock", "Handshake", "Kind", "Layer", "Listener", "Request", "Seconds", "Transport", "Unit", "open_listeners"]
 __all__ += ["at_least", "permission_bits", "seconds", "seconds_or_none", "socket_path", "some_seconds_or_none"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -72,6 +73,13 @@ class Inline(Protocol):
     """Power of a simple live dispatcher: `dispatch` runs the handler in the calling thread, which takes no requests meanwhile."""
 
     inline: bool
+
+
+class Connects(Protocol):
+    """Power of a listener: the program itself can connect to it, with `socketkit.Server.connect`."""
+
+    def connect(self) -> socket.socket:
+        """Return a connected, blocking client's socket, which the caller owns. From any thread. Raises: OSError."""
 
 
 class Watches(Protocol):

@@ -113,8 +113,8 @@ def _misfit(sock: socket.socket, kind: int) -> tuple[str, str] | None:
 
 
 @attrs.define(eq=False)
-class _Owner:
-    """What both listeners do with the socket that they own."""
+class Owner:
+    """What all listeners do with the socket that they own."""
 
     socket: Socket
     url: str
@@ -135,7 +135,7 @@ class _Owner:
 
 
 @attrs.define(eq=False)
-class StreamListener(_Owner):
+class StreamListener(Owner):
     """Live stream transport: `accept` returns (socket, address). Owns the listening socket."""
 
     _kind: tuple[int, int, int] = attrs.field(init=False, repr=False)
@@ -155,7 +155,7 @@ class StreamListener(_Owner):
 
 
 @attrs.define(eq=False)
-class DatagramListener(_Owner):
+class DatagramListener(Owner):
     """Live datagram transport: `accept` returns ((data, socket), address). Owns the socket, which stays blocking for senders."""
 
     max_packet_size: int

@@ -78,15 +78,16 @@ def outcome(url, dispatcher, handler):
     except SocketkitError as error:
         return str(error)
     with server:
-        return "served" if answers(url.partition(":")[0], server.addresses[0], handler) else "neither"
+        return "served" if answers(server, url.partition(":")[0], handler) else "neither"
 
 
-def answers(scheme, address, handler):
-    family = socket.AF_UNIX if scheme.startswith("unix") else socket.AF_INET
-    if scheme in {"tcp", "unix"}:
-        with socket.socket(family) as client:
+def answers(server, scheme, handler):
+    address, family = server.addresses[0], socket.AF_UNIX if scheme.startswith("unix") else socket.AF_INET
+    if scheme in {"tcp", "unix", "memory"}:
+        with server.connect() if scheme == "memory" else socket.socket(family) as client:
             client.settimeout(10)
-            client.connect(address)
+            if scheme != "memory":
+                client.connect(address)
             client.sendall(b"GET around\n" if handler == "Http" else b"around\n")
             client.shutdown(socket.SHUT_WR)
             return b"".join(iter(lambda: client.recv(100), b"")) == b"dnuora\n"
