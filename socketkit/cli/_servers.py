@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 class Watch:
     """Observes the servers: prints where each listens, calls `on_start` before its loop runs and `on_end` when it has ended."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_silent: bool = False) -> None:
+        self._is_silent = is_silent
         self.began = False
         """Whether a server has begun to serve."""
         self.on_start: Callable[[Server], object] = lambda _server: None
@@ -37,7 +38,7 @@ class Watch:
         """Print the listeners' URLs. Called within the lifecycle, so that a signal may be sent as soon as the line appears."""
         self.began = True
         self.on_start(server)
-        for url in server.urls:
+        for url in () if self._is_silent else server.urls:
             click.echo(f"serving {url} {strategy(server)}", err=True)
 
     def server_stopped(self, server: Server, _report: DrainReport | None) -> None:

@@ -15,16 +15,18 @@ import click
 from socketkit._system import early_signals, logs, notify, signals
 from socketkit._system.threads import aside
 from socketkit._system.wakeup import Wakeup
+from socketkit.cli import _inetd
 from socketkit.cli._servers import Watch, compose, import_from_here, receive_sockets
 from socketkit.cli._together import Together, reloading
 from socketkit.composition import config
 from socketkit.errors import ConfigError
 from socketkit.lifecycles.graceful import Graceful
 from socketkit.logs import Log
-from socketkit.seams import State
+from socketkit.seams import State, grammar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    import socket
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from types import FrameType
 
     from socketkit.composition.config import Composition
@@ -35,8 +37,20 @@ log = Log(__name__)
 
 _STOP = (signal.SIGINT, signal.SIGTERM)
 
+DEFAULT_IDLE = "60s"
+"""How long a server that inetd has given a listening socket stays without requests."""
+
+
+class _Serve(click.Command):
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments. With ``--inetd``, standard error may be a client: take it first, because the parser reports errors there."""
+        if "--inetd" in args:
+            ctx.obj = _inetd.take()
+        return super().parse_args(ctx, args)
+
 
 @click.command(
+    cls=_Serve,
     short_help="Serve a handler, or the servers of a configuration file.",
     epilog="\b\nsocketkit serve myapp:Echo --listen tcp://127.0.0.1:9999 --listen unix:///run/echo.sock\nsocketkit serve servers.toml echo dns",
 )
@@ -46,8 +60,21 @@ _STOP = (signal.SIGINT, signal.SIGTERM)
 @click.option("--dispatcher", metavar="SPEC", help="Where and when the handler runs, as in thread or fork:8.")
 @click.option("--lifecycle", metavar="SPEC", help="How serving starts and stops, as in graceful:drain=10s.")
 @click.option("--limits", metavar="SPEC", help="What is admitted, and for how long, as in max_connections=100,overflow=shed.")
+@click.option("--inetd", is_flag=True, help="Serve standard input, which inetd has made a socket, and exit.")
+@click.option(
+    "--idle", metavar="TIME", help=f"With --inetd: exit after this time without requests, if it listens. Default: {DEFAULT_IDLE}."
+)
+@click.pass_obj
 def serve(  # noqa: PLR0913, PLR0917 - each is one option of the command
-    what: str, names: Sequence[str], listen: Sequence[str], dispatcher: str | None, lifecycle: str | None, limits: str | None
+    taken: socket.socket | None,
+    what: str,
+    names: Sequence[str],
+    listen: Sequence[str],
+    dispatcher: str | None,
+    lifecycle: str | None,
+    limits: str | None,
+    inetd: bool,
+    idle: str | None,
 ) -> None:
     """Serve HANDLER, given as module:Class, or the servers of CONFIG.toml, all or those NAMEd.
 
@@ -56,26 +83,26 @@ def serve(  # noqa: PLR0913, PLR0917 - each is one option of the command
     SIGINT and SIGTERM stop gracefully, a second one at once. SIGUSR2 restarts: the same command starts again and takes the sockets over,
     so that no client is refused. SIGHUP reads CONFIG.toml again, and changes nothing unless it is good; with a HANDLER it stops.
 
+    With --inetd, what would go to standard error goes to the system log if standard error is the client's socket, too.
+
     Exit codes: 0 stopped, 1 failed, 2 bad usage or configuration.
     """
     atexit.register(_ignore_late_signals)  # before any module of a program is imported, so called after all that those register
     receive_sockets()
     import_from_here()
-    options = {"listen": listen, "dispatcher": dispatcher, "lifecycle": lifecycle, "limits": limits}
+    options: dict[str, Any] = {"listen": listen, "dispatcher": dispatcher, "lifecycle": lifecycle, "limits": limits}
     given = {option: value for option, value in options.items() if value not in {None, ()}}
+    _refuse_misuse(what, names, given, idle, inetd=inetd)
     read = None  # reads the configuration again on reload
+    task = _inetd.task(taken, grammar.seconds(idle or DEFAULT_IDLE)) if inetd else None
     if what.endswith(".toml"):
-        for option in given:
-            raise click.UsageError(f"--{option} applies only to a HANDLER; set it in {what} instead.")
         read = partial(_read, what, *names)
         compositions = read()
     else:
-        if names:
-            raise click.UsageError(f"Unexpected argument {names[0]!r}: a HANDLER takes no NAME. Give addresses with --listen URL.")
-        if not listen:
-            raise click.UsageError("A HANDLER needs an address to listen on, as in --listen tcp://127.0.0.1:9999.")
+        if task is not None:
+            given["listen"] = [task.transport]
         compositions = {"": config.composition({"handler": what, **given})}
-    watch = Watch()
+    watch = Watch(is_silent=task is not None)
     servers = compose(compositions, watch)
     with ExitStack() as opened:
         for server in servers.values():
@@ -83,7 +110,13 @@ def serve(  # noqa: PLR0913, PLR0917 - each is one option of the command
         if len(servers) == 1:
             reload = partial(aside, partial(_reload, read, compositions)) if read is not None else None
             deliver = opened.enter_context(_on_hangup(reload or partial(signal.raise_signal, signal.SIGTERM)))
-            watch.on_start = lambda _server: deliver()
+
+            def on_start(server: Server) -> None:
+                if task is not None:
+                    task.begin(server)
+                deliver()
+
+            watch.on_start = on_start
             ever = list(servers.values())
             _prepare_for(ever[0].lifecycle, watch)
             ever[0].serve_forever()  # in the main thread: its lifecycle gets signals there, and forks see no other thread
@@ -96,6 +129,21 @@ def serve(  # noqa: PLR0913, PLR0917 - each is one option of the command
             around.serve(together)
             ever = together.ever
     _leave(ever)
+
+
+def _refuse_misuse(what: str, names: Sequence[str], given: Collection[str], idle: str | None, *, inetd: bool) -> None:
+    """Raise click.UsageError if these arguments do not belong together. given: the options that compose a server."""
+    if idle is not None and not inetd:
+        raise click.UsageError("--idle applies only with --inetd.")
+    if what.endswith(".toml"):
+        for option in ("inetd",) if inetd else given:
+            raise click.UsageError(f"--{option} applies only to a HANDLER; {'leave it out' if inetd else f'set it in {what} instead'}.")
+    elif names:
+        raise click.UsageError(f"Unexpected argument {names[0]!r}: a HANDLER takes no NAME. Give addresses with --listen URL.")
+    elif inetd and "listen" in given:
+        raise click.UsageError("--inetd serves the socket that is standard input; leave --listen out.")
+    elif not inetd and "listen" not in given:
+        raise click.UsageError("A HANDLER needs an address to listen on, as in --listen tcp://127.0.0.1:9999.")
 
 
 def _read(path: str, *names: str) -> dict[str, Composition]:
