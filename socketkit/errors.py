@@ -1,7 +1,7 @@
 """The errors that socketkit itself raises.
 
 The caller fixes a `ConfigError`, `UnknownPartError`, `IncompatibleError` or `HandlerError`, a plugin's author a `PluginError` or
-`ClashError`, and the operator of the machine a `ListenError`.
+`ClashError`, and the operator of the machine a `ListenError` or `PrivilegeError`.
 Errors of the operating system while requests are served stay plain `OSError`.
 Each class is also a builtin error that callers already catch, carries its facts as fields, and can be pickled.
 """
@@ -164,6 +164,18 @@ class BootError(SocketkitError, RuntimeError):
         if self.attempts == 1:
             return f"a worker ended before it was ready: {self.cause}; the log has its errors"
         return f"{self.attempts} workers in a row ended before they were ready, the last: {self.cause}; the log has their errors"
+
+
+@attrs.define
+class PrivilegeError(SocketkitError, RuntimeError):
+    """The process cannot run as the user that its lifecycle names. Nothing was served, and nothing stays bound."""
+
+    user: str
+    reason: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"cannot run as user {self.user!r}: {self.reason}; {self.remedy}"
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:

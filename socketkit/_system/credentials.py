@@ -1,4 +1,4 @@
-"""The credentials of a Unix socket's peer, as reported by the kernel, and user IDs by name."""
+"""The credentials of a Unix socket's peer, as reported by the kernel, and user and group IDs by name."""
 
 from __future__ import annotations
 
@@ -56,6 +56,33 @@ def user_id(user: object) -> int:
             return getpwnam(user).pw_uid
         except (ImportError, KeyError, ValueError):
             raise ValueError(f"there is no user named {user!r}") from None
-    if isinstance(user, bool) or not isinstance(user, int) or not 0 <= user < NO_ID:
-        raise ValueError(f"{user!r} is not a user ID")
-    return user
+    return _checked(user, "user")
+
+
+def group_id(group: object) -> int:
+    """Return the ID of a group given by name or ID. Raises: ValueError for an unknown name or an invalid ID."""
+    if isinstance(group, str):
+        try:
+            from grp import getgrnam  # noqa: PLC0415 - as above
+
+            return getgrnam(group).gr_gid
+        except (ImportError, KeyError, ValueError):
+            raise ValueError(f"there is no group named {group!r}") from None
+    return _checked(group, "group")
+
+
+def primary_group(user: object) -> int:
+    """Return the ID of the primary group of a user given by name or ID. Raises: ValueError if the user database has no such user."""
+    number = user_id(user)
+    try:
+        from pwd import getpwuid  # noqa: PLC0415 - as above
+
+        return getpwuid(number).pw_gid
+    except (ImportError, KeyError):
+        raise ValueError(f"user {number} is not in the user database; name its group") from None
+
+
+def _checked(number: object, what: str) -> int:
+    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < NO_ID:
+        raise ValueError(f"{number!r} is not a {what} ID")
+    return number

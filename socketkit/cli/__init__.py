@@ -14,7 +14,7 @@ from socketkit.cli.demo import demo
 from socketkit.cli.plugins import plugins
 from socketkit.cli.run import run
 from socketkit.cli.serve import serve
-from socketkit.errors import BootError, ListenError, SocketkitError
+from socketkit.errors import BootError, ListenError, PrivilegeError, SocketkitError
 
 __all__ = ("main",)
 
@@ -26,7 +26,7 @@ class _Group(click.Group):
         except SocketkitError as error:
             for line in str(error).splitlines():
                 click.echo(f"Error: {line}", err=True)
-            ctx.exit(1 if isinstance(error, ListenError | BootError) else 2)
+            ctx.exit(1 if isinstance(error, ListenError | BootError | PrivilegeError) else 2)
         except KeyboardInterrupt:  # under a lifecycle that does not handle signals
             ctx.exit(130)
 

@@ -20,6 +20,7 @@ FEATURES: dict[str, bool] = {
     "epoll or kqueue": hasattr(select, "epoll") or hasattr(select, "kqueue"),
     "fork": _SOCKETS and hasattr(os, "fork"),
     "Unix sockets": _SOCKETS and hasattr(socket, "AF_UNIX"),
+    "setresuid": hasattr(os, "setresuid"),
     "descriptor passing": _SOCKETS and hasattr(socket, "send_fds"),
     "SO_BINDTODEVICE for interface": hasattr(socket, "SO_BINDTODEVICE"),
     "SO_REUSEPORT for reuse_port": hasattr(socket, "SO_REUSEPORT"),

@@ -232,6 +232,7 @@ def read(path: str | os.PathLike[str], *only: str) -> dict[str, Composition]:
                 raise ConfigError.of(f"is not in {os.fspath(path)}{did_you_mean(name, tuple(servers))}; the file has {', '.join(servers)}")
             compositions[name] = composition(servers[name])
     _refuse_shared_places(compositions, faults)
+    _refuse_several_users(compositions, faults)
     faults.check()
     return compositions
 
@@ -247,6 +248,18 @@ def _refuse_shared_places(servers: Mapping[str, Composition], faults: FaultColle
                 if place.url in taken:
                     raise ConfigError.of(f"{place.url} is already used by server {taken[place.url]!r}; choose another address, or port 0")
                 taken[place.url] = name
+
+
+def _refuse_several_users(servers: Mapping[str, Composition], faults: FaultCollector) -> None:
+    """Refuse servers that do not all run as the same user: a process has only one."""
+    users = {name: (getattr(each.lifecycle, "user", None), getattr(each.lifecycle, "group", None)) for name, each in servers.items()}
+    for name, user in users.items():
+        first = next(iter(users))
+        if user != users[first]:
+            with faults.under(f"servers.{name}.lifecycle"):
+                raise ConfigError.of(
+                    f"user and group differ from those of server {first!r}, in the same process; give all servers the same"
+                )
 
 
 def _servers(path: str | os.PathLike[str]) -> dict[str, Any]:

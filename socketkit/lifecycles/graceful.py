@@ -7,14 +7,17 @@ import signal
 import threading
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 import attrs
 
 from socketkit._system import activation, notify
 from socketkit._system.children import FORCE
+from socketkit._system.credentials import group_id, primary_group, user_id
 from socketkit._system.early_signals import is_free
 from socketkit._system.forking import forks
 from socketkit._system.signals import Handler, handling
+from socketkit.lifecycles._privileges import give_up
 from socketkit.lifecycles._restart import Restart
 from socketkit.logs import Log
 from socketkit.seams import Seconds, Serving
@@ -22,6 +25,20 @@ from socketkit.seams.stats import DrainReport
 from socketkit.seams.validators import seconds, seconds_or_none
 
 log = Log(__name__)
+
+
+def _unprivileged(_recipe: Any, field: Any, value: Any) -> None:
+    if value is not None and user_id(value) == 0:
+        raise ValueError(f"{field.name} must be a user without root's privileges, not {value!r}")
+
+
+def _group(recipe: Graceful, field: Any, value: Any) -> None:
+    if value is not None and recipe.user is None:
+        raise ValueError(f"{field.name} needs user; give both, or neither")
+    if value is not None:
+        group_id(value)
+    elif recipe.user is not None:
+        primary_group(recipe.user)
 
 
 @attrs.frozen
@@ -44,9 +61,22 @@ class Graceful:
     only if the program has no SIGUSR2 handler of its own."""
     restart_timeout: Seconds = attrs.field(default=60.0, kw_only=True, validator=seconds)
     """How long a new generation may take to start serving. After that it is ended, and this one continues."""
+    user: str | int | None = attrs.field(default=None, kw_only=True, validator=_unprivileged)
+    """The user, by name or ID, that the whole process becomes once all listeners are open, before it takes the first request. It must be
+    started as root, or as that user. Supplementary groups are given up, too. None: the process stays what it is."""
+    group: str | int | None = attrs.field(default=None, kw_only=True, validator=_group)
+    """The group that the process gets with `user`, by name or ID. None: that user's primary group."""
+
+    @property
+    def requires(self) -> frozenset[str]:
+        """Platform features that the options need."""
+        return frozenset({"setresuid"} if self.user is not None else ())
 
     def serve(self, serving: Serving) -> DrainReport:
-        """Run and drain; return the report. In the main thread, also handle signals and notify the service manager."""
+        """Run and drain; return the report. In the main thread, also handle signals and notify the service manager.
+
+        Raises: PrivilegeError; then the listeners are closed, and what they have queued is not served.
+        """
         if threading.current_thread() is not threading.main_thread():
             return self._serve(serving, lambda: None)
         foreground = _Foreground(serving, Restart(serving, self.restart_timeout, self.drain))
@@ -60,11 +90,15 @@ class Graceful:
             return self._serve(serving, foreground.end)
 
     def _serve(self, serving: Serving, ending: Callable[[], object]) -> DrainReport:
+        unprivileged = False
         try:
+            if self.user is not None:
+                give_up(self.user, self.group)
+            unprivileged = True
             serving.run()
         finally:
             ending()
-            report = serving.drain(self.drain)
+            report = serving.drain(self.drain, queue=unprivileged)
         return report
 
 

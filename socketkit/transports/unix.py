@@ -15,9 +15,12 @@ from typing import ClassVar
 import attrs
 
 from socketkit.errors import ListenError
+from socketkit.logs import Log
 from socketkit.seams import Kind
 from socketkit.seams.validators import at_least, permission_bits, socket_path
 from socketkit.transports._sockets import DatagramListener, StreamListener, inherit_or_open, open_socket, unix_url
+
+log = Log("socketkit.unix")
 
 _AF_UNIX = getattr(socket, "AF_UNIX", -1)
 
@@ -169,7 +172,16 @@ def _unlinker(path: str, bound: list[os.stat_result]) -> Callable[[], None]:
         status = bound[0] if bound else os.lstat(absolute)
     except OSError:  # an abstract name, or the path was removed
         return lambda: None
-    return lambda: _unlink(absolute, status, owner)
+
+    def remove() -> None:
+        try:
+            _unlink(absolute, status, owner)
+        except OSError as error:  # most likely the process has become another user since it bound the path
+            log.warning(
+                "%s stays, because it cannot be removed (%s); the next server of the user that made it replaces it", path, error.strerror
+            )
+
+    return remove
 
 
 def _remove_stale(url: str, path: str, kind: int) -> None:
@@ -186,14 +198,17 @@ def _remove_stale(url: str, path: str, kind: int) -> None:
             probe.connect(path)
         except ConnectionRefusedError:
             if status.st_uid == os.geteuid():
-                _unlink(path, status, os.getpid())
+                with contextlib.suppress(OSError):  # bind will report it
+                    _unlink(path, status, os.getpid())
         except OSError:
             pass  # a full queue, the other socket type, no permission: it may be in use, so let bind fail
 
 
 def _unlink(path: str, status: os.stat_result, owner: int) -> None:
-    """Remove the path if it still has the inode in `status` and this is the process `owner`."""
-    with contextlib.suppress(OSError):
+    """Remove the path if it still has the inode in `status` and this is the process `owner`. Raises: OSError if that is not allowed."""
+    if os.getpid() != owner:
+        return
+    with contextlib.suppress(FileNotFoundError):
         now = os.lstat(path)
-        if os.getpid() == owner and (now.st_dev, now.st_ino) == (status.st_dev, status.st_ino):
+        if (now.st_dev, now.st_ino) == (status.st_dev, status.st_ino):
             os.unlink(path)  # noqa: PTH108 - the rest of this module uses os
