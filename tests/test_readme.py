@@ -101,7 +101,19 @@ def understood(command):
     elif program == "venv":
         assert arguments == [".venv"]
     else:
-        assert program in {"python", "pytest", "cd", "curl", "dig", "redis-benchmark", "dnsperf", "wrk", "openssl", "sphinx-build"}, command
+        assert program in {
+            "python",
+            "pytest",
+            "cd",
+            "curl",
+            "dig",
+            "redis-benchmark",
+            "dnsperf",
+            "wrk",
+            "openssl",
+            "setpriv",
+            "sphinx-build",
+        }, command
 
 
 def parse(arguments):

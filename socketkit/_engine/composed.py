@@ -46,7 +46,7 @@ class ComposedEngine(Engine):
         self._opened: list[tuple[Listener, Transport]] = []  # the same, each with its transport, which may have several
         self._dropped: int | None = 0  # datagrams dropped at listeners since closed; None: unknown
         self._fitted: Limits | None = None
-        self._layers: dict[Transport, tuple[Any, ...]] = {}  # started ones
+        self._layers: dict[int, tuple[Any, ...]] = {}  # started ones, by the identity of their transport
         self._complained = False
 
     @property
@@ -167,10 +167,10 @@ class ComposedEngine(Engine):
 
     def _layers_of(self, transport: Transport) -> tuple[Any, ...]:
         """Return the transport's layers, each started on first use if it has a live part."""
-        layers = self._layers.get(transport)
+        layers = self._layers.get(id(transport))
         if layers is None:
             recipes: tuple[Any, ...] = getattr(transport, "layers", ())
-            layers = self._layers[transport] = tuple(each.start() if hasattr(each, "start") else each for each in recipes)
+            layers = self._layers[id(transport)] = tuple(each.start() if hasattr(each, "start") else each for each in recipes)
         return layers
 
     def _limits_in_force(self, live: StartedDispatcher) -> Limits:

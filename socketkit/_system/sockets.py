@@ -123,8 +123,8 @@ def discard_unread(sock: Any) -> None:
     if ioctl is None:
         return
     left = MOST_DISCARDED
-    receive = partial(socket.socket.recv_into, sock) if hasattr(sock, "pending") else sock.recv_into  # not decrypted
     try:  # not `suppress`, which is slower: some dispatchers run this for every connection
+        receive = partial(socket.socket.recv_into, sock) if hasattr(sock, "pending") else sock.recv_into  # not decrypted
         while left > 0 and ioctl(sock, FIONREAD, _NONE) != _NONE:  # never `recv` from an empty socket: some block
             left -= receive(_SCRATCH, 0, DONT_WAIT) or left  # 0 bytes: end of stream
     except (OSError, ValueError, TypeError, AttributeError):
