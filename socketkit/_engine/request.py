@@ -91,7 +91,7 @@ class Requests:
         log.debug("%s: %s ended the connection: %s", entry.client_address, entry.layers[0], error)
         self.ledger.fail(entry.request, error)
         try:
-            self.server.shutdown_request(entry.request)
+            self.end_request(entry.request)
         finally:
             self.ledger.settle(entry.request)
 

@@ -27,9 +27,6 @@ log = Log("socketkit.transports")
 ATTEMPTS = 16
 """How many free ports are tried until one is free at every address of a host."""
 
-LARGEST = (1 << 31) - 1
-"""The largest number that a socket option can have."""
-
 _LONGEST_NAME = 15  # of an interface; source: linux/if.h, IFNAMSIZ
 
 _INTERFACE_REMEDIES = {

@@ -21,6 +21,9 @@ from socketkit.seams.replies import ReplySocket
 Socket: TypeAlias = socket.socket  # inside the listeners, `socket` is an attribute
 _INHERITS_NONBLOCKING = sys.platform != "linux"  # with BSD's accept(2), connections inherit O_NONBLOCK
 
+LARGEST = (1 << 31) - 1
+"""The largest number that a socket option, or the length of a queue, can have."""
+
 _SO_MEMINFO = 55  # Python has no constant for it; source: asm-generic/socket.h
 _DROPS = slice(32, 36)  # the ninth of its __u32 numbers
 

@@ -14,8 +14,8 @@ import attrs
 from socketkit.logs import Log
 from socketkit.seams import Kind, Seconds
 from socketkit.seams.validators import at_least, is_number
-from socketkit.transports._inet import LARGEST, host_and_port, inet_url, interface_or_none, needed, open_inet, v6only_or_none
-from socketkit.transports._sockets import StreamListener
+from socketkit.transports._inet import host_and_port, inet_url, interface_or_none, needed, open_inet, v6only_or_none
+from socketkit.transports._sockets import LARGEST, StreamListener
 
 log = Log("socketkit.transports")
 

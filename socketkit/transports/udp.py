@@ -13,9 +13,9 @@ from socketkit.errors import ListenError
 from socketkit.logs import Log
 from socketkit.seams import Kind
 from socketkit.seams.validators import at_least, frozen_list
-from socketkit.transports._inet import LARGEST, host_and_port, inet_url, interface_or_none, needed, open_inet, v6only_or_none
+from socketkit.transports._inet import host_and_port, inet_url, interface_or_none, needed, open_inet, v6only_or_none
 from socketkit.transports._multicast import join, multicast_groups
-from socketkit.transports._sockets import DatagramListener
+from socketkit.transports._sockets import LARGEST, DatagramListener
 from socketkit.transports._wildcard import datagram_listener
 
 log = Log("socketkit.transports")

@@ -18,7 +18,7 @@ from socketkit.errors import ListenError
 from socketkit.logs import Log
 from socketkit.seams import Kind
 from socketkit.seams.validators import at_least, permission_bits, socket_path
-from socketkit.transports._sockets import DatagramListener, StreamListener, inherit_or_open, open_socket, unix_url
+from socketkit.transports._sockets import LARGEST, DatagramListener, StreamListener, inherit_or_open, open_socket, unix_url
 
 log = Log("socketkit.unix")
 
@@ -34,7 +34,7 @@ class UnixStream:
 
     path: str = attrs.field(validator=socket_path)
     """File name, or ``@`` and an abstract name. A socket left behind by an ended program is replaced; for anything else, `open` raises."""
-    backlog: int = attrs.field(default=1024, kw_only=True, validator=at_least(1))
+    backlog: int = attrs.field(default=1024, kw_only=True, validator=at_least(1, LARGEST))
     """Most connections that may wait in the kernel."""
     mode: int | None = attrs.field(default=None, kw_only=True, validator=permission_bits)
     """Permission bits that the path is created with; None: set by the umask. Abstract names have none."""

@@ -247,8 +247,8 @@ def test_groups_of_both_families_are_joined(isolated):
 
 def test_a_group_that_another_program_has_joined_is_not_that_of_the_server():
     with (
-        Server(UDP("*", 0, groups=["239.1.2.3"], interface="lo"), Upper).start() as server,
-        Server(UDP("*", 0, groups=["239.1.2.4"], interface="lo"), Upper).start(),
+        Server(UDP("0.0.0.0", 0, groups=["239.1.2.3"], interface="lo"), Upper).start() as server,
+        Server(UDP("0.0.0.0", 0, groups=["239.1.2.4"], interface="lo"), Upper).start(),
     ):
         port = server.addresses[0][1]
         with socket.socket(type=socket.SOCK_DGRAM) as sock:

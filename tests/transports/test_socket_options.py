@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from helpers.support import TESTS, run, with_path
-from socketkit import TCP, UDP, Server
+from socketkit import TCP, UDP, Server, UnixStream
 from socketkit.composition import capabilities, config
 from socketkit.errors import IncompatibleError, ListenError
 
@@ -118,6 +118,9 @@ def test_the_log_says_how_many_connections_may_wait_if_the_system_allows_fewer_t
 def test_a_length_of_a_queue_is_a_number_that_the_system_takes(option, value):
     with pytest.raises(ValueError, match=f"{option} must be a whole number from 1 to 2147483647"):
         TCP("*", 0, **{option: value})
+    if option == "backlog":
+        with pytest.raises(ValueError, match="backlog must be a whole number from 1 to 2147483647"):
+            UnixStream("path", backlog=value)
 
 
 # --- keepalive ----------------------------------------------------------------------------------------------------------
