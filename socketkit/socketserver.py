@@ -427,7 +427,7 @@ def _accept_now(server: Any) -> Callable[[], tuple[Request, Address]] | None:
 
 def _has_shaken_hands(server: Any, request: Request) -> bool:
     """Shake hands on a connection that was accepted without, unless that is not for the server to do; return whether it worked."""
-    if shakes_hands(server.socket) and is_encrypted(request) and request.version() is None:
+    if shakes_hands(getattr(server, "socket", None)) and is_encrypted(request) and request.version() is None:
         try:
             request.do_handshake()
         except OSError:

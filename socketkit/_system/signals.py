@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 from typing import Any, TypeAlias
@@ -58,12 +59,28 @@ def _do_nothing(_number: int, _frame: FrameType | None) -> None:
     pass
 
 
+_held = threading.local()
+"""The signal mask of a thread that is forking. A new process would lose a signal that arrives before it has the program's handlers."""
+
+
+def _before_fork() -> None:
+    if _programs:
+        _held.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _programs.keys())
+
+
 def _after_fork() -> None:
+    mask = vars(_held).pop("mask", None)
+    if mask is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _after_fork_in_child() -> None:
     if not children.is_forking():
         for number, handler in _programs.items():
             signal.signal(number, handler)
         _programs.clear()
+    _after_fork()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
