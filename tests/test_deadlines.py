@@ -531,6 +531,24 @@ def test_there_is_one_timer_for_all_and_none_for_nobody():
     assert watch.asleep
 
 
+def test_a_connection_in_its_layers_is_bound_by_the_handshake_and_by_the_request():
+    for limits, moment in (
+        ({"handshake": 5, "request": 60}, 5),
+        ({"handshake": None, "request": 60}, 60),
+        ({"handshake": 90, "request": 60}, 60),
+    ):
+        clock, later = FakeClock(), Later()
+        watch, ledger, cut = watching(clock, later, first_byte=1, **limits)
+        ledger.admit(object(), "peer").layers = (object(),)
+        watch.begin()
+        clock.advance(moment - 0.5)
+        later.calls.pop()[1]()
+        assert cut == [], "the limit for first bytes begins after the layers"
+        clock.advance(1)
+        later.calls.pop()[1]()
+        assert len(cut) == 1
+
+
 def test_who_is_cut_is_cut_once_and_does_not_keep_anybody_awake():
     clock, later = FakeClock(), Later()
     watch, ledger, cut = watching(clock, later, request=60, first_byte=None)

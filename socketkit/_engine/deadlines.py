@@ -106,18 +106,16 @@ class Deadlines:
         for entry in self._ledger.active():
             if isinstance(entry.request, tuple) or entry.is_cut:
                 continue
-            if entry.layers:
-                end = entry.since + self._handshake
-                if now >= end:
-                    self._end(entry, f"the handshake was not over within {self._handshake:g} s")
-                else:
-                    first = min(first, end)
-                continue
             end = entry.began + self._request
             if now >= end:
                 self._end(entry, f"not finished within {self._request:g} s")
                 continue
-            if not exempt and not entry.heard and entry.began < NEVER:
+            if entry.layers:  # in the parent of a forked child for ever: only the child knows when it has passed them
+                end = min(end, entry.since + self._handshake)
+                if now >= end:
+                    self._end(entry, f"the handshake was not over within {self._handshake:g} s")
+                    continue
+            elif not exempt and not entry.heard and entry.began < NEVER:
                 end = min(end, entry.began + self._first_byte)
                 if now >= end:
                     end = entry.began + self._request
