@@ -42,8 +42,7 @@ class ComposedEngine(Engine):
 
     def __init__(self, server: Any, usual: Callable[[], Dispatcher], observers: Observers, clock: Clock) -> None:
         super().__init__(server, usual, observers, clock)
-        self.listeners: list[Listener] = []
-        self._opened: list[tuple[Listener, Transport]] = []  # the same, each with its transport, which may have several
+        self._opened: list[tuple[Listener, Transport]] = []  # a transport may have several listeners
         self._dropped: int | None = 0  # datagrams dropped at listeners since closed; None: unknown
         self._fitted: Limits | None = None
         self._layers: dict[int, tuple[Any, ...]] = {}  # started ones, by the identity of their transport
@@ -72,6 +71,11 @@ class ComposedEngine(Engine):
 
     # listeners
 
+    @property
+    def listeners(self) -> list[Listener]:
+        """The open listeners."""
+        return [listener for listener, _ in self._opened]
+
     def prepare(self) -> None:
         """Start the dispatcher, which may still refuse, then open the listeners. If either fails, neither is left open."""
         self.start_dispatcher()
@@ -86,7 +90,7 @@ class ComposedEngine(Engine):
 
     def open(self) -> None:
         """Open every listener, or none. Raises: ListenError."""
-        if self.listeners:
+        if self._opened:
             return
         with contextlib.ExitStack() as opened:
             pairs = list[tuple[Listener, Transport]]()
@@ -95,21 +99,18 @@ class ComposedEngine(Engine):
                     opened.callback(listener.close)
                     pairs.append((listener, transport))
             opened.pop_all()
-        self._keep(pairs)
+        self._opened = pairs
         self.server.socket, self.server.server_address = self.listeners[0].socket, self.listeners[0].address
 
     def close_listeners(self, *, streams_only: bool = False) -> None:
         """As `Engine.close_listeners`. Raises: the last error of a listener, once all are closed."""
-        before = self.listeners
-        self._keep([(listener, transport) for listener, transport in self._opened if streams_only and transport.kind == "datagram"])
-        closing = [listener for listener in before if listener not in self.listeners]
+        before = self._opened
+        self._opened = [pair for pair in before if streams_only and pair[1].kind == "datagram"]
+        closing = [pair[0] for pair in before if pair not in self._opened]
         self._dropped = _sum((self._dropped, *map(_drops, closing)))
         with contextlib.ExitStack() as stack:
             for listener in closing:
                 stack.callback(listener.close)
-
-    def _keep(self, opened: list[tuple[Listener, Transport]]) -> None:
-        self._opened, self.listeners = opened, [listener for listener, _ in opened]
 
     def stats(self) -> Stats:
         return attrs.evolve(self.ledger.stats(), dropped=_sum((self._dropped, *map(_drops, self.listeners))))

@@ -114,8 +114,7 @@ class EventLoop:
                 else:
                     self._give(unit)
         except BaseException as error:  # noqa: BLE001 - `drive` raises it to its caller
-            self._error = error
-            loop.stop()
+            self._fail(loop, error)
             return
         self._set_timer(loop, intake.due())
 
@@ -124,10 +123,13 @@ class EventLoop:
         try:
             seconds = self._intake.housekeep()
         except BaseException as error:  # noqa: BLE001 - `drive` raises it to its caller
-            self._error = error
-            loop.stop()
+            self._fail(loop, error)
             return
         self._housekeeping = None if seconds is None else loop.call_later(seconds, self._keep_house, loop)
+
+    def _fail(self, loop: asyncio.AbstractEventLoop, error: BaseException) -> None:
+        self._error = error
+        loop.stop()
 
     def _give(self, unit: Any) -> None:
         try:
@@ -179,8 +181,7 @@ class EventLoop:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
         if error is not None:  # a request contains its own errors, so this one is meant for the process
-            self._error = error
-            task.get_loop().stop()
+            self._fail(task.get_loop(), error)
         self._make_use()
 
     def _freed(self) -> None:
