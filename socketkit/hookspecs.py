@@ -48,7 +48,7 @@ from typing import Any
 
 import pluggy
 
-from socketkit.seams import Dispatcher, Layer, Lifecycle, Transport
+from socketkit.seams import AnyLayer, Dispatcher, Lifecycle, Transport
 
 PROJECT = "socketkit"
 """pluggy's name for the project, and the entry-point group in which plugins are found."""
@@ -71,7 +71,7 @@ def socketkit_transports() -> Mapping[str, type[Transport]]:
 
 
 @hookspec
-def socketkit_layers() -> Mapping[str, type[Layer]]:
+def socketkit_layers() -> Mapping[str, type[AnyLayer]]:
     """Offer layers, by the name that follows the transport in a URL: ``tcp+name://``.
 
     Options of a layer are dotted: ``tcp+name://host:port?name.option=value``.

@@ -18,7 +18,3 @@ class ListenerTLS:
 
     def begin(self, request: Request, client_address: Address) -> Handshake:
         return TLSHandshake(request, client_address)
-
-    def wrap(self, request: Request, client_address: Address) -> tuple[Request, Address]:
-        """Do not use: the layer has `begin`."""
-        raise NotImplementedError

@@ -15,7 +15,7 @@ from socketkit._engine.observers import NOBODY, Observers
 from socketkit._engine.tally import TIMED_OUT, Tallies, Tally, total
 from socketkit._system.sockets import is_writable, received
 from socketkit.errors import StalledError
-from socketkit.seams import Address, Clock, Layer, Request
+from socketkit.seams import Address, Clock, Layer, Request, ShakesHands
 from socketkit.seams.stats import Stats
 
 
@@ -33,7 +33,7 @@ class Entry:
         self.thread: int | None = None  # the identifier of the thread its handler runs in
         self.outcome = "finished"
         self.elsewhere = False  # handed to a dispatcher, which will settle it
-        self.layers: tuple[Layer, ...] = ()  # layers it has yet to pass through
+        self.layers: tuple[Layer | ShakesHands, ...] = ()  # layers it has yet to pass through
         self.preamble = 0  # bytes that its peer sent to the layers, if the system says
 
     def begin_after_layers(self, now: float) -> None:

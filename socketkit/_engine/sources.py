@@ -17,7 +17,7 @@ from socketkit._system.forking import forks
 from socketkit._system.logs import Log
 from socketkit._system.sockets import is_readable
 from socketkit.handlers.base import unwrapped
-from socketkit.seams import Address, Layer, Listener, Parking, Request, Transport, Unit
+from socketkit.seams import Address, Layer, Listener, Parking, Request, ShakesHands, Transport, Unit
 
 if TYPE_CHECKING:
     from socketkit._engine.admission import Admission
@@ -43,7 +43,9 @@ class RequestSource(Source):
     accepts = True  # `take` accepts the request, rather than the unit that it returns
     deadlines: Deadlines | None = None  # the deadlines of its connections, if any
 
-    def __init__(self, server: RequestTemplate, parking: Parking | None, layers: tuple[Layer, ...] = (), *, in_place: bool = False) -> None:
+    def __init__(
+        self, server: RequestTemplate, parking: Parking | None, layers: tuple[Layer | ShakesHands, ...] = (), *, in_place: bool = False
+    ) -> None:
         self.server = server
         self.engine = engine_of(server)
         self.ledger = self.engine.ledger

@@ -17,7 +17,7 @@ from socketkit.layers.proxy import ProxyProtocol
 from socketkit.layers.tls import TLS
 from socketkit.lifecycles.classic import Classic
 from socketkit.lifecycles.graceful import Graceful
-from socketkit.seams import Dispatcher, Layer, Lifecycle, Transport
+from socketkit.seams import AnyLayer, Dispatcher, Lifecycle, Transport
 from socketkit.transports.inherited import InheritedFD, Systemd
 from socketkit.transports.memory import Memory
 from socketkit.transports.tcp import TCP
@@ -40,7 +40,7 @@ def socketkit_transports() -> Mapping[str, type[Transport]]:
 
 
 @hookimpl
-def socketkit_layers() -> Mapping[str, type[Layer]]:
+def socketkit_layers() -> Mapping[str, type[AnyLayer]]:
     """Return the layers that come with socketkit."""
     return {"proxy": ProxyProtocol, "tls": TLS}
 

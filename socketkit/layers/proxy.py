@@ -73,13 +73,6 @@ class ProxyProtocol:
             raise ValueError("proxy: not from a trusted network")
         return _Arrival(request, client_address, self, trusts)
 
-    def wrap(self, request: Request, client_address: Address) -> tuple[Request, Address]:
-        """Read the header from a request that blocks. Raises: OSError, ValueError."""
-        arrival = self.begin(request, client_address)
-        while (address := arrival.go_on()) is None:
-            pass  # the next step waits for more, because the request blocks
-        return request, address
-
 
 class _Arrival:
     """One connection, until its header has been read: see `socketkit.seams.Handshake`."""

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import attrs
 
-from socketkit.seams import Address, Request, ShakesHands
+from socketkit.seams import ShakesHands
 from socketkit.seams.validators import at_least
 
 _text_or_none = attrs.validators.optional(attrs.validators.instance_of(str))
@@ -101,7 +101,3 @@ class TLS:
         from socketkit.layers import _tls  # noqa: PLC0415 - importing ssl takes longer than most of socketkit
 
         return _tls.Encryption(_tls.context_of(self))
-
-    def wrap(self, request: Request, client_address: Address) -> tuple[Request, Address]:
-        """Do not use: the server calls `begin` of the live part instead."""
-        raise NotImplementedError

@@ -15,6 +15,7 @@ from socketkit.seams.lifecycles import Lifecycle, Serving, State
 from socketkit.seams.parking import Parking
 from socketkit.seams.powers import (
     Adapts,
+    AnyLayer,
     Checks,
     Connects,
     Cuts,
@@ -37,6 +38,7 @@ from socketkit.seams.powers import (
     ShakesHands,
     Shares,
     SpeaksFirst,
+    Starts,
     TakesKinds,
     Watches,
 )
@@ -47,8 +49,21 @@ from socketkit.seams.validators import at_least, permission_bits, seconds, secon
 
 __all__ = ["EVENTS", "DrainReport", "Lifecycle", "Parking", "Serving", "State", "Stats", "Stuck", "Wakeup"]
 __all__ += ["Branch", "Dispatch", "Dispatcher", "Drive", "Intake", "OpenIntake", "Replica", "Watcher", "Work"]
-__all__ += ["Adapts", "Connects", "Cuts", "Forces", "Inline", "Narrows", "Parks", "RunsInPlace", "ShakesHands", "Shares", "Watches"]
+__all__ += [
+    "Adapts",
+    "AnyLayer",
+    "Connects",
+    "Cuts",
+    "Forces",
+    "Inline",
+    "Narrows",
+    "Parks",
+    "RunsInPlace",
+    "ShakesHands",
+    "Shares",
+    "Watches",
+]
 __all__ += ["Checks", "Daemonizes", "ForksWorkers", "Kinds", "Located", "NeedsSocket", "Nests", "OpensSeveral"]
-__all__ += ["IsAsync", "ReplacesSocket", "Requires", "RunsAsync", "SpeaksFirst", "TakesKinds"]
+__all__ += ["IsAsync", "ReplacesSocket", "Requires", "RunsAsync", "SpeaksFirst", "Starts", "TakesKinds"]
 __all__ += ["Address", "Clock", "Handshake", "Kind", "Layer", "Listener", "Request", "Seconds", "Transport", "Unit", "open_listeners"]
 __all__ += ["at_least", "permission_bits", "seconds", "seconds_or_none", "socket_path", "some_seconds_or_none"]

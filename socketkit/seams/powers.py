@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from socketkit.seams.parking import Parking
+from socketkit.seams.transports import Layer
 from socketkit.seams.types import Address, Request
 
 if TYPE_CHECKING:
@@ -93,13 +94,24 @@ class Watches(Protocol):
 
 
 class ShakesHands(Protocol):
-    """Power of a layer: its connections wait for their clients without a thread. The server then never calls its `wrap`."""
+    """Power of a layer, in place of `wrap`: its connections wait for their clients without a thread."""
 
     def begin(self, request: Request, client_address: Address, /) -> Handshake:
         """Return the handshake of a new connection. Nothing is read yet. The request does not block (its timeout is 0) until the end.
 
         Raises: OSError or ValueError to end the connection.
         """
+
+
+class Starts(Protocol):
+    """Power of a layer's recipe, in place of `wrap`: it has a live part, which keeps something between connections."""
+
+    def start(self) -> Layer | ShakesHands:
+        """Return the live part. Each server calls this once, when it first opens. Raises: ConfigError."""
+
+
+AnyLayer: TypeAlias = Layer | ShakesHands | Starts
+"""The shapes of a layer's recipe."""
 
 
 class Requires(Protocol):

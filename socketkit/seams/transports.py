@@ -62,9 +62,9 @@ class Listener(Protocol):
 
 
 class Layer(Protocol):
-    """Recipe: a step between accept and handler on stream connections. It may have the power `ShakesHands` and the trait `ReplacesSocket`.
+    """Recipe: a step between accept and handler on stream connections, in its simple shape; the others are `ShakesHands` and `Starts`.
 
-    The thread that is about to run the handler calls it, never the accept path, so it may block. `Limits.handshake` bounds all layers of
+    Any may have the traits `Checks`, `NeedsSocket` and `ReplacesSocket`. The thread that is about to run the handler calls it, never the accept path, so it may block. `Limits.handshake` bounds all layers of
     a connection together.
     """
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import attrs
 
-from socketkit.seams import Kind, Layer, Listener, Transport, open_listeners
+from socketkit.seams import AnyLayer, Kind, Listener, Transport, open_listeners
 
 
 @attrs.frozen(init=False)
@@ -14,9 +14,9 @@ class Layered:
     """A stream transport whose connections pass through layers, in wire order, in the thread that runs the handler."""
 
     transport: Transport
-    layers: tuple[Layer, ...]
+    layers: tuple[AnyLayer, ...]
 
-    def __init__(self, transport: Transport, *layers: Layer) -> None:
+    def __init__(self, transport: Transport, *layers: AnyLayer) -> None:
         self.__attrs_init__(transport, layers)
 
     def __attrs_post_init__(self) -> None:

@@ -267,7 +267,8 @@ def test_a_header_in_one_piece_takes_two_calls(header):
     ours, theirs = socket.socketpair()
     with theirs, Counting(fileno=ours.detach()) as counting:
         theirs.sendall(header + b"behind")
-        assert LOCALHOST.wrap(counting, ("127.0.0.1", 5)) == (counting, ("192.0.2.7", 50000))
+        arrival = LOCALHOST.begin(counting, ("127.0.0.1", 5))
+        assert (arrival.go_on(), arrival.request) == (("192.0.2.7", 50000), counting)
     assert calls == [(4096, socket.MSG_PEEK), (len(header),)]
 
 
