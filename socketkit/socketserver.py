@@ -68,6 +68,9 @@ if hasattr(socket, "AF_UNIX"):
 _ServerSelector: Any = getattr(selectors, "PollSelector", selectors.SelectSelector)  # programs may replace it
 _OwnSelector = _ServerSelector
 
+_PLAIN = (socket.socket, tuple)
+"""The types of most requests, which need no handshake."""
+
 _EXIT_PACE = 0.02
 """Seconds between two checks, at the end of the program, whether requests still run."""
 
@@ -517,7 +520,7 @@ class TCPServer(BaseServer):
     @own_step
     def finish_request(self, request: Request, client_address: Address) -> None:
         """Call the handler, with TLS on the listener after the handshake. If that fails, the request ends without a word, as in accept."""
-        if type(request) is socket.socket or _has_shaken_hands(self, request):
+        if type(request) in _PLAIN or _has_shaken_hands(self, request):
             super().finish_request(request, client_address)
 
     def shutdown_request(self, request: Request) -> None:
