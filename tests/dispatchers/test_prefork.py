@@ -469,7 +469,7 @@ def begin(request, peer, server):
     pool, own = ProcessPoolExecutor(1), Made()
     atexit.register(say, "exits")
     weakref.finalize(own, say, "finalizes")
-    threading.Thread(target=last).start()
+    threading.Thread(target=last, daemon=False).start()  # a dispatcher's threads are daemons, which a new thread would be too
     request.sendall(b"%d %d" % (os.getpid(), pool.submit(os.getpid).result()))
     going.set()
 atexit.register(say, "parent-exits")
