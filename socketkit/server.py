@@ -89,7 +89,7 @@ class Server(RequestTemplate):
         self.dispatcher = Adaptive() if dispatcher is None else config.dispatcher(dispatcher)
         self.lifecycle = Graceful() if lifecycle is None else config.lifecycle(lifecycle)
         self.limits = Limits() if limits is None else config.limits(limits)
-        capabilities.check(self.transports, self.dispatcher, self.lifecycle, self.RequestHandlerClass)
+        capabilities.check(self.transports, self.dispatcher, self.lifecycle, self.RequestHandlerClass, self.limits)
         named = any(isinstance(part, str) for part in (*given, dispatcher, lifecycle))
         self._clock = clock
         self._observe((*observers, *(Catalog.load().observers(self) if named else ())))

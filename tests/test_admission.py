@@ -9,7 +9,7 @@ import pytest
 
 from helpers import innards
 from helpers.interleaving import Lock, schedules
-from helpers.support import address, ask, python, talk
+from helpers.support import address, ask, python, talk, wait_until
 from socketkit import (
     TCP,
     UDP,
@@ -124,11 +124,6 @@ def served(request, tmp_path):
 
 def is_suspended(server):
     return any(NO_ROOM in source.paused_for for source in innards.sources(server))
-
-
-def wait_until(condition):
-    while not condition():
-        pass
 
 
 # --- the cap -----------------------------------------------------------------------------------------------------------------------
@@ -667,7 +662,7 @@ def test_ever_more_are_turned_away_the_fewer_may_still_be_open(count, refused, g
         ledger.admit(each, "peer")
     asked = Admission(Limits(max_connections=10, overflow="early"), ledger, [gate], lambda: next(draws))
     assert permitted(asked, gate), "nobody waits"
-    reasons = [asked.objection(object(), "another") for _ in range(100)]
+    reasons = [asked.objection(Source(), object(), "another") for _ in range(100)]
     assert 100 - reasons.count(None) == refused
     assert set(reasons) - {None} == ({EARLY} if 0 < refused < 100 else {FULL} if refused else set())
 
@@ -678,7 +673,7 @@ def test_nothing_is_left_to_chance_unless_it_was_asked_for(overflow, gate):
     for each in range(9):
         ledger.admit(each, "peer")
     asked = Admission(Limits(max_connections=10, overflow=overflow), ledger, [gate], lambda: 0.0)
-    assert asked.objection(object(), "another") is None
+    assert asked.objection(Source(), object(), "another") is None
 
 
 def test_datagrams_are_not_turned_away_by_chance(gate):
@@ -686,7 +681,9 @@ def test_datagrams_are_not_turned_away_by_chance(gate):
     for each in range(9):
         ledger.admit(each, "peer")
     asked = Admission(Limits(max_connections=10, overflow="early"), ledger, [gate], lambda: 0.0)
-    assert asked.objection((b"data", None), "peer") is None
+    datagrams = Source()
+    datagrams.counted = False
+    assert asked.objection(datagrams, (b"data", None), "peer") is None
 
 
 def test_whom_chance_is_against_gets_a_word_and_one_before_the_start_never(served, monkeypatch):
@@ -734,7 +731,7 @@ def test_a_network_is_looked_up_by_its_bits():
 
 
 def test_the_table_of_peers_forgets_those_who_have_left():
-    peers = Peers(3, 24, 64)
+    peers = Peers(Limits(max_per_peer=3, v4_prefix=24))
     entries = [Entry(object(), (f"2001:db8:{number >> 16:x}:{number & 0xFFFF:x}::1", 1), 0.0) for number in range(100_000)]
     for entry in entries[:50_000]:
         peers.enter(entry)
@@ -750,16 +747,20 @@ def test_the_table_of_peers_forgets_those_who_have_left():
 
 
 def test_neighbours_of_one_prefix_are_one_peer_and_datagrams_and_unix_peers_none():
-    peers = Peers(2, 24, 64)
+    peers = Peers(Limits(max_per_peer=2, v4_prefix=24))
+
+    def is_full(client_address):
+        return peers.objection(client_address, counted=True) is not None
+
     for host in ("192.0.2.1", "192.0.2.200"):
         peers.enter(Entry(object(), (host, 1), 0.0))
-    assert peers.is_full(("192.0.2.77", 9))
-    assert peers.is_full(("::ffff:192.0.2.77", 9))
-    assert not peers.is_full(("192.0.3.77", 9))
+    assert is_full(("192.0.2.77", 9))
+    assert is_full(("::ffff:192.0.2.77", 9))
+    assert not is_full(("192.0.3.77", 9))
     for unix in ("", None):
         for _ in range(5):
             peers.enter(Entry(object(), unix, 0.0))
-        assert not peers.is_full(unix)
+        assert not is_full(unix)
     for _ in range(5):
         peers.enter(Entry((b"", None), ("198.51.100.1", 1), 0.0))
     assert len(peers) == 1

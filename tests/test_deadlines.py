@@ -9,7 +9,7 @@ import pytest
 
 from helpers import innards
 from helpers.interleaving import Lock, schedules
-from helpers.support import address, python, talk
+from helpers.support import address, python, talk, wait_until
 from socketkit import (
     TCP,
     Adaptive,
@@ -98,11 +98,6 @@ def served(request, tmp_path):
             return made
 
         yield serve, client
-
-
-def wait_until(condition):
-    while not condition():
-        pass
 
 
 def is_running(server):

@@ -66,12 +66,14 @@ class Source:
         url: its URL, for logs.
         once: take only one unit per poll, because a second `take` might block.
         counted: its requests are connections, which limits count.
+        knows_clients: the address of a request is its client's, and not only that of a proxy.
         intake: the intake that takes from it; set when that is opened.
     """
 
     url: str = ""
     once: bool = False
     counted: bool = True
+    knows_clients: bool = True
     intake: Intake
 
     registered = -1  # the descriptor in the poller, or -1. Only `Accepting` writes this and the attributes below.

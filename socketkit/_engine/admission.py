@@ -9,7 +9,6 @@ from socketkit._engine.accepting import NO_ROOM, NoRoomError
 from socketkit._engine.peers import Peers, is_stranger
 from socketkit._engine.rate import Bucket, Chance
 from socketkit._system.credentials import user_id
-from socketkit._system.networks import Networks, number
 from socketkit._system.sockets import is_readable
 from socketkit.seams import Address, Request
 from socketkit.seams.limits import Limits
@@ -51,19 +50,17 @@ class Admission:
         self._open = ledger.in_work
         self._sources = sources
         self._counted = [source for source in sources if source.counted]
-        self._allow, self._deny = Networks(limits.allow), Networks(limits.deny)
-        self._asks_who = bool(limits.allow or limits.deny)
         self._users = frozenset(map(user_id, limits.allow_users))
         self._bucket = None if limits.rate is None else Bucket(limits.rate, limits.burst, ledger.clock)
-        if limits.max_per_peer is not None and ledger.peers is None:  # otherwise an earlier run's counts are kept
-            ledger.peers = Peers(limits.max_per_peer, limits.v4_prefix, limits.v6_prefix)
+        if ledger.peers is None and Peers.are_limited(limits):  # otherwise an earlier run's counts are kept
+            ledger.peers = Peers(limits)
         self._peers: Peers | None = ledger.peers
 
     @staticmethod
     def is_needed(limits: Limits, *, counted: bool) -> bool:
         """Return whether the limits need checks; counted: whether the source delivers connections."""
-        of_connections = counted and (limits.max_connections is not None or limits.max_per_peer is not None)
-        return of_connections or limits.rate is not None or bool(limits.allow or limits.deny or limits.allow_users)
+        of_connections = counted and limits.max_connections is not None
+        return of_connections or limits.rate is not None or bool(limits.allow_users) or Peers.are_limited(limits)
 
     def permit(self, source: Source) -> None:
         """Check before an accept. Raises: NoRoomError with the sources to pause; BlockingIOError when no client waits."""
@@ -75,30 +72,30 @@ class Admission:
                 source.intake.call_later(seconds, self._resume)
                 raise NoRoomError(self._sources)
 
-    def objection(self, request: Request, client_address: Address) -> str | None:
-        """Return why an accepted request must be refused, or None to serve it. Takes a token if there is a rate."""
+    def objection(self, source: Source, request: Request, client_address: Address) -> str | None:
+        """Return why an accepted request must be refused, or None to serve it. Takes a token if there is a rate.
+
+        The limits for peers wait for a layer that names the client: see `socketkit._engine.passage`.
+        """
         if self._bucket is not None:
             self._bucket.take()
-        if self._asks_who:
-            who = number(client_address)
-            if who is not None and (who in self._deny or (self._allow and who not in self._allow)):
-                return "the client's network is not allowed"
         if self._users and is_stranger(request, self._users):
             return "the client's user is not allowed"
-        return None if isinstance(request, tuple) else self._crowd(client_address)
+        crowd = self._crowd() if source.counted else None
+        if crowd is None and self._peers is not None and source.knows_clients:
+            return self._peers.objection(client_address, counted=source.counted)
+        return crowd
 
     # inside
 
-    def _crowd(self, client_address: Address) -> str | None:
-        """Return why there are too many connections to take one more from this peer, or None."""
+    def _crowd(self) -> str | None:
+        """Return why there are too many connections to take one more, or None."""
         if self._rejects and self._most is not None:
             others = self._ledger.connections()
             if others >= self._most:
                 return "max_connections is reached"
             if self._chance is not None and self._chance.is_against(others):
                 return "max_connections is nearly reached, and this client was among those chosen to be refused"
-        if self._peers is not None and self._peers.is_full(client_address):
-            return "max_per_peer is reached"
         return None
 
     def _look_for_room(self, source: Source, most: int) -> None:

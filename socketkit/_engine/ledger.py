@@ -41,6 +41,11 @@ class Entry:
         self.began, self.heard, self.preamble = now, False, received(self.request) or 0
 
     @property
+    def is_named(self) -> bool:
+        """Whether its client's address is known, and not just that of a proxy."""
+        return not any(getattr(layer, "names_client", False) for layer in self.layers)
+
+    @property
     def is_cut(self) -> bool:
         """Whether it has been recorded as timed out."""
         return self.outcome == TIMED_OUT
@@ -58,7 +63,7 @@ class Ledger:
         self._active: dict[int, Entry] = {}
         self.in_work: Mapping[int, Entry] = self._active  # for frequent lock-free counting
         self.mixed = True  # whether there may be datagrams among them
-        self.peers: Any = None  # the `socketkit._engine.peers.Peers` that counts connections per peer, if any
+        self.peers: Any = None  # the `socketkit._engine.peers.Peers` that limits peers, if any
         self.vacated: Callable[[], None] | None = None  # called once, when a connection is settled: there may be room for another
         self._outcomes: dict[str, int] = {}
         self._settled = 0
@@ -94,6 +99,11 @@ class Ledger:
             if entry is not None:
                 entry.request = wrapped
                 self._active[id(wrapped)] = entry
+
+    def name(self, entry: Entry) -> None:
+        """Apply the limits for peers to a connection, now that a layer has named its client. Raises: TurnedAwayError."""
+        if self.peers is not None:
+            self.peers.name(entry)
 
     def fail(self, request: Request, error: BaseException) -> None:
         """Record that the request's handler, or a hook, raised `error`. A request that was already cut stays "timed out"."""

@@ -31,7 +31,10 @@ class Passage:
         return self._handshake is not None and self._handshake.sends
 
     def go_on(self) -> bool:
-        """Pass all layers that can be passed without waiting; return whether none is left. Raises: what a layer raises."""
+        """Pass all layers that can be passed without waiting; return whether none is left.
+
+        Raises: what a layer raises; TurnedAwayError if a limit for peers turns the client away that a layer has named.
+        """
         entry = self._entry
         while entry.layers:
             if entry.is_cut:  # a deadline passed while the request was being replaced, so its shutdown may not have worked
@@ -45,6 +48,8 @@ class Passage:
                 request, client_address = layer.wrap(entry.request, entry.client_address)
                 self._replace(request)
             entry.client_address, entry.layers = client_address, entry.layers[1:]
+            if getattr(layer, "names_client", False) and entry.is_named:
+                self._ledger.name(entry)
         entry.begin_after_layers(self._ledger.clock())
         return True
 

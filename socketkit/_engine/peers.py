@@ -1,17 +1,19 @@
-"""The peers of requests: the users that limits name, and the connections of each peer."""
+"""The peers of requests: which users and networks the limits allow, and the connections of each peer."""
 
 from __future__ import annotations
 
+import math
 import socket
 import threading
 from typing import TYPE_CHECKING
 
 from socketkit._system.credentials import peer_credentials
-from socketkit._system.networks import V4_BITS, V6_BITS, number
+from socketkit._system.networks import V4_BITS, V6_BITS, Networks, number
 from socketkit.seams import Address, Request
 
 if TYPE_CHECKING:
     from socketkit._engine.ledger import Entry
+    from socketkit.seams.limits import Limits
 
 _AF_UNIX = getattr(socket, "AF_UNIX", -1)
 
@@ -27,33 +29,68 @@ def is_stranger(request: Request, users: frozenset[int]) -> bool:
         return True
 
 
-class Peers:
-    """Open connections per peer. Peers without connections have no entry, so it is never larger than the ledger.
+class TurnedAwayError(Exception):
+    """A limit turns a client away, whose address is only known now that a layer has found it. reply: what to send it."""
 
-    The ledger calls `enter` for each request opened and `leave` for each one settled, in any thread.
+    def __init__(self, reason: str, reply: bytes) -> None:
+        super().__init__(reason)
+        self.reply = reply
+
+
+class Peers:
+    """The limits for peers by their addresses: allowed networks, and open connections of each.
+
+    Peers without connections have no entry, so the table is never larger than the ledger. The ledger calls `enter` for each request opened
+    and `leave` for each one settled, in any thread. A connection whose client is named by a layer is entered once that layer has done so.
     """
 
-    def __init__(self, most: int, v4_prefix: int, v6_prefix: int) -> None:
-        self._most = most
-        self._cut = {V4_BITS: V4_BITS - v4_prefix, V6_BITS: V6_BITS - v6_prefix}
+    def __init__(self, limits: Limits) -> None:
+        self._allow, self._deny = Networks(limits.allow), Networks(limits.deny)
+        self._asks_who = bool(limits.allow or limits.deny)
+        self._most = math.inf if limits.max_per_peer is None else limits.max_per_peer
+        self._cut = {V4_BITS: V4_BITS - limits.v4_prefix, V6_BITS: V6_BITS - limits.v6_prefix}
+        self._reply = limits.reply.encode()
         self._counts: dict[tuple[int, int], int] = {}
-        self._entries: dict[Entry, tuple[int, int]] = {}  # kept because a layer may change the entry's address before it leaves
+        self._entries: dict[Entry, tuple[int, int]] = {}
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._counts)
 
-    def is_full(self, client_address: Address) -> bool:
-        peer = self._peer(client_address)
-        return peer is not None and self._counts.get(peer, 0) >= self._most
+    @staticmethod
+    def are_limited(limits: Limits) -> bool:
+        """Return whether there is a limit for peers."""
+        return bool(limits.max_per_peer is not None or limits.allow or limits.deny)
+
+    def objection(self, client_address: Address, *, counted: bool) -> str | None:
+        """Return why one more request from this address must be refused, or None. counted: whether it is a connection."""
+        if self._asks_who:
+            who = number(client_address)
+            if who is not None and (who in self._deny or (self._allow and who not in self._allow)):
+                return "the client's network is not allowed"
+        if counted and self._most is not math.inf:
+            peer = self._peer(client_address)
+            if peer is not None and self._counts.get(peer, 0) >= self._most:
+                return "max_per_peer is reached"
+        return None
 
     def enter(self, entry: Entry) -> None:
-        """Count a connection; datagrams are ignored."""
-        peer = None if isinstance(entry.request, tuple) else self._peer(entry.client_address)
-        if peer is not None:
-            with self._lock:
-                self._entries[entry] = peer
-                self._counts[peer] = self._counts.get(peer, 0) + 1
+        """Count a connection, unless its client is not named yet; datagrams are ignored."""
+        if self._most is not math.inf and not isinstance(entry.request, tuple) and entry.is_named:
+            peer = self._peer(entry.client_address)
+            if peer is not None:
+                with self._lock:
+                    self._count(entry, peer)
+
+    def name(self, entry: Entry) -> None:
+        """Count a connection whose client was just named, in any thread. Raises: TurnedAwayError."""
+        peer = None if self._most is math.inf else self._peer(entry.client_address)
+        with self._lock:  # threads that name clients of one peer at the same time must not all find the last place free
+            reason = self.objection(entry.client_address, counted=True)
+            if reason is not None:
+                raise TurnedAwayError(reason, self._reply)
+            if peer is not None:
+                self._count(entry, peer)
 
     def leave(self, entry: Entry) -> None:
         with self._lock:
@@ -62,6 +99,10 @@ class Peers:
                 self._counts[peer] -= 1
                 if not self._counts[peer]:
                     del self._counts[peer]
+
+    def _count(self, entry: Entry, peer: tuple[int, int]) -> None:
+        self._entries[entry] = peer
+        self._counts[peer] = self._counts.get(peer, 0) + 1
 
     def _peer(self, client_address: Address) -> tuple[int, int] | None:
         who = number(client_address)

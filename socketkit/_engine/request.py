@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from socketkit._engine.ledger import Entry, Ledger
 from socketkit._engine.passage import Passage
+from socketkit._engine.peers import TurnedAwayError
 from socketkit._system.forking import leave_if_forked
 from socketkit._system.logs import Log
 from socketkit._system.sockets import DONT_WAIT, discard_unread
@@ -88,6 +89,10 @@ class Requests:
 
     def fail_in_layer(self, entry: Entry, error: Exception) -> None:
         """End a connection in one of its layers, because of `error`."""
+        if isinstance(error, TurnedAwayError):
+            reply = b"" if entry.layers else error.reply  # which the client could take for the next layer's
+            self.refuse_request(entry.request, entry.client_address, str(error), reply)
+            return
         log.debug("%s: %s ended the connection: %s", entry.client_address, entry.layers[0], error)
         self.ledger.fail(entry.request, error)
         try:
@@ -159,7 +164,7 @@ class RequestUnit(Entry):
             self._close()
 
     def refuse(self, reason: str, reply: bytes = b"") -> None:
-        self._source.engine.refuse_request(self.request, self.client_address, reason, reply)
+        self._source.engine.refuse_request(self.request, self.client_address, reason, reply if self._source.in_clear else b"")
 
     # inside
 

@@ -37,6 +37,7 @@ class RequestSource(Source):
     """A source of requests for one server; holds what all units taken from one listener share.
 
     parking: how its connections are parked; None: never. layers: the layers that each request passes through first.
+    in_clear: a client that has not passed them yet can read a reply.
     in_place: the dispatcher runs each unit in the calling thread; otherwise `process_request` hands the request on.
     """
 
@@ -51,6 +52,8 @@ class RequestSource(Source):
         self.ledger = self.engine.ledger
         self.parking = parking
         self.layers = layers
+        self.knows_clients = not any(getattr(layer, "names_client", False) for layer in layers)
+        self.in_clear = not any(getattr(layer, "replaces_socket", False) for layer in layers)
         self.behind = forks.behind
         self._straight = in_place and not layers and not replaced_steps(server)
 
@@ -132,7 +135,7 @@ class ListenerSource(RequestSource):
             log.exception("%s: accepting raised; the request is lost", self.url)
             raise OSError("accepting raised") from error
         if admission is not None:
-            reason = admission.objection(request, client_address)
+            reason = admission.objection(self, request, client_address)
             if reason is not None:
                 self._turn_away(request, client_address, reason, admission.reply)
                 return None
@@ -149,7 +152,7 @@ class ListenerSource(RequestSource):
 
     def _turn_away(self, request: Request, client_address: Address, reason: str, reply: bytes = b"") -> None:
         try:
-            self.engine.refuse_request(request, client_address, reason, reply)
+            self.engine.refuse_request(request, client_address, reason, reply if self.in_clear else b"")
         except Exception:
             log.exception("a hook raised while a request of %s was turned away", client_address)
 

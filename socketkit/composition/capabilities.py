@@ -33,14 +33,14 @@ FEATURES: dict[str, bool] = {
 BOTH = frozenset({"stream", "datagram"})
 
 
-def check(transports: Sequence[Any], dispatcher: Any, lifecycle: Any, handler: Any = None) -> None:
+def check(transports: Sequence[Any], dispatcher: Any, lifecycle: Any, handler: Any = None, limits: Any = None) -> None:
     """Refuse a composition that cannot work, before anything is bound.
 
     It checks what the parts declare; each declaration is optional. Any part: `requires`, the platform features it needs. Dispatchers:
-    `kinds`, the kinds of request they run; `runs_async`, whether they await handlers; `check(handler)`, which raises
-    IncompatibleError. Handlers: `request_kinds` and `is_async`. Layers: `replaces_socket`, whether handlers get another object
-    instead of the socket, `needs_socket`, whether the layer itself works only on the socket, and `check(handler)`, which raises ConfigError
-    or IncompatibleError.
+    `kinds`, the kinds of request they run; `runs_async`, whether they await handlers; `forks_requests`, whether only a child process
+    passes the layers; `check(handler)`, which raises IncompatibleError. Handlers: `request_kinds` and `is_async`. Layers: `replaces_socket`, whether handlers get another object
+    instead of the socket, `needs_socket`, whether the layer itself works only on the socket, `names_client`, whether it finds the client's
+    address, and `check(handler)`, which raises ConfigError or IncompatibleError.
     Raises: ConfigError, IncompatibleError.
     """
     if not transports:
@@ -59,6 +59,8 @@ def check(transports: Sequence[Any], dispatcher: Any, lifecycle: Any, handler: A
         raise IncompatibleError(handler.__name__, f"is asynchronous, and {type(dispatcher).__name__} cannot await it", "use asyncio")
     for transport in transports:
         _check_layers(getattr(transport, "layers", ()), handler)
+        if getattr(limits, "max_per_peer", None) is not None:
+            _check_count(getattr(transport, "layers", ()), dispatcher)
     if hasattr(dispatcher, "check"):
         dispatcher.check(handler)
 
@@ -82,6 +84,14 @@ def _check_layers(layers: Sequence[Any], handler: Any) -> None:
             replacing = replacing or name
         if hasattr(layer, "check"):
             layer.check(handler)
+
+
+def _check_count(layers: Sequence[Any], dispatcher: Any) -> None:
+    naming = next((layer for layer in layers if getattr(layer, "names_client", False)), None)
+    forking = next((each for each in (dispatcher, getattr(dispatcher, "inner", None)) if getattr(each, "forks_requests", False)), None)
+    if naming and forking:
+        reason = f"cannot count connections for max_per_peer: only its children learn from {type(naming).__name__} who the client is"
+        raise IncompatibleError(type(forking).__name__, reason, "leave max_per_peer out, or choose another dispatcher")
 
 
 def _request_kinds(handler: Any) -> Collection[str]:

@@ -200,7 +200,7 @@ def composition(spec: object, key: str = "") -> Composition:
         if not isinstance(spec, Mapping):
             raise ConfigError.of(f"must be a table with listen and handler, not {brief(spec)}")
         made = build(Composition, "a server", spec, _RESOLVERS)
-        capabilities.check(made.listen, made.dispatcher, made.lifecycle, made.handler)
+        capabilities.check(made.listen, made.dispatcher, made.lifecycle, made.handler, made.limits)
     faults.check()
     return made
 

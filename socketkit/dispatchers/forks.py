@@ -14,9 +14,9 @@ from socketkit._system.children import end_request, fork, keep_private, pidfd, r
 from socketkit.seams import Address, Request, Watcher, Work
 from socketkit.seams.validators import at_least
 
-EXIT_CODES = {"finished": 0, "failed": 1, "aborted": 75, "timed out": 124}
-"""Exit codes by which a child reports the outcome to its parent. The last two are EX_TEMPFAIL of sysexits.h and the exit code of
-timeout(1): a handler that exits is unlikely to use them."""
+EXIT_CODES = {"finished": 0, "failed": 1, "aborted": 75, "refused": 77, "timed out": 124}
+"""Exit codes by which a child reports the outcome to its parent. The last three are EX_TEMPFAIL and EX_NOPERM of sysexits.h and the exit
+code of timeout(1): a handler that exits is unlikely to use them."""
 
 UNSHARING = 1.0
 """Most seconds to wait for newly forked children to close their copies of the listeners."""
@@ -32,6 +32,7 @@ class Forks:
     """Most children that run at once."""
 
     requires: ClassVar[frozenset[str]] = frozenset({"fork"})
+    forks_requests: ClassVar[bool] = True
 
     def start(self, work: Work) -> _ForkPerRequest:
         """Return the live part."""

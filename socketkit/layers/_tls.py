@@ -29,6 +29,8 @@ _VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 class Encryption:
     """The live part of the layer: it shakes hands with a context."""
 
+    replaces_socket = True
+
     def __init__(self, context: ssl.SSLContext) -> None:
         context.sslsocket_class = TLSSocket
         self._context = context

@@ -54,6 +54,7 @@ class ProxyProtocol:
     """Most bytes of a header of version 2, with its fields; a longer one ends the connection before it is read."""
 
     needs_socket: ClassVar[bool] = True
+    names_client: ClassVar[bool] = True
 
     @cached_property
     def _networks(self) -> Networks:

@@ -21,11 +21,13 @@ from socketkit.seams.powers import (
     Cuts,
     Daemonizes,
     Forces,
+    ForksRequests,
     ForksWorkers,
     Inline,
     IsAsync,
     Kinds,
     Located,
+    NamesClient,
     Narrows,
     NeedsSocket,
     Nests,
@@ -63,7 +65,7 @@ __all__ += [
     "Shares",
     "Watches",
 ]
-__all__ += ["Checks", "Daemonizes", "ForksWorkers", "Kinds", "Located", "NeedsSocket", "Nests", "OpensSeveral"]
-__all__ += ["IsAsync", "ReplacesSocket", "Requires", "RunsAsync", "SpeaksFirst", "Starts", "TakesKinds"]
+__all__ += ["Checks", "Daemonizes", "ForksRequests", "ForksWorkers", "Kinds", "Located", "NeedsSocket", "Nests", "OpensSeveral"]
+__all__ += ["IsAsync", "NamesClient", "ReplacesSocket", "Requires", "RunsAsync", "SpeaksFirst", "Starts", "TakesKinds"]
 __all__ += ["Address", "Clock", "Handshake", "Kind", "Layer", "Listener", "Request", "Seconds", "Transport", "Unit", "open_listeners"]
 __all__ += ["at_least", "permission_bits", "seconds", "seconds_or_none", "socket_path", "some_seconds_or_none"]

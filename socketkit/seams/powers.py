@@ -136,6 +136,12 @@ class ForksWorkers(Protocol):
     processes: int
 
 
+class ForksRequests(Protocol):
+    """Trait of a dispatcher's recipe: each request runs in a child process, so this process never learns what its layers find out."""
+
+    forks_requests: bool
+
+
 class Daemonizes(Protocol):
     """Trait of a dispatcher's recipe: it can run requests in daemon threads, which do not keep the interpreter from exiting."""
 
@@ -184,7 +190,10 @@ class OpensSeveral(Protocol):
 
 
 class ReplacesSocket(Protocol):
-    """Trait of a layer's recipe: handlers get another object, such as a TLS socket, instead of the socket."""
+    """Trait of a layer, of its recipe and of its live part: handlers get another object, such as a TLS socket, instead of the socket.
+
+    A client that a limit turns away before this layer gets no reply, because it could not read one.
+    """
 
     replaces_socket: bool
 
@@ -193,6 +202,15 @@ class NeedsSocket(Protocol):
     """Trait of a layer's recipe: it works on the socket itself, so no layer before it may replace the socket."""
 
     needs_socket: bool
+
+
+class NamesClient(Protocol):
+    """Trait of a layer, of its recipe and of its live part: the address that it returns is the client's, and the peer is only a proxy.
+
+    Limits that concern peers wait for that address.
+    """
+
+    names_client: bool
 
 
 # --- of handlers -----------------------------------------------------------------------------------------------------

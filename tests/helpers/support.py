@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -31,6 +32,14 @@ GUARD = 30.0
 """Seconds after which a program counts as hung."""
 
 _GUARDED = "import faulthandler as _f; _f.dump_traceback_later({seconds}, exit=True); del _f\n"
+
+
+def wait_until(condition: Callable[[], object], timeout: float = GUARD) -> None:
+    """Return once the condition is true: for what nothing announces. Fail the test if it never becomes true."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "the condition never became true"
+        time.sleep(0.001)
 
 
 def python(source: str, *arguments: str, guard: float = GUARD, code: int = 0, **options: Any) -> subprocess.CompletedProcess[str]:
