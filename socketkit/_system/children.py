@@ -15,6 +15,7 @@ import weakref
 from collections.abc import Callable, Iterable
 
 from socketkit._system import logs
+from socketkit._system.forking import forks
 
 
 def fork(run: Callable[[], int]) -> int:
@@ -114,6 +115,15 @@ def end_request(pid: int) -> None:
     """End a child that serves a request, or the program that it has become, whatever it does about a SIGTERM that others send."""
     for number in filter(None, (FORCE, signal.SIGTERM)):
         send_signal(pid, number)
+
+
+def is_ended_by(parent: int, on_force: Callable[..., object]) -> bool:
+    """Return whether this process serves a request for process `parent`, which ends it by FORCE: it need not heed a SIGTERM for everybody.
+
+    on_force: the handler of FORCE that ends it.
+    """
+    forced = FORCE is not None and signal.getsignal(FORCE) == on_force
+    return forced and forks.for_a_request == os.getpid() and os.getppid() == parent
 
 
 def send_signal(pid: int, number: int) -> None:

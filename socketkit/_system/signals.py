@@ -28,6 +28,11 @@ def handle(number: int, handler: Handler) -> Any:
     return before
 
 
+def is_handled_here(number: int) -> bool:
+    """Return whether this library handles the signal, and not the program."""
+    return number in _programs
+
+
 @contextlib.contextmanager
 def handling(handlers: Mapping[int, Handler]) -> Iterator[None]:
     """Handle signals in the block, also those that were held until now; afterwards restore the previous handlers."""

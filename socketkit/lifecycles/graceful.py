@@ -12,10 +12,9 @@ from typing import Any
 import attrs
 
 from socketkit._system import activation, notify
-from socketkit._system.children import FORCE
+from socketkit._system.children import FORCE, is_ended_by
 from socketkit._system.credentials import group_id, primary_group, user_id
 from socketkit._system.early_signals import is_free
-from socketkit._system.forking import forks
 from socketkit._system.signals import Handler, handling
 from socketkit.lifecycles._privileges import give_up
 from socketkit.lifecycles._restart import Restart
@@ -124,7 +123,7 @@ class _Foreground:
     def on_stop(self, number: int, _frame: FrameType | None) -> None:
         """Stop; immediately on the second signal; exit the process on the third."""
         if os.getpid() != self._pid:  # a child: Ctrl-C reaches it too, but its parent decides
-            if number == signal.SIGTERM and not self._is_ended_by_parent():
+            if number == signal.SIGTERM and not is_ended_by(self._pid, self.on_force):
                 os._exit(128 + number)
             return
         self._received += 1
@@ -137,11 +136,6 @@ class _Foreground:
         """In a child that serves a request, end it: only the parent sends this. A child with its own SIGTERM handler is sent that next."""
         if os.getpid() != self._pid and signal.getsignal(signal.SIGTERM) == self.on_stop:
             os._exit(128 + signal.SIGTERM)
-
-    def _is_ended_by_parent(self) -> bool:
-        """Return whether this is a child that serves a request, so that a SIGTERM may have been meant for the whole process group."""
-        forced = FORCE is not None and signal.getsignal(FORCE) == self.on_force
-        return forced and forks.for_a_request == os.getpid() and os.getppid() == self._pid
 
     def on_restart(self, _number: int, _frame: FrameType | None) -> None:
         if os.getpid() == self._pid:

@@ -965,8 +965,6 @@ def test_one_thread_that_hangs_does_not_make_its_worker_hang():
 @pytest.mark.parametrize("group", [False, True], ids=["to the parent", "to the group"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_drains_and_what_runs_may_finish(inner, group, number):
-    if group and number == signal.SIGTERM and inner == "Forks()":
-        pytest.skip("SIGTERM ends a child that serves one request, whoever sends it")
     with serving(f"serve(Prefork(2, {inner}), held)") as (program, address):
         started(program, 2)
         request = Held(address)
@@ -991,6 +989,17 @@ def test_at_the_deadline_sockets_are_shut_down(inner):
         program.line(r"^report 0 finished, 1 forced, 0 stuck")
         program.line(r"^stats 0 1 aborted=1")
         program.line("^no children")
+
+
+def test_at_the_deadline_a_worker_ends_its_children_with_their_requests():
+    with serving("serve(Prefork(2, Forks()), held, lifecycle=Graceful(0.2))") as (program, address):
+        request = Held(address)
+        assert program.stop() == 0
+        assert request.read() == b""
+        assert gone(request.pid)
+        program.line(r"^report 0 finished, 1 forced, 0 stuck")
+        program.line("^no children")
+        assert "did not end in time" not in program.output
 
 
 def test_a_worker_that_does_not_heed_the_deadline_is_killed():

@@ -127,6 +127,7 @@ def test_every_kind_of_client_is_answered_in_ten_restarts(tmp_path):
 
 
 @pytest.mark.clients
+@pytest.mark.timeout(180)  # a fork for each of many connections takes 20 s on a quiet machine
 @pytest.mark.parametrize("dispatcher", ["thread", "fork", "pool:8", "adaptive", "asyncio", "prefork:2"])
 def test_redis_benchmark_loses_no_connection_in_ten_restarts(dispatcher, tmp_path):
     if shutil.which("redis-benchmark") is None:

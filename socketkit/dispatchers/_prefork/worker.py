@@ -14,8 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from socketkit._system import signals
+from socketkit._system import children, signals
 from socketkit._system.children import drop_exit_functions, keep_private, run_exit_functions
+from socketkit._system.early_signals import is_free
 from socketkit._system.threads import aside
 from socketkit.dispatchers._prefork.handle import CLOSE, DUE, FORCE, GOING, HERE, LEAVE, READY, STOP, hear, say
 from socketkit.logs import Log
@@ -42,6 +43,7 @@ class Worker:
 
     def __init__(self, recipe: Prefork, channel: socket.socket, most_requests: int | None) -> None:
         self._recipe = recipe
+        self._pid = 0  # once it serves
         self._channel = channel
         self._most_requests = most_requests
         self._serving: Serving | None = None
@@ -54,6 +56,7 @@ class Worker:
 
     def serve(self, replica: Replica) -> int:
         """Return the exit code."""
+        self._pid = os.getpid()
         try:
             drop_exit_functions()
             keep_private(self._channel)
@@ -84,6 +87,8 @@ class Worker:
         """Have SIGTERM tell this worker to leave. The program's own handlers stay, and the lifecycle's do nothing in this process."""
         signals.ignore(signal.SIGINT)  # a terminal sends it to the parent too, which decides what it means
         signals.handle(signal.SIGTERM, self._on_sigterm)
+        if children.FORCE is not None and (is_free(children.FORCE) or signals.is_handled_here(children.FORCE)):
+            signals.handle(children.FORCE, self._on_force)
         signals.handle(signal.SIGIO, lambda _number, _frame: self._listen())
         sigterm = {signal.SIGTERM}  # held back during a fork, until the child has the program's handler again
         os.register_at_fork(
@@ -93,11 +98,20 @@ class Worker:
         )
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
-    def _on_sigterm(self, _number: int, _frame: Any) -> None:
+    def _on_sigterm(self, number: int, _frame: Any) -> None:
+        if os.getpid() != self._pid:  # a child of this worker
+            if not children.is_ended_by(self._pid, self._on_force):
+                os._exit(128 + number)
+            return
         self._listen()
         if not self._leaving:
             say(self._channel, GOING)
             self._leave()
+
+    def _on_force(self, _number: int, _frame: Any) -> None:
+        """In a child that serves a request, end it. A child with its own SIGTERM handler is sent that next."""
+        if os.getpid() != self._pid and signal.getsignal(signal.SIGTERM) == self._on_sigterm:
+            os._exit(128 + signal.SIGTERM)
 
     def _listen(self) -> None:
         """Handle the parent's messages. Runs in the thread that takes requests, and in signal handlers."""
