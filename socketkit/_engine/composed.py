@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import socket
 import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from socketkit._engine import renewal
 from socketkit._engine.admission import Admission
 from socketkit._engine.deadlines import Deadlines, limit_stalls
 from socketkit._engine.descriptors import fitted
@@ -31,6 +33,9 @@ from socketkit.seams import Address, Clock, Dispatcher, Lifecycle, Listener, Par
 from socketkit.seams.limits import Limits
 from socketkit.seams.stats import Stats
 
+if TYPE_CHECKING:
+    from datetime import datetime
+
 log = Log("socketkit.server")
 
 started: weakref.WeakSet[ComposedEngine] = weakref.WeakSet()
@@ -45,7 +50,7 @@ class ComposedEngine(Engine):
         self._opened: list[tuple[Listener, Transport]] = []  # a transport may have several listeners
         self._dropped: int | None = 0  # datagrams dropped at listeners since closed; None: unknown
         self._fitted: Limits | None = None
-        self._layers: dict[int, tuple[Any, ...]] = {}  # started ones, by the identity of their transport
+        self._layers: dict[int, tuple[Any, ...]] = {}  # by the identity of their transport; started when the server first opens
         self._complained = False
 
     @property
@@ -89,9 +94,11 @@ class ComposedEngine(Engine):
             raise
 
     def open(self) -> None:
-        """Open every listener, or none. Raises: ListenError."""
+        """Start the layers, then open every listener, or none. Raises: ConfigError, ListenError."""
         if self._opened:
             return
+        if not self._layers:
+            self._layers = {id(transport): _started_layers(transport) for transport in self.server.transports}
         with contextlib.ExitStack() as opened:
             pairs = list[tuple[Listener, Transport]]()
             for transport in self.server.transports:
@@ -113,7 +120,8 @@ class ComposedEngine(Engine):
                 stack.callback(listener.close)
 
     def stats(self) -> Stats:
-        return attrs.evolve(self.ledger.stats(), dropped=_sum((self._dropped, *map(_drops, self.listeners))))
+        dropped = _sum((self._dropped, *map(_drops, self.listeners)))
+        return attrs.evolve(self.ledger.stats(), dropped=dropped, expiries=self._expiries())
 
     # requests
 
@@ -154,7 +162,7 @@ class ComposedEngine(Engine):
                 accept = limit_stalls(listener, accept, limits.write_stall)
             if live.adapt is not None:
                 accept = partial(_adapted, accept, live.adapt)
-            layers = self._layers_of(transport)
+            layers = self._layers[id(transport)]
             source = ListenerSource(server, listener, accept, transport, parking, layers=layers, in_place=in_place, once=overridden)
             source.deadlines = deadlines if source.counted else None
             sources.append(source)
@@ -165,14 +173,6 @@ class ComposedEngine(Engine):
             for source in guarded:
                 source.admission = admission
         return sources
-
-    def _layers_of(self, transport: Transport) -> tuple[Any, ...]:
-        """Return the transport's layers, each started on first use if it has a live part."""
-        layers = self._layers.get(id(transport))
-        if layers is None:
-            recipes: tuple[Any, ...] = getattr(transport, "layers", ())
-            layers = self._layers[id(transport)] = tuple(each.start() if hasattr(each, "start") else each for each in recipes)
-        return layers
 
     def _limits_in_force(self, live: StartedDispatcher) -> Limits:
         """Return the limits for each serving process, as adjusted by the dispatcher and the system."""
@@ -199,6 +199,29 @@ class ComposedEngine(Engine):
 
     def _speaks_first(self) -> bool:
         return bool(getattr(unwrapped(self.server.RequestHandlerClass), "speaks_first", False))
+
+    # layers
+
+    def keep_renewing(self, run: Run) -> None:
+        for layer in self._layers_with("renew"):
+            try:
+                run.call_later(0.0, partial(renewal.keep_renewing, layer, run.call_later))
+            except RuntimeError as error:  # no thread is available for the timer
+                log.warning("%r will not be renewed: %s", layer, error)
+
+    def renew(self) -> None:
+        for layer in self._layers_with("renew"):
+            renewal.renew(layer)
+        live = self.live
+        if live is not None and live.renew_workers is not None:
+            live.renew_workers()
+
+    def _expiries(self) -> dict[str, datetime]:
+        return {name: moment for layer in self._layers_with("expiries") for name, moment in layer.expiries().items()}
+
+    def _layers_with(self, power: str) -> list[Any]:
+        """Return the live layers that have a power."""
+        return [layer for layer in itertools.chain.from_iterable(self._layers.values()) if hasattr(layer, power)]
 
     # forked processes
 
@@ -232,6 +255,12 @@ def _forget_others(engine: ComposedEngine) -> None:
         other.close_listeners()
         if other.run is not None:
             other.run.close()
+
+
+def _started_layers(transport: Transport) -> tuple[Any, ...]:
+    """Return the layers of a transport, those with a live part started. Raises: ConfigError."""
+    recipes: tuple[Any, ...] = getattr(transport, "layers", ())
+    return tuple(each.start() if hasattr(each, "start") else each for each in recipes)
 
 
 def _drops(listener: Listener) -> int | None:

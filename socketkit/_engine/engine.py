@@ -85,6 +85,12 @@ class Engine(Requests, ABC):
     def turn(self) -> Callable[[], object] | None:
         """Return what to call after every turn of the loop; None: nothing, so the loop may sleep until an event."""
 
+    def keep_renewing(self, run: Run) -> None:
+        """Begin to renew what can be renewed while the run lasts. Called once, in the serving thread, when the run is ready."""
+
+    def renew(self) -> None:
+        """Renew everything that can be renewed, once, here and in worker processes. Called as `Run.call_later` calls."""
+
     def is_closed(self) -> bool:
         """Return whether the program has closed the listener, which ends the loop."""
         return False

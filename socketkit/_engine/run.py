@@ -178,18 +178,24 @@ class Run:
             if every is not None:
                 intake.call_soon(partial(keep_calling, intake, callback, every))
         self.started.set()
+        self._engine.keep_renewing(self)
 
     def call_later(self, seconds: float, callback: Callable[[], object], *, in_signal_handler: bool = False) -> None:
         """Call `callback` after `seconds`, in a thread of its own. From any thread; see `TimerThread.call_later`.
 
-        If the dispatcher forks a process for each request, the intake makes the call. The thread that takes requests is always free
-        then, and a process that forks should have no other thread. Raises: RuntimeError when the system cannot start a thread.
+        If the dispatcher forks, for each request or as many workers, the intake makes the call. The thread that waits in it is always
+        free then, and a process that forks should have no other thread. Raises: RuntimeError when the system cannot start a thread.
         """
         live, intake = self._engine.live, self.intake
-        if live is not None and live.cut is not None and intake is not None:
+        if live is not None and live.forks and intake is not None:
             intake.call_soon(partial(intake.call_later, seconds, callback))
         else:
             self.timer.call_later(seconds, callback, in_signal_handler=in_signal_handler)
+
+    def renew(self) -> None:
+        """As `socketkit.seams.Serving.renew`."""
+        if self.started.is_set():
+            self.call_later(0.0, self._engine.renew, in_signal_handler=True)
 
     # stopping
 

@@ -142,3 +142,5 @@ class StartedDispatcher:
         self.force = getattr(part, "force", None)
         self.unshare = getattr(part, "unshare", None)
         self.attach = getattr(part, "attach", None)
+        self.renew_workers = getattr(part, "renew_workers", None)
+        self.forks: bool = self.cut is not None or getattr(recipe, "forks_workers", False)  # processes, in the serving thread

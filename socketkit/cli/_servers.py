@@ -85,6 +85,13 @@ def run_of(server: Server) -> Run | None:
     return engine_of(server).run
 
 
+def renew(server: Server) -> None:
+    """Have a server that serves renew its layers, such as certificates from files."""
+    run = run_of(server)
+    if run is not None:
+        run.renew()
+
+
 def listeners(server: Server) -> Iterable[Listener]:
     """Return the open listeners of a server."""
     engine: Any = engine_of(server)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from socketkit._system import activation, notify
-from socketkit.cli._servers import Watch, compose, listeners, run_of
+from socketkit.cli._servers import Watch, compose, listeners, renew, run_of
 from socketkit.logs import Log
 from socketkit.seams import State
 from socketkit.seams.stats import DrainReport
@@ -76,6 +76,11 @@ class Together:
             server.stop(drain, wait=False)
         self._end()
 
+    def renew(self) -> None:
+        """Renew the layers of all servers."""
+        for server in list(self._servers.values()):
+            renew(server)
+
     def hand_over(self) -> None:
         """Hand over all servers."""
         for server in self._servers.values():
@@ -126,11 +131,12 @@ class Together:
         self.ever += coming.values()
         for each in self._rounds:
             each.renew()
+        self.renew()
         for server in leaving:
             _hand_over(server)
             threading.Thread(target=self._see_off, args=(server,), daemon=True).start()
         if not changed and not leaving:
-            log.warning("reload found no changes")
+            log.warning("reload found no changes in the configuration")
 
     def _see_off(self, server: Server) -> None:
         """Wait until a replaced server has ended, and close it."""

@@ -16,7 +16,7 @@ from socketkit._system import early_signals, logs, notify, signals
 from socketkit._system.threads import aside
 from socketkit._system.wakeup import Wakeup
 from socketkit.cli import _inetd
-from socketkit.cli._servers import Watch, compose, import_from_here, receive_sockets
+from socketkit.cli._servers import Watch, compose, import_from_here, receive_sockets, renew
 from socketkit.cli._together import Together, reloading
 from socketkit.composition import config
 from socketkit.errors import ConfigError
@@ -108,7 +108,7 @@ def serve(  # noqa: PLR0913, PLR0917 - each is one option of the command
         for server in servers.values():
             opened.enter_context(server)  # all are bound before the first one serves
         if len(servers) == 1:
-            reload = partial(aside, partial(_reload, read, compositions)) if read is not None else None
+            reload = partial(aside, partial(_reload, read, compositions, *servers.values())) if read is not None else None
             deliver = opened.enter_context(_on_hangup(reload or partial(signal.raise_signal, signal.SIGTERM)))
 
             def on_start(server: Server) -> None:
@@ -224,13 +224,17 @@ def _ignore_late_signals() -> None:
             signal.signal(number, signal.SIG_IGN)
 
 
-def _reload(read: Callable[[], Mapping[str, Composition]], compositions: Mapping[str, Composition]) -> None:
-    """Reload the file of a single server. If it is valid and changed, restart: the new generation also forks from its main thread."""
+def _reload(read: Callable[[], Mapping[str, Composition]], compositions: Mapping[str, Composition], server: Server) -> None:
+    """Reload the file of a single server. If it is valid and changed, restart: the new generation also forks from its main thread.
+
+    If it has not changed, other files that it names may have, such as certificates.
+    """
     with reloading():
         found = read()
         compose(found)
         if found == compositions:
-            log.warning("reload found no changes")
+            log.warning("reload found no changes in the configuration")
+            renew(server)
             notify.ready()
         elif callable(signal.getsignal(signal.SIGUSR2)):
             os.kill(os.getpid(), signal.SIGUSR2)

@@ -61,6 +61,12 @@ class Serving(Protocol):
         The thread that takes requests calls it, so it is not called while no thread can. Call `on_ready` before `run`.
         """
 
+    def renew(self) -> None:
+        """Have the layers look for something new, such as certificates, soon, in this process and in its workers. Safe wherever `stop` is.
+
+        Before the server takes requests this does nothing, because they look when it begins to.
+        """
+
     def hand_over(self) -> None:
         """As `stop`, when another process already takes requests from the same listeners: leave the kernel's queue to that process.
 

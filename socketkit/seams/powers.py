@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from socketkit.seams.parking import Parking
 from socketkit.seams.transports import Layer
-from socketkit.seams.types import Address, Request
+from socketkit.seams.types import Address, Request, Seconds
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from socketkit.seams.dispatchers import Dispatcher, Watcher
     from socketkit.seams.limits import Limits
     from socketkit.seams.transports import Handshake, Listener
@@ -88,6 +90,37 @@ class Watches(Protocol):
 
     def attach(self, loop: Watcher | None, /) -> None:
         """Store the loop. Called in the serving thread before the first request, and with None once the loop has ended."""
+
+
+class RenewsWorkers(Protocol):
+    """Power of a live dispatcher whose own processes serve: it passes on a request to renew the layers."""
+
+    def renew_workers(self) -> None:
+        """Have `Serving.renew` called in each of the processes, without waiting for it. Called in the serving thread."""
+
+
+class Renews(Protocol):
+    """Power of a live layer: while the server serves, it can replace what it started with, for example by what its files say now.
+
+    renew_every: the seconds between two calls of `renew`. None: it is called once, as the server begins to take requests, and whenever
+        `Serving.renew` asks for it.
+    """
+
+    renew_every: Seconds | None
+
+    def renew(self) -> None:
+        """Look for something new, and use it for connections that begin from now on. All others keep what they have.
+
+        One call at a time, in a thread that takes no requests; under a dispatcher that forks, in the loop of the process that forks, so
+        that a child is never forked in the middle. Worker processes call it on their own copies. An error is logged, and nothing else.
+        """
+
+
+class Expires(Protocol):
+    """Power of a live layer: it knows until when what it uses is valid, for `Stats.expiries`."""
+
+    def expiries(self) -> Mapping[str, datetime]:
+        """Return by name, such as that of a file, the moment when each expires, with its time zone. From any thread; must not block."""
 
 
 # --- of recipes ------------------------------------------------------------------------------------------------------

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import attrs
 
 from socketkit.seams.types import Address
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 
 @attrs.frozen
@@ -18,6 +22,9 @@ class Stats:
     dropped: int | None = None
     """Datagrams that the system dropped because the listener's receive buffer was full. They do not count as accepted. None where the
     system does not report them; Linux does."""
+    expiries: Mapping[str, datetime] = attrs.field(factory=dict)
+    """The moment, in UTC, when each certificate that is in use expires, by its file. Empty without any, and for a `tls` layer with a context
+    of the program's own."""
 
     @property
     def accepted(self) -> int:

@@ -14,8 +14,9 @@ import attrs
 if TYPE_CHECKING:
     from socketkit.seams import Replica
 
-LEAVE, CLOSE, FORCE, PING = "LCFP"
-"""Messages from the parent: finish and leave; the same, because the whole server stops; leave at once; report that you respond."""
+LEAVE, CLOSE, FORCE, PING, RENEW = "LCFPN"
+"""Messages from the parent: finish and leave; the same, because the whole server stops; leave at once; report that you respond; renew the
+layers."""
 
 READY, HERE, DUE, GOING, STOP = "RHDGS"
 """Messages from a worker: it accepts requests; it responds; start its successor; it is leaving; stop the whole server."""

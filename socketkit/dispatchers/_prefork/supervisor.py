@@ -17,7 +17,21 @@ from typing import TYPE_CHECKING, Any
 
 from socketkit._system import logs
 from socketkit._system.children import fork, how_it_ended, keep_private, pidfd, reap, send_signal, wait_any
-from socketkit.dispatchers._prefork.handle import CLOSE, DUE, FORCE, GOING, LEAVE, PING, READY, STOP, WorkerHandle, WorkerState, hear, say
+from socketkit.dispatchers._prefork.handle import (
+    CLOSE,
+    DUE,
+    FORCE,
+    GOING,
+    LEAVE,
+    PING,
+    READY,
+    RENEW,
+    STOP,
+    WorkerHandle,
+    WorkerState,
+    hear,
+    say,
+)
 from socketkit.dispatchers._prefork.worker import Worker
 from socketkit.errors import BootError
 from socketkit.logs import Log
@@ -85,6 +99,10 @@ class Supervisor:
                 return False
             wait_any(self._processes, left)
         return True
+
+    def renew_workers(self) -> None:
+        for process in self._processes.values():
+            say(process.channel, RENEW)
 
     def force(self) -> None:
         for process in self._processes.values():

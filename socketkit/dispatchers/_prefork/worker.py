@@ -18,7 +18,7 @@ from socketkit._system import children, signals
 from socketkit._system.children import drop_exit_functions, keep_private, run_exit_functions
 from socketkit._system.early_signals import is_free
 from socketkit._system.threads import aside
-from socketkit.dispatchers._prefork.handle import CLOSE, DUE, FORCE, GOING, HERE, LEAVE, READY, STOP, hear, say
+from socketkit.dispatchers._prefork.handle import CLOSE, DUE, FORCE, GOING, HERE, LEAVE, READY, RENEW, STOP, hear, say
 from socketkit.logs import Log
 
 if TYPE_CHECKING:
@@ -124,6 +124,9 @@ class Worker:
             elif word in {LEAVE, CLOSE}:
                 self._closing = word == CLOSE
                 self._leave()
+            elif word == RENEW:
+                if self._serving is not None:
+                    self._serving.renew()
             elif self._intake is not None:
                 self._intake.call_soon(partial(say, self._channel, HERE))  # in the thread that takes requests: this proves that it responds
 
