@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import socket
 import ssl
 import stat
-from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import attrs
+
 from socketkit._system.tls import TLSHandshake, reason
 from socketkit.errors import ConfigError
+from socketkit.layers._expiry import ExpiryLog, Validity, now, validity
 from socketkit.logs import Log
 from socketkit.seams import Address, Handshake, Request
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from socketkit.layers.tls import TLS
 
 log = Log("socketkit.layers.tls")
@@ -32,6 +37,9 @@ class Encryption:
     replaces_socket = True
 
     def __init__(self, context: ssl.SSLContext) -> None:
+        self._use(context)
+
+    def _use(self, context: ssl.SSLContext) -> None:
         context.sslsocket_class = TLSSocket
         self._context = context
 
@@ -40,6 +48,55 @@ class Encryption:
 
     def _encrypt(self, request: Request) -> ssl.SSLSocket:
         return self._context.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
+
+
+class RenewedEncryption(Encryption):
+    """Encryption with what the files of a recipe say now: see `socketkit.seams.Renews` and `socketkit.seams.Expires`.
+
+    A handshake uses the context there is when it begins, and keeps it. Each process looks at the files for itself. Only the process that
+    started the layer logs which certificates expire, because its workers see the same files. clock: see `ExpiryLog`.
+    """
+
+    def __init__(self, recipe: TLS, clock: Callable[[], datetime] = now) -> None:
+        self._recipe = recipe
+        self._stamps = _stamps(recipe)  # of the files when they were last read and could be used
+        self._fault = ""  # why they cannot be used since; it has been logged
+        loaded = load(recipe)
+        super().__init__(loaded.context)
+        self._certificates = loaded.certificates
+        self._process = os.getpid()
+        self._expiry_log = ExpiryLog(clock)
+        self._expiry_log.look(self._certificates)
+
+    @property
+    def renew_every(self) -> float | None:
+        return self._recipe.reload
+
+    def renew(self) -> None:
+        """Look at the files, and use them if they have changed and fit together; otherwise go on with what there is."""
+        stamps = _stamps(self._recipe)  # before the files are read: if one changes meanwhile, the next look finds that
+        if stamps != self._stamps or self._fault:
+            self._load(stamps)
+        if os.getpid() == self._process:
+            self._expiry_log.look(self._certificates)
+
+    def expiries(self) -> dict[str, datetime]:
+        return {file: valid.end for file, valid in self._certificates.items()}
+
+    def _load(self, stamps: dict[str, object]) -> None:
+        try:
+            loaded = load(self._recipe)
+        except ConfigError as error:
+            fault = "; ".join(fault.message for fault in error.faults)
+            if fault != self._fault:
+                log.warning("the files have changed, but the old certificates stay in use: %s", fault, about=fault)
+            self._fault = fault
+            return
+        changed = [file for file in stamps if stamps[file] != self._stamps[file]]
+        log.info("new handshakes use what is now in %s", ", ".join(changed or stamps))
+        self._use(loaded.context)
+        self._certificates, self._stamps, self._fault = loaded.certificates, stamps, ""
+        _warn_of_open_keys(self._recipe)
 
 
 class TLSSocket(ssl.SSLSocket):
@@ -61,18 +118,53 @@ class TLSSocket(ssl.SSLSocket):
 # --- contexts --------------------------------------------------------------------------------------------------------
 
 
-def context_of(recipe: TLS) -> ssl.SSLContext:
-    """Return the context that a recipe describes. Raises: ConfigError, which names the file at fault."""
+@attrs.frozen
+class Loaded:
+    """What the files of a recipe say: a context, and when each certificate is valid, by its file."""
+
+    context: ssl.SSLContext
+    certificates: Mapping[str, Validity]
+
+
+def check(recipe: TLS) -> None:
+    """Load everything that a recipe describes. Raises: ConfigError, which names the file at fault."""
     if recipe.context is not None:
-        return _given(recipe.context)
-    context = _loaded(recipe, recipe.cert, recipe.key)
-    hosts = {host[0].lower(): _loaded(recipe, *host[1:]) for host in recipe.sni}
+        given(recipe.context)
+    else:
+        load(recipe)
+        _warn_of_open_keys(recipe)
+
+
+def load(recipe: TLS) -> Loaded:
+    """Load the files of a recipe. Raises: ConfigError, which names the file at fault."""
+    context = _context(recipe, recipe.cert, recipe.key)
+    hosts = {name.lower(): _context(recipe, *pair) for name, *pair in recipe.sni}
     if hosts:
         context.sni_callback = partial(_choose, hosts)
-    return context
+    return Loaded(context, {cert: _validity(cert) for cert, _ in _pairs(recipe)})
 
 
-def _loaded(recipe: TLS, cert: str, key: str | None = None) -> ssl.SSLContext:
+def _pairs(recipe: TLS) -> list[tuple[str, str]]:
+    """Return the file of each certificate, and that of its key."""
+    pairs = [(recipe.cert, recipe.key), *((*pair, None)[:2] for _, *pair in recipe.sni)]
+    return [(cert, key or cert) for cert, key in pairs]
+
+
+def _stamps(recipe: TLS) -> dict[str, object]:
+    """Return, for each file of a recipe, what changes whenever the file does, also where a symbolic link leads; None if it is not there."""
+    files = itertools.chain(*_pairs(recipe), (recipe.client_ca,) if recipe.client_ca is not None else ())
+    return {file: _stamp(file) for file in files}
+
+
+def _stamp(file: str) -> tuple[int, ...] | None:
+    try:
+        status = os.stat(file)  # noqa: PTH116 - a path object would only be in the way
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino, status.st_dev
+
+
+def _context(recipe: TLS, cert: str, key: str | None = None) -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = _VERSIONS[recipe.minimum]
     context.num_tickets = recipe.tickets
@@ -92,7 +184,7 @@ def _loaded(recipe: TLS, cert: str, key: str | None = None) -> ssl.SSLContext:
     return context
 
 
-def _given(context: Any) -> ssl.SSLContext:
+def given(context: Any) -> ssl.SSLContext:
     """Return the program's own context. Raises: ConfigError."""
     found = context
     try:
@@ -115,16 +207,21 @@ def _load(context: ssl.SSLContext, cert: str, key: str | None, password: str | N
             open(file, "rb").close()  # noqa: PTH123 - only whether that is possible
     with _naming(f"{cert} and {key}" if key else cert):
         context.load_cert_chain(cert, key, password if password is not None else _ask_nobody)
-    expires = ssl.cert_time_to_seconds(str(_decoded(cert)["notAfter"]))
-    if expires < datetime.now(UTC).timestamp():
-        raise ConfigError.of(f"the certificate in {cert} has expired ({_decoded(cert)['notAfter']}); renew it", "cert")
-    if os.name == "posix" and os.stat(key or cert).st_mode & (stat.S_IROTH | stat.S_IWOTH):  # noqa: PTH116
-        log.warning("other users may read or change the private key in %s; run chmod 600 on it", key or cert, about=key or cert, few=1)
+    if (end := _validity(cert).end) < now():
+        raise ConfigError.of(f"the certificate in {cert} has expired, on {end:%Y-%m-%d}; renew it", "cert")
 
 
-def _decoded(cert: str) -> Mapping[str, Any]:
-    """Return the fields of the first certificate in a file."""
-    return ssl._ssl._test_decode_cert(cert)  # type: ignore[attr-defined,no-any-return] # noqa: SLF001 - Python has no public way
+def _validity(cert: str) -> Validity:
+    """Return when the first certificate in a file is valid. Raises: ConfigError."""
+    with _naming(cert):
+        return validity(cert)
+
+
+def _warn_of_open_keys(recipe: TLS) -> None:
+    for _, key in _pairs(recipe):
+        with contextlib.suppress(OSError):  # it has just gone
+            if os.name == "posix" and os.stat(key).st_mode & (stat.S_IROTH | stat.S_IWOTH):  # noqa: PTH116 - as above
+                log.warning("other users may read or change the private key in %s; run chmod 600 on it", key, about=key, few=1)
 
 
 def _ask_nobody() -> str:

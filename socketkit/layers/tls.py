@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Literal
 
 import attrs
 
-from socketkit.seams import ShakesHands
-from socketkit.seams.validators import at_least
+from socketkit.seams import Seconds, ShakesHands
+from socketkit.seams.validators import at_least, seconds
 
 _text_or_none = attrs.validators.optional(attrs.validators.instance_of(str))
 
@@ -49,6 +49,13 @@ def _is_context(_recipe: object, field: Any, value: Any) -> None:
         raise ValueError(f"{field.name} must be an SSLContext, a function that returns one, or its module:name, not {value!r}")
 
 
+def _is_pause(recipe: object, field: Any, value: Any) -> None:
+    if value is not None:
+        seconds(recipe, field, value, ", or none for never")
+    if value == 0:
+        raise ValueError(f"{field.name} must be more than 0 seconds, or none for never")
+
+
 @attrs.frozen
 class TLS:
     """Encrypts connections. The client's part of a handshake is awaited without a thread, under `Limits.handshake`.
@@ -78,6 +85,9 @@ class TLS:
     """Ciphers of TLS 1.2, in OpenSSL's notation; None: Python's default."""
     tickets: int = attrs.field(default=2, validator=at_least(0), kw_only=True)
     """Session tickets sent to each client of TLS 1.3."""
+    reload: Seconds | None = attrs.field(default=60.0, validator=_is_pause, kw_only=True)
+    """Time between two looks at the files. Once they have changed and fit together, new handshakes use what they say. None: the server looks
+    when it starts, and when `socketkit serve` gets SIGHUP."""
     context: Any = attrs.field(default=None, validator=_is_context, kw_only=True)
     """A ready-made `ssl.SSLContext`, a function that returns one, or its ``module:name``. Excludes all other options."""
 
@@ -86,7 +96,7 @@ class TLS:
     def __attrs_post_init__(self) -> None:
         own = [field.name for field in attrs.fields(TLS) if field.name != "context" and getattr(self, field.name) != field.default]
         if self.context is not None and own:
-            raise ValueError(f"context excludes {', '.join(own)}; set these in the context")
+            raise ValueError(f"context excludes {', '.join(own)}, because the context decides everything; leave out one or the other")
         if self.context is None and not self.cert:
             raise ValueError("cert is missing; give a file with a certificate and its chain, or a context")
         if self.client != "none" and self.client_ca is None:
@@ -94,10 +104,12 @@ class TLS:
 
     def check(self, _handler: object) -> None:
         """Load everything once. Raises: ConfigError, which names the file at fault."""
-        self.start()
+        from socketkit.layers import _tls  # noqa: PLC0415 - importing ssl takes longer than most of socketkit
+
+        _tls.check(self)
 
     def start(self) -> ShakesHands:
         """Return the live part. Raises: ConfigError, which names the file at fault."""
-        from socketkit.layers import _tls  # noqa: PLC0415 - importing ssl takes longer than most of socketkit
+        from socketkit.layers import _tls  # noqa: PLC0415 - as above
 
-        return _tls.Encryption(_tls.context_of(self))
+        return _tls.Encryption(_tls.given(self.context)) if self.context is not None else _tls.RenewedEncryption(self)

@@ -3,9 +3,25 @@
 import functools
 import subprocess
 import tempfile
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 _FOLDER = Path(tempfile.mkdtemp(prefix="socketkit-certificates-"))
+
+_CA = """
+[ca]
+default_ca = ours
+[ours]
+database = database
+rand_serial = yes
+new_certs_dir = .
+default_md = sha256
+unique_subject = no
+copy_extensions = copy
+policy = any
+[any]
+commonName = supplied
+"""
 
 
 def openssl(*words, **options):
@@ -28,10 +44,15 @@ def authority(name):
 
 
 @functools.cache
-def certificate(name="localhost", *, signed_by="Authority", kind="ec", days=1, password=None):
-    """Return the files of a certificate and of its key."""
+def certificate(  # noqa: PLR0913 - each is a property of a certificate
+    name="localhost", *, signed_by="Authority", kind="ec", days=1, password=None, age=0, issue=0
+):
+    """Return the files of a certificate and of its key.
+
+    days: until it expires. age: days since it became valid. issue: tells apart certificates that are alike.
+    """
     ca = authority(signed_by)
-    stem = f"{name}-{signed_by}-{kind}-{days}-{password}"
+    stem = f"{name}-{signed_by}-{kind}-{days}-{password}-{age}-{issue}"
     key = {
         "ec": ["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:prime256v1"],
         "rsa": ["-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"],
@@ -51,20 +72,13 @@ def certificate(name="localhost", *, signed_by="Authority", kind="ec", days=1, p
         "-out",
         f"{stem}.csr",
     )
+    (_FOLDER / "ca.cnf").write_text(_CA)
+    (_FOLDER / "database").touch()
+    end = datetime.now(UTC) + timedelta(days=days)
+    begin = min(end, datetime.now(UTC)) - timedelta(days=age)
     openssl(
-        "x509",
-        "-req",
-        "-in",
-        f"{stem}.csr",
-        "-CA",
-        ca,
-        "-CAkey",
-        ca.replace(".pem", ".key"),
-        "-copy_extensions",
-        "copy",
-        "-days",
-        str(days),
-        "-out",
-        f"{stem}.pem",
+        *"ca -config ca.cnf -batch -notext".split(),
+        *("-in", f"{stem}.csr", "-out", f"{stem}.pem", "-cert", ca, "-keyfile", ca.replace(".pem", ".key")),
+        *("-startdate", f"{begin:%Y%m%d%H%M%SZ}", "-enddate", f"{end:%Y%m%d%H%M%SZ}"),
     )
     return str(_FOLDER / f"{stem}.pem"), str(_FOLDER / f"{stem}.key")
