@@ -1,16 +1,20 @@
 """`socketkit serve CONFIG.toml` and SIGHUP: a good file is put in place and nobody is refused meanwhile, a bad one changes nothing."""
 
+import os
 import re
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
+from helpers.certificates import authority, certificate
 from helpers.reloads import GIVEN, Service
 from helpers.support import GUARD, SERVE, Program, address, ask, talk
 
@@ -343,3 +347,74 @@ def test_nohup_keeps_its_word(here):
         assert talk(address(url), b"a\n") == b"A\n"
         assert program.stop() == 0
         assert "SIGHUP" not in program.output
+
+
+# --- certificates ---------------------------------------------------------------------------------------------------------
+
+ENCRYPTED = """
+[servers.{name}]
+listen = "tls://127.0.0.1:0?tls.cert=cert.pem&tls.key=cert.key&tls.reload=none"
+handler = "given:chat"
+dispatcher = "{dispatcher}"
+lifecycle = "graceful:restart=false"
+"""
+
+
+def put(issue):
+    """Put a certificate in place, and return its serial number."""
+    cert, key = certificate(issue=issue)
+    shutil.copy(cert, "cert.pem")
+    shutil.copy(key, "cert.key")
+    os.chmod("cert.key", 0o600)
+    return ssl._ssl._test_decode_cert(cert)["serialNumber"]
+
+
+def connect(url):
+    raw = socket.create_connection(address(url), timeout=GUARD)
+    return ssl.create_default_context(cafile=authority("Authority")).wrap_socket(raw, server_hostname="localhost")
+
+
+def presented(url):
+    """Shake hands twenty times, so that each worker does; return the serial numbers of the certificates."""
+    found = set()
+    for _ in range(20):
+        with connect(url) as client:
+            found.add(client.getpeercert()["serialNumber"])
+    return found
+
+
+@pytest.mark.parametrize("dispatcher", ["adaptive", "asyncio", "fork", "prefork:2", "prefork:2/fork"])
+@pytest.mark.parametrize("names", [["one"], ["one", "two"]], ids=["single", "several"])
+def test_certificates_are_read_again_although_the_file_has_not_changed(names, dispatcher, here):
+    Path("given.py").write_text(GIVEN)
+    Path("web.toml").write_text("".join(ENCRYPTED.format(name=name, dispatcher=dispatcher) for name in names))
+    before = put(0)
+    with Service("web.toml") as service:
+        urls = service.serving(len(names))
+        assert service.told() == ["READY=1"]
+        assert [presented(url) for url in urls] == [{before}] * len(names)
+        with connect(urls[0]) as early:
+            assert early.recv(10) == b"hello"
+            now = put(1)
+            assert [presented(url) for url in urls] == [{before}] * len(names)
+            assert service.reload() == ["READY=1"]
+            for url in urls:
+                end = time.monotonic() + GUARD
+                while presented(url) != {now}:
+                    assert time.monotonic() < end
+            early.sendall(b"still")
+            assert early.recv(10) == b"STILL"
+        assert service.stop() == 0
+
+
+def test_certificates_that_cannot_be_used_fail_the_reload_and_change_nothing(here):
+    Path("given.py").write_text(GIVEN)
+    Path("web.toml").write_text(ENCRYPTED.format(name="one", dispatcher="prefork:2"))
+    before = put(0)
+    with Service("web.toml") as service:
+        [url] = service.serving()
+        assert service.told() == ["READY=1"]
+        shutil.copy(certificate(issue=1)[0], "cert.pem")
+        assert "cannot use cert.pem and cert.key: key values mismatch" in service.reload()[1]
+        assert presented(url) == {before}
+        assert service.stop() == 0
