@@ -4,8 +4,10 @@ import contextlib
 import functools
 import os
 import pwd
+import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import sysconfig
@@ -14,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from helpers.support import GUARD, ROOT, TESTS, Program, run, talk, with_path
+from helpers.certificates import authority, certificate
+from helpers.support import GUARD, ROOT, TESTS, Program, address, run, talk, with_path
 from socketkit import TCP, Graceful, Server
 from socketkit.composition import builtin, capabilities, config
 from socketkit.errors import ConfigError, IncompatibleError
@@ -359,3 +362,37 @@ def test_a_path_that_the_user_cannot_remove_stays_and_is_replaced_by_the_next_st
             [said] = program.line("s stays, because")
             assert "(Permission denied); the next server of the user that made it replaces it" in said.string
         assert os.path.exists("s")
+
+
+@needs_root
+@pytest.mark.parametrize("dispatcher", ["adaptive", "fork", "prefork:2"])
+def test_a_renewed_key_that_only_root_may_read_leaves_the_old_one_in_use(dispatcher, folder):
+    def put(issue):
+        for file, name in zip(certificate(issue=issue), ("cert.pem", "cert.key"), strict=True):
+            shutil.copy(file, name)
+            os.chmod(name, 0o600)
+
+    def presented():
+        with (
+            socket.create_connection(where, GUARD) as raw,
+            ssl.create_default_context(cafile=authority("Authority")).wrap_socket(raw, server_hostname="localhost") as client,
+        ):
+            client.sendall(b"\n")
+            return client.getpeercert(), client.recv(100).split()[1]
+
+    put(0)
+    listen = f"tls://127.0.0.1:0?tls.cert={folder}/cert.pem&tls.key={folder}/cert.key&tls.reload=0.05"
+    with command("told:who", "--listen", listen, "--dispatcher", dispatcher, "--lifecycle", "graceful:user=nobody") as program:
+        where = address(program.serving()[0])
+        before = presented()
+        assert before[1] == b"%d" % NOBODY
+        put(1)
+        program.line(
+            f"the old certificates stay in use: cannot read {folder}/cert.pem: Permission denied", count=3 if "pre" in dispatcher else 1
+        )
+        assert presented() == before
+        os.chmod("cert.pem", 0o644)
+        os.chown("cert.key", NOBODY, NOGROUP)
+        while presented() == before:
+            assert program.code is None
+        assert program.stop() == 0
