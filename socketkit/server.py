@@ -55,7 +55,7 @@ class Server(RequestTemplate):
         clock: the clock that deadlines are measured by; in tests, a `socketkit.testing.FakeClock`.
 
     Raises: ConfigError, UnknownPartError, PluginError, IncompatibleError. The constructor binds nothing: `start`, `serve_forever`
-    and entering ``with`` do, and raise ListenError. Leaving ``with`` stops and closes the server.
+    and entering ``with`` do, and raise ListenError, or ConfigError if a layer cannot start. Leaving ``with`` stops and closes the server.
 
     All methods may be called from any thread. The template methods (`get_request` to `service_actions`) are those of the standard
     library and may be overridden; the dispatcher decides which thread or process calls them.

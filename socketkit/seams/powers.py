@@ -100,13 +100,14 @@ class RenewsWorkers(Protocol):
 
 
 class Renews(Protocol):
-    """Power of a live layer: while the server serves, it can replace what it started with, for example by what its files say now.
+    """Power of a live layer: while the server serves, it can replace what it started with, for example by what its files say now."""
 
-    renew_every: the seconds between two calls of `renew`. None: it is called once, as the server begins to take requests, and whenever
-        `Serving.renew` asks for it.
-    """
+    @property
+    def renew_every(self) -> Seconds | None:
+        """The time between two calls of `renew`. None: it is called when the server begins to take requests, and on `Serving.renew`.
 
-    renew_every: Seconds | None
+        An attribute is enough.
+        """
 
     def renew(self) -> None:
         """Look for something new, and use it for connections that begin from now on. All others keep what they have.

@@ -333,6 +333,19 @@ def test_a_key_that_becomes_readable_is_used_although_its_time_has_not_changed(f
     assert presented(layer) == serial(issued(1))
 
 
+def test_a_fault_is_over_once_the_old_files_are_back(files, caplog):
+    caplog.set_level(logging.INFO, "socketkit")
+    layer = renewing(files)
+    for _ in range(2):
+        os.rename(files.cert, f"{files.cert}.away")
+        layer.renew()
+        os.rename(f"{files.cert}.away", files.cert)
+        layer.renew()
+        layer.renew()
+    assert len(said(caplog, logging.WARNING)) == 2
+    assert said(caplog, logging.INFO) == [f"new handshakes use what is now in {files.cert}, {files.key}"] * 2
+
+
 def test_files_that_have_not_changed_are_not_read(files, monkeypatch):
     layer = renewing(files)
     monkeypatch.setattr(_tls, "load", None)
@@ -479,7 +492,7 @@ def test_a_certificate_that_has_expired_while_the_server_runs_is_an_error_once(f
         now = expiry(issued(0)) + timedelta(hours=hours)
         layer.renew()
         logs.finish()
-    assert said(caplog, logging.ERROR) == [f"the certificate in {files.cert} has expired, on {expiry(issued(0)):%Y-%m-%d}; renew it"]
+        assert said(caplog, logging.ERROR) == [f"the certificate in {files.cert} has expired, on {expiry(issued(0)):%Y-%m-%d}; renew it"]
     assert len(said(caplog, logging.WARNING)) == 1
 
 

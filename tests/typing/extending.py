@@ -19,6 +19,7 @@ from socketkit.seams import (
     Layer,
     Lifecycle,
     Listener,
+    Renews,
     Request,
     Serving,
     Transport,
@@ -48,6 +49,21 @@ class Logged:
 
     def wrap(self, request: Request, client_address: Address) -> tuple[Request, Address]:
         return request, client_address
+
+
+@attrs.frozen
+class Renewed:
+    """A layer whose live part is renewed."""
+
+    def start(self) -> Layer:
+        return _Renewed()
+
+
+class _Renewed(Logged):
+    renew_every = 60.0
+
+    def renew(self) -> None:
+        pass
 
 
 @attrs.frozen
@@ -122,8 +138,9 @@ def socketkit_dispatchers() -> Mapping[str, type[Dispatcher]]:
 
 transport: Transport = Elsewhere(9999)
 layer: Layer = Logged()
+renewed: Renews = _Renewed()
 lifecycle: Lifecycle = Brief()
-Server(Layered(Elsewhere(9999), Logged()), print, dispatcher=Twice(), lifecycle=Brief())
+Server(Layered(Elsewhere(9999), Logged(), Renewed()), print, dispatcher=Twice(), lifecycle=Brief())
 Server(Elsewhere(9999), print, dispatcher=Crank(), lifecycle=Graceful())
 Server(Elsewhere(9999), print, dispatcher=Incomplete())  # type: ignore[arg-type]
 wrong: Transport = Threads()  # type: ignore[assignment]
