@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from socketkit.seams.parking import Parking
 from socketkit.seams.transports import Layer
-from socketkit.seams.types import Address, Request, Seconds
+from socketkit.seams.types import Address, Request
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -103,8 +103,8 @@ class Renews(Protocol):
     """Power of a live layer: while the server serves, it can replace what it started with, for example by what its files say now."""
 
     @property
-    def renew_every(self) -> Seconds | None:
-        """The time between two calls of `renew`. None: it is called when the server begins to take requests, and on `Serving.renew`.
+    def renew_every(self) -> float | None:
+        """Seconds between two calls of `renew`. None: it is called when the server begins to take requests, and on `Serving.renew`.
 
         An attribute is enough.
         """
