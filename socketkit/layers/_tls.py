@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import socket
 import ssl
 import stat
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from socketkit._system.tls import TLSHandshake, reason
+from socketkit._system.tls_socket import encrypt
 from socketkit.errors import ConfigError
 from socketkit.layers._expiry import ExpiryLog, Validity, now, validity
 from socketkit.logs import Log
@@ -37,17 +37,10 @@ class Encryption:
     replaces_socket = True
 
     def __init__(self, context: ssl.SSLContext) -> None:
-        self._use(context)
-
-    def _use(self, context: ssl.SSLContext) -> None:
-        context.sslsocket_class = TLSSocket
         self._context = context
 
     def begin(self, request: Request, client_address: Address) -> Handshake:
-        return TLSHandshake(request, client_address, self._encrypt)
-
-    def _encrypt(self, request: Request) -> ssl.SSLSocket:
-        return self._context.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
+        return TLSHandshake(request, client_address, partial(encrypt, self._context))
 
 
 class RenewedEncryption(Encryption):
@@ -94,25 +87,9 @@ class RenewedEncryption(Encryption):
             return
         changed = [file for file in stamps if stamps[file] != self._stamps[file]]
         log.info("new handshakes use what is now in %s", ", ".join(changed or stamps))
-        self._use(loaded.context)
+        self._context = loaded.context
         self._certificates, self._stamps, self._fault = loaded.certificates, stamps, ""
         _warn_of_open_keys(self._recipe)
-
-
-class TLSSocket(ssl.SSLSocket):
-    """An encrypted connection that any thread may shut down, and that says goodbye at its end."""
-
-    def shutdown(self, how: int) -> None:
-        """Shut down the connection. For the sending side alone, which ends a request, send close_notify before.
-
-        With both sides this may come from another thread than the handler's, so it leaves the TLS object alone: without it, the
-        handler would read what is encrypted. Source: Lib/ssl.py, SSLSocket.shutdown; RFC 8446, 6.1.
-        """
-        if how == socket.SHUT_WR:
-            self.settimeout(0)
-            with contextlib.suppress(OSError, ValueError):
-                self.unwrap()
-        socket.socket.shutdown(self, how)
 
 
 # --- contexts --------------------------------------------------------------------------------------------------------
