@@ -6,7 +6,6 @@ A *conversation* is a handler whose `handle()` only loops over `handle_one_reque
 
 from __future__ import annotations
 
-import io
 import socket
 import sys
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from socketkit._engine.steps import replaced_steps
 from socketkit._system.sockets import has_pending
 from socketkit.handlers.base import unwrapped
 from socketkit.handlers.conversation import ConversationHandler
-from socketkit.handlers.files import SocketInput, WatchedInput
+from socketkit.handlers.files import has_buffered, input_of
 from socketkit.seams import Request
 
 if TYPE_CHECKING:
@@ -154,15 +153,7 @@ def has_more(handler: Any, request: Request) -> bool | None:
     if handler.connection is not request or handler.request is not request:
         return None
     rfile: Any = getattr(handler, "rfile", None)
-    raw: Any = rfile.raw if isinstance(rfile, io.BufferedReader) else rfile
-    if type(raw) is socket.SocketIO:
-        raw.__class__ = WatchedInput
-    if not isinstance(raw, SocketInput | WatchedInput) or getattr(raw, "_sock", None) is not request:
+    raw = input_of(rfile)
+    if raw is None or getattr(raw, "_sock", None) is not request:
         return None
-    if raw is rfile:
-        return has_pending(request)  # it has no buffer
-    raw.looking = True
-    try:
-        return bool(rfile.peek(1)) or has_pending(request)
-    finally:
-        raw.looking = False
+    return has_buffered(rfile, raw) or has_pending(request)

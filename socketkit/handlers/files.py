@@ -128,6 +128,25 @@ def open_reader(connection: Any, size: int, max_line: int | None) -> Any:
     return reader
 
 
+def input_of(rfile: Any) -> SocketInput | WatchedInput | None:
+    """Return the raw file below an `rfile`, or `rfile` itself if it has no buffer; None for a file of another kind."""
+    raw: Any = rfile.raw if isinstance(rfile, BufferedReader) else rfile
+    if type(raw) is socket.SocketIO:
+        raw.__class__ = WatchedInput
+    return raw if isinstance(raw, SocketInput | WatchedInput) else None
+
+
+def has_buffered(rfile: Any, raw: SocketInput | WatchedInput) -> bool:
+    """Return whether bytes that were read from the connection wait in the buffer of `rfile`, above `raw`. Reads nothing."""
+    if raw is rfile:
+        return False
+    raw.looking = True
+    try:
+        return bool(rfile.peek(1))
+    finally:
+        raw.looking = False
+
+
 def discard_rest(handler: Any) -> None:
     """Discard what the client has probably sent and the handler has not read, so that the close does not destroy the reply."""
     raw: Any = getattr(getattr(handler, "rfile", None), "raw", None)
