@@ -154,6 +154,16 @@ class StalledError(SocketkitError, TimeoutError):
 
 
 @attrs.define
+class UpgradeError(SocketkitError, ConnectionError):
+    """A connection could not be upgraded to TLS, and is over. `__cause__` is the error that ended it."""
+
+    reason: str
+
+    def __str__(self) -> str:
+        return f"the connection could not be upgraded: {self.reason}"
+
+
+@attrs.define
 class BootError(SocketkitError, RuntimeError):
     """Several worker processes in a row ended before they were ready."""
 

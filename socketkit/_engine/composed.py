@@ -163,7 +163,10 @@ class ComposedEngine(Engine):
             if live.adapt is not None:
                 accept = partial(_adapted, accept, live.adapt)
             layers = self._layers[id(transport)]
+            upgrade = layers[-1] if layers and getattr(transport.layers[-1], "upgrade", False) else None  # type: ignore[attr-defined]
+            layers = layers if upgrade is None else layers[:-1]
             source = ListenerSource(server, listener, accept, transport, parking, layers=layers, in_place=in_place, once=overridden)
+            source.upgrade = upgrade
             source.deadlines = deadlines if source.counted else None
             sources.append(source)
         self.ledger.mixed = not all(source.counted for source in sources)

@@ -111,7 +111,7 @@ class Deadlines:
                 self._end(entry, f"not finished within {self._request:g} s")
                 continue
             if entry.layers:  # in the parent of a forked child for ever: only the child knows when it has passed them
-                end = min(end, entry.since + self._handshake)
+                end = min(end, entry.began + self._handshake)
                 if now >= end:
                     self._end(entry, f"the handshake was not over within {self._handshake:g} s")
                     continue

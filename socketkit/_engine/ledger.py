@@ -24,6 +24,9 @@ class Entry:
 
     __slots__ = ("began", "client_address", "elsewhere", "heard", "layers", "outcome", "preamble", "request", "since", "thread")
 
+    upgrade: Layer | ShakesHands | None = None
+    """The layer that its transport leaves to its handler."""
+
     def __init__(self, request: Request, client_address: Address, since: float) -> None:
         self.request = request
         self.client_address = client_address
@@ -114,8 +117,11 @@ class Ledger:
                 self.observers.tell("request_failed", self.server, entry.client_address, error)
 
     def cut(self, entry: Entry, reason: str) -> None:
-        """Record that the request timed out."""
-        entry.outcome = TIMED_OUT
+        """Record that the request timed out. A second call does nothing."""
+        with self._lock:  # two deadlines of a handshake may pass at the same moment
+            if entry.is_cut:
+                return
+            entry.outcome = TIMED_OUT
         if self._observed:
             self.observers.tell("request_failed", self.server, entry.client_address, TimeoutError(reason))
 

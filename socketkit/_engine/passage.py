@@ -53,10 +53,16 @@ class Passage:
         entry.begin_after_layers(self._ledger.clock())
         return True
 
-    def complete(self, seconds: float | None = None) -> bool:
-        """Pass all layers; return whether that took no wait of more than `seconds` for the client (None: wait for ever)."""
+    def complete(self, seconds: float | None = None, *, in_all: bool = False) -> bool:
+        """Pass all layers; return whether that took no wait of more than `seconds` for the client (None: wait for ever).
+
+        in_all: whether the bound is on all together, from now on.
+        """
+        clock = self._ledger.clock
+        end = clock() + seconds if in_all and seconds is not None else None
         while not self.go_on():
-            if not (is_writable if self.sends else is_readable)(self._entry.request, seconds):
+            left = seconds if end is None else end - clock()
+            if (left is not None and left <= 0) or not (is_writable if self.sends else is_readable)(self._entry.request, left):
                 return False
         return True
 

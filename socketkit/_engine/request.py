@@ -12,8 +12,9 @@ from socketkit._engine.passage import Passage
 from socketkit._engine.peers import TurnedAwayError
 from socketkit._system.forking import leave_if_forked
 from socketkit._system.logs import Log
-from socketkit._system.sockets import DONT_WAIT, discard_unread
-from socketkit.seams import Address, Request
+from socketkit._system.sockets import DONT_WAIT, cut_off, discard_unread
+from socketkit.errors import UpgradeError
+from socketkit.seams import Address, Layer, Request, ShakesHands
 
 if TYPE_CHECKING:
     from socketkit._engine.sources import RequestSource
@@ -51,16 +52,18 @@ class Requests:
         except BaseException as error:  # noqa: BLE001 - every error of a request is judged here
             entry.elsewhere = False  # no dispatcher took it
             try:
-                if self.fail_request(request, client_address, error):
+                if self.fail_request(entry.request, client_address, error):
                     raise
             finally:
-                self.end_request(request)
+                self.end_request(entry.request)
         finally:
             if not entry.elsewhere:
-                ledger.settle(request)
+                ledger.settle(entry.request)
 
     def fail_request(self, request: Request, client_address: Address, error: BaseException) -> bool:
         """Record `error`, the exception being handled, and have the server handle it; return whether to raise it."""
+        if isinstance(error, UpgradeError):
+            return False  # `pass_layer` has recorded why
         self.ledger.fail(request, error)
         if isinstance(error, Exception):
             self.server.handle_error(request, client_address)
@@ -86,6 +89,41 @@ class Requests:
             self.fail_in_layer(entry, error)
             return False
         return True
+
+    def pass_layer(self, request: Request, layer: Layer | ShakesHands | None, objection: str) -> Request | None:
+        """Pass a connection whose handler runs through one more layer, in this thread; return the request that takes its place.
+
+        layer: None: the one that the transport leaves to its handlers.
+        objection: why the connection has to end instead; "": nothing speaks against it.
+        Returns: None, and does nothing, if there is no layer, or no entry in the ledger.
+        Raises: UpgradeError, once the connection is shut down and its outcome recorded. It is closed when its handler ends.
+        """
+        entry = self.ledger.find(request)
+        if entry is None or (layer := layer or entry.upgrade) is None:
+            return None
+        entry.began, entry.layers = self.ledger.clock(), (layer,)
+        try:
+            self._pass_in_time(entry, objection)
+        except Exception as error:
+            self.ledger.fail(entry.request, error)
+            discard_unread(entry.request)  # otherwise the close might destroy an alert
+            with contextlib.suppress(OSError):  # the client has gone
+                cut_off(entry.request)
+            raise UpgradeError(str(error)) from error
+        finally:
+            entry.layers = ()
+        return entry.request
+
+    def _pass_in_time(self, entry: Entry, objection: str) -> None:
+        """Do what `pass_layer` does. Raises: whatever ends the connection."""
+        if objection:
+            raise OSError(objection)
+        limits = getattr(self.server, "limits", None)  # classic servers have none
+        seconds = entry.request.gettimeout() if limits is None else limits.handshake
+        if not Passage(entry, self.ledger).complete(seconds, in_all=True):
+            reason = f"the handshake was not over within {seconds:g} s"
+            self.ledger.cut(entry, reason)
+            raise TimeoutError(reason)
 
     def fail_in_layer(self, entry: Entry, error: Exception) -> None:
         """End a connection in one of its layers, because of `error`."""
@@ -132,6 +170,10 @@ class RequestUnit(Entry):
 
     begun: Any = False
     """Whether its handler has already seen it, so that it is too late to refuse it."""
+
+    @property
+    def upgrade(self) -> Layer | ShakesHands | None:  # type: ignore[override] # a request may have none, and a source always says
+        return self._source.upgrade
 
     def __init__(self, source: RequestSource, request: Request, client_address: Address) -> None:
         self._source = source

@@ -42,6 +42,7 @@ class RequestSource(Source):
     """
 
     accepts = True  # `take` accepts the request, rather than the unit that it returns
+    upgrade: Layer | ShakesHands | None = None  # the layer that its connections pass when their handler asks for it, if any
     deadlines: Deadlines | None = None  # the deadlines of its connections, if any
 
     def __init__(

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from socketkit._system.forking import forks, leave_if_forked
-from socketkit.seams import Address, Request
+from socketkit.seams import Address, Request, ShakesHands
 
 if TYPE_CHECKING:
     from socketkit._engine.engine import Engine
@@ -61,20 +61,24 @@ class RequestTemplate:
         """Return whether to serve the request. If it raises, the request ends and `handle_error` is called."""
         return True
 
+    def _pass_layer(self, request: Request, layer: ShakesHands | None, objection: str) -> Request | None:
+        """For handlers that upgrade their connection: see `socketkit._engine.request.Requests.pass_layer`."""
+        return engine_of(self).pass_layer(request, layer, objection)
+
     @own_step
     def process_request_thread(self, request: Request, client_address: Address) -> None:
         """Run the request here: handler, errors, close. Called in the thread or process that the dispatcher chose."""
-        behind = forks.behind
+        behind, engine = forks.behind, engine_of(self)
+        entry = engine.ledger.find(request)
         try:
             self.finish_request(request, client_address)
         except SystemExit as error:
             leave_if_forked(error, behind)
             raise
         except Exception as error:  # noqa: BLE001 - passed to handle_error
-            engine_of(self).ledger.fail(request, error)
-            self.handle_error(request, client_address)
+            engine.fail_request(request if entry is None else entry.request, client_address, error)
         finally:
-            engine_of(self).end_request(request)
+            engine.end_request(request if entry is None else entry.request)  # its handler may have had it replaced
 
     @own_step
     def finish_request(self, request: Request, client_address: Address) -> None:

@@ -41,11 +41,11 @@ class Work:
         try:
             server.process_request_thread(request, client_address)
         except BaseException as error:
-            ledger.fail(request, error)
+            ledger.fail(request if entry is None else entry.request, error)
             if not self._engine.confines(error):
                 raise
         finally:
-            ledger.settle(request)
+            ledger.settle(request if entry is None else entry.request)  # its handler may have had it replaced
 
     def run_alone(self, request: Request, client_address: Address) -> str:
         forks.note_request()

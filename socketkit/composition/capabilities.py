@@ -38,9 +38,10 @@ def check(transports: Sequence[Any], dispatcher: Any, lifecycle: Any, handler: A
 
     It checks what the parts declare; each declaration is optional. Any part: `requires`, the platform features it needs. Dispatchers:
     `kinds`, the kinds of request they run; `runs_async`, whether they await handlers; `forks_requests`, whether only a child process
-    passes the layers; `check(handler)`, which raises IncompatibleError. Handlers: `request_kinds` and `is_async`. Layers: `replaces_socket`, whether handlers get another object
-    instead of the socket, `needs_socket`, whether the layer itself works only on the socket, `names_client`, whether it finds the client's
-    address, and `check(handler)`, which raises ConfigError or IncompatibleError.
+    passes the layers; `check(handler)`, which raises IncompatibleError. Handlers: `request_kinds` and `is_async`. Layers:
+    `replaces_socket`, whether handlers get another object instead of the socket, `needs_socket`, whether the layer itself works only on
+    the socket, `names_client`, whether it finds the client's address, `upgrade`, whether it waits for the handler to ask for it, which
+    only the last layer can, and `check(handler)`, which raises ConfigError or IncompatibleError.
     Raises: ConfigError, IncompatibleError.
     """
     if not transports:
@@ -72,9 +73,14 @@ def _check_kind(name: str, kinds: Collection[str], transport: Any, role: str) ->
 
 
 def _check_layers(layers: Sequence[Any], handler: Any) -> None:
-    replacing = None
+    replacing = upgrading = None
     for layer in layers:
         name = type(layer).__name__
+        if upgrading:
+            reason = f"is after {upgrading}, which connections pass only when their handler asks for it"
+            raise IncompatibleError(name, reason, f"put {upgrading} last")
+        if getattr(layer, "upgrade", False):
+            upgrading = name
         if replacing and getattr(layer, "needs_socket", False):
             raise IncompatibleError(name, f"works only on the socket, which {replacing} replaces", f"put {name} before {replacing}")
         if getattr(layer, "replaces_socket", False):

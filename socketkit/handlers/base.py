@@ -10,10 +10,14 @@ import errno
 import socket
 from functools import cached_property, partial
 from io import BytesIO
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from socketkit.errors import UpgradeError
 from socketkit.handlers.files import SocketWriter, discard_rest, open_reader
 from socketkit.seams import Address, Request
+
+if TYPE_CHECKING:
+    import ssl
 
 
 def unwrapped(handler: Any) -> Any:
@@ -43,6 +47,8 @@ class BaseRequestHandler:
             raise
         try:
             self.handle()
+        except UpgradeError:
+            pass  # the connection is over, and the log has the reason
         finally:
             self.finish()
 
@@ -51,6 +57,26 @@ class BaseRequestHandler:
         """The client's certificate, as `ssl.SSLSocket.getpeercert` returns it; None without one, or without TLS."""
         certificate = getattr(self.request, "getpeercert", None)
         return None if certificate is None else certificate() or None
+
+    def upgrade_tls(self, context: ssl.SSLContext | None = None) -> None:
+        """Encrypt the connection: wait for the client's TLS handshake, then put the encrypted socket in the place of `request`.
+
+        Send the reply that invites the client first (STARTTLS). Whatever the client has sent ahead of its handshake and is in `rfile`
+        ends the connection: it came in clear, so it must not count as encrypted, and a client has to wait for the reply anyway. A
+        handler that reads from `request` into a buffer of its own has to discard that itself. Source: RFC 3207, 4; CVE-2011-0411.
+        The socket and the files of before cannot be used any more. The server closes the encrypted connection, as it would the other;
+        under the standard library's servers the handler does, after `finish`.
+
+        context: the server's `ssl.SSLContext`, which makes sockets of socketkit's own class from then on. None: the certificate of the
+            transport's layer `TLS(..., upgrade=True)`.
+        Raises: UpgradeError if the connection is over, because the handshake failed, took longer than `Limits.handshake` (without
+            limits, than the timeout of `request` for one wait), or the connection was encrypted before. A handler need not catch it.
+            IncompatibleError without a context if the transport has no such layer. OSError if `wfile` cannot be flushed.
+        """
+        from socketkit.handlers.upgrade import upgrade  # noqa: PLC0415 - it imports ssl
+
+        self.request = upgrade(self, context)
+        vars(self).pop("peer_certificate", None)  # the one of before, which was none
 
     def setup(self) -> None:
         """Prepare for `handle`. The default does nothing."""
@@ -106,6 +132,12 @@ class StreamRequestHandler(BaseRequestHandler):
             self.wfile = getattr(type(self.server), "_make_writer", SocketWriter)(self.connection)
         else:
             self.wfile = self.connection.makefile("wb", self.wbufsize)
+
+    def upgrade_tls(self, context: ssl.SSLContext | None = None) -> None:
+        """As `BaseRequestHandler.upgrade_tls`, with new files: `wfile` is flushed before, and `setup` of this class is done again."""
+        self.wfile.flush()
+        super().upgrade_tls(context)
+        StreamRequestHandler.setup(self)  # not that of a subclass, which may greet the client
 
     def finish(self) -> None:
         """Flush and close both files. They may be closed already. A client that has disconnected is not an error."""

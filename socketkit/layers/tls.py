@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import attrs
 
+from socketkit.errors import IncompatibleError
 from socketkit.seams import Seconds, ShakesHands
 from socketkit.seams.validators import at_least, seconds
 
@@ -88,13 +89,16 @@ class TLS:
     reload: Seconds | None = attrs.field(default=60.0, validator=_is_pause, kw_only=True)
     """Time between two looks at the files. Once they have changed and fit together, new handshakes use what they say. None: the server looks
     when it starts, and when `socketkit serve` gets SIGHUP."""
+    upgrade: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool), kw_only=True)
+    """Leave connections in clear until their handler calls `upgrade_tls()`, as for STARTTLS."""
     context: Any = attrs.field(default=None, validator=_is_context, kw_only=True)
-    """A ready-made `ssl.SSLContext`, a function that returns one, or its ``module:name``. Excludes all other options."""
+    """A ready-made `ssl.SSLContext`, a function that returns one, or its ``module:name``. Excludes all other options except `upgrade`."""
 
     replaces_socket: ClassVar[bool] = True
 
     def __attrs_post_init__(self) -> None:
-        own = [field.name for field in attrs.fields(TLS) if field.name != "context" and getattr(self, field.name) != field.default]
+        given = [field.name for field in attrs.fields(TLS) if getattr(self, field.name) != field.default]
+        own = [name for name in given if name not in {"context", "upgrade"}]
         if self.context is not None and own:
             raise ValueError(f"context excludes {', '.join(own)}, because the context decides everything; leave out one or the other")
         if self.context is None and not self.cert:
@@ -102,10 +106,14 @@ class TLS:
         if self.client != "none" and self.client_ca is None:
             raise ValueError(f"client={self.client!r} needs client_ca, the certificates of those who sign clients' certificates")
 
-    def check(self, _handler: object) -> None:
-        """Load everything once. Raises: ConfigError, which names the file at fault."""
+    def check(self, handler: object) -> None:
+        """Load everything once. Raises: ConfigError, which names the file at fault; IncompatibleError if nothing would be encrypted."""
         from socketkit.layers import _tls  # noqa: PLC0415 - importing ssl takes longer than most of socketkit
 
+        if self.upgrade and not hasattr(handler, "upgrade_tls"):
+            name = getattr(handler, "__name__", repr(handler))
+            reason = f"leaves connections in clear until their handler calls upgrade_tls(), which {name} does not have"
+            raise IncompatibleError("TLS", reason, "derive it from StreamRequestHandler, or leave upgrade out")
         _tls.check(self)
 
     def start(self) -> ShakesHands:

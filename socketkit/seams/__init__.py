@@ -45,6 +45,7 @@ from socketkit.seams.powers import (
     SpeaksFirst,
     Starts,
     TakesKinds,
+    Upgrades,
     Watches,
 )
 from socketkit.seams.stats import DrainReport, Stats, Stuck
@@ -72,6 +73,6 @@ __all__ += [
     "Watches",
 ]
 __all__ += ["Checks", "Daemonizes", "ForksRequests", "ForksWorkers", "Kinds", "Located", "NeedsSocket", "Nests", "OpensSeveral"]
-__all__ += ["IsAsync", "NamesClient", "ReplacesSocket", "Requires", "RunsAsync", "SpeaksFirst", "Starts", "TakesKinds"]
+__all__ += ["IsAsync", "NamesClient", "ReplacesSocket", "Requires", "RunsAsync", "SpeaksFirst", "Starts", "TakesKinds", "Upgrades"]
 __all__ += ["Address", "Clock", "Handshake", "Kind", "Layer", "Listener", "Request", "Seconds", "Transport", "Unit", "open_listeners"]
 __all__ += ["at_least", "permission_bits", "seconds", "seconds_or_none", "socket_path", "some_seconds_or_none"]

@@ -232,6 +232,15 @@ class ReplacesSocket(Protocol):
     replaces_socket: bool
 
 
+class Upgrades(Protocol):
+    """Trait of a layer's recipe: if true, connections pass it when their handler calls `upgrade_tls`, and not before the handler begins.
+
+    Only the last layer of a transport can. `Limits.handshake` bounds it from that call on.
+    """
+
+    upgrade: bool
+
+
 class NeedsSocket(Protocol):
     """Trait of a layer's recipe: it works on the socket itself, so no layer before it may replace the socket."""
 
