@@ -140,6 +140,25 @@ def test_a_client_that_says_nothing_is_cut_in_time(served, dispatcher):
 
 
 @pytest.mark.parametrize("dispatcher", NOT_HELD, ids=lambda each: type(each).__name__)
+def test_a_silent_client_is_cut_in_time_although_another_has_long_been_served(served, dispatcher):
+    serve, client = served
+    server = serve(Plain, dispatcher, first_byte=30, request=3600)
+    lasting = client(server)
+    lasting.sendall(b"x\n")
+    assert lasting.recv(10) == b"x\n"
+    server.clock.advance(31)  # its own end is now far away
+    wait_until(lambda: all(entry.heard for entry in innards.active(server)))
+    silent = client(server)
+    wait_until(lambda: server.stats().active == 2)
+    server.clock.advance(0.02)
+    wait_until(lambda: all(entry.thread is not None for entry in innards.active(server)))
+    server.clock.advance(31)
+    assert ended(silent)
+    lasting.sendall(b"y\n")
+    assert lasting.recv(10) == b"y\n"
+
+
+@pytest.mark.parametrize("dispatcher", NOT_HELD, ids=lambda each: type(each).__name__)
 def test_a_client_that_has_said_something_has_all_the_time_of_a_request(served, dispatcher):
     serve, client = served
     server = serve(Plain, dispatcher, first_byte=30, request=100)

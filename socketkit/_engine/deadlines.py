@@ -35,8 +35,8 @@ _INET = (socket.AF_INET, getattr(socket, "AF_INET6", socket.AF_INET))
 class Deadlines:
     """Enforces the deadlines of the active connections, for one run of one server.
 
-    A request costs nothing here beyond a call to `begin` when `asleep`. There is one timer at most, set for the earliest deadline.
-    When it fires, all ledger entries are checked, and it is set for the earliest remaining deadline. Without active requests there is
+    A request costs nothing here beyond a call to `begin` when `asleep`. There is one timer at most, set for the earliest deadline, even
+    that of a request that begins right now. When it fires, all ledger entries are checked, and it is set anew. Without active requests there is
     no timer. A request that begins meanwhile is not missed: `asleep` is set *before* the last check, and a request is in the ledger
     *before* its thread reads `asleep`.
 
@@ -58,6 +58,7 @@ class Deadlines:
         self._request = NEVER if limits.request is None else limits.request
         self._first_byte = NEVER if limits.first_byte is None else limits.first_byte
         self._handshake = NEVER if limits.handshake is None else limits.handshake
+        self._pace = min(self._request, self._first_byte, self._handshake, LONGEST)  # no request's deadline is nearer when it begins
         self._ledger = ledger
         self._clock = ledger.clock
         self._later = later
@@ -74,7 +75,7 @@ class Deadlines:
         """Start the timer, because a request has begun; call it only while `asleep` is set."""
         if self._wake_up():
             try:
-                self._later(min(self._first_byte, self._request, self._handshake, LONGEST), self._look)
+                self._later(self._pace, self._look)
             except RuntimeError as error:  # no thread available for the timer
                 log.warning("cannot enforce deadlines for now: %s", error)
                 self.asleep = True
@@ -97,8 +98,8 @@ class Deadlines:
             end = self._cut_those_over(now)
             if end == NEVER or not self._wake_up():
                 return
-        left = end - self._clock()  # the check itself has taken some time
-        self._later(min(max(left, GRAIN), LONGEST) if left > 0 else 0.0, self._look)
+        left = min(end - self._clock(), self._pace)  # the check itself has taken some time, and requests begin meanwhile
+        self._later(max(left, GRAIN) if left > 0 else 0.0, self._look)
 
     def _cut_those_over(self, now: float) -> float:
         """End all overdue requests; return the earliest deadline of the rest, `NEVER` if there is none."""
