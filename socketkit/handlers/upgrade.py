@@ -22,7 +22,7 @@ log = Log("socketkit.template")
 def upgrade(handler: Any, context: Any) -> Request:
     """Return the encrypted connection that takes the place of the handler's request: see `BaseRequestHandler.upgrade_tls`."""
     request, name = handler.request, type(handler).__name__
-    if not isinstance(request, socket.socket):
+    if not hasattr(request, "detach"):
         raise IncompatibleError(name, f"cannot upgrade a {type(request).__name__} to TLS", "serve it on a transport of plain connections")
     if context is not None and (not isinstance(context, ssl.SSLContext) or context.protocol == ssl.PROTOCOL_TLS_CLIENT):
         raise IncompatibleError(name, f"cannot upgrade a connection with {context!r}", "give an ssl.SSLContext for servers")

@@ -38,17 +38,18 @@ from socketkit._engine.override import Override
 from socketkit._system import logs
 from socketkit.composition import config
 from socketkit.errors import ConfigError, IncompatibleError, UpgradeError
+from socketkit.testing import FakeClock
 
 DISPATCHERS = ("sync", "thread", "pool:2", "adaptive:8", "executor", "asyncio")
 PARKING = ("pool:2", "adaptive:8", "executor", "asyncio")
 EVERY = ("sync", "thread", "fork", "pool:2", "adaptive:8", "executor", "asyncio", "prefork:2", "prefork:2/fork", "prefork:2/pool:2")
 
 
-def upgrading(handler, dispatcher="adaptive", limits=None, drain=5, kind=Server, **options):
+def upgrading(handler, dispatcher="adaptive", limits=None, drain=5, **options):
     """Return a server whose connections are in clear until the handler has them encrypted."""
-    cert, key = certificate()
-    transport = Layered(TCP("127.0.0.1", 0), TLS(cert, key, upgrade=True, **options))
-    return kind(transport, handler, dispatcher=dispatcher, lifecycle=Graceful(drain=drain), limits=limits or Limits())
+    kind, clock = options.pop("kind", Server), options.pop("clock", time.monotonic)
+    transport = Layered(TCP("127.0.0.1", 0), TLS(*certificate(), upgrade=True, **options))
+    return kind(transport, handler, dispatcher=dispatcher, lifecycle=Graceful(drain=drain), limits=limits or Limits(), clock=clock)
 
 
 @contextlib.contextmanager
@@ -133,6 +134,10 @@ def test_curl_sends_mail_that_has_to_be_encrypted(dispatcher, tmp_path):
 # --- the connection after it ---------------------------------------------------------------------------------------------
 
 
+class UpperUnbuffered(Upper):
+    rbufsize = 0
+
+
 class UpperConversation(ConversationHandler):
     def handle_one_request(self):
         line = self.rfile.readline()
@@ -164,7 +169,7 @@ class UpperWithABuffer(Upper):
             self.wfile.flush()
 
 
-ALL = [Upper, UpperWithContext, UpperConversation, UpperWithoutFiles, UpperWithABuffer]
+ALL = [Upper, UpperWithContext, UpperUnbuffered, UpperConversation, UpperWithoutFiles, UpperWithABuffer]
 
 
 @pytest.mark.parametrize("handler", ALL)
@@ -322,9 +327,38 @@ def test_a_client_that_does_not_shake_hands_is_cut_by_the_limit_from_the_call_on
         ended(server, timed_out=1)
 
 
+def test_an_old_connection_has_its_time_when_others_are_cut_meanwhile():
+    clock = FakeClock()
+    with upgrading(Upper, "thread", Limits(handshake=3, first_byte=1), clock=clock).start() as server:
+        with connect(server.addresses[0]) as raw, connect(server.addresses[0]) as silent:
+            raw.sendall(b"one\n")
+            assert read_line(raw) == b"ONE\n"
+            until(lambda: server.stats().active == 2)
+            clock.advance(10)
+            assert silent.recv(1) == b""
+            asked(raw)
+            with connect(server.addresses[0]) as another:
+                until(lambda: server.stats().accepted == 3)
+                clock.advance(1.5)
+                assert another.recv(1) == b""
+            with trusting().wrap_socket(raw, server_hostname="localhost") as client:
+                client.sendall(b"two\n")
+                assert read_line(client) == b"TWO\n"
+        ended(server, finished=1, timed_out=2)
+
+
+@pytest.mark.parametrize("dispatcher", DISPATCHERS)
+def test_the_limit_holds_without_a_layer_too(dispatcher):
+    with Server(TCP("127.0.0.1", 0), UpperWithContext, dispatcher=dispatcher, limits=Limits(handshake=0.3)).start() as server:
+        with connect(server.addresses[0]) as client:
+            asked(client)
+            assert to_the_end(client) == b""
+        ended(server, timed_out=1)
+
+
 @pytest.mark.parametrize("dispatcher", ["thread", "adaptive:8"])
 def test_a_client_that_shakes_hands_byte_by_byte_is_cut_too(dispatcher):
-    with upgrading(Upper, dispatcher, Limits(handshake=0.3)).start() as server:
+    with Server(TCP("127.0.0.1", 0), UpperWithContext, dispatcher=dispatcher, limits=Limits(handshake=0.3)).start() as server:
         with connect(server.addresses[0]) as client, contextlib.suppress(ConnectionError):
             asked(client)
             for each in client_hello():
@@ -405,6 +439,17 @@ def test_commands_that_were_sent_ahead_in_clear_are_refused(dispatcher, handler,
     assert reasons(caplog) == ["the client has sent something ahead of its handshake"]
 
 
+@pytest.mark.parametrize("dispatcher", DISPATCHERS)
+def test_commands_sent_ahead_that_nobody_has_read_are_no_handshake(dispatcher, caplog):
+    caplog.set_level(logging.DEBUG, "socketkit")
+    with upgrading(UpperUnbuffered, dispatcher).start() as server:
+        with connect(server.addresses[0]) as client:
+            client.sendall(b"starttls\ninjected\n")
+            assert b"INJECTED" not in to_the_end(client)
+        ended(server, failed=1)
+    assert reasons(caplog) == ["wrong version number"]
+
+
 @pytest.mark.parametrize("handler", [Upper, UpperConversation])
 @pytest.mark.parametrize("dispatcher", DISPATCHERS)
 @pytest.mark.parametrize(
@@ -464,8 +509,9 @@ def test_the_observers_are_told_once():
     assert [str(error)[:5] for error in told] == ["tls: "]
 
 
+@pytest.mark.parametrize("sends", [b"starttls\n", b"starttls\ninjected\n"], ids=["garbage", "ahead"])
 @pytest.mark.parametrize("dispatcher", DISPATCHERS)
-def test_a_handler_may_catch_the_error_and_cannot_go_on_in_clear(dispatcher):
+def test_a_handler_may_catch_the_error_and_cannot_go_on_in_clear(dispatcher, sends):
     class Catches(UpperConversation):
         def upgrade_tls(self):
             try:
@@ -478,11 +524,14 @@ def test_a_handler_may_catch_the_error_and_cannot_go_on_in_clear(dispatcher):
     caught = []
     with upgrading(Catches, dispatcher).start() as server:
         with connect(server.addresses[0]) as client:
-            asked(client)
-            client.sendall(bytes(100))
+            client.sendall(sends)
+            assert read_line(client) == b"go\n"
+            if sends == b"starttls\n":
+                client.sendall(bytes(100))
             assert b"in clear" not in to_the_end(client)
         ended(server, failed=1)
-    assert caught == ["the connection could not be upgraded: tls: wrong version number"]
+    reason = "wrong version number" if sends == b"starttls\n" else "the client has sent something ahead of its handshake"
+    assert caught == [f"the connection could not be upgraded: tls: {reason}"]
 
 
 # --- without a certificate, and what cannot be composed ------------------------------------------------------------------
@@ -545,6 +594,8 @@ def test_an_asynchronous_handler_is_refused():
 
     with pytest.raises(IncompatibleError):
         upgrading(Waits, "asyncio")
+    with pytest.raises(IncompatibleError, match="leave upgrade out"):
+        TLS(*certificate(), upgrade=True).check(Waits)
 
 
 def test_a_layer_that_no_connection_would_pass_is_refused():
