@@ -698,6 +698,19 @@ from helpers.upgrades import Upper, server_side
 from socketkit import TCP, TLS, Graceful, Layered, Limits, Server
 
 cert, key, kind = sys.argv[1:]
+
+class ByHand(Upper):
+    def upgrade_tls(self, _context):
+        self.request = server_side(cert, key).wrap_socket(self.request, server_side=True)
+        self.setup()
+
+    def finish(self):
+        super().finish()
+        self.request.close()
+
+kind, _, how = kind.partition(" ")
+if how:
+    Upper = ByHand
 if kind.endswith("Server"):
     Upper.context = server_side(cert, key)
     with getattr(classic, kind)(("127.0.0.1", 0), Upper) as server:
@@ -763,7 +776,7 @@ def test_the_forking_class_upgrades_with_a_context():
         assert len(program.output.splitlines()) == 1
 
 
-@pytest.mark.parametrize("kind", ["thread", "adaptive", "fork", "ThreadingTCPServer", "ForkingTCPServer"])
+@pytest.mark.parametrize("kind", ["thread", "adaptive", "fork", "ThreadingTCPServer", "ForkingTCPServer", "thread by hand", "fork by hand"])
 def test_no_descriptor_is_closed_twice(kind, tmp_path):
     if shutil.which("strace") is None:
         pytest.skip("strace is not installed")
@@ -771,8 +784,10 @@ def test_no_descriptor_is_closed_twice(kind, tmp_path):
     traced = ("strace", "-f", "-o", str(trace), "-e", "trace=accept,accept4,close", sys.executable, "-u", "-c", SERVES)
     with Program(*traced, *certificate(), kind, env=with_path(TESTS)) as program:
         where, pid = started(program)
-        talk_well(where)
-        talk_ahead(where)
+        for _ in range(2):
+            with connect(where) as raw, encrypted(raw) as client:
+                client.sendall(b"one\n")
+                assert client.recv(100) == b"ONE\n"
         with connect(where) as raw, encrypted(raw) as client:
             client.sendall(b"raise\n")
             to_the_end(client)
