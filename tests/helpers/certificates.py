@@ -35,6 +35,8 @@ def authority(name):
         *"req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -batch".split(),
         "-subj",
         f"/CN={name}",
+        "-addext",
+        "keyUsage=critical,keyCertSign,cRLSign",  # Python 3.13 wants it
         "-keyout",
         f"{name}.key",
         "-out",
