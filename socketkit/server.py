@@ -19,6 +19,7 @@ from socketkit._engine.observers import Observers
 from socketkit._engine.run import Run
 from socketkit._engine.steps import ENGINE, RequestTemplate, own_step
 from socketkit._system.threads import aside
+from socketkit._system.tls import has_left
 from socketkit.composition import capabilities, config
 from socketkit.composition.catalog import Catalog
 from socketkit.composition.explanation import Explanation, explain
@@ -277,7 +278,7 @@ class Server(RequestTemplate):
         """Log the current exception: at DEBUG if the peer disconnected or a deadline cut the request, otherwise at ERROR."""
         error = sys.exception()
         entry = self.__engine.ledger.find(request)
-        say = log.debug if isinstance(error, ConnectionError) or (entry is not None and entry.is_cut) else log.error
+        say = log.debug if has_left(error) or (entry is not None and entry.is_cut) else log.error
         say("request from %s failed", client_address, error=error)
 
 

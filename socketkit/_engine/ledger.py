@@ -14,6 +14,7 @@ from typing import Any
 from socketkit._engine.observers import NOBODY, Observers
 from socketkit._engine.tally import TIMED_OUT, Tallies, Tally, total
 from socketkit._system.sockets import is_writable, received
+from socketkit._system.tls import has_left
 from socketkit.errors import StalledError
 from socketkit.seams import Address, Clock, Layer, Request, ShakesHands
 from socketkit.seams.stats import Stats
@@ -214,7 +215,7 @@ class _Mirrored(dict[str, int]):
 
 def outcome_of(request: Request, error: BaseException) -> str:
     """Return "aborted" if the error means that the peer disconnected, "timed out" if it stopped reading, else "failed"."""
-    if isinstance(error, ConnectionError):
+    if has_left(error):
         return "aborted"
     return TIMED_OUT if _is_stalled(request, error) else "failed"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 import sys
 from collections.abc import Callable
@@ -36,26 +37,39 @@ class TLSHandshake:
         """
         import ssl  # noqa: PLC0415 - it is loaded in every program that gets here
 
-        if self._encrypt is not None:
-            if peek(self.request) is None:
-                return None
-            self.request, self._encrypt = self._encrypt(self.request), None
         self.sends = False
         try:
+            if self._encrypt is not None:
+                if peek(self.request) is None:
+                    return None
+                self.request, self._encrypt = self._encrypt(self.request), None
             self.request.do_handshake()
         except ssl.SSLWantReadError:
             return None
         except ssl.SSLWantWriteError:
             self.sends = True
             return None
-        except (ssl.SSLZeroReturnError, ssl.SSLEOFError, ConnectionError) as error:
-            raise ConnectionAbortedError("tls: the client closed the connection") from error
-        except ssl.SSLError as error:
+        except OSError as error:
+            if has_left(error) or error.errno == errno.ENOTCONN:  # it has reset the connection
+                raise ConnectionAbortedError("tls: the client closed the connection") from error
+            if not isinstance(error, ssl.SSLError):
+                raise
             if error.reason in _NO_TLS:
                 with contextlib.suppress(OSError):
                     socket.socket.send(self.request, _ALERT, DONT_WAIT)
             raise OSError(f"tls: {reason(error)}") from error
         return self._client_address
+
+
+def has_left(error: BaseException | None) -> bool:
+    """Return whether the error means that the peer has disconnected, with TLS or without.
+
+    A write to a connection that the peer has reset is an `SSLEOFError`. Source: CPython, Modules/_ssl.c, PySSL_SetError.
+    """
+    if isinstance(error, ConnectionError):
+        return True
+    ssl = sys.modules.get("ssl")
+    return ssl is not None and isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError)
 
 
 def reason(error: Any) -> str:

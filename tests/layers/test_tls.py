@@ -334,6 +334,36 @@ def test_a_reply_that_is_cut_off_does_not_look_complete(dispatcher):
                 client.recv(100)
 
 
+def resets(client):
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    client.close()
+
+
+@pytest.mark.parametrize("leave", [socket.socket.close, resets])
+@pytest.mark.parametrize("dispatcher", ["thread", "adaptive:8"])
+def test_a_client_that_leaves_during_a_reply_has_aborted_and_the_log_says_nothing(dispatcher, leave, caplog):
+    def answer(request, client_address, server):
+        request.sendall(bytes(20_000_000))
+
+    with encrypted(answer, dispatcher).start() as server:
+        client = connect(server)
+        client.sendall(b"x")
+        assert client.recv(100)
+        leave(client)
+        until(lambda: server.stats().outcomes == {"aborted": 1})
+    logs.flush()
+    assert not caplog.records
+
+
+def test_a_client_that_resets_its_connection_after_its_first_bytes_has_aborted():
+    with encrypted(Upper, "sync") as server:
+        client = socket.create_connection(server.addresses[0], timeout=LATE)
+        client.sendall(client_hello()[:100])
+        resets(client)
+        server.start()
+        until(lambda: server.stats().outcomes == {"aborted": 1})
+
+
 # --- options -----------------------------------------------------------------------------------------------------------
 
 
