@@ -6,13 +6,12 @@ import contextlib
 import os
 import select
 import socket
-import struct
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from socketkit._system.logs import Log
-from socketkit._system.sockets import cut_off, is_readable, received
+from socketkit._system.sockets import cut_off, is_readable, limit_sends, received
 from socketkit.seams import Request
 from socketkit.seams.limits import Limits
 
@@ -183,17 +182,16 @@ def limit_stalls(listener: Any, accept: Callable[[], tuple[Request, Any]], secon
     """
     if os.name != "posix":
         return accept
-    whole = int(min(seconds, LONGEST))
-    value = struct.pack("@ll", whole, int((min(seconds, LONGEST) - whole) * 1e6) or not whole)  # 0 would mean no limit
+    seconds = min(seconds, LONGEST)
     with contextlib.suppress(OSError, AttributeError):  # closed, or not a socket: the accept will report it
-        listener.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
+        limit_sends(listener.socket, seconds)
     if getattr(listener.socket, "family", None) in _INET:
         return accept
 
     def accept_limited() -> tuple[Request, Any]:
         request, client_address = accept()
         with contextlib.suppress(OSError, AttributeError):
-            request.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
+            limit_sends(request, seconds)
         return request, client_address
 
     return accept_limited

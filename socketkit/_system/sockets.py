@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import socket
 import struct
@@ -27,6 +28,7 @@ _TCP_INFO = getattr(socket, "TCP_INFO", None) if sys.platform == "linux" else No
 _BYTES_RECEIVED = slice(128, 136)  # of struct tcp_info
 
 _RESET = struct.pack("ii", 1, 0)  # struct linger: on, for no time
+_TIMEVAL = struct.Struct("@ll")  # seconds and microseconds
 
 _PEEK = getattr(socket, "MSG_PEEK", 0) | DONT_WAIT
 _SCRATCH = bytearray(1 << 16)  # shared by all threads, written but never read
@@ -105,6 +107,21 @@ def cut_off(request: Any) -> None:
         socket.socket.shutdown(request, socket.SHUT_RDWR)
     else:
         request.shutdown(socket.SHUT_RDWR)
+
+
+def send_timeout(sock: Any) -> float:
+    """Return the seconds that a blocking send may stall; 0: for ever. Source: socket(7), SO_SNDTIMEO."""
+    if os.name != "posix":
+        return 0.0
+    seconds, microseconds = _TIMEVAL.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.size))
+    return float(seconds + microseconds / 1e6)
+
+
+def limit_sends(sock: Any, seconds: float) -> None:
+    """Have a blocking send that has sent nothing for that time fail with EAGAIN; accepted sockets inherit it. Source: as `send_timeout`."""
+    whole = int(seconds)
+    value = _TIMEVAL.pack(whole, int((seconds - whole) * 1e6) or not whole)  # 0 would mean no limit
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
 
 
 def has_pending(request: Any) -> bool:

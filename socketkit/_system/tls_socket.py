@@ -3,13 +3,37 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import socket
 import ssl
 from typing import Any
 
+from socketkit._system.sockets import send_timeout
+
 
 class TLSSocket(ssl.SSLSocket):
-    """An encrypted connection that any thread may shut down, and that says goodbye at its end."""
+    """An encrypted connection that any thread may shut down, that says goodbye at its end, and whose SO_SNDTIMEO holds."""
+
+    _stall: float | None = None  # seconds that a blocking send may stall; 0: for ever; None: not asked yet
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        """As `ssl.SSLSocket.send`, which `sendall` calls too. Raises: BlockingIOError after SO_SNDTIMEO, as a plain socket does.
+
+        Left to itself, Python tries again for ever. Source: CPython, Modules/_ssl.c, _ssl__SSLSocket_write.
+        """
+        if self._stall is None:
+            self._stall = send_timeout(self)
+        if not self._stall or self.gettimeout() is not None:
+            return super().send(data, flags)
+        self.settimeout(self._stall)
+        try:
+            return super().send(data, flags)
+        except TimeoutError:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
+        finally:
+            if self.fileno() != -1:  # another thread may have closed it
+                self.settimeout(None)
 
     def shutdown(self, how: int) -> None:
         """Shut down the connection. For the sending side alone, which ends a request, send close_notify before.

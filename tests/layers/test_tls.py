@@ -364,6 +364,43 @@ def test_a_client_that_resets_its_connection_after_its_first_bytes_has_aborted()
         until(lambda: server.stats().outcomes == {"aborted": 1})
 
 
+@pytest.mark.parametrize("sends", ["send", "sendall"])
+@pytest.mark.parametrize("dispatcher", ["thread", "adaptive:8"])
+def test_a_client_that_takes_nothing_of_what_it_is_sent_is_given_up(dispatcher, sends):
+    def answer(request, client_address, server):
+        if request.recv(10) == b"much":
+            while True:
+                getattr(request, sends)(bytes(100_000))
+        timeouts.append(request.gettimeout())
+
+    timeouts = []
+    with encrypted(answer, dispatcher, Limits(write_stall=0.3)).start() as server:
+        with connect(server) as client:
+            client.sendall(b"first")  # served: from now on each connection has the limit
+            assert client.recv(1) == b""
+        with connect(server) as client:
+            client.sendall(b"much")
+            until(lambda: server.stats().outcomes == {"finished": 1, "timed out": 1})
+    assert timeouts == [None]
+
+
+def test_a_socket_is_blocking_again_after_each_write():
+    def answer(request, client_address, server):
+        request.sendall(b"text")
+        request.send(b"text")
+        timeouts.append(request.gettimeout())
+        request.settimeout(7)
+        request.sendall(b"text")
+        timeouts.append(request.gettimeout())
+
+    timeouts = []
+    with encrypted(answer, limits=Limits(write_stall=60)).start() as server, connect(server) as client:
+        client.sendall(b"x")
+        while client.recv(100):
+            pass
+    assert timeouts == [None, 7]
+
+
 # --- options -----------------------------------------------------------------------------------------------------------
 
 
