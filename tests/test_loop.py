@@ -367,6 +367,16 @@ def test_who_parks_in_one_that_is_stopped_and_closed_is_found_there():
         assert intake.parked() == [guest]
 
 
+def test_who_parks_in_one_that_is_emptied_and_closed_is_told_so():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        intake, guest = Intake([]), Guest(ours, begun=False)
+        assert intake.parked() == []
+        intake.close()
+        assert not intake.park(guest, 60)
+        assert intake.parked() == []
+
+
 def test_a_dispatcher_that_has_room_again_does_not_undo_a_retirement(script):
     source = script("left")
     with Intake([source]) as intake:

@@ -155,9 +155,9 @@ class Intake:
         try:
             is_next = self.lot.park(unit, seconds)
         except (OSError, ValueError):
-            if not self.stopped:
+            if not (self.stopped or self.emptied):
                 raise
-            is_next = False  # the intake is closed, but the unit is in the lot
+            is_next = False  # the intake is closed, or about to be, but the unit is in the lot
         if self.emptied and self.lot.leave(unit):
             return False
         if is_next and self._polling:
