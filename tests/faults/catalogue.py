@@ -9,7 +9,7 @@ from pathlib import Path
 
 import attrs
 
-from faults.lab import DISPATCHERS, TRANSPORTS
+from faults.lab import DISPATCHERS, LAYERED, TRANSPORTS
 
 TABLE = Path(__file__).with_name("catalogue.toml")
 
@@ -23,11 +23,11 @@ GROUPS = {
 }
 
 
-def _some(everything: tuple[str, ...]) -> object:
+def _some(every: tuple[str, ...], others: tuple[str, ...] = ()) -> object:
     def convert(names: list[str]) -> tuple[str, ...]:
-        found = [each for name in names for each in (everything if name == "every" else GROUPS.get(name, (name,)))]
-        assert set(found) <= set(everything), names
-        return tuple(each for each in everything if each in found)
+        found = [each for name in names for each in (every if name == "every" else GROUPS.get(name, (name,)))]
+        assert set(found) <= {*every, *others}, names
+        return tuple(each for each in (*every, *others) if each in found)
 
     return convert
 
@@ -42,7 +42,7 @@ class Row:
     expected: str = ""
     """What a socketkit server does."""
     dispatchers: tuple[str, ...] = attrs.field(default=("every",), converter=_some(EVERY_DISPATCHER))
-    transports: tuple[str, ...] = attrs.field(default=("every",), converter=_some(EVERY_TRANSPORT))
+    transports: tuple[str, ...] = attrs.field(default=("every",), converter=_some(EVERY_TRANSPORT, LAYERED))
     unless: dict[str, str] = attrs.field(factory=dict)
     """Pairs that the fault does not apply to (patterns such as ``fork/*``), and why."""
     tests: tuple[str, ...] = attrs.field(default=(), converter=tuple)

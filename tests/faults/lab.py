@@ -15,19 +15,30 @@ import resource
 import select
 import socket
 import socketserver
+import ssl
 import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fcntl import ioctl
 from pathlib import Path
 from termios import TIOCOUTQ
 from typing import Any, Self
+from urllib.parse import urlencode
 
 import attrs
 
-from socketkit import AsyncDatagramRequestHandler, AsyncStreamRequestHandler, DatagramRequestHandler, Graceful, Server, StreamRequestHandler
+from helpers.certificates import authority, certificate
+from socketkit import (
+    AsyncDatagramRequestHandler,
+    AsyncStreamRequestHandler,
+    DatagramRequestHandler,
+    Graceful,
+    Limits,
+    Server,
+    StreamRequestHandler,
+)
 from socketkit.composition import config as socketkit_config
 from socketkit.testing import Faults, FaultyTransport
 
@@ -45,6 +56,11 @@ DISPATCHERS = {
     "executor": "executor:concurrent.futures:ThreadPoolExecutor",
 }
 TRANSPORTS = {"tcp": "stream", "unix": "stream", "udp": "datagram", "unix-dgram": "datagram"}
+LAYERED = ("tcp+tls", "tcp+proxy", "tcp+proxy+tls")
+"""Transports with layers. Only rows that name one run over it."""
+
+HEADER = b"PROXY TCP4 192.0.2.7 192.0.2.1 50000 443\r\n"
+"""What clients send first to a server with the layer `proxy`."""
 
 Step = Callable[[Any, bytes], "bytes | None"]
 """A handler's function: it receives the handler and the message, and returns the reply, or None for no reply."""
@@ -62,7 +78,13 @@ def _close_clients() -> None:
         client.close()
 
 
-os.register_at_fork(after_in_child=_close_clients)  # otherwise a connection that a client closes here would stay open in the child
+_forked = threading.Event()
+"""Set after each fork. A client begins its handshake only then: a child would inherit the locks that TLS holds in the client's thread."""
+
+os.register_at_fork(
+    after_in_child=_close_clients,  # otherwise a connection that a client closes here would stay open in the child
+    after_in_parent=_forked.set,
+)
 
 
 def reverse(_handler: Any, message: bytes) -> bytes:
@@ -138,7 +160,11 @@ class Lab:
 
     @property
     def kind(self) -> str:
-        return TRANSPORTS[self.transport]
+        return TRANSPORTS.get(self.transport, "stream")  # layers need a stream
+
+    @property
+    def layers(self) -> list[str]:
+        return self.transport.split("+")[1:]
 
     @property
     def ours(self) -> bool:
@@ -189,19 +215,23 @@ class Lab:
         handler: Any = None,
         blocking: bool = False,
         drain: float = PATIENCE,
+        limits: Limits | None = None,
+        options: Mapping[str, str] | None = None,
         **stages: Callable[[Any], None],
     ) -> Served:
         """Return a server that is bound but does not serve yet.
 
         handle: the handler's function. stages: functions that `setup` and `finish` also call. faults: results of accepting, as for
         `FaultyTransport`. methods: step methods to override; each receives (original, server, *arguments).
-        blocking: use a blocking handler also under asyncio.
+        blocking: use a blocking handler also under asyncio. options: options of the transport's URL, such as `tls.minimum`.
         """
         if handler is None:
             handler = self._handler(handle, stages, blocking)
         outcomes = faults if isinstance(faults, Faults) else Faults(faults) if faults else None
-        make = self._composed if self.ours else self._classic
-        return make(handler, outcomes, methods or {}, observers, drain)
+        if not self.ours:
+            return self._classic(handler, outcomes, methods or {})
+        more = {"lifecycle": Graceful(drain=drain), "observers": observers, **({} if limits is None else {"limits": limits})}
+        return self._composed(handler, outcomes, methods or {}, options or {}, more)
 
     @contextlib.contextmanager
     def serve(self, *arguments: Any, **options: Any) -> Iterator[Served]:
@@ -216,20 +246,28 @@ class Lab:
     def _address(self) -> Any:
         return str(self.folder / f"s{next(_numbers)}") if self.transport.startswith("unix") else ("127.0.0.1", 0)
 
-    def _composed(self, handler: Any, faults: Faults | None, methods: Any, observers: Any, drain: float) -> Served:
+    def _url(self, options: Mapping[str, str]) -> str:
         address = self._address()
-        url = f"{self.transport}://{address}" if isinstance(address, str) else f"{self.transport}://{address[0]}:{address[1]}"
-        transport = socketkit_config.transport(url)
+        place = address if isinstance(address, str) else f"{address[0]}:{address[1]}"
+        needed = {}
+        if "proxy" in self.layers:
+            needed["proxy.trusted"] = "127.0.0.1/32"
+        if "tls" in self.layers:
+            needed["tls.cert"], needed["tls.key"] = certificate()
+        return f"{self.transport}://{place}" + (f"?{urlencode({**needed, **options})}" if needed else "")
+
+    def _composed(self, handler: Any, faults: Faults | None, methods: Any, options: Mapping[str, str], more: dict[str, Any]) -> Served:
+        transport = socketkit_config.transport(self._url(options))
         if faults is not None:
             transport = FaultyTransport(transport, faults)
         kind = _overriding(Server, methods)
-        dispatcher = DISPATCHERS[self.dispatcher]
-        server = kind(transport, handler, dispatcher=dispatcher, lifecycle=Graceful(drain=drain), observers=observers)
+        server = kind(transport, handler, dispatcher=DISPATCHERS[self.dispatcher], **more)
         server.__enter__()
         return Served(self, server)
 
-    def _classic(self, handler: Any, faults: Faults | None, methods: Any, _observers: Any, _drain: float) -> Served:
-        kind = getattr(socketserver, {"tcp": "TCPServer", "udp": "UDPServer"}.get(self.transport, "UnixStreamServer"))
+    def _classic(self, handler: Any, faults: Faults | None, methods: Any) -> Served:
+        plain = self.transport.removesuffix("+tls")
+        kind = getattr(socketserver, {"tcp": "TCPServer", "udp": "UDPServer"}.get(plain, "UnixStreamServer"))
         if self.transport == "unix-dgram":
             kind = socketserver.UnixDatagramServer
         mixed = {"thread": (socketserver.ThreadingMixIn,), "fork": (socketserver.ForkingMixIn,), "sync": ()}[self.dispatcher]
@@ -241,11 +279,16 @@ class Lab:
                     self.accept = accept
 
             methods = {**methods, "get_request": lambda original, _server: faults.accept(Listener(original))}
-        return Served(self, _overriding(kind, methods)(self._address(), handler))
+        server = _overriding(kind, methods)(self._address(), handler)
+        if "tls" in self.layers:
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            context.load_cert_chain(*certificate())
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+        return Served(self, server)
 
     def _handler(self, handle: Step, stages: dict[str, Callable[[Any], None]], blocking: bool) -> Any:
         """Return a handler class of the right kind, with the extra functions in its stages."""
-        awaited = self.ours and self.dispatcher == "asyncio" and not blocking
+        awaited = self.ours and self.dispatcher == "asyncio" and not blocking and "tls" not in self.layers  # which refuses coroutines
         base = self._base(awaited)
         body = {"handle": _handling(handle, self.kind, awaited)}
         for stage, extra in stages.items():
@@ -417,10 +460,22 @@ class Served:
             return True
 
         try:
+            _forked.clear()
             assert within(timeout, connected), "no room in the queue"
+            if self._lab.dispatcher == "fork" and "tls" in self._lab.layers:
+                assert _forked.wait(timeout), "no fork"
         except BaseException:
             client.close()
             raise
+        return client
+
+    def pass_layers(self, client: socket.socket) -> socket.socket:
+        """Do a new client's part in the server's layers; return the socket for its messages, which takes the place of the given one."""
+        if "proxy" in self._lab.layers:
+            client.sendall(HEADER)
+        if "tls" in self._lab.layers:
+            client = trusting().wrap_socket(client, server_hostname="localhost")
+            _clients.add(client)
         return client
 
     def send(self, client: socket.socket, message: bytes) -> None:
@@ -434,7 +489,7 @@ class Served:
 
     def ask(self, message: bytes) -> bytes:
         """Send a message from a new client and return the whole reply."""
-        with self.connect() as client:
+        with self.pass_layers(self.connect()) as client:
             self.send(client, message)
             return self.receive(client)
 
@@ -452,6 +507,11 @@ class Served:
         for _ in range(count):
             message = os.urandom(8).hex().encode()
             assert self.ask(message) == message[::-1]
+
+
+def trusting() -> ssl.SSLContext:
+    """Return a client's context that trusts the certificate of the lab's servers."""
+    return ssl.create_default_context(cafile=authority("Authority"))
 
 
 # --- exhausted resources ---------------------------------------------------------------------------------------------

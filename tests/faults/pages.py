@@ -33,7 +33,8 @@ socketkit does not have, or a server cannot prevent it.
 
 ## How it is tested
 
-- A scenario runs for each dispatcher and transport named; *all* means {pairs} pairs. Other tests run once.
+- A scenario runs for each dispatcher and transport named; *all* means {pairs} pairs, without those with layers, such as `tcp+tls`. Other
+  tests run once.
 - Of the scenarios that `socketserver` fails, {proofs} also run with its classes, and have to fail there. This proves that the test detects
   the fault. The last column marks them *shown*.
 - Long tests, such as thousands of scans or hundreds of thousands of requests, run in a short form each time, and in full with
@@ -69,7 +70,7 @@ other programs. Rely on the counts: the times depend on that machine. The tests 
 CONTRACT_HEAD = """# The contract
 
 What socketkit promises about reliability. Each promise lists the [faults](../reference/faults.md) that could break it. Faults marked
-*tested* have tests that verify the promise. socketkit promises nothing about parts that it does not have yet, such as a PROXY layer.
+*tested* have tests that verify the promise. socketkit promises nothing about parts that it does not have yet.
 """
 
 

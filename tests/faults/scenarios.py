@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from faults import scenarios_proxy, scenarios_tls  # noqa: F401 - they register their scenarios
 from faults.lab import (
     DISPATCHERS,
     PATIENCE,
@@ -37,24 +38,13 @@ from faults.lab import (
     unacknowledged,
     within,
 )
+from faults.register import SCENARIOS, holds
 from helpers import innards
 from socketkit import ConversationHandler, Server
 from socketkit.seams import EVENTS
 from socketkit.testing import Delegate
 
-SCENARIOS: dict[str, list[Callable[[Lab], None]]] = {}
-"""Scenarios by row."""
-
-
-def holds(*rows: str) -> Callable[[Any], Any]:
-    """Register a scenario for these rows."""
-
-    def register(scenario: Any) -> Any:
-        for row in rows:
-            SCENARIOS.setdefault(row, []).append(scenario)
-        return scenario
-
-    return register
+__all__ = ("SCENARIOS",)
 
 
 class OnPurposeError(Exception):

@@ -14,7 +14,7 @@ from itertools import product
 import pytest
 
 from faults.catalogue import ROWS
-from faults.lab import DISPATCHERS, TRANSPORTS
+from faults.lab import DISPATCHERS, LAYERED, TRANSPORTS
 from faults.scenarios import SCENARIOS
 from helpers.support import TESTS, run, with_path
 
@@ -25,7 +25,7 @@ def tried():
     """Return a parameter for each row and pair, in the order in which they run."""
     return [
         pytest.param("socketkit", *pair, row.id, id=f"{row.id}-{'-'.join(pair)}")
-        for pair in product(DISPATCHERS, TRANSPORTS)
+        for pair in product(DISPATCHERS, (*TRANSPORTS, *LAYERED))
         for row in ROWS.values()
         if row.id in SCENARIOS and pair in row.pairs()
     ]
