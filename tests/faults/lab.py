@@ -29,7 +29,6 @@ from urllib.parse import urlencode
 
 import attrs
 
-from helpers.certificates import authority, certificate
 from socketkit import (
     AsyncDatagramRequestHandler,
     AsyncStreamRequestHandler,
@@ -253,7 +252,7 @@ class Lab:
         if "proxy" in self.layers:
             needed["proxy.trusted"] = "127.0.0.1/32"
         if "tls" in self.layers:
-            needed["tls.cert"], needed["tls.key"] = certificate()
+            needed["tls.cert"], needed["tls.key"] = certificates().certificate()
         return f"{self.transport}://{place}" + (f"?{urlencode({**needed, **options})}" if needed else "")
 
     def _composed(self, handler: Any, faults: Faults | None, methods: Any, options: Mapping[str, str], more: dict[str, Any]) -> Served:
@@ -282,7 +281,7 @@ class Lab:
         server = _overriding(kind, methods)(self._address(), handler)
         if "tls" in self.layers:
             context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-            context.load_cert_chain(*certificate())
+            context.load_cert_chain(*certificates().certificate())
             server.socket = context.wrap_socket(server.socket, server_side=True)
         return Served(self, server)
 
@@ -509,9 +508,21 @@ class Served:
             assert self.ask(message) == message[::-1]
 
 
+def certificates() -> Any:
+    """Return the module that makes certificates, for a lab with TLS: importing it makes a folder."""
+    from helpers import certificates as module
+
+    return module
+
+
+def authority() -> str:
+    """Return the file with the certificate of the authority that the lab's servers are signed by."""
+    return str(certificates().authority("Authority"))
+
+
 def trusting() -> ssl.SSLContext:
     """Return a client's context that trusts the certificate of the lab's servers."""
-    return ssl.create_default_context(cafile=authority("Authority"))
+    return ssl.create_default_context(cafile=authority())
 
 
 # --- exhausted resources ---------------------------------------------------------------------------------------------

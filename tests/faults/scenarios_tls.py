@@ -14,9 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from faults.lab import PATIENCE, Counter, Lab, Served, children, resets, trusting, within
+from faults.lab import PATIENCE, Counter, Lab, Served, authority, children, resets, trusting, within
 from faults.register import holds
-from helpers.certificates import authority
 from socketkit import ConversationHandler, Limits
 
 LARGEST = 16384
@@ -97,7 +96,7 @@ def reasons(lab: Lab) -> Iterator[Callable[[], list[str]]]:
 def openssl(served: Served, *words: str) -> subprocess.Popen[bytes]:
     """Start `openssl s_client`, which takes a command from each write to its standard input."""
     where = f"{served.address[0]}:{served.address[1]}"
-    command = ["openssl", "s_client", "-connect", where, "-CAfile", authority("Authority"), *words]
+    command = ["openssl", "s_client", "-connect", where, "-CAfile", authority(), *words]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
@@ -175,7 +174,7 @@ def clients_that_the_server_cannot_agree_with(lab: Lab) -> None:
         "unsupported protocol": ("-tls1_1", "-cipher", "DEFAULT@SECLEVEL=0"),
         "peer did not return a certificate": ("-tls1_3",),
     }
-    required = {"tls.client": "required", "tls.client_ca": authority("Authority"), "tls.ciphers": "ECDHE-ECDSA-AES256-GCM-SHA384"}
+    required = {"tls.client": "required", "tls.client_ca": authority(), "tls.ciphers": "ECDHE-ECDSA-AES256-GCM-SHA384"}
     with reasons(lab) as logged, lab.serve(options=required) as served:
         for words in refused.values():
             with openssl(served, *words) as client:

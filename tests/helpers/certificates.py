@@ -6,10 +6,7 @@ import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-
-@functools.cache
-def _folder():
-    return Path(tempfile.mkdtemp(prefix="socketkit-certificates-"))
+_FOLDER = Path(tempfile.mkdtemp(prefix="socketkit-certificates-"))
 
 _CA = """
 [ca]
@@ -28,7 +25,7 @@ commonName = supplied
 
 
 def openssl(*words, **options):
-    return subprocess.run(["openssl", *words], check=True, capture_output=True, cwd=_folder(), **options)
+    return subprocess.run(["openssl", *words], check=True, capture_output=True, cwd=_FOLDER, **options)
 
 
 @functools.cache
@@ -45,7 +42,7 @@ def authority(name):
         "-out",
         f"{name}.pem",
     )
-    return str(_folder() / f"{name}.pem")
+    return str(_FOLDER / f"{name}.pem")
 
 
 @functools.cache
@@ -86,4 +83,4 @@ def certificate(  # noqa: PLR0913 - each is a property of a certificate
         *("-in", f"{stem}.csr", "-out", f"{stem}.pem", "-cert", ca, "-keyfile", ca.replace(".pem", ".key")),
         *("-startdate", f"{begin:%Y%m%d%H%M%SZ}", "-enddate", f"{end:%Y%m%d%H%M%SZ}"),
     )
-    return str(_folder() / f"{stem}.pem"), str(_folder() / f"{stem}.key")
+    return str(_FOLDER / f"{stem}.pem"), str(_FOLDER / f"{stem}.key")
