@@ -1,4 +1,4 @@
-"""Handlers that say whose connection they got, for servers in other processes."""
+"""Handlers for servers in other processes: some say whose connection they got."""
 
 from http.server import BaseHTTPRequestHandler
 
@@ -9,6 +9,26 @@ def tell(client_address):
     """Return a line: whose connection it is, which proxy it came by, and what the header said."""
     header = client_address.proxy
     return f"{tuple(client_address)!r} via {client_address.via!r}, {header!r}\n".encode()
+
+
+class Upper(StreamRequestHandler):
+    """Answers each line in capitals."""
+
+    def handle(self):
+        for line in self.rfile:
+            self.wfile.write(line.upper())
+
+
+class Page(BaseHTTPRequestHandler):
+    """Answers each GET with the same page."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "4")
+        self.end_headers()
+        self.wfile.write(b"page")
 
 
 class Tell(StreamRequestHandler):
