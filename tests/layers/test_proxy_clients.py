@@ -1,8 +1,10 @@
 """The layer `proxy` and the proxies and clients of other people: curl, HAProxy and nginx."""
 
 import shutil
+import signal
 import socket
 import ssl
+import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -114,6 +116,28 @@ def test_curl_without_a_header_gets_nothing():
         host, port = address(url)
         result = run("sh", "-c", f"curl -sS --max-time 20 http://{host}:{port}/; echo code $?").stdout
     assert result in {"code 52\n", "code 56\n"}  # an empty reply, or a reset
+
+
+# --- systemd ----------------------------------------------------------------------------------------------------------
+
+
+@needs("systemd-socket-activate", "curl")
+def test_the_first_client_of_an_activated_socket_is_known_by_its_header():
+    port = free_port()
+    activate = (
+        "systemd-socket-activate",
+        f"--listen=127.0.0.1:{port}",
+        "--fdname=web",
+        f"--setenv=PYTHONPATH={with_path(HERE)['PYTHONPATH']}",
+    )
+    serve = (sys.executable, "-m", "socketkit", "serve", "handlers:TellPage", "--listen", "systemd+proxy://web?proxy.trusted=127.0.0.1/32")
+    with Program(*activate, *serve) as program:
+        program.line("Listening on")
+        command = ("curl", "-sSf", "--max-time", "20", "-w", "%{local_port}\n", "--haproxy-protocol", f"http://127.0.0.1:{port}/")
+        told, own_port = run(*command).stdout.splitlines()  # which starts it
+        program.serving()
+        assert program.stop(signal.SIGTERM) == 0, program.output
+    assert told.startswith(f"('127.0.0.1', {own_port}) via ('127.0.0.1', {own_port}), ProxyHeader(version=1, ")
 
 
 # --- HAProxy ----------------------------------------------------------------------------------------------------------
