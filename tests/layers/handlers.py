@@ -19,6 +19,16 @@ class Upper(StreamRequestHandler):
             self.wfile.write(line.upper())
 
 
+class Dot(StreamRequestHandler):
+    """Answers each DNS query with no records. Source: RFC 7858, 3.3; RFC 1035, 4.2.2."""
+
+    def handle(self):
+        while size := self.rfile.read(2):
+            query = self.rfile.read(int.from_bytes(size, "big"))
+            reply = query[:2] + bytes((query[2] | 0x80, 0)) + query[4:]
+            self.wfile.write(size + reply)
+
+
 class Page(BaseHTTPRequestHandler):
     """Answers each GET with the same page."""
 

@@ -98,6 +98,17 @@ def test_openssl_is_refused_with_an_old_version(version, alert):
     assert alert in ended.stderr
 
 
+# --- dnsperf ----------------------------------------------------------------------------------------------------------
+
+
+@needs("dnsperf")
+def test_dnsperf_is_answered_over_tls(tmp_path):
+    (tmp_path / "queries").write_text("example.com A\n")
+    with serving("Dot", "adaptive") as (host, port):
+        said = run("dnsperf", "-m", "dot", "-s", host, "-p", str(port), "-d", str(tmp_path / "queries"), "-n", "500", "-c", "4").stdout
+    assert "NOERROR 500 (100.00%)" in said, said
+
+
 # --- systemd ----------------------------------------------------------------------------------------------------------
 
 
