@@ -14,17 +14,16 @@ from layers.proxy_headers import (
     SSL,
     UNIQUE_ID,
     block,
-    blocks,
     crc32c,
     encode,
     field,
-    headers,
     meaning,
     said,
     split,
     summed,
     v4,
 )
+from layers.proxy_strategies import blocks, headers
 from socketkit import ProxyHeader, ProxySSL
 from socketkit.layers import _proxy_header
 from socketkit.layers._proxy_header import decode
