@@ -20,21 +20,23 @@ Rounds = Mapping[str, Sequence[float]]
 
 @dataclass(frozen=True)
 class Goal:
-    """A goal for the first side of a row.
+    """A goal for a side of a row.
 
     metric: the figure. bound: a multiple of the peer's figure, or an absolute value if there is no peer. than: the peer. at_most: less
-    is better.
+    is better. side: whose goal it is; None: the first side's.
     """
 
     metric: str
     bound: float
     than: str | None = None
     at_most: bool = False
+    side: str | None = None
 
     def __str__(self) -> str:
         sign = "≤" if self.at_most else "≥"
         peer = f" x {self.than}" if self.than else ""
-        return f"{self.metric} {sign} {self.bound:g}{peer}"
+        side = f"{self.side}: " if self.side else ""
+        return f"{side}{self.metric} {sign} {self.bound:g}{peer}"
 
 
 CLIENT_BUSY = "client busy"
@@ -96,18 +98,23 @@ def collect(readings: Sequence[Reading]) -> dict[str, list[float]]:
 
 
 def outcomes(row: Mapping[str, Any]) -> list[Outcome]:
-    """Return the result of each goal of a measured row. Goals apply to its first side."""
+    """Return the result of each goal of a measured row."""
     sides: Mapping[str, Rounds] = row["sides"]
     return [_outcome(Goal(**goal), sides, row["subject"]) for goal in row["goals"]]
 
 
+def limits(side: Rounds) -> bool:
+    """Return whether the client was at its limit with this side."""
+    return median(side.get(CLIENT_BUSY, (0.0,))) >= CLIENT_LIMIT
+
+
 def _outcome(goal: Goal, sides: Mapping[str, Rounds], subject: str) -> Outcome:
-    ours = sides.get(subject, {}).get(goal.metric)
+    ours = sides.get(goal.side or subject, {}).get(goal.metric)
     if not ours:
         return Outcome(goal, None)
     if goal.than is None:
         return Outcome(goal, median(ours))
     peer = sides.get(goal.than, {})
     theirs = peer.get(goal.metric)
-    limited = not goal.at_most and median(peer.get(CLIENT_BUSY, (0.0,))) >= CLIENT_LIMIT
+    limited = not goal.at_most and limits(peer)
     return Outcome(goal, ratio(ours, theirs) if theirs else None, limited)

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
@@ -72,24 +73,26 @@ class Server:
 
     def cpu(self) -> float:
         """Return the user and system time of the server and its children, dead or alive, in seconds."""
-        ticks = 0
-        for process in Path("/proc").iterdir():
-            if process.name.isdecimal() and (fields := _stat(process)) and int(fields[3]) == self.pid:
-                ticks += sum(int(field) for field in fields[11:15])  # utime, stime, cutime, cstime
-        return ticks / _TICK
+        return sum(int(field) for _, fields in self._processes() for field in fields[11:15]) / _TICK  # utime, stime, cutime, cstime
 
     def memory(self) -> int:
-        """Return the server's resident memory in bytes."""
-        return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * _PAGE
+        """Return the resident memory of the server and its children in bytes. Memory that they share counts for each of them."""
+        return sum(int(fields[21]) for _, fields in self._processes()) * _PAGE
 
     def threads(self) -> int:
-        """Return the number of the server's threads."""
-        return len(list(Path(f"/proc/{self.pid}/task").iterdir()))
+        """Return the number of threads of the server and its children."""
+        return sum(int(fields[17]) for _, fields in self._processes())
 
     def switches(self) -> int:
         """Return the number of context switches of the server's threads so far: each wake-up is one."""
         status = "".join(_read(task / "status") for task in Path(f"/proc/{self.pid}/task").iterdir())
         return sum(int(number) for number in re.findall(r"ctxt_switches:\s+(\d+)", status))
+
+    def _processes(self) -> Iterator[tuple[Path, list[str]]]:
+        """Find the server and its children: their folders, and their fields as of `_stat`."""
+        for process in Path("/proc").iterdir():
+            if process.name.isdecimal() and (fields := _stat(process)) and int(fields[3]) == self.pid:
+                yield process, fields
 
     def _read_port(self) -> int:
         output, said, deadline = self._process.stdout, b"", time.monotonic() + START_SECONDS

@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from .figures import Outcome, median, outcomes, spread
+from .figures import Outcome, limits, median, outcomes, spread
 
 PAGE = "measurements.md"
 FIGURES = "measurements"
@@ -36,7 +36,9 @@ _NOTES = """\
 - *Noise* is the highest round minus the lowest, as a share of the median, for the noisiest side of the row.
 - *At most* means that the client was at its limit with that peer, which may be faster than measured. Such a goal can be missed, but not met.
 - *Busy* is how much of one processor the socketkit server used. Far below 100 %, the server was not the bottleneck.
+- *The client is the limit* with the sides that are named: they may be faster than shown.
 - The standard library's classes use an accept queue of 1024 connections, as socketkit does, instead of 5, which would measure lost packets.
+- With TLS all sides have the same certificate (EC, P-256). nginx has one worker process, and shows what is possible; no goal is about it.
 - gevent, asyncio and cheroot do the same work in their own style. The bare loops and the server in C make only the necessary system
   calls; *bare loop + handler* also constructs the handler for each datagram, as every server has to.
 """
@@ -101,9 +103,11 @@ def _section(row: Mapping[str, Any]) -> str:
     if row["sides"]:
         facts.append(f"noise {max(spread(rounds[row['metric']]) for rounds in row['sides'].values()):.0%}")
     facts += [f"server busy {median(ours['server busy']):.0%}"] if "server busy" in ours else []
+    limited = [side for side, rounds in row["sides"].items() if limits(rounds)]
+    facts += [f"the client is the limit with {', '.join(limited)}"] if limited else []
     facts += [f"{side} skipped ({reason})" for side, reason in row["skipped"].items()]
     text = f"{row['work']}; {'; '.join(facts)}; {row['when']}"
-    return f"## {row['name']}\n\n{text[0].upper()}{text[1:]}.\n![{row['name']}]({FIGURES}/{row['name']}.svg)\n"
+    return f"## {row['name']}\n{text[0].upper()}{text[1:]}. ![{row['name']}]({FIGURES}/{row['name']}.svg)\n"
 
 
 def _shown(outcome: Outcome) -> str:
