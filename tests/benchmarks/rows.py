@@ -4,16 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from .clients import CPU, RATE, dnsperf, redis_benchmark, wrk
+from .clients import CPU, HANDSHAKERS, RATE, dnsperf, redis_benchmark, s_time, wrk
 from .figures import Goal, Reading
-from .probes import BYTES, FRESH_P99, STOP_P99, THREADS, WAKEUPS, idle_connections, idle_server, stop_times
+from .probes import (
+    BYTES,
+    FRESH_ADDED,
+    FRESH_P99,
+    STOP_P99,
+    THREADS,
+    WAKEUPS,
+    idle_connections,
+    idle_server,
+    silent_clients,
+    stop_times,
+)
 from .processes import Server
-from .tools import compiled, interpreter, web_folder
+from .tools import certificate, compiled, interpreter, web_folder
 
 Command = Callable[[], list[str]]
 """Returns the command of a side. Called only when needed, because it may compile a program."""
+
+Argument = str | Callable[[], Path]
+"""An argument of a command, or a function that makes the file or folder to name there."""
 
 Measure = Callable[[list[str], float], Reading]
 """Measures the program of a command under a load that lasts this many seconds."""
@@ -22,9 +37,21 @@ IDLE_CONNECTIONS = 9_990
 """Many systems allow ten thousand descriptors; this leaves a few for the server itself."""
 
 
-def program(name: str, *arguments: str) -> Command:
+WRAPPED = {"listener": "TLS on its listener", "thread": "TLS in its threads"}
+"""Where the threading peers make their handshakes."""
+
+SILENT_CLIENTS = 1_000
+"""Clients that connect to a server with TLS and say nothing."""
+
+
+def program(name: str, *arguments: Argument) -> Command:
     """Return the command of a module in `servers`."""
-    return lambda: [str(interpreter()), "-m", f"tests.benchmarks.servers.{name}", *arguments]
+    return lambda: [
+        str(interpreter()),
+        "-m",
+        f"tests.benchmarks.servers.{name}",
+        *(str(each()) if callable(each) else each for each in arguments),
+    ]
 
 
 def stdlib(kind: str, handler: str) -> Command:
@@ -42,9 +69,21 @@ def epoll(handler: str) -> Command:
     return lambda: [str(compiled("epoll")), handler]
 
 
-def cheroot() -> list[str]:
-    """Return the command of cheroot."""
-    return program("wsgi", str(web_folder()))()
+def encrypted(
+    handler: Argument, dispatchers: tuple[str, ...], kind: str = "ThreadingTCPServer", stream: str | None = None
+) -> dict[str, Command]:
+    """Return sides with TLS: socketkit under these dispatchers, the threading class of this kind, and asyncio's streams.
+
+    All have the same certificate, and the settings of TLS that are Python's default for servers. stream: the handler of the streams;
+    None: the one of that name.
+    """
+    ours = {f"socketkit {name}": program("composed", "tcp", handler, name, certificate) for name in dispatchers}
+    classic = {
+        f"{kind}, {label}": program("classic", "http.server" if "HTTP" in kind else "socketserver", kind, handler, where, certificate)
+        for where, label in WRAPPED.items()
+    }
+    streams = {name: program("streams", name, stream or handler, certificate) for name in ("asyncio", "uvloop")}
+    return ours | classic | streams
 
 
 def http(*under: str) -> Command:
@@ -104,6 +143,12 @@ _ONCE = ("redis-benchmark -c 50 -t ping_inline -k 0", served(redis_benchmark(kee
 _KEEP = ("redis-benchmark -c 50 -t ping_inline -k 1", served(redis_benchmark(keep=True)))
 _ASK = ("dnsperf -c 8 -q 100", served(dnsperf))
 _WRK = "wrk -t1 -c32"
+_WRK_TLS = ("wrk -t1 -c32, https", served(wrk(scheme="https")))
+_TLS_KEEP = ("redis-benchmark -c 50 -t ping_inline -k 1 --tls --insecure", served(redis_benchmark("--tls", "--insecure", keep=True)))
+_S_TIME = "openssl s_time -www /page.html"
+_EVERY = ("adaptive", "pool", "thread", "asyncio", "prefork")
+_PARKING = ("adaptive", "pool", "prefork")
+_HTTP_THREADS = f"ThreadingHTTPServer, {WRAPPED['thread']}"
 _RUN = ("-m", "socketkit", "run", "--dispatcher", "adaptive")
 
 ROWS = (
@@ -187,7 +232,7 @@ ROWS = (
         "unmodified `http.server`, keep-alive connections, `socketkit run`",
         _WRK,
         served(wrk()),
-        {"socketkit run": http(*_RUN), "ThreadingHTTPServer": http(), "cheroot": cheroot},
+        {"socketkit run": http(*_RUN), "ThreadingHTTPServer": http(), "cheroot": program("wsgi", web_folder)},
         _times((4, "ThreadingHTTPServer"), (2, "cheroot")),
     ),
     Row(
@@ -195,7 +240,7 @@ ROWS = (
         "unmodified `http.server`, one connection per request, `socketkit run`",
         f"{_WRK} -H 'Connection: close'",
         served(wrk("Connection: close")),
-        {"socketkit run": http(*_RUN), "ThreadingHTTPServer": http(), "cheroot": cheroot},
+        {"socketkit run": http(*_RUN), "ThreadingHTTPServer": http(), "cheroot": program("wsgi", web_folder)},
         _times((2, "ThreadingHTTPServer")),
     ),
     Row(
@@ -221,6 +266,53 @@ ROWS = (
         },
         (Goal(BYTES, 8192, at_most=True), Goal(THREADS, 0, at_most=True), Goal(FRESH_P99, 50, at_most=True)),
         metric=BYTES,
+    ),
+    Row(
+        "tls-handshakes",
+        "full TLS handshakes, each with one request",
+        f"{_S_TIME} -new, {HANDSHAKERS} processes",
+        served(s_time("new")),
+        {
+            **encrypted("oneshot", _EVERY),
+            "cheroot": program("wsgi", web_folder, certificate),
+            "nginx": program("nginx", web_folder, certificate),
+        },
+        _times((0.9, "asyncio")),
+    ),
+    Row(
+        "tls-resumptions",
+        "TLS handshakes that resume a session, each with one request",
+        f"{_S_TIME} -reuse, {HANDSHAKERS} processes",
+        served(s_time("reuse")),
+        {**encrypted("oneshot", _EVERY), "nginx": program("nginx", web_folder, certificate)},
+        (),
+    ),
+    Row(
+        "tls-http-keepalive",
+        "`http.server`'s handler with TLS, keep-alive connections",
+        *_WRK_TLS,
+        {
+            **encrypted(web_folder, _EVERY, "ThreadingHTTPServer"),
+            "cheroot": program("wsgi", web_folder, certificate),
+            "nginx": program("nginx", web_folder, certificate),
+        },
+        _times((1.5, _HTTP_THREADS)),
+    ),
+    Row(
+        "tls-keepalive",
+        "keep-alive connections with TLS, `ConversationHandler`",
+        *_TLS_KEEP,
+        encrypted("conversation", _EVERY, stream="loop"),
+        (),
+    ),
+    Row(
+        "tls-silent-clients",
+        f"{SILENT_CLIENTS:,} clients that connect for TLS and say nothing",
+        "own client",
+        served(silent_clients(SILENT_CLIENTS)),
+        encrypted("oneshot", _PARKING),
+        tuple(Goal(FRESH_ADDED, 5, at_most=True, side=f"socketkit {name}") for name in _PARKING),
+        metric=FRESH_ADDED,
     ),
     _same("classic-udp", "datagrams", _ASK, "UDPServer", "datagram"),
     _same("classic-udp-threading", "datagrams", _ASK, "ThreadingUDPServer", "datagram"),

@@ -19,8 +19,18 @@ ROOT = HERE.parents[1]
 PEERS = ("gevent", "uvloop", "cheroot")
 """Distributions that socketkit is compared with."""
 
-PACKAGES = {"redis-benchmark": "redis-tools", "dnsperf": "dnsperf", "wrk": "wrk", "cc": "gcc"}
+PACKAGES = {
+    "redis-benchmark": "redis-tools",
+    "dnsperf": "dnsperf",
+    "wrk": "wrk",
+    "cc": "gcc",
+    "openssl": "openssl",
+    "nginx": "nginx-light",
+}
 """Programs, each with its Debian package."""
+
+PROGRAMS = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin"))
+"""Where programs are looked for. Debian's nginx is in /usr/sbin, which is only in root's PATH."""
 
 
 class NotSetUpError(Exception):
@@ -43,7 +53,7 @@ def interpreter() -> Path:
 
 def missing() -> list[str]:
     """Return the Debian packages whose programs are not installed."""
-    return sorted({package for program, package in PACKAGES.items() if shutil.which(program) is None})
+    return sorted({package for program, package in PACKAGES.items() if shutil.which(program, path=PROGRAMS) is None})
 
 
 def set_up() -> None:
@@ -81,6 +91,16 @@ def web_folder() -> Path:
     folder.mkdir()
     (folder / "page.html").write_text("<p>a kilobyte of page</p>\n" * 40)
     return folder
+
+
+@cache
+def certificate() -> Path:
+    """Return a file with a certificate for localhost, signed by itself, and its key (EC, P-256). Raises: subprocess.CalledProcessError."""
+    file = workshop() / "localhost.pem"
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", file]
+    about = ["-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    subprocess.run(["openssl", "req", "-x509", *key, *about, "-out", file], check=True, capture_output=True)
+    return file
 
 
 @cache

@@ -1,4 +1,4 @@
-"""``composed TRANSPORT HANDLER DISPATCHER``: a `socketkit.Server` of parts."""
+"""``composed TRANSPORT HANDLER DISPATCHER [CERTIFICATE]``: a `socketkit.Server` of parts, with TLS if it has a certificate."""
 
 from __future__ import annotations
 
@@ -14,16 +14,25 @@ from .handlers import handler
 
 
 def dispatcher(name: str) -> Any:
-    """Return the recipe. Raises: ImportError if this version has no such dispatcher."""
+    """Return the recipe, or the text that stands for it. Raises: ImportError if this version has no such dispatcher."""
     if name == "prefork":
         from socketkit.dispatchers.prefork import Prefork
 
         return Prefork(os.cpu_count() or 1, inner=Adaptive())
-    return {"adaptive": Adaptive}[name]()
+    return Adaptive() if name == "adaptive" else name
 
 
-transport, wanted, chosen = sys.argv[1:]
-kind = {"tcp": TCP, "udp": UDP}[transport]
-with Server(kind("127.0.0.1", 0), handler(socketkit, wanted), dispatcher=dispatcher(chosen)) as server:
+def transport(name: str, *certificate: str) -> Any:
+    """Return the recipe. Raises: ImportError if this version has no TLS."""
+    plain = {"tcp": TCP, "udp": UDP}[name]("127.0.0.1", 0)
+    if not certificate:
+        return plain
+    from socketkit import TLS, Layered
+
+    return Layered(plain, TLS(*certificate))
+
+
+kind, wanted, chosen, *certificate = sys.argv[1:]
+with Server(transport(kind, *certificate), handler(socketkit, wanted), dispatcher=dispatcher(chosen)) as server:
     print("port", server.addresses[0][1])
     server.serve_forever()

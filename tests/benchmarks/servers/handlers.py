@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import time
 from types import ModuleType
 from typing import Any
@@ -14,7 +15,9 @@ SLEEP_EVERY, SLEEP = 100, 0.1
 
 
 def handler(base: ModuleType, name: str) -> Any:
-    """Return the handler class of that name; base: `socketserver`, or its replacement."""
+    """Return the handler of that name, or `http.server`'s for that folder. base: `socketserver`, or its replacement."""
+    if os.sep in name:
+        return _pages(name)
     return _conversation() if name == "conversation" else _handlers(base)[name]
 
 
@@ -51,6 +54,17 @@ def _handlers(base: ModuleType) -> dict[str, Any]:
             super().handle()
 
     return {"oneshot": OneShot, "loop": Loop, "datagram": Datagram, "sleepy": Sleepy}
+
+
+def _pages(folder: str) -> Any:
+    """Return what ``python -m http.server --protocol HTTP/1.1`` serves the folder with."""
+    from functools import partial
+    from http.server import SimpleHTTPRequestHandler
+
+    class Pages(SimpleHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+    return partial(Pages, directory=folder)
 
 
 def _conversation() -> Any:

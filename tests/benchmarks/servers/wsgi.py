@@ -1,4 +1,4 @@
-"""``wsgi FOLDER``: cheroot, with an application that reads and sends a file, as `http.server` does, and does little else."""
+"""``wsgi FOLDER [CERTIFICATE]``: cheroot, with TLS if it has a certificate, and with an application that reads and sends a file, as `http.server` does, and does little else."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 
 from cheroot.wsgi import Server
 
-FOLDER = Path(sys.argv[1])
+folder, *certificate = sys.argv[1:]
+FOLDER = Path(folder)
 
 
 def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
@@ -20,6 +21,10 @@ def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> 
 
 
 server = Server(("127.0.0.1", 0), application, request_queue_size=1024)
+if certificate:
+    from cheroot.ssl.builtin import BuiltinSSLAdapter
+
+    server.ssl_adapter = BuiltinSSLAdapter(*certificate * 2)
 server.prepare()
 print("port", server.bind_addr[1])
 server.serve()
