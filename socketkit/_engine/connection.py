@@ -149,10 +149,10 @@ class Connection(RequestUnit):
             return
         if passed:
             self._passage = None
-            if peek(self.request) is None:
-                self._rest(self._parking.defer)
-            else:
+            if self.heard:
                 self._begin()
+            else:
+                self._rest(self._parking.defer)
         elif intake.ending:
             self.refuse("the server stopped before the handshake was over")
         else:

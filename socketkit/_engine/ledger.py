@@ -13,7 +13,7 @@ from typing import Any
 
 from socketkit._engine.observers import NOBODY, Observers
 from socketkit._engine.tally import TIMED_OUT, Tallies, Tally, total
-from socketkit._system.sockets import is_writable, received
+from socketkit._system.sockets import has_unread, is_writable, received
 from socketkit._system.tls import has_left
 from socketkit.errors import StalledError
 from socketkit.seams import Address, Clock, Layer, Request, ShakesHands
@@ -41,8 +41,14 @@ class Entry:
         self.preamble = 0  # bytes that its peer sent to the layers, if the system says
 
     def begin_after_layers(self, now: float) -> None:
-        """Start the clock of the request: what the peer has sent until now was meant for the layers."""
-        self.began, self.heard, self.preamble = now, False, received(self.request) or 0
+        """Start the clock of the request, and note whether it has begun to arrive.
+
+        If it has not, all that the peer has sent was meant for the layers. With TLS 1.3 a client may send it with its last message of
+        the handshake.
+        """
+        self.began, self.heard = now, has_unread(self.request)
+        if not self.heard:
+            self.preamble = received(self.request) or 0
 
     @property
     def is_named(self) -> bool:

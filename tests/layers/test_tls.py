@@ -15,10 +15,12 @@ import time
 import pytest
 
 from helpers.certificates import authority, certificate
+from helpers.rooms import Rooms
 from helpers.support import python
 from socketkit import TCP, TLS, Graceful, Layered, Limits, Server, StreamRequestHandler
 from socketkit._system import logs
 from socketkit.errors import ConfigError, IncompatibleError
+from socketkit.testing import FakeClock
 
 DISPATCHERS = ("sync", "thread", "pool:2", "adaptive:8", "executor", "asyncio")
 PARKING = ("pool:2", "adaptive:8", "executor", "asyncio")
@@ -50,7 +52,7 @@ def upper(request, client_address, server):
         request.sendall(data.upper())
 
 
-def encrypted(handler, dispatcher="adaptive", limits=None, drain=5, **options):
+def encrypted(handler, dispatcher="adaptive", limits=None, drain=5, clock=time.monotonic, **options):
     cert, key = certificate()
     options = {"cert": cert, "key": key, **options} if "context" not in options else options
     return Server(
@@ -59,6 +61,7 @@ def encrypted(handler, dispatcher="adaptive", limits=None, drain=5, **options):
         dispatcher=dispatcher,
         lifecycle=Graceful(drain=drain),
         limits=limits or Limits(),
+        clock=clock,
     )
 
 
@@ -229,6 +232,27 @@ def test_a_client_that_says_nothing_after_its_handshake_is_ended_by_the_limit_fo
     with encrypted(Upper, dispatcher, Limits(first_byte=0.3)).start() as server, connect(server) as client:
         assert client.recv(100) == b""
         until(lambda: server.stats().outcomes == {"timed out": 1})
+
+
+@pytest.mark.parametrize("dispatcher", ["thread", *PARKING])
+def test_a_request_that_comes_with_the_end_of_the_handshake_is_a_first_byte(dispatcher):
+    rooms, clock = Rooms(), FakeClock()
+    with encrypted(rooms, dispatcher, Limits(first_byte=30), clock=clock).start() as server:
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = trusting().wrap_bio(incoming, outgoing, server_hostname="localhost")
+        with socket.create_connection(server.addresses[0], timeout=LATE) as raw:
+            with pytest.raises(ssl.SSLWantReadError):
+                tls.do_handshake()
+            raw.sendall(outgoing.read())
+            incoming.write(raw.recv(10_000))
+            tls.do_handshake()
+            tls.write(b"hold")
+            raw.sendall(outgoing.read())
+            assert rooms.inside.acquire(timeout=LATE)
+            clock.advance(31)
+            rooms.leave.set()
+            until(lambda: server.stats().outcomes)
+    assert server.stats().outcomes == {"finished": 1}
 
 
 @pytest.mark.parametrize("dispatcher", PARKING)
