@@ -35,6 +35,14 @@ class TLSSocket(ssl.SSLSocket):
             if self.fileno() != -1:  # another thread may have closed it
                 self.settimeout(None)
 
+    def settimeout(self, value: float | None) -> None:
+        """Set the timeout, unless it is that already: the `ssl` module sets it again after each step of a handshake.
+
+        Each time would be a system call, for which Python lets other threads run. Source: Lib/ssl.py, SSLSocket.do_handshake.
+        """
+        if value != self.gettimeout():
+            super().settimeout(value)
+
     def shutdown(self, how: int) -> None:
         """Shut down the connection. For the sending side alone, which ends a request, send close_notify before.
 
