@@ -94,7 +94,10 @@ class ComposedEngine(Engine):
             raise
 
     def open(self) -> None:
-        """Start the layers, then open every listener, or none. Raises: ConfigError, ListenError."""
+        """Start the layers, then open every listener, or none. Raises: ConfigError, ListenError.
+
+        That is before any fork: workers then share what each start makes anew, such as the keys of session tickets.
+        """
         if self._opened:
             return
         if not self._layers:

@@ -150,6 +150,42 @@ os.kill(int(pid), signal.SIGTERM)
     assert "0 forced, 0 stuck" in python(program, cert, key, authority("Authority"), dispatcher).stdout
 
 
+def test_a_session_is_resumed_by_another_worker():
+    program = """
+import os, socket, ssl, subprocess, sys
+from socketkit import Server, StreamRequestHandler
+cert, key, ca = sys.argv[1:]
+class Tells(StreamRequestHandler):
+    speaks_first = True
+    def handle(self):
+        self.wfile.write(b"%d" % os.getpid())
+        self.rfile.read()
+server = Server(f"tls://127.0.0.1:0?tls.cert={cert}&tls.key={key}", Tells, dispatcher="prefork:2/sync", lifecycle="graceful:drain=5")
+with server:
+    child = subprocess.Popen([sys.executable, "-c", CLIENT, ca, str(server.addresses[0][1]), str(os.getpid())])
+    server.serve_forever()
+    assert child.wait() == 0
+"""
+    client = """
+import os, signal, socket, ssl, sys
+ca, port, pid = sys.argv[1:]
+context = ssl.create_default_context(cafile=ca)
+def connect(session=None):
+    raw = socket.create_connection(("127.0.0.1", int(port)), 10)
+    return context.wrap_socket(raw, server_hostname="localhost", session=session)
+try:
+    with connect() as first:
+        one = first.recv(100)
+        with connect(first.session) as second:  # the worker of the first one is in its handler
+            assert second.recv(100) != one
+            assert second.session_reused
+finally:
+    os.kill(int(pid), signal.SIGTERM)
+"""
+    cert, key = certificate()
+    python(program.replace("CLIENT", repr(client)), cert, key, authority("Authority"))
+
+
 @pytest.mark.parametrize("dispatcher", DISPATCHERS)
 def test_the_end_of_a_reply_is_said_so_and_reaches_a_client_that_has_said_more(dispatcher):
     def answer(request, client_address, server):
