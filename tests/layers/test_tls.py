@@ -233,6 +233,24 @@ def client_hello():
 
 
 @pytest.mark.parametrize("dispatcher", DISPATCHERS)
+def test_the_timeout_of_a_connection_is_never_set_to_what_it_is(dispatcher, monkeypatch):
+    changes = []
+
+    def settimeout(self, value):
+        changes.append((self.gettimeout(), value))
+        socket.socket.settimeout(self, value)
+
+    monkeypatch.setattr(ssl.SSLSocket, "settimeout", settimeout, raising=False)
+    client = trusting()
+    client.sslsocket_class = type("Client", (ssl.SSLSocket,), {"settimeout": socket.socket.settimeout})
+    with encrypted(Upper, dispatcher).start() as server, connect(server, client) as talk:
+        talk.sendall(b"text\n")
+        assert talk.recv(100) == b"TEXT\n"
+    assert changes
+    assert all(before != after for before, after in changes)
+
+
+@pytest.mark.parametrize("dispatcher", DISPATCHERS)
 def test_a_handshake_byte_by_byte_is_served(dispatcher):
     with encrypted(Upper, dispatcher).start() as server:
         incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
