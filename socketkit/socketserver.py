@@ -34,7 +34,7 @@ from socketkit._engine.steps import ENGINE, RequestTemplate, engine_of, own_step
 from socketkit._engine.work import StartedDispatcher
 from socketkit._system import logs
 from socketkit._system.children import fork, keep_private, reap, wait_any
-from socketkit._system.sockets import DONT_WAIT
+from socketkit._system.sockets import DONT_WAIT, is_patched
 from socketkit._system.tls import accept_unshaken, is_encrypted
 from socketkit.dispatchers.forks import Forks
 from socketkit.dispatchers.sync import Sync
@@ -415,9 +415,9 @@ def _dispatched(server: Any, request: Request, client_address: Address) -> bool:
 
 
 def _accept_now(server: Any) -> Callable[[], tuple[Request, Address]] | None:
-    """Return a `get_request` that raises BlockingIOError instead of waiting; None if the program overrides `get_request`."""
+    """Return a `get_request` that raises BlockingIOError instead of waiting; None if there is none, as the program overrides it."""
     kind, sock = type(server), getattr(server, "socket", None)
-    if "get_request" in vars(server) or sock is None or not (type(sock) is socket.socket or is_encrypted(sock)):
+    if "get_request" in vars(server) or sock is None or is_patched(sock) or not (type(sock) is socket.socket or is_encrypted(sock)):
         return None
     if getattr(kind, "get_request", None) is TCPServer.get_request and sock.gettimeout() is None:
         # Only the descriptor: Python still treats the listener, and so the sockets it accepts, as blocking.

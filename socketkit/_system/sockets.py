@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _socket
 import contextlib
 import os
 import select
@@ -122,6 +123,11 @@ def limit_sends(sock: Any, seconds: float) -> None:
     whole = int(seconds)
     value = _TIMEVAL.pack(whole, int((seconds - whole) * 1e6) or not whole)  # 0 would mean no limit
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
+
+
+def is_patched(sock: Any) -> bool:
+    """Return whether gevent has put it in the place of Python's socket: then it waits where that raises BlockingIOError."""
+    return not isinstance(sock, _socket.socket)
 
 
 def has_pending(request: Any) -> bool:

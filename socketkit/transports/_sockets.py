@@ -163,9 +163,12 @@ class DatagramListener(Owner):
 
     max_packet_size: int
     _dropped_before: int | None = attrs.field(init=False, repr=False)
+    _receiving: Socket = attrs.field(init=False, repr=False)
+    """The socket, or Python's own inside it if gevent has patched the program: the outer one waits in spite of MSG_DONTWAIT."""
 
     def __attrs_post_init__(self) -> None:
         self.socket.setblocking(True)
+        self._receiving = getattr(self.socket, "_sock", self.socket)
         self._dropped_before = _drops(self.socket)
 
     @property
@@ -179,7 +182,7 @@ class DatagramListener(Owner):
 
         A datagram longer than `max_packet_size` is cut to `max_packet_size` + 1 bytes, which is how the caller detects it.
         """
-        data, address = self.socket.recvfrom(self.max_packet_size + 1, DONT_WAIT)
+        data, address = self._receiving.recvfrom(self.max_packet_size + 1, DONT_WAIT)
         return (data, self.socket), address
 
 

@@ -40,7 +40,7 @@ class WildcardListener(DatagramListener):
 
     def accept(self) -> tuple[tuple[bytes, Socket | ReplySocket], Address]:
         """As `DatagramListener.accept`."""
-        data, control, _, address = self.socket.recvmsg(self.max_packet_size + 1, _ROOM, DONT_WAIT)
+        data, control, _, address = self._receiving.recvmsg(self.max_packet_size + 1, _ROOM, DONT_WAIT)
         source = _source({level: value for level, _, value in control})
         return (data, self.socket if source is None else ReplySocket(self.socket, address, source)), address
 

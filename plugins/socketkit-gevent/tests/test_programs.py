@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.support import ROOT, TESTS, Program, address, python, run, talk, with_path
+from helpers.support import ROOT, TESTS, Program, address, ask, python, run, talk, with_path
 
 PLUGIN = Path(__file__).parents[1]
 PATH = with_path(PLUGIN / "src", ROOT, TESTS)
@@ -530,6 +530,44 @@ except gevent.Timeout:
     print("timed out")
 """
     assert "timed out" in python(SERVE + source, env=PATH).stdout
+
+
+PATCHED = """
+import gevent.monkey
+gevent.monkey.patch_all(select=False)
+import sys
+from socketkit import DatagramRequestHandler, Graceful, Server, StreamRequestHandler, socketserver
+from socketkit_gevent import Gevent
+socketserver._Override.dispatcher, socketserver._Override.lifecycle = Gevent(), Graceful(drain=5)
+
+class Stream(StreamRequestHandler):
+    def handle(self):
+        self.wfile.write(self.rfile.readline().upper())
+
+class Datagram(DatagramRequestHandler):
+    def handle(self):
+        self.wfile.write(self.rfile.read().upper())
+
+where = sys.argv[1]
+if where == "classic stream":
+    server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Stream)
+elif where == "classic datagram":
+    server = socketserver.ThreadingUDPServer(("127.0.0.1", 0), Datagram)
+else:
+    server = Server(where, Stream if where.startswith("tcp") else Datagram, dispatcher=Gevent(), lifecycle=Graceful(drain=5))
+with server:
+    address = server.addresses[0] if isinstance(server, Server) else server.server_address
+    print("serving tcp://127.0.0.1:%d" % address[1], flush=True)
+    server.serve_forever()
+"""
+
+
+@pytest.mark.parametrize("where", ["classic stream", "classic datagram", "tcp://127.0.0.1:0", "udp://127.0.0.1:0", "udp://*:0"])
+def test_a_patched_program_serves_and_stops_at_a_signal(where):
+    with Program.python("-c", PATCHED, where, env=PATH) as running:
+        for _ in range(3):
+            assert (ask if "dp" in where or "datagram" in where else talk)(place(running), b"text\n") == b"TEXT\n"
+        assert running.stop() == 0
 
 
 def test_a_process_whose_select_is_patched_is_refused_with_the_remedy():
