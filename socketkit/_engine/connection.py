@@ -140,7 +140,7 @@ class Connection(RequestUnit):
         except BaseException as error:  # noqa: BLE001 - `_fail` judges every error of a request
             self._fail(error)
             return
-        self._passage = self._passage or Passage(self, engine.ledger)
+        self._passage = self._passage or Passage(self, engine.ledger, engine.live)
         try:
             passed = self._passage.go_on() or (intake.ending and self.heard and self._passage.complete(GOODBYE))
         except Exception as error:  # noqa: BLE001 - a layer is a plug-in fed by a peer: its errors end that connection only

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from socketkit._system.sockets import is_readable, is_writable
+from socketkit._system.sockets import until_ready
 from socketkit.seams import Address, Handshake, Request
 
 if TYPE_CHECKING:
     from socketkit._engine.ledger import Entry, Ledger
+    from socketkit._engine.work import StartedDispatcher
 
 
 class Passage:
     """The way of one connection. Used by one thread at a time.
 
-    A layer without `begin` blocks in `go_on`; any other layer never does.
+    A layer without `begin` blocks in `go_on`; any other layer never does. live: waits for the client and adapts what layers return, if
+    it has these powers.
     """
 
-    __slots__ = ("_entry", "_handshake", "_ledger", "_timeout")
+    __slots__ = ("_adapt", "_adapted", "_entry", "_handshake", "_ledger", "_timeout", "_until_ready")
 
-    def __init__(self, entry: Entry, ledger: Ledger) -> None:
+    def __init__(self, entry: Entry, ledger: Ledger, live: StartedDispatcher | None = None) -> None:
         self._entry = entry
         self._ledger = ledger
+        self._until_ready = until_ready if live is None else live.until_ready
+        self._adapt = None if live is None else live.adapt
+        self._adapted = entry.request  # what the dispatcher has seen
         self._handshake: Handshake | None = None
         self._timeout: float | None = None  # of the request, outside of handshakes
 
@@ -47,6 +52,9 @@ class Passage:
             else:
                 request, client_address = layer.wrap(entry.request, entry.client_address)
                 self._replace(request)
+            if self._adapt is not None and entry.request is not self._adapted:
+                self._replace(self._adapt(entry.request))
+                self._adapted = entry.request
             entry.client_address, entry.layers = client_address, entry.layers[1:]
             if getattr(layer, "names_client", False) and entry.is_named:
                 self._ledger.name(entry)
@@ -62,7 +70,7 @@ class Passage:
         end = clock() + seconds if in_all and seconds is not None else None
         while not self.go_on():
             left = seconds if end is None else end - clock()
-            if (left is not None and left <= 0) or not (is_writable if self.sends else is_readable)(self._entry.request, left):
+            if (left is not None and left <= 0) or not self._until_ready(self._entry.request, left, sends=self.sends):
                 return False
         return True
 

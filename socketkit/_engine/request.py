@@ -18,6 +18,7 @@ from socketkit.seams import Address, Layer, Request, ShakesHands
 
 if TYPE_CHECKING:
     from socketkit._engine.sources import RequestSource
+    from socketkit._engine.work import StartedDispatcher
 
 log = Log("socketkit.template")
 
@@ -32,6 +33,7 @@ class Requests:
 
     server: Any
     ledger: Ledger
+    live: StartedDispatcher | None
     discards_unread = True
 
     def begin_request(self, request: Request, client_address: Address) -> None:
@@ -84,7 +86,7 @@ class Requests:
     def pass_layers(self, entry: Entry) -> bool:
         """Pass the connection through its layers, in this thread; return False if one of them has ended it."""
         try:
-            Passage(entry, self.ledger).complete()
+            Passage(entry, self.ledger, self.live).complete()
         except Exception as error:  # noqa: BLE001 - a layer is a plug-in fed by a peer: its errors end that connection only
             self.fail_in_layer(entry, error)
             return False
@@ -120,7 +122,7 @@ class Requests:
             raise OSError(objection)
         limits = getattr(self.server, "limits", None)  # classic servers have none
         seconds = entry.request.gettimeout() if limits is None else limits.handshake
-        if not Passage(entry, self.ledger).complete(seconds, in_all=True):
+        if not Passage(entry, self.ledger, self.live).complete(seconds, in_all=True):
             reason = f"the handshake was not over within {seconds:g} s"
             self.ledger.cut(entry, reason)
             raise TimeoutError(reason)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from socketkit._system.forking import forks
 from socketkit._system.logs import Log
+from socketkit._system.sockets import until_ready
 from socketkit.handlers.base import unwrapped
 from socketkit.seams import Address, Dispatch, Dispatcher, Drive, Parking, Request
 from socketkit.seams.stats import Stats
@@ -137,6 +138,7 @@ class StartedDispatcher:
         self.runs_in_place: bool = getattr(part, "runs_in_place", False)
         self.inline: bool = getattr(part, "inline", False)
         self.adapt = getattr(part, "adapt", None)
+        self.until_ready: Callable[..., bool] = getattr(part, "until_ready", until_ready)
         self.narrow = getattr(part, "narrow", None)
         self.cut = getattr(part, "cut", None)
         self.force = getattr(part, "force", None)

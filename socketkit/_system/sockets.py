@@ -51,6 +51,11 @@ def is_writable(thing: Any, timeout: float | None = 0.0) -> bool:
     return _poll(thing, select.POLLOUT, timeout) if hasattr(select, "poll") else bool(select.select([], [thing], [], timeout)[1])
 
 
+def until_ready(thing: Any, seconds: float | None, *, sends: bool) -> bool:
+    """Wait until it is readable, or with `sends` writable; return whether it is after `seconds`. Raises: as `is_readable`."""
+    return (is_writable if sends else is_readable)(thing, seconds)
+
+
 def _poll(thing: Any, events: int, timeout: float | None) -> bool:
     poll = select.poll()  # select(2) cannot watch descriptors from 1024 on
     poll.register(thing, events)

@@ -2,8 +2,8 @@
 
 A *recipe* is the configuration of one part: a frozen attrs class, comparable and printable, without sockets or threads.
 A *live part* is what a recipe creates when a server starts. It owns resources and has `close()`.
-Conform by shape; do not inherit from these classes. A power that only some parts have is a Protocol of its own (`Adapts`, `Narrows`,
-`Cuts`, `Forces`, `Shares`, `Watches`, `Connects`). It is looked up once, when a server is composed, and never on a request.
+Conform by shape; do not inherit from these classes. A power that only some parts have is a Protocol of its own (`Adapts`, `Awaits`,
+`Narrows`, `Cuts`, `Forces`, `Shares`, `Watches`, `Connects`). It is looked up once, when a server is composed, and never on a request.
 
 Times are float seconds, deadlines are on `time.monotonic()`, and None means no limit.
 """
@@ -16,6 +16,7 @@ from socketkit.seams.parking import Parking
 from socketkit.seams.powers import (
     Adapts,
     AnyLayer,
+    Awaits,
     Checks,
     Connects,
     Cuts,
@@ -58,6 +59,7 @@ __all__ += ["Branch", "Dispatch", "Dispatcher", "Drive", "Intake", "OpenIntake",
 __all__ += [
     "Adapts",
     "AnyLayer",
+    "Awaits",
     "Connects",
     "Cuts",
     "Expires",

@@ -38,7 +38,21 @@ class Adapts(Protocol):
     """Power of a live dispatcher: it replaces the request that handlers get, for example with a green socket."""
 
     def adapt(self, request: Request, /) -> Request:
-        """Return the request for the server to use instead, and own the one passed in. Called right after accept."""
+        """Return the request for the server to use instead, and own the one passed in.
+
+        Called right after accept, and again with what a layer, such as TLS, has put in the place of the request.
+        """
+
+
+class Awaits(Protocol):
+    """Power of a live dispatcher: it waits for clients in its own way, where poll(2) would hold up other requests of the same thread."""
+
+    def until_ready(self, request: Request, seconds: float | None, /, *, sends: bool) -> bool:
+        """Wait until the connection can receive, or with `sends` until it can send; return False after `seconds` (None: never).
+
+        Called where the request runs, while one of its layers waits for the client. It has to return when another thread shuts down
+        the connection. Raises: OSError or ValueError if it is closed.
+        """
 
 
 class Narrows(Protocol):

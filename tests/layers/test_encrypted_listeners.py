@@ -1,7 +1,6 @@
 """Programs that put TLS on the listener of a classic server: one silent client holds up nobody, and nothing else changes."""
 
 import http.server
-import itertools
 import socket
 import socketserver as standard
 import ssl
@@ -11,6 +10,7 @@ import threading
 import pytest
 
 from helpers.certificates import authority, certificate
+from helpers.green import GREEN
 from socketkit import Graceful
 from socketkit import socketserver as classic
 from socketkit._engine.override import Override
@@ -73,10 +73,11 @@ def connect(address):
     return ssl.create_default_context(cafile=authority("Authority")).wrap_socket(raw, server_hostname="localhost")
 
 
-UNDER = [None, "thread", "pool:2", "adaptive:8", "executor", "asyncio"]
+UNDER = [None, "thread", "pool:2", "adaptive:8", "executor", "asyncio", GREEN]
 
 
-@pytest.mark.parametrize(("dispatcher", "handler"), list(itertools.product(UNDER, [Tells, Page])))
+@pytest.mark.parametrize("handler", [Tells, Page])
+@pytest.mark.parametrize("dispatcher", UNDER)
 def test_silent_clients_hold_up_nobody(dispatcher, handler):
     server = encrypted(classic.ThreadingTCPServer, handler)
     server.daemon_threads = True

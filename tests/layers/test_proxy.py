@@ -9,6 +9,7 @@ from typing import ClassVar
 import attrs
 import pytest
 
+from helpers.green import GREEN
 from helpers.support import TESTS, Program, address, talk, with_path
 from layers.proxy_headers import AUTHORITY, SIGNATURE, block, encode, field, v4
 from socketkit import (
@@ -92,7 +93,7 @@ def outcomes(server):
 
 
 @pytest.mark.parametrize("header", HEADERS.values(), ids=HEADERS)
-@pytest.mark.parametrize("dispatcher", BLOCKING)
+@pytest.mark.parametrize("dispatcher", [*BLOCKING, GREEN])
 def test_a_blocking_handler_sees_the_address_and_all_that_follows_the_header(dispatcher, header):
     command = ("-m", "socketkit", "serve", "handlers:Tell", "--listen", "tcp+proxy://127.0.0.1:0?proxy.trusted=127.0.0.1/32")
     with Program.python(*command, "--dispatcher", dispatcher, env=with_path(TESTS / "layers")) as program:

@@ -15,6 +15,7 @@ import time
 import pytest
 
 from helpers.certificates import authority, certificate
+from helpers.green import GREEN
 from helpers.rooms import Rooms
 from helpers.support import python
 from socketkit import TCP, TLS, Graceful, Layered, Limits, Server, StreamRequestHandler
@@ -22,7 +23,7 @@ from socketkit._system import logs
 from socketkit.errors import ConfigError, IncompatibleError
 from socketkit.testing import FakeClock
 
-DISPATCHERS = ("sync", "thread", "pool:2", "adaptive:8", "executor", "asyncio")
+DISPATCHERS = ("sync", "thread", "pool:2", "adaptive:8", "executor", "asyncio", GREEN)
 PARKING = ("pool:2", "adaptive:8", "executor", "asyncio")
 LATE = 20
 
@@ -207,7 +208,7 @@ def test_the_end_of_a_reply_is_said_so_and_reaches_a_client_that_has_said_more(d
 # --- waiting for clients -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dispatcher", PARKING)
+@pytest.mark.parametrize("dispatcher", [GREEN, *PARKING])
 def test_silent_clients_hold_no_thread_and_hold_up_nobody(dispatcher):
     with encrypted(Page, dispatcher).start() as server:
         silent = [socket.create_connection(server.addresses[0]) for _ in range(100)]
@@ -272,7 +273,7 @@ def test_a_handshake_byte_by_byte_is_served(dispatcher):
 
 
 @pytest.mark.parametrize("sends", [b"", b"\x16\x03\x01", "half"])
-@pytest.mark.parametrize("dispatcher", ["thread", *PARKING])
+@pytest.mark.parametrize("dispatcher", ["thread", GREEN, *PARKING])
 def test_a_handshake_that_takes_too_long_is_ended(dispatcher, sends):
     with encrypted(Upper, dispatcher, Limits(handshake=0.2)).start() as server:
         with socket.create_connection(server.addresses[0], timeout=LATE) as client:
@@ -281,7 +282,7 @@ def test_a_handshake_that_takes_too_long_is_ended(dispatcher, sends):
         until(lambda: server.stats().outcomes == {"timed out": 1})
 
 
-@pytest.mark.parametrize("dispatcher", PARKING)
+@pytest.mark.parametrize("dispatcher", [GREEN, *PARKING])
 def test_a_client_that_says_nothing_after_its_handshake_is_ended_by_the_limit_for_first_bytes(dispatcher):
     with encrypted(Upper, dispatcher, Limits(first_byte=0.3)).start() as server, connect(server) as client:
         assert client.recv(100) == b""
@@ -322,7 +323,7 @@ def test_a_stop_does_not_wait_for_silent_clients(dispatcher):
                 assert each.recv(1) == b""
 
 
-@pytest.mark.parametrize("dispatcher", PARKING)
+@pytest.mark.parametrize("dispatcher", [GREEN, *PARKING])
 def test_a_client_in_the_middle_of_its_handshake_is_served_by_a_server_that_stops(dispatcher):
     with encrypted(Upper, dispatcher, drain=LATE).start() as server:
         incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -397,7 +398,7 @@ def test_a_client_cannot_renegotiate():
             assert client.recv(100) == b"TEXT\n"
 
 
-@pytest.mark.parametrize("dispatcher", ["thread", *PARKING])
+@pytest.mark.parametrize("dispatcher", ["thread", GREEN, *PARKING])
 def test_a_reply_that_is_cut_off_does_not_look_complete(dispatcher):
     def answer(request, client_address, server):
         request.sendall(b"part")

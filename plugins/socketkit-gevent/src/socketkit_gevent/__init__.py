@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-import select
 import socket
 import sys
 import threading
@@ -26,13 +25,14 @@ from socketkit.errors import IncompatibleError
 from socketkit.hookspecs import hookimpl
 from socketkit.logs import Log
 from socketkit.seams.replies import ReplySocket
+from socketkit_gevent._waiting import until_ready
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from gevent.hub import Hub
 
-    from socketkit.seams import Adapts, Dispatcher, Drive, Forces, Intake, OpenIntake, Request, Unit, Work
+    from socketkit.seams import Adapts, Awaits, Dispatcher, Drive, Forces, Intake, OpenIntake, Request, Unit, Work
 
     _Greenlet: TypeAlias = gevent.Greenlet[..., object]
 
@@ -189,9 +189,7 @@ class _GreenSocket(gevent.socket.socket):
         if get_hub_if_exists() is self.hub:
             super()._wait(watcher)  # type: ignore[misc] # missing in the stubs
             return
-        poll = select.poll()
-        poll.register(self._sock, select.POLLIN if watcher is self._read_event else select.POLLOUT)
-        if not poll.poll(None if self.timeout is None else self.timeout * 1000):
+        if not until_ready(self.fileno(), self.timeout, sends=watcher is not self._read_event):
             raise TimeoutError("timed out")
 
     def _drop_events_and_close(self, closefd: bool = True, *rest: Any) -> None:
@@ -218,8 +216,10 @@ class _Greenlets:
     """The greenlets of running units."""
     held: Intake | None = None
     """The intake, while the limit keeps it from taking more."""
-    connections: weakref.WeakSet[_GreenSocket] = attrs.field(factory=weakref.WeakSet)
+    connections: weakref.WeakSet[Any] = attrs.field(factory=weakref.WeakSet)
     """Green connections that are still referenced."""
+    encrypted: dict[type, type] = attrs.field(factory=dict)
+    """The green class for each class of sockets with TLS that a request had."""
     answering: dict[Any, Any] = attrs.field(factory=dict)
     """The sockets of datagram listeners, each with the socket that handlers get instead."""
     hub: Hub | None = None
@@ -268,6 +268,10 @@ class _Greenlets:
             self.answering[listener] = self._answer_for(listener)
         green = self.answering[listener]
         return data, attrs.evolve(answer, socket=green) if isinstance(answer, ReplySocket) else green
+
+    def until_ready(self, request: Request, seconds: float | None, /, *, sends: bool) -> bool:
+        """Wait as a greenlet until the connection can receive, or send."""
+        return until_ready(request.fileno(), seconds, sends=sends)
 
     def wait(self, timeout: float | None) -> bool:
         """Let the greenlets run until all except the caller's have ended.
@@ -344,9 +348,11 @@ class _Greenlets:
         gevent.killall([each for each in self.greenlets if each.gr_frame is not None], block=False)
 
     def _green(self, request: Any) -> Any:
-        """Return a gevent socket for a plain one, with its timeout; return anything else unchanged."""
+        """Return a green socket for a plain one or one with TLS, with its timeout; return anything else unchanged."""
         if type(request) is not _PLAIN:
-            if not self.warned and not isinstance(request, gevent.socket.socket):
+            if self._make_green(request):
+                self.connections.add(request)
+            elif not self.warned and not isinstance(request, gevent.socket.socket):
                 self.warned = True
                 log.warning("a %s cannot be made green: while a handler waits for it, all others stand still", type(request).__name__)
             return request
@@ -355,6 +361,14 @@ class _Greenlets:
         request.detach()
         self.connections.add(green)
         return green
+
+    def _make_green(self, request: Any) -> bool:
+        """Make a socket with TLS green; return False if it is none."""
+        if "ssl" not in sys.modules:
+            return False
+        from socketkit_gevent._encrypted import make_green  # noqa: PLC0415 - it imports `ssl`, which most programs do not need
+
+        return make_green(request, self.encrypted)
 
     def _answer_for(self, listener: Any) -> Any:
         """Return a socket for replies, on a copy of the listener's descriptor."""
@@ -384,4 +398,5 @@ if TYPE_CHECKING:
     _recipe: Dispatcher = Gevent()
     _drive: Drive = _Greenlets(None)
     _adapts: Adapts = _Greenlets(None)
+    _awaits: Awaits = _Greenlets(None)
     _forces: Forces = _Greenlets(None)
