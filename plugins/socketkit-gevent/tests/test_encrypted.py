@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import queue
 import signal
 import socket
 import ssl
@@ -239,6 +240,28 @@ def test_a_socket_that_another_greenlet_closes_wakes_the_one_that_waits():
         with connect(server) as other:
             other.sendall(b"closes")
             assert woken.wait(LATE)
+
+
+def test_another_thread_may_shut_down_a_socket_that_the_server_has_wrapped():
+    class Wraps(Server):
+        def get_request(self):
+            request, client_address = super().get_request()
+            return context.wrap_socket(request, server_side=True, do_handshake_on_connect=False), client_address
+
+    def reads(request, client_address, server):
+        request.do_handshake()
+        requests.put(request)
+        requests.put(request.recv(100))
+
+    requests = queue.SimpleQueue()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate())
+    with Wraps("tcp://127.0.0.1:0", reads, dispatcher=Gevent()).start() as server, silent(server, 10), connect(server):
+        request = requests.get(timeout=LATE)
+        with connect(server):
+            requests.get(timeout=LATE)  # so the first handler waits by now
+            request.shutdown(socket.SHUT_RDWR)
+            assert requests.get(timeout=LATE) == b""
 
 
 # --- ends ------------------------------------------------------------------------------------------------------------
