@@ -434,6 +434,14 @@ def test_two_servers_may_have_any_free_port_each_or_share_one_on_purpose(toml):
     assert len(config.read(path)) == 2
 
 
+def test_two_servers_may_both_be_reached_in_memory_only(toml):
+    path = toml("""
+        servers.a = { listen = ["memory://", "memory://x"], handler = "os:getcwd" }
+        servers.b = { listen = ["memory://", "memory://x"], handler = "os:getcwd" }
+    """)
+    assert len(config.read(path)) == 2
+
+
 def test_a_byte_order_mark_is_no_fault(toml):
     assert list(config.read(toml(b'\xef\xbb\xbf[servers.a]\r\nlisten = "tcp://h:1"\r\nhandler = "os:getcwd"\r\n'))) == ["a"]
 

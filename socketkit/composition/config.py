@@ -26,6 +26,7 @@ from socketkit.errors import ConfigError, HandlerError, did_you_mean
 from socketkit.seams import Dispatcher, Lifecycle, Transport, grammar
 from socketkit.seams.limits import Limits
 from socketkit.transports.layered import Layered
+from socketkit.transports.memory import Memory
 
 R = TypeVar("R")
 
@@ -242,8 +243,8 @@ def _refuse_shared_places(servers: Mapping[str, Composition], faults: FaultColle
     for name, server in servers.items():
         for each in server.listen:
             place = each.transport if isinstance(each, Layered) else each
-            if getattr(place, "port", None) == 0 or getattr(place, "reuse_port", False):
-                continue
+            if isinstance(place, Memory) or getattr(place, "port", None) == 0 or getattr(place, "reuse_port", False):
+                continue  # each has a place of its own, or shares it on purpose
             with faults.under(f"servers.{name}.listen"):
                 if place.url in taken:
                     raise ConfigError.of(f"{place.url} is already used by server {taken[place.url]!r}; choose another address, or port 0")
