@@ -23,6 +23,9 @@ def multicast_groups(recipe: Any, field: Any, value: Any) -> None:
     if value and recipe.host not in _HOSTS and {recipe.host} != set(value):
         reason = f"a socket that is bound to {recipe.host} gets none of their datagrams"
         raise ValueError(f"{field.name} must be empty unless the host means every address, as * does, or is the group: {reason}")
+    v6 = next((group for group in value if ":" in group), None)
+    if v6 is not None and recipe.host == "0.0.0.0":
+        raise ValueError(f"{field.name} must not include {v6}, because 0.0.0.0 has only IPv4 addresses; listen at * for both families")
 
 
 def _group(value: Any) -> None:

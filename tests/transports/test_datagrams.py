@@ -280,9 +280,15 @@ def test_what_is_no_group_is_refused(groups):
         UDP("*", 0, groups=groups)
 
 
+def test_a_group_of_ipv6_is_refused_where_only_ipv4_is_served():
+    says = r"groups must not include ff02::1234, because 0\.0\.0\.0 has only IPv4 addresses; listen at \* for both families"
+    with pytest.raises(ValueError, match=says):
+        UDP("0.0.0.0", 0, groups=["239.1.2.3", "ff02::1234"])
+
+
 def test_a_group_whose_family_the_host_has_not_is_named_and_nothing_stays_bound():
-    with pytest.raises(ListenError, match=r"the group ff02::1234 cannot be joined \(the host has no address of its family\)") as caught:
-        UDP("0.0.0.0", 0, groups=["ff02::1234"]).open_all()
+    with pytest.raises(ListenError, match=r"the group 239.1.2.3 cannot be joined \(the host has no address of its family\)") as caught:
+        UDP("::", 0, v6only=True, groups=["239.1.2.3"]).open_all()
     assert caught.value.errno == errno.EAFNOSUPPORT
 
 
