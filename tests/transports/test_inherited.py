@@ -3,11 +3,13 @@
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 
 import pytest
 
+from helpers.certificates import authority, certificate
 from helpers.support import GUARD, TESTS, Program, address, ask, free_port, python, talk, with_path
 from socketkit import InheritedFD, Systemd
 from socketkit.composition import config
@@ -394,6 +396,21 @@ def test_systemd_socket_activate_starts_it(kind, tmp_path):
         assert (talk if kind == "stream" else ask)(where, b"a", timeout=GUARD) == b"A"  # which starts it
         assert [address(url) for url in program.serving()] == [where]
         assert program.stop(signal.SIGTERM) == 0
+
+
+def test_a_listener_that_was_passed_on_serves_with_tls(tmp_path):
+    (tmp_path / "given.py").write_text(HANDLER)
+    cert, key = certificate()
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        serve = ("-m", "socketkit", "serve", "given:both", "--listen", f"fd+tls://0?tls.cert={cert}&tls.key={key}")
+        with Program.python(*serve, stdin=sock, cwd=tmp_path) as program:
+            program.serving()
+            raw = socket.create_connection(sock.getsockname(), timeout=GUARD)
+            context = ssl.create_default_context(cafile=authority("Authority"))
+            with context.wrap_socket(raw, server_hostname="localhost", suppress_ragged_eofs=False) as client:
+                client.sendall(b"a")
+                assert (client.recv(100), client.recv(100)) == (b"A", b"")
+            assert program.stop() == 0
 
 
 def test_a_shell_passes_standard_input_as_a_listener(tmp_path):
