@@ -12,6 +12,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,8 @@ from helpers.support import GUARD, ROOT, TESTS, Program, address, run, talk, wit
 from socketkit import TCP, Graceful, Server
 from socketkit.composition import builtin, capabilities, config
 from socketkit.errors import ConfigError, IncompatibleError
+from socketkit.lifecycles import graceful
+from socketkit.seams import DrainReport
 
 NOBODY, NOGROUP = pwd.getpwnam("nobody")[2:4]
 IDS = f"([{NOBODY}, {NOBODY}, {NOBODY}], [{NOGROUP}, {NOGROUP}, {NOGROUP}], [])"
@@ -396,3 +399,31 @@ def test_a_renewed_key_that_only_root_may_read_leaves_the_old_one_in_use(dispatc
         while presented() == before:
             assert program.code is None
         assert program.stop() == 0
+
+
+class FakeServing:
+    """A run of a server that records how it is drained."""
+
+    ran = False
+    queue = None
+
+    def run(self):
+        self.ran = True
+
+    def drain(self, seconds, *, queue=True):
+        self.queue = queue
+        return DrainReport()
+
+
+@pytest.mark.parametrize("error", [None, OSError("no")])
+def test_what_is_in_the_queue_is_served_only_by_a_process_that_has_become_the_user(error, monkeypatch):
+    def fake_give_up(*_who):
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(graceful, "give_up", fake_give_up)
+    serving = FakeServing()
+    with ThreadPoolExecutor(1) as elsewhere:  # in the main thread it would handle signals
+        served = elsewhere.submit(Graceful(user="nobody").serve, serving)
+    assert served.exception() is error
+    assert serving.ran is serving.queue is (error is None)
