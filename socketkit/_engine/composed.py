@@ -102,6 +102,7 @@ class ComposedEngine(Engine):
             return
         if not self._layers:
             self._layers = {id(transport): _started_layers(transport) for transport in self.server.transports}
+            self.server._socketkit_layered = any(self._layers.values())  # noqa: SLF001 - a server and its engine form one unit
         with contextlib.ExitStack() as opened:
             pairs = list[tuple[Listener, Transport]]()
             for transport in self.server.transports:

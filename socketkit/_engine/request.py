@@ -12,7 +12,7 @@ from socketkit._engine.passage import Passage
 from socketkit._engine.peers import TurnedAwayError
 from socketkit._system.forking import leave_if_forked
 from socketkit._system.logs import Log
-from socketkit._system.sockets import DONT_WAIT, cut_off, discard_unread
+from socketkit._system.sockets import DONT_WAIT, cut_off, discard_unread, is_open
 from socketkit.errors import UpgradeError
 from socketkit.seams import Address, Layer, Request, ShakesHands
 
@@ -59,7 +59,7 @@ class Requests:
             finally:
                 self.end_request(entry.request)
         finally:
-            if not entry.elsewhere:
+            if not (entry.elsewhere or (entry.layers and is_open(entry.request))):  # a thread of the server's own may pass them later
                 ledger.settle(entry.request)
 
     def fail_request(self, request: Request, client_address: Address, error: BaseException) -> bool:

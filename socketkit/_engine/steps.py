@@ -55,6 +55,7 @@ class RequestTemplate:
     handle_error: Any
 
     _make_engine: Any  # returns the server's engine; called by `engine_of`
+    _socketkit_layered = False  # whether it has had connections with layers; here, because it is read for each request
 
     @own_step
     def verify_request(self, request: Request, client_address: Address) -> bool:  # noqa: ARG002 - for overriding
@@ -82,7 +83,9 @@ class RequestTemplate:
 
     @own_step
     def finish_request(self, request: Request, client_address: Address) -> None:
-        """Call the handler."""
+        """Call the handler. Raises: RuntimeError if the connection has not passed its layers, so that nobody sends it plain text."""
+        if self._socketkit_layered and (entry := engine_of(self).ledger.find(request)) is not None and entry.layers:
+            raise RuntimeError(f"{entry.layers[0]} has not been passed; call process_request, not finish_request, in a thread of your own")
         self.RequestHandlerClass(request, client_address, self)
 
     def handle_timeout(self) -> None:

@@ -130,6 +130,14 @@ def limit_sends(sock: Any, seconds: float) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
 
 
+def is_open(thing: Any) -> bool:
+    """Return whether it is a socket, or anything else with a descriptor, that is not closed."""
+    try:
+        return bool(thing.fileno() != -1)
+    except (AttributeError, OSError, ValueError):
+        return False
+
+
 def is_patched(sock: Any) -> bool:
     """Return whether gevent has put it in the place of Python's socket: then it waits where that raises BlockingIOError."""
     return not isinstance(sock, _socket.socket)

@@ -11,6 +11,7 @@ import ssl
 import subprocess
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -203,6 +204,49 @@ def test_the_end_of_a_reply_is_said_so_and_reaches_a_client_that_has_said_more(d
         while data := client.recv(100_000):  # without close_notify it would raise
             received += len(data)
         assert received == 1_000_000
+
+
+@pytest.mark.parametrize("dispatcher", ["sync", "thread", "pool:2", GREEN])
+def test_a_server_may_hand_its_requests_to_threads_of_its_own(dispatcher):
+    class Own(Server):
+        def process_request(self, request, client_address):
+            thread = threading.Thread(target=self.later, args=(request, client_address))
+            thread.start()
+            threads.append(thread)
+            if len(threads) == 2:
+                both.set()
+
+        def later(self, *request):
+            assert both.wait(LATE)  # the loop has let go of the first one
+            super().process_request(*request)
+
+    threads, both = [], threading.Event()
+    cert, key = certificate()
+    with Own(Layered(TCP("127.0.0.1", 0), TLS(cert, key)), upper, dispatcher=dispatcher).start() as server:
+        with ThreadPoolExecutor(2) as connecting:
+            clients = list(connecting.map(connect, [server] * 2))
+        for client in clients:
+            with client:
+                client.sendall(b"text\n")
+                assert client.recv(100) == b"TEXT\n"
+    for thread in threads:
+        thread.join()
+    until(lambda: server.stats().active == 0)
+
+
+@pytest.mark.parametrize("dispatcher", ["sync", "thread", GREEN])
+def test_no_handler_sees_plain_text_because_a_server_leaves_out_a_step(dispatcher, caplog):
+    class LeavesOut(Server):
+        def process_request(self, request, client_address):
+            self.process_request_thread(request, client_address)
+
+    cert, key = certificate()
+    with LeavesOut(Layered(TCP("127.0.0.1", 0), TLS(cert, key)), upper, dispatcher=dispatcher).start() as server:
+        with socket.create_connection(server.addresses[0], timeout=LATE) as client:
+            client.sendall(b"text\n")
+            assert client.recv(100) == b""
+        until(lambda: server.stats().outcomes == {"failed": 1})
+    assert "call process_request, not finish_request" in caplog.text
 
 
 # --- waiting for clients -----------------------------------------------------------------------------------------------

@@ -258,7 +258,9 @@ class _Greenlets:
                 self._leave_hub()
 
     def adapt(self, request: Request) -> Request:
-        """Return the request with a green socket instead of its own."""
+        """Return the request with a green socket instead of its own; in a thread of the server's own, return it unchanged."""
+        if self.thread is not None and get_hub_if_exists() is None:
+            return request
         self._enter_hub()
         if not isinstance(request, tuple):
             return self._green(request)
