@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from socketkit._engine.conversation import GOODBYE, has_more, is_conversation, opener_of, say_goodbye
 from socketkit._engine.parking import NEVER
 from socketkit._engine.passage import Passage
-from socketkit._engine.request import RequestUnit
+from socketkit._engine.request import STOPPED_EARLY, RequestUnit
 from socketkit._system.sockets import discard_unread, peek
 from socketkit.handlers.conversation import ConversationHandler
 from socketkit.handlers.files import discard_rest
@@ -154,7 +154,7 @@ class Connection(RequestUnit):
             else:
                 self._rest(self._parking.defer)
         elif intake.ending:
-            self.refuse("the server stopped before the handshake was over")
+            self.refuse(STOPPED_EARLY)
         else:
             self._rest(None)
 

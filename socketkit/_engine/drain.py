@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from socketkit._engine.conversation import GOODBYE
-from socketkit._engine.holdup import stuck_in
+from socketkit._engine.holdup import shut_down, stuck_in
 from socketkit._engine.intake import Intake
 from socketkit._engine.parking import FINE_GRAIN
+from socketkit._engine.request import STOPPED_EARLY
 from socketkit._system.logs import Log
+from socketkit._system.sockets import received
 from socketkit.seams.stats import DrainReport
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ class Drain:
         run, ledger, live = self._run, self._ledger, self._live
         try:
             self._serve_last_round()
+            self._refuse_silent()
             ended = self._wait()
             cut = self._refused + len(run.holdup.woken)
             finished = ledger.settled - run.settled - cut
@@ -126,6 +129,13 @@ class Drain:
             run.crank()
         finally:
             run.last = None
+
+    def _refuse_silent(self) -> None:
+        """Refuse connections that still wait in a thread, greenlet or process for the first byte to their layers."""
+        for entry in self._ledger.active():
+            if entry.layers and received(entry.request) == 0:
+                self._ledger.refuse(entry.request, STOPPED_EARLY)
+                shut_down([entry])
 
     def _wait(self) -> bool:
         """Wait for the dispatcher until the deadline, which `stop` may shorten; return whether it has finished."""

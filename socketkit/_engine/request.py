@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 log = Log("socketkit.template")
 
+STOPPED_EARLY = "the server stopped before the handshake was over"
+"""The reason for refusing a connection in its layers."""
+
 
 class Requests:
     """The requests of one server, on their way through its template methods.
@@ -128,13 +131,14 @@ class Requests:
             raise TimeoutError(reason)
 
     def fail_in_layer(self, entry: Entry, error: Exception) -> None:
-        """End a connection in one of its layers, because of `error`."""
+        """End a connection in one of its layers, because of `error`, or because a stop has refused it."""
         if isinstance(error, TurnedAwayError):
             reply = b"" if entry.layers else error.reply  # which the client could take for the next layer's
             self.refuse_request(entry.request, entry.client_address, str(error), reply)
             return
-        log.debug("%s: %s ended the connection: %s", entry.client_address, entry.layers[0], error)
-        self.ledger.fail(entry.request, error)
+        if entry.outcome != "refused":
+            log.debug("%s: %s ended the connection: %s", entry.client_address, entry.layers[0], error)
+            self.ledger.fail(entry.request, error)
         try:
             self.end_request(entry.request)
         finally:
