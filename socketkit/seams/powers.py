@@ -40,7 +40,8 @@ class Adapts(Protocol):
     def adapt(self, request: Request, /) -> Request:
         """Return the request for the server to use instead, and own the one passed in.
 
-        Called right after accept, and again with what a layer, such as TLS, has put in the place of the request.
+        Called right after accept, in the thread that accepts. Called again with what a layer, such as TLS, has put in the place of the
+        request; that is where the request runs, which may be a thread of the server's own.
         """
 
 
