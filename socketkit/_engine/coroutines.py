@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from socketkit._engine.passage import Passage
 from socketkit._system.forking import forks, leave_if_forked
+from socketkit._system.loop_connections import LoopConnection
 from socketkit._system.sockets import reset
-from socketkit.handlers.coroutines import constructing, is_cut_off
+from socketkit.handlers._streams import is_cut_off
+from socketkit.handlers.coroutines import constructing
 from socketkit.seams import Address, Request
 
 if TYPE_CHECKING:  # asyncio takes longer to import than all of socketkit, and most programs do not need it
@@ -23,14 +25,23 @@ async def serve(engine: Engine, request: Request, client_address: Address) -> No
     """Run one request in this event loop: layers, handler, errors, close, settle. See `socketkit.seams.Work.run_async`."""
     ledger = engine.ledger
     entry = ledger.find(request)
+    connection = None
     if entry is not None:
         entry.thread = threading.get_ident()
         if entry.layers:
-            if not await _pass_layers(engine, entry):
+            try:
+                connection = await _pass_layers(engine, entry)
+            except Exception as error:  # noqa: BLE001 - a layer is a plug-in fed by a peer: its errors end that connection only
+                engine.fail_in_layer(entry, error)
                 return
+            except BaseException as error:  # the loop cancels it
+                ledger.fail(entry.request, error)
+                engine.server.shutdown_request(entry.request)
+                ledger.settle(entry.request)
+                raise
             request, client_address = entry.request, entry.client_address
     try:
-        await _process(engine, request, client_address)
+        await _process(engine, request, client_address, connection)
     except BaseException as error:
         ledger.fail(request, error)
         if not _is_wanted(error) and not engine.confines(error):
@@ -39,23 +50,31 @@ async def serve(engine: Engine, request: Request, client_address: Address) -> No
         ledger.settle(request)
 
 
-async def _pass_layers(engine: Engine, entry: Entry) -> bool:
-    """Do for the loop what `Requests.pass_layers` does for a thread. Only layers that block take a thread."""
-    passage = Passage(entry, engine.ledger)
+async def _pass_layers(engine: Engine, entry: Entry) -> LoopConnection | None:
+    """Do for the loop what `Requests.pass_layers` does for a thread. Only layers that block take a thread.
+
+    Return the connection that the loop has opened, if the last layer wants the loop to shake hands. Raises: what a layer raises.
+    """
+    last: Any = entry.layers[-1]
+    is_for_loop = hasattr(last, "begin_in_loop")
+    passage = Passage(entry, engine.ledger, left=int(is_for_loop))
+    if not all(hasattr(layer, "begin") for layer in entry.layers):
+        await _in_thread(passage.complete)
+    while not passage.go_on():
+        await _until_ready(entry.request, sends=passage.sends)
+    if not is_for_loop:
+        return None
+    await _until_ready(entry.request, sends=False)  # a silent client costs no more than its connection
+    connection = await LoopConnection.open(entry.request)
     try:
-        if not all(hasattr(layer, "begin") for layer in entry.layers):
-            await _in_thread(passage.complete)
-        while not passage.go_on():
-            await _until_ready(entry.request, sends=passage.sends)
-    except Exception as error:  # noqa: BLE001 - a layer is a plug-in fed by a peer: its errors end that connection only
-        engine.fail_in_layer(entry, error)
-        return False
-    except BaseException as error:  # the loop cancels it
-        engine.ledger.fail(entry.request, error)
-        engine.server.shutdown_request(entry.request)
-        engine.ledger.settle(entry.request)
+        await last.begin_in_loop(connection)
+    except BaseException:
+        connection.abort()
         raise
-    return True
+    entry.layers = ()
+    entry.begin_after_layers(engine.ledger.clock())
+    entry.heard = connection.has_data
+    return connection
 
 
 async def _until_ready(request: Request, *, sends: bool) -> None:
@@ -71,13 +90,15 @@ async def _until_ready(request: Request, *, sends: bool) -> None:
         (loop.remove_writer if sends else loop.remove_reader)(fileno)
 
 
-async def _process(engine: Engine, request: Request, client_address: Address) -> None:
-    """Do for async handlers what `process_request_thread` does for others."""
+async def _process(engine: Engine, request: Request, client_address: Address, connection: LoopConnection | None) -> None:
+    """Do for async handlers what `process_request_thread` does for others. connection: what they get in place of the request."""
     server, behind = engine.server, forks.behind
     try:
         with constructing() as made:
             server.finish_request(request, client_address)
         for handler in made:
+            if connection is not None:
+                handler.loop_connection = connection  # type: ignore[attr-defined] # see `socketkit.seams.TakesLoopConnections`
             await _run(handler)
     except SystemExit as error:
         leave_if_forked(error, behind)
@@ -86,7 +107,11 @@ async def _process(engine: Engine, request: Request, client_address: Address) ->
         engine.ledger.fail(request, error)
         server.handle_error(request, client_address)
     finally:
-        server.shutdown_request(request)
+        if connection is None:
+            server.shutdown_request(request)
+        else:
+            connection.abort()
+            engine.end_request(request)
 
 
 async def _run(handler: AsyncRequestHandler) -> None:

@@ -15,15 +15,18 @@ if TYPE_CHECKING:
 class Passage:
     """The way of one connection. Used by one thread at a time.
 
-    A layer without `begin` blocks in `go_on`; any other layer never does. live: waits for the client and adapts what layers return, if
-    it has these powers.
+    A layer without `begin` blocks in `go_on`; any other layer never does.
+
+    live: waits for the client and adapts what layers return, if it has these powers.
+    left: the number of layers at the end that are left for somebody else to pass.
     """
 
-    __slots__ = ("_adapt", "_adapted", "_entry", "_handshake", "_ledger", "_timeout", "_until_ready")
+    __slots__ = ("_adapt", "_adapted", "_entry", "_handshake", "_ledger", "_left", "_timeout", "_until_ready")
 
-    def __init__(self, entry: Entry, ledger: Ledger, live: StartedDispatcher | None = None) -> None:
+    def __init__(self, entry: Entry, ledger: Ledger, live: StartedDispatcher | None = None, *, left: int = 0) -> None:
         self._entry = entry
         self._ledger = ledger
+        self._left = left
         self._until_ready = until_ready if live is None else live.until_ready
         self._adapt = None if live is None else live.adapt
         self._adapted = entry.request  # what the dispatcher has seen
@@ -36,12 +39,12 @@ class Passage:
         return self._handshake is not None and self._handshake.sends
 
     def go_on(self) -> bool:
-        """Pass all layers that can be passed without waiting; return whether none is left.
+        """Pass all layers that can be passed without waiting; return whether these were all.
 
         Raises: what a layer raises; TurnedAwayError if a limit for peers turns the client away that a layer has named.
         """
         entry = self._entry
-        while entry.layers:
+        while len(entry.layers) > self._left:
             if entry.is_cut:  # a deadline passed while the request was being replaced, so its shutdown may not have worked
                 raise TimeoutError("the time for the handshake is over")
             layer: Any = entry.layers[0]
@@ -58,7 +61,8 @@ class Passage:
             entry.client_address, entry.layers = client_address, entry.layers[1:]
             if getattr(layer, "names_client", False) and entry.is_named:
                 self._ledger.name(entry)
-        entry.begin_after_layers(self._ledger.clock())
+        if not entry.layers:
+            entry.begin_after_layers(self._ledger.clock())
         return True
 
     def complete(self, seconds: float | None = None, *, in_all: bool = False) -> bool:

@@ -50,14 +50,7 @@ class TLSHandshake:
             self.sends = True
             return None
         except OSError as error:
-            if has_left(error) or error.errno == errno.ENOTCONN:  # it has reset the connection
-                raise ConnectionAbortedError("tls: the client closed the connection") from error
-            if not isinstance(error, ssl.SSLError):
-                raise
-            if error.reason in _NO_TLS:
-                with contextlib.suppress(OSError):
-                    socket.socket.send(self.request, _ALERT, DONT_WAIT)
-            raise OSError(f"tls: {reason(error)}") from error
+            raise failure(error, self.request) from error
         return self._client_address
 
 
@@ -70,6 +63,20 @@ def has_left(error: BaseException | None) -> bool:
         return True
     ssl = sys.modules.get("ssl")
     return ssl is not None and isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError)
+
+
+def failure(error: OSError, request: Any) -> OSError:
+    """Return an error that says in words why a handshake has failed. A client that does not speak TLS gets an alert."""
+    import ssl  # noqa: PLC0415 - see above
+
+    if has_left(error) or error.errno == errno.ENOTCONN:  # it has reset the connection
+        return ConnectionAbortedError("tls: the client closed the connection")
+    if not isinstance(error, ssl.SSLError):
+        return OSError(error.errno, f"tls: {error.strerror or error}")
+    if error.reason in _NO_TLS:
+        with contextlib.suppress(OSError):
+            socket.socket.send(request, _ALERT, DONT_WAIT)
+    return OSError(f"tls: {reason(error)}")
 
 
 def reason(error: Any) -> str:

@@ -36,12 +36,7 @@ BOTH = frozenset({"stream", "datagram"})
 def check(transports: Sequence[Any], dispatcher: Any, lifecycle: Any, handler: Any = None, limits: Any = None) -> None:
     """Refuse a composition that cannot work, before anything is bound.
 
-    It checks what the parts declare; each declaration is optional. Any part: `requires`, the platform features it needs. Dispatchers:
-    `kinds`, the kinds of request they run; `runs_async`, whether they await handlers; `forks_requests`, whether only a child process
-    passes the layers; `check(handler)`, which raises IncompatibleError. Handlers: `request_kinds` and `is_async`. Layers:
-    `replaces_socket`, whether handlers get another object instead of the socket, `needs_socket`, whether the layer itself works only on
-    the socket, `names_client`, whether it finds the client's address, `upgrade`, whether it waits for the handler to ask for it, which
-    only the last layer can, and `check(handler)`, which raises ConfigError or IncompatibleError.
+    It looks at what the parts declare, all of which is optional: see the traits and powers in `socketkit.seams`.
     Raises: ConfigError, IncompatibleError.
     """
     if not transports:
@@ -73,6 +68,7 @@ def _check_kind(name: str, kinds: Collection[str], transport: Any, role: str) ->
 
 
 def _check_layers(layers: Sequence[Any], handler: Any) -> None:
+    is_async = getattr(handler, "is_async", False)
     replacing = upgrading = None
     for layer in layers:
         name = type(layer).__name__
@@ -83,10 +79,16 @@ def _check_layers(layers: Sequence[Any], handler: Any) -> None:
             upgrading = name
         if replacing and getattr(layer, "needs_socket", False):
             raise IncompatibleError(name, f"works only on the socket, which {replacing} replaces", f"put {name} before {replacing}")
+        if replacing and is_async:
+            reason = f"cannot follow {replacing}, which leaves the connection to the event loop"
+            raise IncompatibleError(name, reason, "choose a blocking handler, or leave that layer out")
         if getattr(layer, "replaces_socket", False):
-            if getattr(handler, "is_async", False):
+            if is_async and not getattr(layer, "begins_in_loop", False):
                 reason = f"replaces the socket with another object, and {handler.__name__} can await only a socket"
                 raise IncompatibleError(name, reason, "choose a blocking handler")
+            if is_async and not hasattr(handler, "loop_connection"):
+                reason = f"replaces the socket with a connection of the event loop, and {handler.__name__} takes only a socket"
+                raise IncompatibleError(name, reason, "derive the handler from AsyncStreamRequestHandler")
             replacing = replacing or name
         if hasattr(layer, "check"):
             layer.check(handler)

@@ -9,20 +9,21 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
-import sys
 import weakref
 from collections.abc import Awaitable, Iterator
 from contextvars import ContextVar
-from functools import cache
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from socketkit._system.sockets import DONT_WAIT
-from socketkit.errors import IncompatibleError, StalledError
+from socketkit.errors import IncompatibleError
 from socketkit.seams import Address, Request
 from socketkit.seams.replies import ReplySocket
 
 if TYPE_CHECKING:  # asyncio takes longer to import than all of socketkit, and most programs do not need it
     import asyncio
+
+    from socketkit._system.loop_connections import LoopConnection
 
 _made: ContextVar[list[AsyncRequestHandler] | None] = ContextVar("_made", default=None)
 
@@ -76,6 +77,8 @@ class AsyncStreamRequestHandler(AsyncRequestHandler):
 
     Call ``await self.writer.drain()`` after writing: it waits for a slow client, so that the reply does not pile up in memory.
 
+    With TLS, ``self.writer.get_extra_info("ssl_object")`` is the `ssl.SSLObject`, which knows what was agreed on.
+
     Attributes:
         limit: bytes that `reader` buffers before the client has to wait; also the longest line of `readline`.
         flush_timeout: seconds that the client may read nothing of the rest of the reply after `handle` has ended; None: no limit.
@@ -85,23 +88,29 @@ class AsyncStreamRequestHandler(AsyncRequestHandler):
     limit: int = 65536
     flush_timeout: float | None = 10.0
 
+    loop_connection: LoopConnection | None = None
+    """The connection, if a layer has had the event loop shake hands on it. See `socketkit.seams.TakesLoopConnections`."""
+
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
 
+    @cached_property
+    def peer_certificate(self) -> Any:
+        """The client's certificate, as `ssl.SSLObject.getpeercert` returns it; None without one, or without TLS."""
+        return self.writer.get_extra_info("peercert") or None
+
     async def setup(self) -> None:
         """Open `reader` and `writer` on the connection."""
-        import asyncio  # noqa: PLC0415 - see above
+        from socketkit.handlers import _streams  # noqa: PLC0415 - imports asyncio
 
-        if type(self.request) is not socket.socket:
+        if self.loop_connection is not None:
+            self.reader, self.writer = _streams.take_over(self.loop_connection, self.limit)
+        elif type(self.request) is socket.socket:
+            self.reader, self.writer = await _streams.open_streams(self.request, self.limit)
+        else:
             kind = type(self.request).__name__
             raise IncompatibleError(type(self).__name__, f"cannot read from a {kind}", "serve it on a transport of plain connections")
-        self.request.setblocking(False)
-        loop = asyncio.get_running_loop()
-        self.reader = asyncio.StreamReader(self.limit, loop)
-        protocol = asyncio.StreamReaderProtocol(self.reader, loop=loop)
-        transport, _ = await loop.connect_accepted_socket(lambda: protocol, _lend(self.request, loop))
-        self.writer = _writer()(transport, protocol, self.reader, loop)
-        self.writer.write_stall = getattr(getattr(self.server, "limits", None), "write_stall", None)  # type: ignore[attr-defined]
+        self.writer.write_stall = getattr(getattr(self.server, "limits", None), "write_stall", None)
 
     async def finish(self) -> None:
         """Send the rest of the reply and close `writer`. A client that has disconnected is not an error.
@@ -110,12 +119,14 @@ class AsyncStreamRequestHandler(AsyncRequestHandler):
         """
         import asyncio  # noqa: PLC0415 - see above
 
+        from socketkit.handlers._streams import unread, unsent  # noqa: PLC0415 - imports asyncio
+
         self.writer.close()
         closed: Awaitable[None] = self.writer.wait_closed()
-        if self.writer.transport.get_write_buffer_size():
-            closed, left = asyncio.ensure_future(closed), _unread(self.writer)
+        if unsent(self.writer):
+            closed, left = asyncio.ensure_future(closed), unread(self.writer)
             while not (await asyncio.wait((closed,), timeout=self.flush_timeout))[0]:
-                before, left = left, _unread(self.writer)
+                before, left = left, unread(self.writer)
                 if left >= before:
                     closed.cancel()
                     raise TimeoutError(f"the peer has read nothing of the rest of the reply for {self.flush_timeout} s")
@@ -158,79 +169,7 @@ class AsyncDatagramRequestHandler(AsyncRequestHandler):
                 return
 
 
-@cache
-def _writer() -> type[asyncio.StreamWriter]:
-    """Return a stream writer class whose `drain` does not wait forever for a client that reads nothing."""
-    import asyncio  # noqa: PLC0415 - see above
-
-    class Writer(asyncio.StreamWriter):
-        write_stall: float | None = None
-        stalled = False
-
-        async def drain(self) -> None:
-            """As `asyncio.StreamWriter.drain`. Raises: StalledError when the client reads nothing for `write_stall` seconds."""
-            left = self.transport.get_write_buffer_size()  # asyncio does not wait below the low-water mark
-            if self.write_stall is None or left <= self.transport.get_write_buffer_limits()[0]:
-                await super().drain()
-                return
-            left = _unread(self)
-            while True:
-                try:
-                    async with asyncio.timeout(self.write_stall):
-                        await super().drain()
-                except TimeoutError:
-                    before, left = left, _unread(self)
-                    if left >= before:
-                        self.stalled = True
-                        self.transport.abort()  # otherwise closing it would wait for the rest to be sent
-                        raise StalledError(self.write_stall) from None
-                else:
-                    return
-
-    return Writer
-
-
-def is_cut_off(writer: asyncio.StreamWriter) -> bool:
-    """Return whether a part of the reply was not sent."""
-    return getattr(writer, "stalled", False) or writer.transport.get_write_buffer_size() > 0
-
-
-def _unread(writer: asyncio.StreamWriter) -> int:
-    """Return how many bytes the client has yet to read, the kernel's included: the kernel makes room only after many are read."""
-    sock = writer.get_extra_info("socket")  # of uvloop: None once it is closed
-    return writer.transport.get_write_buffer_size() + (0 if sock is None else _queued_by_kernel(sock.fileno()))
-
-
-def _queued_by_kernel(fileno: int) -> int:
-    """Return how many sent bytes are still in the kernel's queue; 0 where the system does not say. Source: tcp(7), SIOCOUTQ."""
-    try:
-        from fcntl import ioctl  # noqa: PLC0415 - not on every platform
-        from termios import TIOCOUTQ  # noqa: PLC0415 - the same number as SIOCOUTQ
-
-        return int.from_bytes(ioctl(fileno, TIOCOUTQ, bytes(4)), sys.byteorder)
-    except (ImportError, OSError, ValueError):  # ValueError: it is closed
-        return 0
-
-
-# --- sockets in an event loop ----------------------------------------------------------------------------------------
-
-
-class _Lent(socket.socket):
-    """A second socket object for a request's descriptor. Closing it only detaches it: the server closes the request."""
-
-    def close(self) -> None:
-        self.detach()
-
-    __del__ = close
-
-
-def _lend(request: socket.socket, loop: asyncio.AbstractEventLoop) -> socket.socket:
-    """Return a socket that an event loop's transport may close without closing the request."""
-    import asyncio  # noqa: PLC0415 - see above
-
-    if isinstance(loop, asyncio.SelectorEventLoop):
-        return _Lent(request.family, request.type, request.proto, request.fileno())
-    return request.dup()  # other loops, such as uvloop, close the descriptor itself and bypass the socket object
+# --- waiting to send a datagram ---------------------------------------------------------------------------------------
 
 
 _waiting: weakref.WeakKeyDictionary[Any, set[asyncio.Future[None]]] = weakref.WeakKeyDictionary()  # by socket

@@ -24,6 +24,7 @@ from socketkit.seams import Address, Handshake, Request
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from socketkit._system.loop_connections import LoopConnection
     from socketkit.layers.tls import TLS
 
 log = Log("socketkit.layers.tls")
@@ -41,6 +42,9 @@ class Encryption:
 
     def begin(self, request: Request, client_address: Address) -> Handshake:
         return TLSHandshake(request, client_address, partial(encrypt, self._context))
+
+    async def begin_in_loop(self, connection: LoopConnection) -> None:
+        await connection.encrypt(self._context)
 
 
 class RenewedEncryption(Encryption):

@@ -79,7 +79,7 @@ class TLS:
     sni: Any = attrs.field(default=(), converter=_hosts, validator=_is_hosts, kw_only=True)
     """Other certificates, by the server name that clients ask for: a mapping of names to a file or to (cert, key)."""
     alpn: tuple[str, ...] = attrs.field(default=(), converter=_names, validator=_is_alpn, kw_only=True)
-    """Protocols to agree on, preferred ones first; `request.selected_alpn_protocol()` is the result."""
+    """Protocols to agree on, preferred ones first; `request.selected_alpn_protocol()` is the result, or that of an `ssl_object`."""
     minimum: Literal["1.2", "1.3"] = attrs.field(default="1.2", validator=attrs.validators.in_(("1.2", "1.3")), kw_only=True)
     """Oldest version of TLS."""
     ciphers: str | None = attrs.field(default=None, validator=_text_or_none, kw_only=True)
@@ -95,6 +95,7 @@ class TLS:
     """A ready-made `ssl.SSLContext`, a function that returns one, or its ``module:name``. Excludes all other options except `upgrade`."""
 
     replaces_socket: ClassVar[bool] = True
+    begins_in_loop: ClassVar[bool] = True
 
     def __attrs_post_init__(self) -> None:
         given = [field.name for field in attrs.fields(TLS) if getattr(self, field.name) != field.default]

@@ -17,6 +17,7 @@ from socketkit.seams.powers import (
     Adapts,
     AnyLayer,
     Awaits,
+    BeginsInLoop,
     Checks,
     Connects,
     Cuts,
@@ -46,6 +47,7 @@ from socketkit.seams.powers import (
     SpeaksFirst,
     Starts,
     TakesKinds,
+    TakesLoopConnections,
     Upgrades,
     Watches,
 )
@@ -60,6 +62,7 @@ __all__ += [
     "Adapts",
     "AnyLayer",
     "Awaits",
+    "BeginsInLoop",
     "Connects",
     "Cuts",
     "Expires",
@@ -75,6 +78,7 @@ __all__ += [
     "Watches",
 ]
 __all__ += ["Checks", "Daemonizes", "ForksRequests", "ForksWorkers", "Kinds", "Located", "NeedsSocket", "Nests", "OpensSeveral"]
-__all__ += ["IsAsync", "NamesClient", "ReplacesSocket", "Requires", "RunsAsync", "SpeaksFirst", "Starts", "TakesKinds", "Upgrades"]
+__all__ += ["IsAsync", "NamesClient", "ReplacesSocket", "Requires", "RunsAsync", "SpeaksFirst", "Starts", "TakesKinds"]
+__all__ += ["TakesLoopConnections", "Upgrades"]
 __all__ += ["Address", "Clock", "Handshake", "Kind", "Layer", "Listener", "Request", "Seconds", "Transport", "Unit", "open_listeners"]
 __all__ += ["at_least", "permission_bits", "seconds", "seconds_or_none", "socket_path", "some_seconds_or_none"]

@@ -152,6 +152,24 @@ class ShakesHands(Protocol):
         """
 
 
+class BeginsInLoop(Protocol):
+    """Power of a layer with `begin` that replaces the socket: for an asynchronous handler, the event loop shakes hands.
+
+    It has to be the last layer. begins_in_loop: a trait of its recipe. `begin_in_loop` is a method of its live part, if it has one.
+    """
+
+    begins_in_loop: bool
+
+    async def begin_in_loop(self, connection: Any, /) -> None:
+        """Shake hands on a connection that the running loop has just opened; for TLS, ``await connection.encrypt(context)`` does it.
+
+        The connection has the attributes `request`, the socket; `below`, the loop's transport of it, of which `connection` itself is the
+        protocol; and `transport`, which must be the one for the handler in the end, and paused. The client has sent something before. When the time
+        for the handshake is over, the socket is shut down; a drain may cancel the call. The caller closes the connection.
+        Raises: OSError or ValueError to end the connection, with a reason for the log.
+        """
+
+
 class Starts(Protocol):
     """Power of a layer's recipe, in place of `wrap`: it has a live part, which keeps something between connections."""
 
@@ -290,3 +308,13 @@ class IsAsync(Protocol):
     """Trait of a handler: its `handle` is a coroutine, which a dispatcher with `RunsAsync` awaits."""
 
     is_async: bool
+
+
+class TakesLoopConnections(Protocol):
+    """Trait of an asynchronous handler: it takes over a connection on which the event loop has shaken hands for a layer.
+
+    loop_connection: None in the class, which means that the handler uses the request. The server sets it before `setup`, and closes
+        it after `finish`. `loop_connection.hand_over(protocol)` gives the connection to an `asyncio.Protocol`.
+    """
+
+    loop_connection: Any

@@ -21,7 +21,7 @@ from helpers.rooms import Rooms
 from helpers.support import python
 from socketkit import TCP, TLS, Graceful, Layered, Limits, Server, StreamRequestHandler
 from socketkit._system import logs
-from socketkit.errors import ConfigError, IncompatibleError
+from socketkit.errors import ConfigError
 from socketkit.testing import FakeClock
 
 DISPATCHERS = ("sync", "thread", "pool:2", "adaptive:8", "executor", "asyncio", GREEN)
@@ -634,17 +634,6 @@ def test_a_key_that_anybody_can_read_is_warned_of(tmp_path, caplog):
     encrypted(upper, key=open_key)
     logs.flush()
     assert not caplog.records
-
-
-def test_an_asynchronous_handler_is_refused():
-    from socketkit import AsyncStreamRequestHandler
-
-    class Handler(AsyncStreamRequestHandler):
-        async def handle(self):
-            pass
-
-    with pytest.raises(IncompatibleError, match="choose a blocking handler"):
-        encrypted(Handler, "asyncio")
 
 
 # --- real clients ------------------------------------------------------------------------------------------------------
