@@ -37,7 +37,7 @@ class LoopConnection(asyncio.Protocol):
     async def open(cls, request: socket.socket) -> LoopConnection:
         """Return the connection of a socket in the running loop."""
         connection = cls(request)
-        connection.below = connection.transport = await open_transport(request, connection)
+        await open_transport(request, connection)
         return connection
 
     @property
@@ -102,6 +102,10 @@ class LoopConnection(asyncio.Protocol):
                 transport.abort()
 
     # called by the loop
+
+    def connection_made(self, transport: Any) -> None:
+        """Begin with this transport. Code that has opened it itself calls this, too."""
+        self.below = self.transport = transport
 
     def data_received(self, data: bytes) -> None:
         self._arrived += data

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Iterable
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from socketkit._system.loop_connections import LoopConnection, open_transport
 from socketkit.errors import StalledError
+
+if TYPE_CHECKING:
+    import ssl
 
 Data: TypeAlias = bytes | bytearray | memoryview
 
@@ -54,9 +57,9 @@ class Writer(asyncio.StreamWriter):
         self.is_cut = True
         self.transport.abort()
 
-    def follow(self, transport: asyncio.WriteTransport) -> None:
+    def follow(self, transport: asyncio.Transport, protocol: asyncio.StreamReaderProtocol) -> None:
         """Write to another transport of the same connection from now on."""
-        self._transport = transport
+        self._transport, self._protocol = transport, protocol
 
 
 class EncryptedProtocol(asyncio.StreamReaderProtocol):
@@ -89,11 +92,11 @@ class EncryptedWriter(Writer):
     ) -> None:
         super().__init__(connection.transport, protocol, reader, asyncio.get_running_loop())
         self._connection = connection
-        self._protocol = protocol
+        self._ends = protocol
         self._former = former
         self._is_ending = False
         if former is not None:
-            former.follow(connection.transport)
+            former.follow(connection.transport, protocol)
 
     def write(self, data: Data) -> None:
         """As `asyncio.StreamWriter.write`. Once the connection has ended it does nothing, where asyncio logs a warning each time."""
@@ -103,7 +106,7 @@ class EncryptedWriter(Writer):
             rest = rest[PIECE:]
 
     def _has_ended(self) -> bool:
-        return self._protocol.has_ended or self.transport.is_closing() or self._connection.below.is_closing()
+        return self._ends.has_ended or self.transport.is_closing() or self._connection.below.is_closing()
 
     def writelines(self, data: Iterable[Data]) -> None:
         """As `asyncio.StreamWriter.writelines`."""
@@ -158,6 +161,43 @@ def take_over(connection: LoopConnection, limit: int, former: Writer | None = No
     writer = EncryptedWriter(connection, protocol, reader, former)
     connection.hand_over(protocol)
     return reader, writer
+
+
+async def upgrade(  # noqa: PLR0913, PLR0917 - the state of a handler
+    request: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, context: ssl.SSLContext, limit: int, seconds: float | None
+) -> tuple[asyncio.StreamReader, EncryptedWriter]:
+    """Return the streams of a connection with TLS, given those in clear. seconds: the most that the client may take; None: no limit.
+
+    Raises: OSError. `writer` is closed then.
+    """
+    if type(writer) is not Writer:
+        raise RuntimeError("only a connection in clear can be upgraded, and only once")
+    below: Any = writer.transport
+    in_clear = below.get_protocol()
+    below.pause_reading()
+    try:
+        async with asyncio.timeout(seconds) as limited:
+            await _refuse_clear_text(reader)
+            await writer.drain()
+            connection = LoopConnection(request)
+            connection.connection_made(below)
+            await connection.encrypt(context)
+    except BaseException:
+        below.abort()
+        in_clear.connection_lost(None)  # the loop has another protocol to tell
+        if limited.expired():
+            raise TimeoutError(f"tls: the handshake was not over within {seconds:g} s") from None
+        raise
+    return take_over(connection, limit, writer)
+
+
+async def _refuse_clear_text(reader: asyncio.StreamReader) -> None:
+    """Refuse what the client has sent before its handshake: somebody between may have put it in. Source: CVE-2011-0411."""
+    if reader.at_eof():
+        raise ConnectionAbortedError("tls: the client closed the connection")
+    reader.feed_eof()  # so that `read` does not wait
+    if await reader.read(1):
+        raise OSError("tls: the client has sent more than its request for TLS in clear")
 
 
 # --- what has not reached the client ---------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from socketkit.seams.replies import ReplySocket
 
 if TYPE_CHECKING:  # asyncio takes longer to import than all of socketkit, and most programs do not need it
     import asyncio
+    import ssl
 
     from socketkit._system.loop_connections import LoopConnection
 
@@ -110,7 +111,27 @@ class AsyncStreamRequestHandler(AsyncRequestHandler):
         else:
             kind = type(self.request).__name__
             raise IncompatibleError(type(self).__name__, f"cannot read from a {kind}", "serve it on a transport of plain connections")
-        self.writer.write_stall = getattr(getattr(self.server, "limits", None), "write_stall", None)
+        self.writer.write_stall = self._limit("write_stall")
+
+    async def upgrade_tls(self, context: ssl.SSLContext) -> None:
+        """Encrypt the connection from now on, as for STARTTLS. `reader` and `writer` are new objects afterwards.
+
+        Call it right after writing the reply that invites the client to shake hands, with nothing but `drain` in between. What the
+        client has sent in clear before is refused, because somebody on the way may have put it in. `Limits.handshake` bounds the
+        handshake.
+
+        Raises: OSError, with the reason, if it fails; the connection is closed then. RuntimeError if there is TLS already.
+        """
+        from socketkit.handlers._streams import upgrade  # noqa: PLC0415 - imports asyncio
+
+        seconds = self._limit("handshake")
+        self.reader, self.writer = await upgrade(self.request, self.reader, self.writer, context, self.limit, seconds)
+        self.writer.write_stall = self._limit("write_stall")
+        vars(self).pop("peer_certificate", None)  # it may have one now
+
+    def _limit(self, name: str) -> float | None:
+        limits = getattr(self.server, "limits", None)  # classic servers have none
+        return getattr(limits, name, None)
 
     async def finish(self) -> None:
         """Send the rest of the reply and close `writer`. A client that has disconnected is not an error.

@@ -644,3 +644,177 @@ def test_openssl_is_served(dispatcher, version):
             client.stdin.close()
             client.wait(LATE)
         until(lambda: server.stats().outcomes == {"finished": 1})
+
+
+# --- upgrades ----------------------------------------------------------------------------------------------------------
+
+
+def server_context():
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*certificate())
+    return context
+
+
+class Greets(AsyncStreamRequestHandler):
+    """Answers lines in upper case, and begins TLS when it is asked to."""
+
+    async def handle(self):
+        while line := await self.reader.readline():
+            if line == b"STARTTLS\n":
+                self.writer.write(b"go ahead\n")
+                await self.upgrade_tls(server_context())
+            else:
+                self.writer.write(line.upper())
+                await self.writer.drain()
+
+
+def in_clear(handler, dispatcher, **limits):
+    return Server(TCP("127.0.0.1", 0), handler, dispatcher=dispatcher, lifecycle=Graceful(drain=5), limits=Limits(**limits))
+
+
+@contextlib.contextmanager
+def asking(server, ask=b"STARTTLS\n"):
+    """Return a client that was told to begin TLS."""
+    with socket.create_connection(server.addresses[0], timeout=LATE) as raw:
+        raw.sendall(ask)
+        assert raw.recv(100) == b"go ahead\n"
+        yield raw
+
+
+def test_a_connection_is_upgraded(dispatcher):
+    with in_clear(Greets, dispatcher).start() as server, asking(server) as raw:
+        with trusting().wrap_socket(raw, server_hostname="localhost", suppress_ragged_eofs=False) as client:
+            for text in (b"one\n", b"x" * 50_000 + b"\n"):
+                client.sendall(text)
+                received = b""
+                while len(received) < len(text):
+                    received += client.recv(65536)
+                assert received == text.upper()
+            client.unwrap().close()
+        until(lambda: server.stats().outcomes == {"finished": 1})
+
+
+def test_an_upgraded_connection_says_when_its_reply_is_complete(dispatcher):
+    async def handle(self):
+        former = self.writer
+        await self.reader.readline()
+        former.write(b"go ahead\n")
+        assert self.peer_certificate is None
+        await self.upgrade_tls(server_context())
+        assert self.writer.get_extra_info("ssl_object").version() == "TLSv1.3"
+        self.writer.write(bytes(3_000_000))
+        former.write(b"by the writer of before")
+        await former.drain()
+
+    with in_clear(asynchronous(handle), dispatcher).start() as server:
+        with asking(server) as raw, trusting().wrap_socket(raw, server_hostname="localhost", suppress_ragged_eofs=False) as client:
+            assert ended(client) == bytes(3_000_000) + b"by the writer of before"
+        until(lambda: server.stats().outcomes == {"finished": 1})
+
+
+def test_the_limits_of_a_writer_survive_an_upgrade(dispatcher):
+    async def handle(self):
+        await self.reader.readline()
+        self.writer.write(b"go ahead\n")
+        await self.upgrade_tls(server_context())
+        self.writer.write(bytes(50_000_000))
+        await self.writer.drain()
+
+    with in_clear(asynchronous(handle), dispatcher, write_stall=0.2).start() as server, asking(server) as raw:
+        with trusting().wrap_socket(raw, server_hostname="localhost") as client:
+            until(lambda: server.stats().outcomes == {"timed out": 1})
+            with pytest.raises(ConnectionResetError):
+                b"".join(iter(lambda: socket.socket.recv(client, 65536), b""))
+
+
+def test_what_was_sent_in_clear_before_the_handshake_is_refused(dispatcher, caplog):
+    with in_clear(Greets, dispatcher).start() as server, socket.create_connection(server.addresses[0], timeout=LATE) as raw:
+        raw.sendall(b"STARTTLS\nput in by somebody\n")
+        with contextlib.suppress(ConnectionResetError):
+            assert ended(raw) in {b"", b"go ahead\n"}
+        until(lambda: server.stats().outcomes == {"failed": 1})
+    assert "has sent more than its request for TLS in clear" in caplog.text
+
+
+def test_what_is_sent_in_clear_after_the_invitation_fails_the_handshake(dispatcher, caplog):
+    with in_clear(Greets, dispatcher).start() as server, asking(server) as raw:
+        raw.sendall(b"put in by somebody\n")
+        with contextlib.suppress(ConnectionResetError):
+            assert b"PUT IN" not in ended(raw)
+        until(lambda: server.stats().outcomes == {"failed": 1})
+    assert "tls: " in caplog.text
+
+
+@pytest.mark.parametrize("sends", ["nothing", "half"])
+def test_the_handshake_of_an_upgrade_is_bounded(dispatcher, sends, caplog):
+    with in_clear(Greets, dispatcher, handshake=0.2).start() as server, asking(server) as raw:
+        if sends == "half":
+            incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+            with pytest.raises(ssl.SSLWantReadError):
+                trusting().wrap_bio(incoming, outgoing, server_hostname="localhost").do_handshake()
+            raw.sendall(outgoing.read()[:100])
+        with contextlib.suppress(ConnectionResetError):
+            assert ended(raw) == b""
+        until(lambda: server.stats().outcomes == {"failed": 1})
+    assert "tls: the handshake was not over within 0.2 s" in caplog.text
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_client_that_leaves_instead_of_an_upgrade_is_aborted(dispatcher, when):
+    with in_clear(Greets, dispatcher).start() as server:
+        if when == "after":
+            with asking(server):
+                pass
+        else:
+            with socket.create_connection(server.addresses[0], timeout=LATE) as raw:
+                raw.sendall(b"STARTTLS\n")
+                raw.shutdown(socket.SHUT_WR)
+                with contextlib.suppress(ConnectionResetError):
+                    ended(raw)
+        until(lambda: server.stats().outcomes == {"aborted": 1})
+
+
+def test_a_drain_ends_an_upgrade_that_waits(dispatcher):
+    with in_clear(Greets, dispatcher).start() as server, asking(server) as raw:
+        report = server.stop(drain=0.2)
+        assert (report.forced, report.stuck) == (1, ())
+        with contextlib.suppress(ConnectionResetError):
+            assert ended(raw) == b""
+    assert sum(server.stats().outcomes.values()) == 1
+
+
+def test_a_connection_is_upgraded_once(dispatcher):
+    async def handle(self):
+        await self.reader.readexactly(1)
+        with pytest.raises(RuntimeError, match="only once"):
+            await self.upgrade_tls(server_context())
+        self.writer.write(b"still here")
+
+    with encrypted(asynchronous(handle), dispatcher).start() as server, connect(server) as client:
+        client.sendall(b"x")
+        assert ended(client) == b"still here"
+
+
+def test_openssl_upgrades_a_connection(dispatcher):
+    async def handle(self):
+        self.writer.write(b"220 ready\r\n")
+        while line := await self.reader.readline():
+            if line.startswith(b"EHLO"):
+                self.writer.write(b"250-here\r\n250 STARTTLS\r\n")
+            elif line == b"STARTTLS\r\n":
+                self.writer.write(b"220 go ahead\r\n")
+                await self.writer.drain()
+                await self.upgrade_tls(server_context())
+            else:
+                self.writer.write(line.upper())
+
+    with in_clear(asynchronous(handle), dispatcher).start() as server:
+        where = f"127.0.0.1:{server.addresses[0][1]}"
+        command = ["openssl", "s_client", "-quiet", "-no_ign_eof", "-starttls", "smtp", "-verify_return_error"]
+        command += ["-CAfile", authority("Authority"), "-connect", where]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as client:
+            client.stdin.write(b"text\n")
+            client.stdin.flush()
+            assert client.stdout.readline() == b"TEXT\n"
+            client.stdin.close()
+            client.wait(LATE)
