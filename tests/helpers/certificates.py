@@ -18,7 +18,10 @@ new_certs_dir = .
 default_md = sha256
 unique_subject = no
 copy_extensions = copy
+x509_extensions = issued
 policy = any
+[issued]
+authorityKeyIdentifier = keyid
 [any]
 commonName = supplied
 """
