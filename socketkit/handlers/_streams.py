@@ -122,14 +122,15 @@ class EncryptedWriter(Writer):
             self.cut()
             return
         self._is_ending = True
-        self._connection.below.set_write_buffer_limits(high=NO_LIMIT)  # so that it takes what `transport` still has as soon as it can send
+        # The transport below takes nothing more once it is closed, so it has to take everything before, `close_notify` included.
+        self._connection.below.set_write_buffer_limits(high=NO_LIMIT)
         if not self.transport.get_write_buffer_size():
             self._say_goodbye()
 
     async def wait_closed(self) -> None:
         """Wait until all is sent, but not for the client's `close_notify`, which few clients send."""
         if self._is_ending and not self.transport.is_closing():
-            self.transport.set_write_buffer_limits(high=1)  # so that `drain` waits until it is empty
+            self.transport.set_write_buffer_limits(high=1)  # so that `drain` waits until the one below has everything
             await asyncio.StreamWriter.drain(self)
             self._say_goodbye()
         await super().wait_closed()

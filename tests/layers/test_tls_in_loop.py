@@ -249,6 +249,21 @@ def test_the_end_of_a_reply_is_said_so_and_reaches_a_client_that_has_said_more(d
         until(lambda: server.stats().outcomes == {"finished": 1})
 
 
+def test_the_end_of_a_reply_is_said_so_although_something_is_left_to_read(dispatcher):
+    async def handle(self):
+        for _ in range(2):
+            await self.reader.readexactly(1)
+            self.writer.write(b".")
+        while not self.writer.transport.get_read_buffer_size():  # noqa: ASYNC110 - nothing else tells
+            await asyncio.sleep(0.001)
+
+    with encrypted(asynchronous(handle, limit=10), dispatcher).start() as server, connect(server) as client:
+        client.sendall(b"x" * 30)  # more than the reader takes
+        assert client.recv(1) == b"."
+        client.sendall(b"x" * 30)
+        assert ended(client) == b"."
+
+
 def test_a_client_gets_the_rest_as_long_as_it_reads(dispatcher):
     async def handle(self):
         self.writer.write(bytes(20_000_000))
