@@ -104,8 +104,7 @@ async def _process(engine: Engine, request: Request, client_address: Address, co
         leave_if_forked(error, behind)
         raise
     except Exception as error:  # noqa: BLE001 - passed to handle_error
-        engine.ledger.fail(request, error)
-        server.handle_error(request, client_address)
+        engine.fail_request(request, client_address, error)
     finally:
         if connection is None:
             server.shutdown_request(request)

@@ -110,7 +110,7 @@ class Requests:
         try:
             self._pass_in_time(entry, objection)
         except Exception as error:
-            self.ledger.fail(entry.request, error)
+            self.fail_upgrade(entry.request, error)
             discard_unread(entry.request)  # otherwise the close might destroy an alert
             with contextlib.suppress(OSError):  # the client has gone
                 cut_off(entry.request)
@@ -126,9 +126,14 @@ class Requests:
         limits = getattr(self.server, "limits", None)  # classic servers have none
         seconds = entry.request.gettimeout() if limits is None else limits.handshake
         if not Passage(entry, self.ledger, self.live).complete(seconds, in_all=True):
-            reason = f"the handshake was not over within {seconds:g} s"
-            self.ledger.cut(entry, reason)
-            raise TimeoutError(reason)
+            raise TimeoutError(f"the handshake was not over within {seconds:g} s")
+
+    def fail_upgrade(self, request: Request, error: Exception) -> None:
+        """Record why a connection is over that its handler has tried to upgrade."""
+        entry = self.ledger.find(request)
+        if entry is not None and isinstance(error, TimeoutError):
+            self.ledger.cut(entry, str(error))
+        self.ledger.fail(request, error)
 
     def fail_in_layer(self, entry: Entry, error: Exception) -> None:
         """End a connection in one of its layers, because of `error`, or because a stop has refused it."""

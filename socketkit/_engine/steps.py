@@ -66,6 +66,15 @@ class RequestTemplate:
         """For handlers that upgrade their connection: see `socketkit._engine.request.Requests.pass_layer`."""
         return engine_of(self).pass_layer(request, layer, objection)
 
+    def _layer_to_upgrade(self, request: Request) -> Any:
+        """For asynchronous handlers: return the live layer that the transport leaves to them; None if there is none."""
+        entry = engine_of(self).ledger.find(request)
+        return None if entry is None else entry.upgrade
+
+    def _fail_upgrade(self, request: Request, error: Exception) -> None:
+        """For asynchronous handlers: see `socketkit._engine.request.Requests.fail_upgrade`."""
+        engine_of(self).fail_upgrade(request, error)
+
     @own_step
     def process_request_thread(self, request: Request, client_address: Address) -> None:
         """Run the request here: handler, errors, close. Called in the thread or process that the dispatcher chose."""

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, TypeAlias
 
 from socketkit._system.loop_connections import LoopConnection, open_transport
 from socketkit.errors import StalledError
-
-if TYPE_CHECKING:
-    import ssl
 
 Data: TypeAlias = bytes | bytearray | memoryview
 
@@ -165,10 +162,16 @@ def take_over(connection: LoopConnection, limit: int, former: Writer | None = No
 
 
 async def upgrade(  # noqa: PLR0913, PLR0917 - the state of a handler
-    request: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, context: ssl.SSLContext, limit: int, seconds: float | None
+    request: Any,
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    begin: Callable[[LoopConnection], Awaitable[None]],
+    limit: int,
+    seconds: float | None,
 ) -> tuple[asyncio.StreamReader, EncryptedWriter]:
-    """Return the streams of a connection with TLS, given those in clear. seconds: the most that the client may take; None: no limit.
+    """Return the streams of a connection with TLS, given those in clear.
 
+    begin: shakes hands. seconds: the most that the client may take; None: no limit.
     Raises: OSError. `writer` is closed then.
     """
     if type(writer) is not Writer:
@@ -182,7 +185,7 @@ async def upgrade(  # noqa: PLR0913, PLR0917 - the state of a handler
             await writer.drain()
             connection = LoopConnection(request)
             connection.connection_made(below)
-            await connection.encrypt(context)
+            await begin(connection)
     except BaseException:
         below.abort()
         in_clear.connection_lost(None)  # the loop has another protocol to tell

@@ -12,11 +12,12 @@ import socket
 import weakref
 from collections.abc import Awaitable, Iterator
 from contextvars import ContextVar
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from socketkit._system.logs import Log
 from socketkit._system.sockets import DONT_WAIT
-from socketkit.errors import IncompatibleError
+from socketkit.errors import IncompatibleError, UpgradeError
 from socketkit.seams import Address, Request
 from socketkit.seams.replies import ReplySocket
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:  # asyncio takes longer to import than all of socketkit, and m
     import ssl
 
     from socketkit._system.loop_connections import LoopConnection
+
+log = Log("socketkit.template")
 
 _made: ContextVar[list[AsyncRequestHandler] | None] = ContextVar("_made", default=None)
 
@@ -113,19 +116,34 @@ class AsyncStreamRequestHandler(AsyncRequestHandler):
             raise IncompatibleError(type(self).__name__, f"cannot read from a {kind}", "serve it on a transport of plain connections")
         self.writer.write_stall = self._limit("write_stall")
 
-    async def upgrade_tls(self, context: ssl.SSLContext) -> None:
+    async def upgrade_tls(self, context: ssl.SSLContext | None = None) -> None:
         """Encrypt the connection from now on, as for STARTTLS. `reader` and `writer` are new objects afterwards.
 
         Call it right after writing the reply that invites the client to shake hands, with nothing but `drain` in between. What the
         client has sent in clear before is refused, because somebody on the way may have put it in. `Limits.handshake` bounds the
         handshake.
 
-        Raises: OSError, with the reason, if it fails; the connection is closed then. RuntimeError if there is TLS already.
+        context: the server's `ssl.SSLContext`. None: the certificate of the transport's layer `TLS(..., upgrade=True)`.
+        Raises: UpgradeError if the connection is over, because the handshake failed or took too long. A handler need not catch it.
+            IncompatibleError without a context if the transport has no such layer. RuntimeError if there is TLS already.
         """
-        from socketkit.handlers._streams import upgrade  # noqa: PLC0415 - imports asyncio
+        from socketkit._system.loop_connections import LoopConnection  # noqa: PLC0415 - imports asyncio
+        from socketkit.handlers._streams import upgrade  # noqa: PLC0415 - as above
+        from socketkit.handlers.upgrade import no_certificate  # noqa: PLC0415 - imports ssl
 
-        seconds = self._limit("handshake")
-        self.reader, self.writer = await upgrade(self.request, self.reader, self.writer, context, self.limit, seconds)
+        if context is None:
+            layer = self.server._layer_to_upgrade(self.request)  # noqa: SLF001 - it is for handlers
+            if layer is None:
+                raise no_certificate(type(self).__name__)
+            begin = layer.begin_in_loop
+        else:
+            begin = partial(LoopConnection.encrypt, context=context)
+        try:
+            self.reader, self.writer = await upgrade(self.request, self.reader, self.writer, begin, self.limit, self._limit("handshake"))
+        except OSError as error:
+            log.debug("%s: the upgrade to TLS ended the connection: %s", self.client_address, error)
+            self.server._fail_upgrade(self.request, error)  # noqa: SLF001 - as above
+            raise UpgradeError(str(error)) from error
         self.writer.write_stall = self._limit("write_stall")
         vars(self).pop("peer_certificate", None)  # it may have one now
 

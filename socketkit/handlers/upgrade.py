@@ -38,9 +38,14 @@ def upgrade(handler: Any, context: Any) -> Request:
             handler.close_connection = True  # of a conversation
         raise
     if connection is None:
-        remedy = "add the layer TLS(..., upgrade=True) to the transport, or give it an ssl.SSLContext"
-        raise IncompatibleError(name, "calls upgrade_tls(), and its server has no certificate for that", remedy)
+        raise no_certificate(name)
     return connection
+
+
+def no_certificate(handler: str) -> IncompatibleError:
+    """Return the error of a handler, by its name, that upgrades without a context where no layer has one."""
+    remedy = "add the layer TLS(..., upgrade=True) to the transport, or give it an ssl.SSLContext"
+    return IncompatibleError(handler, "calls upgrade_tls(), and its server has no certificate for that", remedy)
 
 
 class _Encryption:

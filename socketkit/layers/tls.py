@@ -111,9 +111,9 @@ class TLS:
         """Load everything once. Raises: ConfigError, which names the file at fault; IncompatibleError if nothing would be encrypted."""
         from socketkit.layers import _tls  # noqa: PLC0415 - importing ssl takes longer than most of socketkit
 
-        if self.upgrade and (not hasattr(handler, "upgrade_tls") or getattr(handler, "is_async", False)):
+        if self.upgrade and not hasattr(handler, "upgrade_tls"):
             name = getattr(handler, "__name__", repr(handler))
-            reason = f"leaves connections in clear until their handler calls upgrade_tls(), which {name} cannot do without a context"
+            reason = f"leaves connections in clear until their handler calls upgrade_tls(), which {name} does not have"
             raise IncompatibleError("TLS", reason, "derive it from StreamRequestHandler, or leave upgrade out")
         _tls.check(self)
 

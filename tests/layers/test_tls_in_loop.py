@@ -20,7 +20,7 @@ from helpers.certificates import authority, certificate
 from helpers.support import python
 from socketkit import TCP, TLS, AsyncStreamRequestHandler, Graceful, Layered, Limits, ProxyProtocol, Server
 from socketkit.dispatchers._aio import new_loop
-from socketkit.errors import IncompatibleError
+from socketkit.errors import IncompatibleError, UpgradeError
 from socketkit.handlers.coroutines import AsyncRequestHandler
 
 LATE = 20
@@ -673,18 +673,29 @@ def server_context():
 class Greets(AsyncStreamRequestHandler):
     """Answers lines in upper case, and begins TLS when it is asked to."""
 
+    context: ClassVar = None
+
     async def handle(self):
         while line := await self.reader.readline():
             if line == b"STARTTLS\n":
                 self.writer.write(b"go ahead\n")
-                await self.upgrade_tls(server_context())
+                await self.upgrade_tls(self.context and server_context())
             else:
                 self.writer.write(line.upper())
                 await self.writer.drain()
 
 
+class GreetsByContext(Greets):
+    """The same with a context of its own, and not that of a layer."""
+
+    context: ClassVar = True
+
+
 def in_clear(handler, dispatcher, **limits):
-    return Server(TCP("127.0.0.1", 0), handler, dispatcher=dispatcher, lifecycle=Graceful(drain=5), limits=Limits(**limits))
+    transport = TCP("127.0.0.1", 0)
+    if handler is Greets:
+        transport = Layered(transport, TLS(*certificate(), upgrade=True))
+    return Server(transport, handler, dispatcher=dispatcher, lifecycle=Graceful(drain=5), limits=Limits(**limits))
 
 
 @contextlib.contextmanager
@@ -696,8 +707,9 @@ def asking(server, ask=b"STARTTLS\n"):
         yield raw
 
 
-def test_a_connection_is_upgraded(dispatcher):
-    with in_clear(Greets, dispatcher).start() as server, asking(server) as raw:
+@pytest.mark.parametrize("handler", [Greets, GreetsByContext])
+def test_a_connection_is_upgraded(dispatcher, handler):
+    with in_clear(handler, dispatcher).start() as server, asking(server) as raw:
         with trusting().wrap_socket(raw, server_hostname="localhost", suppress_ragged_eofs=False) as client:
             for text in (b"one\n", b"x" * 50_000 + b"\n"):
                 client.sendall(text)
@@ -760,9 +772,10 @@ def test_what_is_sent_in_clear_after_the_invitation_fails_the_handshake(dispatch
     assert "tls: " in caplog.text
 
 
+@pytest.mark.parametrize("handler", [Greets, GreetsByContext])
 @pytest.mark.parametrize("sends", ["nothing", "half"])
-def test_the_handshake_of_an_upgrade_is_bounded(dispatcher, sends, caplog):
-    with in_clear(Greets, dispatcher, handshake=0.2).start() as server, asking(server) as raw:
+def test_the_handshake_of_an_upgrade_is_bounded(dispatcher, sends, handler, caplog):
+    with in_clear(handler, dispatcher, handshake=0.2).start() as server, asking(server) as raw:
         if sends == "half":
             incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
             with pytest.raises(ssl.SSLWantReadError):
@@ -770,8 +783,9 @@ def test_the_handshake_of_an_upgrade_is_bounded(dispatcher, sends, caplog):
             raw.sendall(outgoing.read()[:100])
         with contextlib.suppress(ConnectionResetError):
             assert ended(raw) == b""
-        until(lambda: server.stats().outcomes == {"failed": 1})
+        until(lambda: server.stats().outcomes == {"timed out": 1})
     assert "tls: the handshake was not over within 0.2 s" in caplog.text
+    assert "Traceback" not in caplog.text
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -796,6 +810,29 @@ def test_a_drain_ends_an_upgrade_that_waits(dispatcher):
         with contextlib.suppress(ConnectionResetError):
             assert ended(raw) == b""
     assert sum(server.stats().outcomes.values()) == 1
+
+
+def test_an_upgrade_without_a_certificate_says_what_is_missing(dispatcher, caplog):
+    with in_clear(asynchronous(lambda self: self.upgrade_tls()), dispatcher).start() as server:
+        with socket.create_connection(server.addresses[0], timeout=LATE) as raw:
+            raw.sendall(b"x")
+            with contextlib.suppress(ConnectionResetError):
+                assert ended(raw) == b""
+        until(lambda: server.stats().outcomes == {"failed": 1})
+    assert "add the layer TLS(..., upgrade=True) to the transport, or give it an ssl.SSLContext" in caplog.text
+
+
+def test_a_handler_may_catch_what_has_ended_an_upgrade(dispatcher):
+    async def handle(self):
+        await self.reader.readline()
+        self.writer.write(b"go ahead\n")
+        with pytest.raises(UpgradeError, match="the client closed the connection"):
+            await self.upgrade_tls(server_context())
+
+    with in_clear(asynchronous(handle), dispatcher).start() as server:
+        with asking(server):
+            pass
+        until(lambda: server.stats().outcomes == {"aborted": 1})
 
 
 def test_a_connection_is_upgraded_once(dispatcher):

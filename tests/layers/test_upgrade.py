@@ -25,7 +25,6 @@ from helpers.upgrades import LATE, Upper, UpperWithContext, asked, connect, encr
 from socketkit import (
     TCP,
     TLS,
-    AsyncStreamRequestHandler,
     BaseRequestHandler,
     ConversationHandler,
     Graceful,
@@ -586,16 +585,6 @@ def test_a_server_that_would_never_encrypt_is_refused():
 def test_its_files_are_checked_when_composed():
     with pytest.raises(ConfigError, match=r"cannot read missing\.pem"):
         Server("tcp+tls://127.0.0.1:0?tls.cert=missing.pem&tls.upgrade=true", Upper)
-
-
-def test_an_asynchronous_handler_is_refused():
-    class Waits(AsyncStreamRequestHandler):
-        pass
-
-    with pytest.raises(IncompatibleError):
-        upgrading(Waits, "asyncio")
-    with pytest.raises(IncompatibleError, match="leave upgrade out"):
-        TLS(*certificate(), upgrade=True).check(Waits)
 
 
 def test_a_layer_that_no_connection_would_pass_is_refused():
