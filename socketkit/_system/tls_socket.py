@@ -1,4 +1,4 @@
-"""The socket of an encrypted connection. Importing this imports `ssl`, so import it where TLS is wanted, not at the top of a module."""
+"""Encrypting connections, and the sockets that this makes. Importing this imports `ssl`, so import it where TLS is wanted, not at the top of a module."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import ssl
 from typing import Any
 
 from socketkit._system.sockets import send_timeout
+from socketkit._system.tls import TLSHandshake
 
 
 class TLSSocket(ssl.SSLSocket):
@@ -56,7 +57,17 @@ class TLSSocket(ssl.SSLSocket):
         socket.socket.shutdown(self, how)
 
 
-def encrypt(context: ssl.SSLContext, request: Any) -> ssl.SSLSocket:
-    """Return the server's side of an encrypted connection, before its handshake. It takes over the descriptor of `request`."""
-    context.sslsocket_class = TLSSocket
-    return context.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
+class Encryption:
+    """Shakes hands with a context, in the shape of `socketkit.seams.ShakesHands`."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self._context = context
+
+    def begin(self, request: Any, client_address: Any) -> TLSHandshake:
+        """Return the handshake of a new connection."""
+        return TLSHandshake(request, client_address, self._encrypt)
+
+    def _encrypt(self, request: Any) -> ssl.SSLSocket:
+        """Return the server's side of an encrypted connection, before its handshake. It takes over the descriptor of `request`."""
+        self._context.sslsocket_class = TLSSocket
+        return self._context.wrap_socket(request, server_side=True, do_handshake_on_connect=False)

@@ -11,10 +11,10 @@ from typing import Any
 from socketkit._system.logs import Log
 from socketkit._system.sockets import cut_off, discard_unread, is_readable
 from socketkit._system.tls import TLSHandshake, is_encrypted
-from socketkit._system.tls_socket import encrypt
+from socketkit._system.tls_socket import Encryption
 from socketkit.errors import IncompatibleError, UpgradeError
 from socketkit.handlers.files import has_buffered, input_of
-from socketkit.seams import Address, Request
+from socketkit.seams import Request
 
 log = Log("socketkit.template")
 
@@ -26,7 +26,7 @@ def upgrade(handler: Any, context: Any) -> Request:
         raise IncompatibleError(name, f"cannot upgrade a {type(request).__name__} to TLS", "serve it on a transport of plain connections")
     if context is not None and (not isinstance(context, ssl.SSLContext) or context.protocol == ssl.PROTOCOL_TLS_CLIENT):
         raise IncompatibleError(name, f"cannot upgrade a connection with {context!r}", "give an ssl.SSLContext for servers")
-    layer = None if context is None else _Encryption(context)
+    layer = None if context is None else Encryption(context)
     pass_layer = getattr(type(handler.server), "_pass_layer", None)  # only our own servers have it
     try:
         connection = None if pass_layer is None else pass_layer(handler.server, request, layer, _objection(handler))
@@ -48,16 +48,6 @@ def no_certificate(handler: str) -> IncompatibleError:
     return IncompatibleError(handler, "calls upgrade_tls(), and its server has no certificate for that", remedy)
 
 
-class _Encryption:
-    """A layer that encrypts with a context: see `socketkit.seams.ShakesHands`."""
-
-    def __init__(self, context: ssl.SSLContext) -> None:
-        self._context = context
-
-    def begin(self, request: Request, client_address: Address) -> TLSHandshake:
-        return TLSHandshake(request, client_address, partial(encrypt, self._context))
-
-
 def _objection(handler: Any) -> str:
     """Return why the connection must not be upgraded; "" if nothing speaks against it."""
     if is_encrypted(handler.request):
@@ -72,7 +62,7 @@ def _objection(handler: Any) -> str:
 # --- under servers that keep no record of their requests: the classic ones on their own, and the standard library's -----
 
 
-def _pass_alone(handler: Any, layer: _Encryption) -> Request:
+def _pass_alone(handler: Any, layer: Encryption) -> Request:
     """Shake hands in this thread, and have the handler close the connection. Raises: UpgradeError, with the connection shut down."""
     handshake = layer.begin(handler.request, handler.client_address)
     try:

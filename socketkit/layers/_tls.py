@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from socketkit._system.tls import TLSHandshake, reason
-from socketkit._system.tls_socket import encrypt
+from socketkit._system.tls import reason
+from socketkit._system.tls_socket import Encryption
 from socketkit.errors import ConfigError
 from socketkit.layers._expiry import ExpiryLog, Validity, now, validity
 from socketkit.logs import Log
-from socketkit.seams import Address, Handshake, Request
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -32,22 +31,16 @@ log = Log("socketkit.layers.tls")
 _VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
 
-class Encryption:
-    """The live part of the layer: it shakes hands with a context."""
+class LayerEncryption(Encryption):
+    """The live part of the layer."""
 
     replaces_socket = True
-
-    def __init__(self, context: ssl.SSLContext) -> None:
-        self._context = context
-
-    def begin(self, request: Request, client_address: Address) -> Handshake:
-        return TLSHandshake(request, client_address, partial(encrypt, self._context))
 
     async def begin_in_loop(self, connection: LoopConnection) -> None:
         await connection.encrypt(self._context)
 
 
-class RenewedEncryption(Encryption):
+class RenewedEncryption(LayerEncryption):
     """Encryption with what the files of a recipe say now: see `socketkit.seams.Renews` and `socketkit.seams.Expires`.
 
     A handshake uses the context there is when it begins, and keeps it. Each process looks at the files for itself. Only the process that

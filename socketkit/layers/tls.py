@@ -121,4 +121,4 @@ class TLS:
         """Return the live part. Raises: ConfigError, which names the file at fault."""
         from socketkit.layers import _tls  # noqa: PLC0415 - as above
 
-        return _tls.Encryption(_tls.given(self.context)) if self.context is not None else _tls.RenewedEncryption(self)
+        return _tls.LayerEncryption(_tls.given(self.context)) if self.context is not None else _tls.RenewedEncryption(self)
