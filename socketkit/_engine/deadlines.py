@@ -35,9 +35,9 @@ class Deadlines:
     """Enforces the deadlines of the active connections, for one run of one server.
 
     A request costs nothing here beyond a call to `begin` when `asleep`. There is one timer at most, set for the earliest deadline, even
-    that of a request that begins right now. When it fires, all ledger entries are checked, and it is set anew. Without active requests there is
-    no timer. A request that begins meanwhile is not missed: `asleep` is set *before* the last check, and a request is in the ledger
-    *before* its thread reads `asleep`.
+    that of a request that begins right now. When it fires, all ledger entries are checked, and it is set anew. Without active requests
+    there is no timer. A request that begins meanwhile is not missed: `asleep` is set *before* the last check, and a request is in the
+    ledger *before* its thread reads `asleep`.
 
     later: calls a function after a number of seconds, in the thread that calls `begin` or in any other. cut: ends an overdue request;
     None: shut down its socket, which wakes a thread that is blocked on it.

@@ -1,4 +1,4 @@
-"""Encrypting connections, and the sockets that this makes. Importing this imports `ssl`, so import it where TLS is wanted, not at the top of a module."""
+"""Encrypting connections, and the sockets that this makes. Import it only where TLS is wanted, because it imports `ssl`."""
 
 from __future__ import annotations
 

@@ -164,8 +164,8 @@ class BeginsInLoop(Protocol):
         """Shake hands on a connection that the running loop has just opened; for TLS, ``await connection.encrypt(context)`` does it.
 
         The connection has the attributes `request`, the socket; `below`, the loop's transport of it, of which `connection` itself is the
-        protocol; and `transport`, which must be the one for the handler in the end, and paused. The client has sent something before. When the time
-        for the handshake is over, the socket is shut down; a drain may cancel the call. The caller closes the connection.
+        protocol; and `transport`, which must be the one for the handler in the end, and paused. The client has sent something before.
+        When the time for the handshake is over, the socket is shut down; a drain may cancel the call. The caller closes the connection.
         Raises: OSError or ValueError to end the connection, with a reason for the log.
         """
 

@@ -64,8 +64,8 @@ class Listener(Protocol):
 class Layer(Protocol):
     """Recipe: a step between accept and handler on stream connections, in its simple shape; the others are `ShakesHands` and `Starts`.
 
-    Any may have the traits `Checks`, `NeedsSocket`, `ReplacesSocket` and `NamesClient`. The thread that is about to run the handler calls it,
-    never the accept path, so it may block. `Limits.handshake` bounds all layers of a connection together.
+    Any may have the traits `Checks`, `NeedsSocket`, `ReplacesSocket` and `NamesClient`. The thread that is about to run the handler calls
+    it, never the accept path, so it may block. `Limits.handshake` bounds all layers of a connection together.
     """
 
     def wrap(self, request: Request, client_address: Address) -> tuple[Request, Address]:

@@ -1,4 +1,4 @@
-"""``wsgi FOLDER [CERTIFICATE]``: cheroot, with TLS if it has a certificate, and with an application that reads and sends a file, as `http.server` does, and does little else."""
+"""``wsgi FOLDER [CERTIFICATE]``: cheroot, with TLS if it has a certificate, and an application that reads and sends a file."""
 
 from __future__ import annotations
 
