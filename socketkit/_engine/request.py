@@ -55,7 +55,10 @@ class Requests:
                 ledger.refuse(request, "verify_request returned false")
                 self.end_request(request)
         except BaseException as error:  # noqa: BLE001 - every error of a request is judged here
-            entry.elsewhere = False  # no dispatcher took it
+            if entry.elsewhere and not isinstance(error, Exception):
+                with contextlib.suppress(Exception):  # a datagram has no socket; a connection may be closed by now
+                    cut_off(entry.request)  # a Ctrl-C on its way to the dispatcher, where it may have begun to wait for its client
+            entry.elsewhere = False  # no dispatcher took it, as far as is known
             try:
                 if self.fail_request(entry.request, client_address, error):
                     raise

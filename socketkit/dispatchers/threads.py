@@ -74,13 +74,17 @@ class ThreadList(list[threading.Thread]):
 def start_thread(run: Callable[..., object], arguments: tuple[Any, ...], threads: Any, *, daemon: bool) -> None:
     """Start a thread, then add it to the list. The order matters: a thread that never started cannot be joined.
 
+    A Ctrl-C between the two does not keep it from the list: otherwise nobody would know of the request.
     Raises: RuntimeError if the system has no thread left.
     """
     kind = SureThread if threading.Thread is _USUAL else threading.Thread  # a program may have replaced the class
     thread = kind(target=run, args=arguments)
     thread.daemon = daemon
-    thread.start()
-    threads.append(thread)
+    try:
+        thread.start()
+    finally:
+        if thread.ident is not None:
+            threads.append(thread)
 
 
 @attrs.define(eq=False)

@@ -1041,7 +1041,7 @@ with Server(("127.0.0.1", 0), Handler) as server:
         os.killpg(program.pid, signal.SIGINT)
         assert program.wait() == 0
         program.line("^ended")
-        assert "WARNING" not in program.output
+        assert "did not end in time" not in program.output
 
 
 def test_a_handler_may_stop_the_whole_server():

@@ -1,10 +1,12 @@
 """A thread per request: started, tracked and waited for."""
 
+import socket
 import threading
 
 import pytest
 
-from socketkit import Threads
+from socketkit import TCP, Server, Threads
+from socketkit._system.threads import SureThread
 from socketkit.dispatchers.threads import ThreadList, start_thread
 
 
@@ -91,3 +93,50 @@ def test_whoever_waits_does_not_keep_others_from_waiting():
     leave.set()
     assert threads.join(10)
     other.join()
+
+
+def test_a_thread_is_known_although_ctrl_c_came_while_it_was_started(monkeypatch):
+    def start(thread):
+        real(thread)
+        raise KeyboardInterrupt
+
+    real = threading.Thread.start
+    monkeypatch.setattr(SureThread, "start", start)
+    work = Recorder()
+    live = Threads().start(work)
+    with pytest.raises(KeyboardInterrupt):
+        live.dispatch(1, "peer")
+    assert not live.wait(0)
+    work.leave.set()
+    assert live.wait(10)
+
+
+def test_a_request_is_woken_although_ctrl_c_came_while_it_was_handed_over():
+    class Interrupted:
+        def start(self, work):
+            self.work = work
+            return self
+
+        def dispatch(self, request, client_address):
+            threads.append(threading.Thread(target=self.work.run, args=(request, client_address)))
+            threads[0].start()
+            assert begun.wait(10)
+            raise KeyboardInterrupt
+
+        def wait(self, timeout):
+            return True
+
+        def close(self):
+            pass
+
+    def wait_for_the_client(request, client_address, server):
+        begun.set()
+        request.recv(1)
+
+    threads, begun = [], threading.Event()
+    with Server(TCP("127.0.0.1", 0), wait_for_the_client, dispatcher=Interrupted(), lifecycle="classic") as server:
+        with socket.create_connection(server.addresses[0]):
+            with pytest.raises(KeyboardInterrupt):
+                server.serve_forever()
+            threads[0].join(10)
+            assert not threads[0].is_alive()

@@ -18,6 +18,7 @@ from datetime import UTC, datetime, timedelta
 import attrs
 import pytest
 
+from helpers import innards
 from helpers.certificates import authority, certificate
 from helpers.support import SERVE, Program, address, python
 from socketkit import TCP, TLS, Graceful, Layered, Server, StreamRequestHandler
@@ -221,6 +222,9 @@ def test_without_reload_they_are_read_again_only_by_the_next_start(files):
     clock = FakeClock()
     server = serving(files, clock=clock, reload=None)
     with server.start():
+        looked = threading.Event()
+        innards.run(server).call_later(0.0, looked.set)  # after the look that comes with the start
+        assert looked.wait(LATE)
         files.put(issued(1))
         clock.advance(100_000)
         assert seen(server.addresses[0]) == serial(issued(0))
