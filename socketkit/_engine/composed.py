@@ -198,8 +198,11 @@ class ComposedEngine(Engine):
         """Return the deadlines of a run; None if the limits set none. A child forked for a request watches for its first byte itself."""
         if live.cut is not None:
             limits = attrs.evolve(limits, first_byte=None, handshake=None)
-        if not any(getattr(transport, "layers", ()) for transport in self.server.transports):
+        layers = list(itertools.chain.from_iterable(self._layers.values()))
+        if not layers:
             limits = attrs.evolve(limits, handshake=None)
+        if not any(getattr(layer, "replaces_socket", False) for layer in layers):
+            limits = attrs.evolve(limits, write_stall=None)  # the system keeps it
         if not Deadlines.are_needed(limits):
             return None
         return Deadlines(limits, self.ledger, run.call_later, speaks_first=self._speaks_first, cut=live.cut)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from socketkit._system.logs import Log
-from socketkit._system.sockets import cut_off, is_readable, limit_sends, received
+from socketkit._system.sockets import acknowledged, cut_off, is_readable, limit_sends, received
 from socketkit.seams import Request
 from socketkit.seams.limits import Limits
 
@@ -57,7 +57,9 @@ class Deadlines:
         self._request = NEVER if limits.request is None else limits.request
         self._first_byte = NEVER if limits.first_byte is None else limits.first_byte
         self._handshake = NEVER if limits.handshake is None else limits.handshake
-        self._pace = min(self._request, self._first_byte, self._handshake, LONGEST)  # no request's deadline is nearer when it begins
+        self._write_stall = NEVER if limits.write_stall is None else limits.write_stall
+        self._stalls: dict[Entry, tuple[int, float]] = {}  # those who send: how much the client has taken, and since when no more
+        self._pace = min(self._request, self._first_byte, self._handshake, self._write_stall, LONGEST)  # no deadline is nearer at first
         self._ledger = ledger
         self._clock = ledger.clock
         self._later = later
@@ -68,7 +70,7 @@ class Deadlines:
     @staticmethod
     def are_needed(limits: Limits) -> bool:
         """Return whether the limits include a deadline."""
-        return any(each is not None for each in (limits.first_byte, limits.request, limits.handshake))
+        return any(each is not None for each in (limits.first_byte, limits.request, limits.handshake, limits.write_stall))
 
     def begin(self) -> None:
         """Start the timer, because a request has begun; call it only while `asleep` is set."""
@@ -103,6 +105,7 @@ class Deadlines:
     def _cut_those_over(self, now: float) -> float:
         """End all overdue requests; return the earliest deadline of the rest, `NEVER` if there is none."""
         exempt, first = self._first_byte == NEVER or self._speaks_first(), NEVER
+        before, self._stalls = self._stalls, {}
         for entry in self._ledger.active():
             if isinstance(entry.request, tuple) or entry.is_cut:
                 continue
@@ -123,8 +126,22 @@ class Deadlines:
                     if not entry.heard:
                         self._end(entry, f"no byte arrived within {self._first_byte:g} s")
                         continue
+            end = min(end, self._end_of_stall(entry, before.get(entry), now))
+            if now >= end:
+                self._end(entry, f"the client took nothing of what it was sent for {self._write_stall:g} s")
+                continue
             first = min(first, end)
         return first
+
+    def _end_of_stall(self, entry: Entry, before: tuple[int, float] | None, now: float) -> float:
+        """Return when a send that waits is over, unless the client takes something. before: what was seen at the last look."""
+        is_sending = self._write_stall < NEVER and getattr(entry.request, "is_sending", False)
+        taken = acknowledged(entry.request) if is_sending else None
+        if taken is None:
+            return NEVER
+        since = before[1] if before is not None and before[0] == taken else now
+        self._stalls[entry] = taken, since
+        return since + self._write_stall
 
     def _end(self, entry: Entry, reason: str) -> None:
         self._ledger.cut(entry, reason)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import _socket
 import contextlib
-import os
 import select
 import socket
 import struct
@@ -26,7 +25,7 @@ MOST_DISCARDED = 1 << 20
 
 _INET = (socket.AF_INET, getattr(socket, "AF_INET6", socket.AF_INET))
 _TCP_INFO = getattr(socket, "TCP_INFO", None) if sys.platform == "linux" else None
-_BYTES_RECEIVED = slice(128, 136)  # of struct tcp_info
+_BYTES_ACKNOWLEDGED, _BYTES_RECEIVED = slice(120, 128), slice(128, 136)  # of struct tcp_info; source: linux/tcp.h
 
 _RESET = struct.pack("ii", 1, 0)  # struct linger: on, for no time
 _TIMEVAL = struct.Struct("@ll")  # seconds and microseconds
@@ -81,17 +80,23 @@ def peek(request: Any) -> bytes | None:
 
 
 def received(request: Any) -> int | None:
-    """Return how many bytes a TCP connection has received; None if the system does not say, or it is no such connection.
+    """Return how many bytes a TCP connection has received; None if the system does not say, or it is no such connection."""
+    return _tcp_info(request, _BYTES_RECEIVED)
 
-    Source: linux/tcp.h, tcpi_bytes_received.
-    """
+
+def acknowledged(request: Any) -> int | None:
+    """Return how many of the bytes sent over a TCP connection the peer's system has taken; None as for `received`."""
+    return _tcp_info(request, _BYTES_ACKNOWLEDGED)
+
+
+def _tcp_info(request: Any, field: slice) -> int | None:
     try:
         if _TCP_INFO is None or request.family not in _INET:
             return None
         info = request.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _BYTES_RECEIVED.stop)
     except (OSError, AttributeError):  # closed, or not a socket
         return None
-    return int.from_bytes(info[_BYTES_RECEIVED], sys.byteorder) if len(info) == _BYTES_RECEIVED.stop else None
+    return int.from_bytes(info[field], sys.byteorder) if len(info) == _BYTES_RECEIVED.stop else None
 
 
 def reset(sock: Any) -> None:
@@ -115,16 +120,11 @@ def cut_off(request: Any) -> None:
         request.shutdown(socket.SHUT_RDWR)
 
 
-def send_timeout(sock: Any) -> float:
-    """Return the seconds that a blocking send may stall; 0: for ever. Source: socket(7), SO_SNDTIMEO."""
-    if os.name != "posix":
-        return 0.0
-    seconds, microseconds = _TIMEVAL.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.size))
-    return float(seconds + microseconds / 1e6)
-
-
 def limit_sends(sock: Any, seconds: float) -> None:
-    """Have a blocking send that has sent nothing for that time fail with EAGAIN; accepted sockets inherit it. Source: as `send_timeout`."""
+    """Have a blocking send that has sent nothing for that time fail with EAGAIN; accepted sockets inherit it.
+
+    Source: socket(7), SO_SNDTIMEO.
+    """
     whole = int(seconds)
     value = _TIMEVAL.pack(whole, int((seconds - whole) * 1e6) or not whole)  # 0 would mean no limit
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)

@@ -3,38 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import os
 import socket
 import ssl
 from typing import Any
 
-from socketkit._system.sockets import send_timeout
 from socketkit._system.tls import TLSHandshake
 
 
 class TLSSocket(ssl.SSLSocket):
-    """An encrypted connection that any thread may shut down, that says goodbye at its end, and whose SO_SNDTIMEO holds."""
+    """An encrypted connection that any thread may shut down, that says goodbye at its end, and whose sends can be watched."""
 
-    _stall: float | None = None  # seconds that a blocking send may stall; 0: for ever; None: not asked yet
+    is_sending = False
+    """Whether a send may wait for the client. SO_SNDTIMEO does not end it: Python tries again for ever. A timeout for each send would, but
+    it takes two more system calls, for which Python lets other threads run. Source: CPython, Modules/_ssl.c, _ssl__SSLSocket_write."""
 
     def send(self, data: Any, flags: int = 0) -> int:
-        """As `ssl.SSLSocket.send`, which `sendall` calls too. Raises: BlockingIOError after SO_SNDTIMEO, as a plain socket does.
-
-        Left to itself, Python tries again for ever. Source: CPython, Modules/_ssl.c, _ssl__SSLSocket_write.
-        """
-        if self._stall is None:
-            self._stall = send_timeout(self)
-        if not self._stall or self.gettimeout() is not None:
-            return super().send(data, flags)
-        self.settimeout(self._stall)
+        """As `ssl.SSLSocket.send`, which `sendall` calls too."""
+        self.is_sending = True
         try:
             return super().send(data, flags)
-        except TimeoutError:
-            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
         finally:
-            if self.fileno() != -1:  # another thread may have closed it
-                self.settimeout(None)
+            self.is_sending = False
 
     def settimeout(self, value: float | None) -> None:
         """Set the timeout, unless it is that already: the `ssl` module sets it again after each step of a handshake.
