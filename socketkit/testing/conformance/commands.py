@@ -1,0 +1,122 @@
+"""Handlers that do what a client tells them, so that a check can direct them wherever they run: in a thread, a process, an event loop."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+from socketkit.handlers.base import DatagramRequestHandler, StreamRequestHandler
+from socketkit.handlers.conversation import ConversationHandler
+from socketkit.handlers.coroutines import AsyncStreamRequestHandler
+from socketkit.testing.conformance.promises import PATIENCE, expect
+
+
+class Commands(StreamRequestHandler):
+    """One command per connection: ``echo TEXT``, ``hold`` (until another line comes), ``raise``, ``exit``, ``close``, ``stop``."""
+
+    speaks_first = True  # so that a silent client reaches it too
+
+    def handle(self) -> None:
+        """Obey."""
+        command, _, text = self.rfile.readline().decode().strip().partition(" ")
+        if command == "echo":
+            self.wfile.write(f"{text}\n".encode())
+        elif command == "hold":
+            self.wfile.write(b"held\n")
+            self.wfile.write(b"done\n" if self.rfile.readline() else b"")
+        elif command == "stop":
+            self.server.stop(wait=False)
+            self.wfile.write(b"stopping\n")
+        else:
+            misbehave(command, self.request)
+
+
+class AsyncCommands(AsyncStreamRequestHandler):
+    """The same as a coroutine."""
+
+    async def handle(self) -> None:
+        """Obey."""
+        command, _, text = (await self.reader.readline()).decode().strip().partition(" ")
+        if command == "echo":
+            self.writer.write(f"{text}\n".encode())
+        elif command == "hold":
+            self.writer.write(b"held\n")
+            self.writer.write(b"done\n" if await self.reader.readline() else b"")
+        elif command == "stop":
+            self.server.stop(wait=False)
+            self.writer.write(b"stopping\n")
+        else:
+            misbehave(command, self.request)
+
+
+def misbehave(command: str, request: Any) -> None:
+    """Do what a handler should not."""
+    if command == "raise":
+        raise RuntimeError("a handler of a check raises this on purpose")
+    if command == "exit":
+        raise SystemExit(3)
+    if command == "close":
+        request.close()
+
+
+class Lines(ConversationHandler):
+    """A conversation: answers each line with itself."""
+
+    def handle_one_request(self) -> None:
+        """Answer one line."""
+        self.wfile.write(self.rfile.readline())
+
+
+class Mirror(DatagramRequestHandler):
+    """Answers a datagram with itself."""
+
+    def handle(self) -> None:
+        """Answer it."""
+        self.wfile.write(self.rfile.read())
+
+
+class Client:
+    """A client that tells a handler what to do."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._sock.settimeout(PATIENCE)
+        self._file = sock.makefile("rb")
+
+    def tell(self, *commands: str) -> None:
+        """Send commands, each as a line."""
+        self._sock.sendall("".join(f"{each}\n" for each in commands).encode())
+
+    def hear(self) -> str:
+        """Return the next line; nothing if the server has closed or reset the connection. Raises: BrokenPromiseError if none comes."""
+        try:
+            return self._file.readline().decode().rstrip("\n")
+        except TimeoutError:
+            expect(False, f"the server had neither answered nor closed a connection after {PATIENCE:g} s")
+            raise
+        except ConnectionError:
+            return ""
+
+    def ask(self, command: str) -> str:
+        """Send a command and return the answer."""
+        self.tell(command)
+        return self.hear()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._file.close()
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)  # closing is not enough if a forked child holds a copy
+        self._sock.close()
+
+
+@contextlib.contextmanager
+def client(address: Any) -> Iterator[Client]:
+    """Yield a client connected over TCP."""
+    found = Client(socket.create_connection(address, PATIENCE))
+    try:
+        yield found
+    finally:
+        found.close()

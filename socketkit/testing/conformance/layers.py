@@ -1,0 +1,217 @@
+"""What a layer promises: see `socketkit.seams.Layer`, `socketkit.seams.ShakesHands` and `socketkit.seams.Starts`."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+from socketkit.errors import ConfigError, IncompatibleError
+from socketkit.handlers.base import unwrapped
+from socketkit.lifecycles.graceful import Graceful
+from socketkit.seams.limits import Limits
+from socketkit.server import Server
+from socketkit.testing.chaos import ChaosProxy, Drip
+from socketkit.testing.conformance.commands import Client, Commands, Lines
+from socketkit.testing.conformance.promises import PATIENCE, Report, applies_if, at_once, check, expect, until
+from socketkit.testing.conformance.recipes import RecipeConformance
+from socketkit.testing.leaks import Account
+from socketkit.transports.layered import Layered
+from socketkit.transports.tcp import TCP
+
+HANDSHAKE = 0.3
+"""Seconds that a server of a check gives to handshakes that cannot succeed."""
+
+
+class LayerConformance(RecipeConformance):
+    """The promises of a layer. Override `client` unless the layer waits for nothing from its clients."""
+
+    seam: ClassVar[str] = "layer"
+
+    def client(self, sock: socket.socket) -> socket.socket:
+        """Do a client's part on a connected, blocking socket, and return the socket to go on with."""
+        return sock
+
+    # what it is
+
+    def test_shape(self) -> None:
+        """It has one of `wrap`, `begin` and `start`, and what `start` returns has one of the first two."""
+        layer = self._live()
+        shapes = [name for name in ("wrap", "begin") if callable(getattr(layer, name, None))]
+        expect(len(shapes) == 1, f"a {type(layer).__name__} has {' and '.join(shapes) or 'neither wrap nor begin'}; it needs one of them")
+
+    def test_check(self) -> None:
+        """`check`, if it has one, accepts a handler, or refuses it with ConfigError or IncompatibleError."""
+        recipe = self.make()
+        applies_if(hasattr(recipe, "check"), "it has no check()")
+        for handler in (Commands, Lines, functools.partial(Commands), lambda *_: None):
+            with contextlib.suppress(ConfigError, IncompatibleError):
+                recipe.check(unwrapped(handler))
+
+    # a handshake of its own
+
+    def test_never_blocks(self) -> None:
+        """`go_on` returns None while the client says nothing, and does not block."""
+        layer = self._live()
+        applies_if(hasattr(layer, "begin"), "it has wrap(), which may block")
+        ours, theirs = _connected()
+        with ours, theirs:
+            ours.settimeout(0)
+            handshake = layer.begin(ours, theirs.getsockname())
+            with contextlib.closing(handshake.request):
+                passed = at_once(handshake.go_on, "go_on() without a word from the client")
+                applies_if(passed is None, "it waits for nothing from its clients")
+                expect(handshake.sends in {False, True}, f"sends is {handshake.sends!r}")
+                again = at_once(handshake.go_on, "the second go_on() without a word from the client")
+                expect(again is None, f"go_on() returned None and then, with nothing new, {again!r}")
+
+    def test_client_gone(self) -> None:
+        """A client that leaves before its handshake is over ends it with OSError or ValueError."""
+        layer = self._live()
+        applies_if(hasattr(layer, "begin"), "it has wrap()")
+        ours, theirs = _connected()
+        with ours:
+            ours.settimeout(0)
+            handshake = layer.begin(ours, theirs.getsockname())
+            with contextlib.closing(handshake.request):
+                applies_if(at_once(handshake.go_on, "go_on()") is None, "it waits for nothing from its clients")
+                theirs.close()
+                try:
+                    passed = at_once(handshake.go_on, "go_on() after the client has left")
+                except (OSError, ValueError):
+                    return
+                expect(False, f"go_on() after the client has left returned {passed!r}; it must raise OSError or ValueError")
+
+    # in a server
+
+    def test_passes_both_ways(self) -> None:
+        """What a client sends reaches the handler, and its reply the client, to the last byte."""
+        with self._serving(Commands) as server:
+            for size in (1, 60_000):
+                text = "x" * size
+                with self._client(server.addresses[0]) as talking:
+                    answer = talking.ask(f"echo {text}")
+                expect(
+                    answer == text,
+                    f"of {size} bytes, {len(answer)} came back" if answer in text else "other bytes came back than were sent",
+                )
+            _counts(server, finished=2)
+
+    def test_end_of_stream(self) -> None:
+        """The end of the reply arrives as the end of the stream."""
+        with self._serving(Commands) as server, self._client(server.addresses[0]) as talking:
+            talking.ask("echo x")
+            rest = talking.hear()
+            expect(rest == "", f"after the reply, the client reads {rest!r}")
+
+    def test_conversation(self) -> None:
+        """The requests of a conversation pass one by one and several at a time."""
+        with self._serving(Lines) as server, self._client(server.addresses[0]) as talking:
+            for number in range(10):
+                expect((answer := talking.ask(str(number))) == str(number), f"request {number} of a conversation was answered {answer!r}")
+            talking.tell("a", "b", "c")
+            answers = [talking.hear() for _ in range(3)]
+            expect(answers == ["a", "b", "c"], f"three requests in one piece were answered {answers}")
+
+    def test_byte_by_byte(self) -> None:
+        """It understands what arrives one byte at a time, and takes no byte that is meant for the handler."""
+        with self._serving(Commands) as server, ChaosProxy(server.addresses[0], Drip(1, 0.0), Drip(1, 0.0, to="server")) as proxy:
+            with self._client(proxy.address) as talking:
+                answer = talking.ask("echo hello")
+            expect(answer == "hello", f"through a line that carries one byte at a time, the answer was {answer!r}")
+
+    def test_garbage(self) -> None:
+        """Bytes that make no sense end their own connection at most, also when they are many."""
+        with self._serving(Commands) as server:
+            for noise in (b"\0", b"\xff" * 70_000, b"GET / HTTP/1.1\r\n\r\n", os.urandom(5_000)):
+                with contextlib.suppress(OSError), socket.create_connection(server.addresses[0], PATIENCE) as sock:
+                    sock.sendall(noise)
+                    sock.shutdown(socket.SHUT_WR)
+                    while sock.recv(65_536):
+                        pass
+                self._is_served(server)
+            until(
+                lambda: not server.stats().active, "{seconds} s after clients that sent garbage have left, requests still count as active"
+            )
+
+    def test_silent_clients(self) -> None:
+        """Clients that say nothing hold up nobody, and are given up when the time for the handshake is over."""
+        with self._serving(Lines, handshake=HANDSHAKE) as server, contextlib.ExitStack() as silent:
+            for _ in range(50):
+                silent.enter_context(socket.create_connection(server.addresses[0], PATIENCE))
+            with self._client(server.addresses[0]) as talking:
+                expect(talking.ask("hello") == "hello", "beside 50 silent clients, another one was not answered")
+            waits = hasattr(self._live(), "begin") and not self._passes_at_once()
+            applies_if(waits, "it waits for nothing from its clients")
+            until(lambda: not server.stats().active, "{seconds} s later, silent clients still have not been given up")
+
+    def test_leaves_nothing(self) -> None:
+        """After the server is closed, nothing is left of the layer."""
+        with self._serving(Commands) as server:
+            self._is_served(server)
+        before = Account.take()
+        with self._serving(Commands) as server:
+            self._is_served(server)
+        left = before.left_since()
+        expect(not left, f"after the server was closed there is still: {'; '.join(left)}")
+
+    # inside
+
+    def _live(self) -> Any:
+        recipe = self.make()
+        return recipe.start() if hasattr(recipe, "start") else recipe
+
+    def _passes_at_once(self) -> bool:
+        ours, theirs = _connected()
+        with ours, theirs:
+            ours.settimeout(0)
+            handshake = self._live().begin(ours, theirs.getsockname())
+            with contextlib.closing(handshake.request):
+                return handshake.go_on() is not None
+
+    @contextlib.contextmanager
+    def _serving(self, handler: Any, handshake: float = PATIENCE) -> Iterator[Server]:
+        transport = Layered(TCP("127.0.0.1", 0), self.make())
+        with Server(transport, handler, lifecycle=Graceful(drain=PATIENCE), limits=Limits(handshake=handshake)) as server:
+            at_once(server.start, "the start of a server")
+            yield server
+
+    @contextlib.contextmanager
+    def _client(self, address: Any) -> Iterator[Client]:
+        with socket.create_connection(address, PATIENCE) as sock:
+            try:
+                passed = self.client(sock)
+            except OSError as error:
+                expect(False, f"the client's part failed with {type(error).__name__}: {error}")
+            with contextlib.closing(Client(passed)) as talking:
+                yield talking
+
+    def _is_served(self, server: Server) -> None:
+        with self._client(server.addresses[0]) as talking:
+            answer = talking.ask("echo hello")
+        expect(answer == "hello", f"a client that sent 'hello' was answered {answer!r}")
+
+
+def _connected() -> tuple[socket.socket, socket.socket]:
+    """Return both ends of a TCP connection, the server's first."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname(), PATIENCE)
+        return listener.accept()[0], client
+
+
+def _counts(server: Server, **outcomes: int) -> None:
+    until(lambda: not server.stats().active, "after all clients have left, {seconds} s later, requests still count as active")
+    found = dict(server.stats().outcomes)
+    expect(found == outcomes, f"the requests were counted as {found}, not {outcomes}")
+
+
+def check_layer(
+    make: Callable[[], Any], client: Callable[[socket.socket], socket.socket] | None = None, *, only: str | None = None
+) -> Report:
+    """Check a layer. client: does a client's part on a connected socket, and returns the socket to go on with. See `check_dispatcher`."""
+    if client is None:
+        return check(LayerConformance, make, only)
+    return check(type("LayerConformance", (LayerConformance,), {"client": staticmethod(client)}), make, only)

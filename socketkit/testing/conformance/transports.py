@@ -1,0 +1,249 @@
+"""What a transport promises: see `socketkit.seams.Transport` and `socketkit.seams.Listener`."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+import attrs
+
+from socketkit.errors import ConfigError, ListenError
+from socketkit.seams import open_listeners
+from socketkit.server import Server
+from socketkit.testing.conformance.promises import PATIENCE, Report, applies_if, at_once, check, expect
+from socketkit.testing.conformance.recipes import RecipeConformance
+from socketkit.testing.leaks import Account
+
+
+class TransportConformance(RecipeConformance):
+    """The promises of a transport. Override `connect` if clients need more than a socket that connects to the address."""
+
+    seam: ClassVar[str] = "transport"
+
+    def connect(self, address: Any) -> socket.socket:
+        """Return a client's socket that is connected to the address. The check closes it."""
+        family = socket.AF_UNIX if isinstance(address, str | bytes) else socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        client = socket.socket(family, socket.SOCK_STREAM if self._is_stream() else socket.SOCK_DGRAM)
+        try:
+            if isinstance(address, str | bytes) and not self._is_stream():
+                client.bind("")  # without an address of its own, it could not be answered. Source: unix(7), "Autobind feature"
+            client.settimeout(PATIENCE)
+            client.connect(address)
+        except BaseException:
+            client.close()
+            raise
+        return client
+
+    # what it is
+
+    def test_kind(self) -> None:
+        """`kind` is "stream" or "datagram"."""
+        kind = self.make().kind
+        expect(kind in {"stream", "datagram"}, f"kind is {kind!r}")
+
+    def test_url(self) -> None:
+        """`url` is the URL to listen on, as a user would type it."""
+        url = self.make().url
+        expect(isinstance(url, str) and "://" in url, f"url is {url!r}; it must be text such as tcp://127.0.0.1:9999")
+
+    # opening and closing
+
+    def test_open(self) -> None:
+        """`open` returns a listener with a descriptor, a URL and an address."""
+        with self._open() as listener:
+            expect(isinstance(listener.fileno(), int) and listener.fileno() >= 0, f"fileno() of an open listener is {listener.fileno()!r}")
+            expect(isinstance(listener.url, str) and "://" in listener.url, f"url of an open listener is {listener.url!r}")
+            expect(hasattr(listener, "socket"), "the listener has no attribute socket; without a listening socket it is None")
+            _ = listener.address
+
+    def test_close(self) -> None:
+        """`close` may be called twice, and `fileno` is -1 from then on."""
+        with self._open() as listener:
+            listener.close()
+            number = listener.fileno()
+            expect(number == -1, f"fileno() after close() is {number!r}, not -1, so a loop would watch somebody else's descriptor")
+
+    def test_leaves_nothing(self) -> None:
+        """A closed listener leaves no descriptor, thread or process behind."""
+        before = Account.take()
+        with self._open():
+            pass
+        left = before.left_since()
+        expect(not left, f"after close() there is still: {'; '.join(left)}")
+
+    def test_opens_again(self) -> None:
+        """The place can be listened on again once the listener is closed: a server is started, stopped and started."""
+        recipe = self.make()
+        for _ in range(2):
+            for listener in open_listeners(recipe):
+                listener.close()
+
+    def test_taken(self) -> None:
+        """A place that is taken is refused with ListenError, and nothing stays open."""
+        with self._open() as listener:
+            recipe = self._again(listener)
+            before = Account.take()
+            try:
+                others = open_listeners(recipe)
+            except ListenError:
+                left = before.left_since()
+                expect(not left, f"open() raised ListenError and left open: {'; '.join(left)}")
+            except OSError as error:
+                expect(False, f"open() raised {type(error).__name__} ({error}); wrap it in ListenError")
+            else:
+                for other in others:
+                    other.close()
+                applies_if(False, "the place can be shared")
+
+    # taking requests
+
+    def test_accept_never_blocks(self) -> None:
+        """`accept` raises BlockingIOError when no request waits."""
+        with self._open() as listener:
+            self._nothing_waits(listener)
+
+    def test_accept(self) -> None:
+        """The descriptor is readable while a request waits, and `accept` returns it with its sender's address."""
+        with self._arrived(b"hello") as (listener, client):
+            request, _address = at_once(listener.accept, "accept() with a request waiting")
+            if self._is_stream():
+                with contextlib.closing(request):
+                    expect(hasattr(request, "shutdown"), f"a {type(request).__name__} has no shutdown(how), which a server calls")
+                    _receive(request, b"hello")
+            else:
+                expect(isinstance(request, tuple) and len(request) == 2, f"a datagram's request is {request!r}, not (data, socket)")  # noqa: PLR2004
+                expect(request[0] == b"hello", f"the datagram b'hello' arrived as {request[0]!r}")
+            self._nothing_waits(listener)
+            del client
+
+    def test_reply(self) -> None:
+        """What is written to the request reaches the client that it came from."""
+        with self._arrived(b"hello") as (listener, client):
+            request, client_address = at_once(listener.accept, "accept() with a request waiting")
+            if self._is_stream():
+                with contextlib.closing(request):
+                    request.sendall(b"welcome")
+                    _receive(client, b"welcome")
+            else:
+                request[1].sendto(b"welcome", client_address)
+                _receive(client, b"welcome")
+
+    def test_end_of_stream(self) -> None:
+        """After `shutdown(SHUT_WR)` and `close` of the request, the client reads the rest and the end."""
+        applies_if(self._is_stream(), "datagrams have no end of stream")
+        with self._arrived(b"hello") as (listener, client):
+            request, _ = at_once(listener.accept, "accept() with a request waiting")
+            request.sendall(b"welcome")
+            request.recv(100)
+            request.shutdown(socket.SHUT_WR)
+            request.close()
+            _receive(client, b"welcome")
+            rest = client.recv(100)
+            expect(rest == b"", f"after the end of the reply, the client reads {rest!r}")
+
+    def test_client_gone(self) -> None:
+        """A client that has gone before it is accepted harms nobody: `accept` returns it or raises OSError, and the next one is served."""
+        applies_if(self._is_stream(), "datagrams have no connections")
+        with self._arrived(b"hello") as (listener, client):
+            client.close()
+            with contextlib.suppress(OSError):
+                at_once(listener.accept, "accept() with a client that has gone")[0].close()
+            with contextlib.closing(self._client(listener)) as other:
+                other.sendall(b"hello")
+                self._waits(listener)
+                request, _ = at_once(listener.accept, "accept() after a client that has gone")
+                with contextlib.closing(request):
+                    _receive(request, b"hello")
+
+    def test_served(self) -> None:
+        """A server on it answers its clients, stops, and can be started again."""
+        server = Server(self.make(), _echo)
+        for _ in range(2):
+            with server.start(), contextlib.closing(self._client_of(server)) as client:
+                client.sendall(b"hello")
+                _receive(client, b"hello")
+
+    # inside
+
+    def _is_stream(self) -> bool:
+        return bool(self.make().kind == "stream")
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[Any]:
+        listeners = open_listeners(self.make())
+        expect(listeners, "open_all() returned no listener")
+        try:
+            yield listeners[0]
+        finally:
+            for listener in listeners:
+                listener.close()
+
+    def _client(self, listener: Any) -> socket.socket:
+        client: socket.socket = listener.connect() if hasattr(listener, "connect") else self.connect(listener.address)
+        client.settimeout(PATIENCE)
+        return client
+
+    def _client_of(self, server: Server) -> socket.socket:
+        try:
+            client = server.connect()
+        except ConfigError:  # its listeners have no `connect`
+            client = self.connect(server.addresses[0])
+        client.settimeout(PATIENCE)
+        return client
+
+    @contextlib.contextmanager
+    def _arrived(self, data: bytes) -> Iterator[tuple[Any, socket.socket]]:
+        """Yield a listener at which a client waits, and that client, which has sent the data."""
+        with self._open() as listener, contextlib.closing(self._client(listener)) as client:
+            client.sendall(data)
+            self._waits(listener)
+            yield listener, client
+
+    def _waits(self, listener: Any) -> None:
+        readable = select.select([listener.fileno()], [], [], PATIENCE)[0]
+        expect(readable, f"the descriptor of the listener was not readable within {PATIENCE:g} s of a client's connection")
+
+    def _nothing_waits(self, listener: Any) -> None:
+        try:
+            found = at_once(listener.accept, "accept() without a request")
+        except BlockingIOError:
+            return
+        except OSError as error:
+            expect(False, f"accept() without a request raised {type(error).__name__} ({error}), not BlockingIOError")
+        expect(False, f"accept() without a request returned {found!r}; it must raise BlockingIOError")
+
+    def _again(self, listener: Any) -> Any:
+        """Return a recipe for the very place of an open listener, where the recipe as it is would choose another one."""
+        recipe = self.make()
+        port = listener.address[1] if isinstance(listener.address, tuple) else None
+        return recipe if port is None or not hasattr(recipe, "port") else attrs.evolve(recipe, port=port)
+
+
+def check_transport(make: Callable[[], Any], *, only: str | None = None) -> Report:
+    """Check a transport; `make` returns a new recipe, for a place on this machine that is free. See `check_dispatcher`."""
+    return check(TransportConformance, make, only)
+
+
+def _echo(request: Any, client_address: Any, _server: Any) -> None:
+    if isinstance(request, tuple):
+        request[1].sendto(request[0], client_address)
+    else:
+        request.sendall(request.recv(100))
+
+
+def _receive(sock: socket.socket, expected: bytes) -> None:
+    """Read what is expected from a socket. Raises: BrokenPromiseError when something else comes, or nothing."""
+    sock.settimeout(PATIENCE)
+    found = b""
+    try:
+        while len(found) < len(expected):
+            data = sock.recv(len(expected) - len(found))
+            if not data:
+                break
+            found += data
+    except TimeoutError:
+        expect(False, f"only {found!r} of {expected!r} arrived within {PATIENCE:g} s")
+    expect(found == expected, f"{found!r} arrived where {expected!r} was sent")
