@@ -10,7 +10,7 @@ from typing import Any
 from socketkit.handlers.base import DatagramRequestHandler, StreamRequestHandler
 from socketkit.handlers.conversation import ConversationHandler
 from socketkit.handlers.coroutines import AsyncStreamRequestHandler
-from socketkit.testing.conformance.promises import PATIENCE, expect
+from socketkit.testing.conformance.promises import expect
 
 
 class Commands(StreamRequestHandler):
@@ -78,11 +78,12 @@ class Mirror(DatagramRequestHandler):
 
 
 class Client:
-    """A client that tells a handler what to do."""
+    """A client that tells a handler what to do. patience: seconds that it waits for an answer."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, patience: float) -> None:
         self._sock = sock
-        self._sock.settimeout(PATIENCE)
+        self._patience = patience
+        self._sock.settimeout(patience)
         self._file = sock.makefile("rb")
 
     def tell(self, *commands: str) -> None:
@@ -94,7 +95,7 @@ class Client:
         try:
             return self._file.readline().decode().rstrip("\n")
         except TimeoutError:
-            expect(False, f"the server had neither answered nor closed a connection after {PATIENCE:g} s")
+            expect(False, f"the server had neither answered nor closed a connection after {self._patience:g} s")
             raise
         except ConnectionError:
             return ""
@@ -113,9 +114,9 @@ class Client:
 
 
 @contextlib.contextmanager
-def client(address: Any) -> Iterator[Client]:
+def client(address: Any, patience: float) -> Iterator[Client]:
     """Yield a client connected over TCP."""
-    found = Client(socket.create_connection(address, PATIENCE))
+    found = Client(socket.create_connection(address, patience), patience)
     try:
         yield found
     finally:

@@ -16,7 +16,7 @@ from socketkit.seams import DrainReport, Parking, State
 from socketkit.seams.limits import Limits
 from socketkit.server import Server
 from socketkit.testing.conformance.commands import AsyncCommands, Client, Commands, Lines, Mirror, client
-from socketkit.testing.conformance.promises import PATIENCE, Report, applies_if, at_once, check, expect, until
+from socketkit.testing.conformance.promises import Report, applies_if, check, expect
 from socketkit.testing.conformance.recipes import RecipeConformance
 from socketkit.testing.leaks import Account
 from socketkit.transports.tcp import TCP
@@ -40,9 +40,9 @@ class DispatcherConformance(RecipeConformance):
     def test_idle_wait(self) -> None:
         """`wait` returns True at once when nothing runs, and `close` may be called twice."""
         with self._live() as live:
-            waited = at_once(lambda: live.wait(None), "wait(None) with nothing running")
+            waited = self.at_once(lambda: live.wait(None), "wait(None) with nothing running")
             expect(waited is True, f"wait(None) with nothing running returned {waited!r}, not True")
-            at_once(live.close, "close()")
+            self.at_once(live.close, "close()")
 
     def test_parking(self) -> None:
         """`parking`, if it has one, is a `Parking` or None."""
@@ -98,7 +98,7 @@ class DispatcherConformance(RecipeConformance):
     def test_client_leaves(self) -> None:
         """A client that leaves before it is answered harms nobody."""
         with self._serving() as server:
-            with client(server.addresses[0]) as leaving:
+            with client(server.addresses[0], self.patience) as leaving:
                 leaving.tell("hold")
                 leaving.hear()
             self._is_served(server)
@@ -106,7 +106,7 @@ class DispatcherConformance(RecipeConformance):
 
     def test_conversation(self) -> None:
         """The requests of a conversation are answered in order, one by one and several at a time."""
-        with self._serving(Lines) as server, client(server.addresses[0]) as talking:
+        with self._serving(Lines) as server, client(server.addresses[0], self.patience) as talking:
             for number in range(20):
                 expect((answer := talking.ask(str(number))) == str(number), f"request {number} of a conversation was answered {answer!r}")
             talking.tell("a", "b", "c")
@@ -119,8 +119,8 @@ class DispatcherConformance(RecipeConformance):
             applies_if(getattr(live, "parking", None) is not None, "it has no parking")
         with self._serving(Lines) as server, contextlib.ExitStack() as silent:
             for _ in range(100):
-                silent.enter_context(client(server.addresses[0]))
-            with client(server.addresses[0]) as talking:
+                silent.enter_context(client(server.addresses[0], self.patience))
+            with client(server.addresses[0], self.patience) as talking:
                 expect(talking.ask("hello") == "hello", "beside 100 silent clients, another one was not answered")
 
     def test_datagrams(self) -> None:
@@ -128,7 +128,7 @@ class DispatcherConformance(RecipeConformance):
         applies_if("datagram" in getattr(self.make(), "kinds", ("datagram",)), "its kinds have no datagram")
         self._accepts(Mirror)
         with self._serving(Mirror, UDP("127.0.0.1", 0)) as server, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
-            asking.settimeout(PATIENCE)
+            asking.settimeout(self.patience)
             asking.connect(server.addresses[0])
             for number in range(20):
                 asking.send(b"%d" % number)
@@ -146,31 +146,31 @@ class DispatcherConformance(RecipeConformance):
 
     def test_drain_waits(self) -> None:
         """A drain waits for requests that run."""
-        with self._serving() as server, client(server.addresses[0]) as holding:
+        with self._serving() as server, client(server.addresses[0], self.patience) as holding:
             self._hold(holding)
-            with _stopping(server, PATIENCE) as stopped:
+            with self._stopping(server, self.patience) as stopped:
                 answer = holding.ask("go on")
                 expect(answer == "done", f"a request that ran when the drain began was answered {answer!r}, not 'done'")
-                report = stopped.result(PATIENCE)
+                report = stopped.result(self.patience)
             expect(report.forced == 0 and not report.stuck, f"the drain ended {report}; it had time for its one request")
 
     def test_drain_ends(self) -> None:
         """A drain ends at its deadline, and with it the requests that still run."""
-        with self._serving() as server, client(server.addresses[0]) as holding:
+        with self._serving() as server, client(server.addresses[0], self.patience) as holding:
             self._hold(holding)
-            with _stopping(server, 0.1) as stopped:
-                report = stopped.result(PATIENCE)
+            with self._stopping(server, 0.1) as stopped:
+                report = stopped.result(self.patience)
             expect(not report.stuck, f"a handler that reads from its client is still running after the drain: {report}")
             expect(holding.hear() == "", "the connection of a request that was forced to end is still open")
 
     def test_queue(self) -> None:
         """A stop loses nobody who connected before it, though every worker may be busy."""
-        with self._serving() as server, client(server.addresses[0]) as holding, contextlib.ExitStack() as waiting:
+        with self._serving() as server, client(server.addresses[0], self.patience) as holding, contextlib.ExitStack() as waiting:
             self._hold(holding)
-            queued = [waiting.enter_context(client(server.addresses[0])) for _ in range(5)]
+            queued = [waiting.enter_context(client(server.addresses[0], self.patience)) for _ in range(5)]
             for number, each in enumerate(queued):
                 each.tell(f"echo {number}")
-            with _stopping(server, PATIENCE):
+            with self._stopping(server, self.patience):
                 holding.tell("go on")
                 answers = [each.hear() for each in queued]
             expect(
@@ -185,7 +185,7 @@ class DispatcherConformance(RecipeConformance):
         with self._serving() as server:
             answer = self._ask(server, "stop")
             expect(answer == "stopping", f"a handler that stops its server answered {answer!r}")
-            until(lambda: server.state is State.STOPPED, "the server had not stopped {seconds} s after a handler stopped it")
+            self.until(lambda: server.state is State.STOPPED, "the server had not stopped {seconds} s after a handler stopped it")
 
     def test_starts_again(self) -> None:
         """A server that was stopped can be started again, on new live parts or on the same one."""
@@ -232,11 +232,11 @@ class DispatcherConformance(RecipeConformance):
             handler = self._handler()
         self._accepts(handler)
         transport = transport or TCP("127.0.0.1", 0)
-        server = Server(transport, handler, dispatcher=self.make(), lifecycle=Graceful(drain=PATIENCE))
+        server = Server(transport, handler, dispatcher=self.make(), lifecycle=Graceful(drain=self.patience))
         with server:
-            at_once(server.start, "the start of a server")
+            self.at_once(server.start, "the start of a server")
             yield server
-            at_once(server.server_close, "closing the server")
+            self.at_once(server.server_close, "closing the server")
 
     @contextlib.contextmanager
     def _live(self) -> Iterator[Any]:
@@ -244,7 +244,7 @@ class DispatcherConformance(RecipeConformance):
         try:
             yield live
         finally:
-            at_once(live.close, "close()")
+            self.at_once(live.close, "close()")
 
     def _warm_up(self) -> None:
         """Have imports and caches that stay for good made before resources are counted."""
@@ -252,7 +252,7 @@ class DispatcherConformance(RecipeConformance):
             self._is_served(server)
 
     def _ask(self, server: Server, command: str) -> str:
-        with client(server.addresses[0]) as asking:
+        with client(server.addresses[0], self.patience) as asking:
             return asking.ask(command)
 
     def _is_served(self, server: Server, text: str = "hello") -> None:
@@ -274,12 +274,20 @@ class DispatcherConformance(RecipeConformance):
             expect(stats.accepted == 6, f"of 6 requests, {stats.accepted} were counted: {stats}")  # noqa: PLR2004 - three times two
 
     def _settles(self, server: Server) -> None:
-        until(lambda: server.stats().active == 0, "after all clients have left, {seconds} s later, requests still count as active")
+        self.until(lambda: server.stats().active == 0, "after all clients have left, {seconds} s later, requests still count as active")
 
     def _counts(self, server: Server, **outcomes: int) -> None:
         self._settles(server)
         found = dict(server.stats().outcomes)
         expect(found == outcomes, f"the requests were counted as {found}, not {outcomes}")
+
+    @contextlib.contextmanager
+    def _stopping(self, server: Server, drain: float) -> Iterator[Future[DrainReport]]:
+        """Stop the server in another thread, and yield the report to come once the server drains."""
+        with ThreadPoolExecutor(1) as stopper:
+            stopped: Future[Any] = stopper.submit(server.stop, drain)
+            self.until(lambda: not server.ready, "{seconds} s after stop() the server still takes requests")
+            yield stopped
 
 
 class _Idle:
@@ -290,15 +298,6 @@ class _Idle:
 
     def __getattr__(self, name: str) -> Any:
         raise AssertionError(f"start() or close() used work.{name}, which is for requests")
-
-
-@contextlib.contextmanager
-def _stopping(server: Server, drain: float) -> Iterator[Future[DrainReport]]:
-    """Stop the server in another thread, and yield the report to come once the server drains."""
-    with ThreadPoolExecutor(1) as stopper:
-        stopped: Future[Any] = stopper.submit(server.stop, drain)
-        until(lambda: not server.ready, "{seconds} s after stop() the server still takes requests")
-        yield stopped
 
 
 def check_dispatcher(make: Callable[[], Any], *, only: str | None = None) -> Report:

@@ -16,7 +16,7 @@ from socketkit.seams.limits import Limits
 from socketkit.server import Server
 from socketkit.testing.chaos import ChaosProxy, Drip
 from socketkit.testing.conformance.commands import Client, Commands, Lines
-from socketkit.testing.conformance.promises import PATIENCE, Report, applies_if, at_once, check, expect, until
+from socketkit.testing.conformance.promises import Report, applies_if, check, expect
 from socketkit.testing.conformance.recipes import RecipeConformance
 from socketkit.testing.leaks import Account
 from socketkit.transports.layered import Layered
@@ -57,30 +57,30 @@ class LayerConformance(RecipeConformance):
         """`go_on` returns None while the client says nothing, and does not block."""
         layer = self._live()
         applies_if(hasattr(layer, "begin"), "it has wrap(), which may block")
-        ours, theirs = _connected()
+        ours, theirs = self._connected()
         with ours, theirs:
             ours.settimeout(0)
             handshake = layer.begin(ours, theirs.getsockname())
             with contextlib.closing(handshake.request):
-                passed = at_once(handshake.go_on, "go_on() without a word from the client")
+                passed = self.at_once(handshake.go_on, "go_on() without a word from the client")
                 applies_if(passed is None, "it waits for nothing from its clients")
                 expect(handshake.sends in {False, True}, f"sends is {handshake.sends!r}")
-                again = at_once(handshake.go_on, "the second go_on() without a word from the client")
+                again = self.at_once(handshake.go_on, "the second go_on() without a word from the client")
                 expect(again is None, f"go_on() returned None and then, with nothing new, {again!r}")
 
     def test_client_gone(self) -> None:
         """A client that leaves before its handshake is over ends it with OSError or ValueError."""
         layer = self._live()
         applies_if(hasattr(layer, "begin"), "it has wrap()")
-        ours, theirs = _connected()
+        ours, theirs = self._connected()
         with ours:
             ours.settimeout(0)
             handshake = layer.begin(ours, theirs.getsockname())
             with contextlib.closing(handshake.request):
-                applies_if(at_once(handshake.go_on, "go_on()") is None, "it waits for nothing from its clients")
+                applies_if(self.at_once(handshake.go_on, "go_on()") is None, "it waits for nothing from its clients")
                 theirs.close()
                 try:
-                    passed = at_once(handshake.go_on, "go_on() after the client has left")
+                    passed = self.at_once(handshake.go_on, "go_on() after the client has left")
                 except (OSError, ValueError):
                     return
                 expect(False, f"go_on() after the client has left returned {passed!r}; it must raise OSError or ValueError")
@@ -98,7 +98,7 @@ class LayerConformance(RecipeConformance):
                     answer == text,
                     f"of {size} bytes, {len(answer)} came back" if answer in text else "other bytes came back than were sent",
                 )
-            _counts(server, finished=2)
+            self._counts(server, finished=2)
 
     def test_end_of_stream(self) -> None:
         """The end of the reply arrives as the end of the stream."""
@@ -127,13 +127,13 @@ class LayerConformance(RecipeConformance):
         """Bytes that make no sense end their own connection at most, also when they are many."""
         with self._serving(Commands) as server:
             for noise in (b"\0", b"\xff" * 70_000, b"GET / HTTP/1.1\r\n\r\n", os.urandom(5_000)):
-                with contextlib.suppress(OSError), socket.create_connection(server.addresses[0], PATIENCE) as sock:
+                with contextlib.suppress(OSError), socket.create_connection(server.addresses[0], self.patience) as sock:
                     sock.sendall(noise)
                     sock.shutdown(socket.SHUT_WR)
                     while sock.recv(65_536):
                         pass
                 self._is_served(server)
-            until(
+            self.until(
                 lambda: not server.stats().active, "{seconds} s after clients that sent garbage have left, requests still count as active"
             )
 
@@ -141,12 +141,12 @@ class LayerConformance(RecipeConformance):
         """Clients that say nothing hold up nobody, and are given up when the time for the handshake is over."""
         with self._serving(Lines, handshake=HANDSHAKE) as server, contextlib.ExitStack() as silent:
             for _ in range(50):
-                silent.enter_context(socket.create_connection(server.addresses[0], PATIENCE))
+                silent.enter_context(socket.create_connection(server.addresses[0], self.patience))
             with self._client(server.addresses[0]) as talking:
                 expect(talking.ask("hello") == "hello", "beside 50 silent clients, another one was not answered")
             waits = hasattr(self._live(), "begin") and not self._passes_at_once()
             applies_if(waits, "it waits for nothing from its clients")
-            until(lambda: not server.stats().active, "{seconds} s later, silent clients still have not been given up")
+            self.until(lambda: not server.stats().active, "{seconds} s later, silent clients still have not been given up")
 
     def test_leaves_nothing(self) -> None:
         """After the server is closed, nothing is left of the layer."""
@@ -165,7 +165,7 @@ class LayerConformance(RecipeConformance):
         return recipe.start() if hasattr(recipe, "start") else recipe
 
     def _passes_at_once(self) -> bool:
-        ours, theirs = _connected()
+        ours, theirs = self._connected()
         with ours, theirs:
             ours.settimeout(0)
             handshake = self._live().begin(ours, theirs.getsockname())
@@ -173,20 +173,22 @@ class LayerConformance(RecipeConformance):
                 return handshake.go_on() is not None
 
     @contextlib.contextmanager
-    def _serving(self, handler: Any, handshake: float = PATIENCE) -> Iterator[Server]:
+    def _serving(self, handler: Any, handshake: float | None = None) -> Iterator[Server]:
         transport = Layered(TCP("127.0.0.1", 0), self.make())
-        with Server(transport, handler, lifecycle=Graceful(drain=PATIENCE), limits=Limits(handshake=handshake)) as server:
-            at_once(server.start, "the start of a server")
+        with Server(
+            transport, handler, lifecycle=Graceful(drain=self.patience), limits=Limits(handshake=handshake or self.patience)
+        ) as server:
+            self.at_once(server.start, "the start of a server")
             yield server
 
     @contextlib.contextmanager
     def _client(self, address: Any) -> Iterator[Client]:
-        with socket.create_connection(address, PATIENCE) as sock:
+        with socket.create_connection(address, self.patience) as sock:
             try:
                 passed = self.client(sock)
             except OSError as error:
                 expect(False, f"the client's part failed with {type(error).__name__}: {error}")
-            with contextlib.closing(Client(passed)) as talking:
+            with contextlib.closing(Client(passed, self.patience)) as talking:
                 yield talking
 
     def _is_served(self, server: Server) -> None:
@@ -194,18 +196,16 @@ class LayerConformance(RecipeConformance):
             answer = talking.ask("echo hello")
         expect(answer == "hello", f"a client that sent 'hello' was answered {answer!r}")
 
+    def _connected(self) -> tuple[socket.socket, socket.socket]:
+        """Return both ends of a TCP connection, the server's first."""
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            client = socket.create_connection(listener.getsockname(), self.patience)
+            return listener.accept()[0], client
 
-def _connected() -> tuple[socket.socket, socket.socket]:
-    """Return both ends of a TCP connection, the server's first."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        client = socket.create_connection(listener.getsockname(), PATIENCE)
-        return listener.accept()[0], client
-
-
-def _counts(server: Server, **outcomes: int) -> None:
-    until(lambda: not server.stats().active, "after all clients have left, {seconds} s later, requests still count as active")
-    found = dict(server.stats().outcomes)
-    expect(found == outcomes, f"the requests were counted as {found}, not {outcomes}")
+    def _counts(self, server: Server, **outcomes: int) -> None:
+        self.until(lambda: not server.stats().active, "after all clients have left, {seconds} s later, requests still count as active")
+        found = dict(server.stats().outcomes)
+        expect(found == outcomes, f"the requests were counted as {found}, not {outcomes}")
 
 
 def check_layer(

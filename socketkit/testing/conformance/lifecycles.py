@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from socketkit.seams import DrainReport
 from socketkit.server import Server
 from socketkit.testing.conformance.commands import Commands, client
-from socketkit.testing.conformance.promises import PATIENCE, Report, at_once, check, expect
+from socketkit.testing.conformance.promises import Report, check, expect
 from socketkit.testing.conformance.recipes import RecipeConformance
 from socketkit.testing.leaks import Account
 from socketkit.transports.tcp import TCP
@@ -74,27 +74,27 @@ class LifecycleConformance(RecipeConformance):
         """A server with it starts, answers, stops and can be started again."""
         server = Server(TCP("127.0.0.1", 0), Commands, lifecycle=self.make())
         for _ in range(2):
-            at_once(server.start, "the start of a server")
-            with client(server.addresses[0]) as asking:
+            self.at_once(server.start, "the start of a server")
+            with client(server.addresses[0], self.patience) as asking:
                 expect(asking.ask("echo hello") == "hello", "a client of a server with it was not answered")
-            at_once(lambda: server.stop(0), "stop(0)")
-        at_once(server.server_close, "closing the server")
+            self.at_once(lambda: server.stop(0), "stop(0)")
+        self.at_once(server.server_close, "closing the server")
 
     def test_stop_in_another_thread(self) -> None:
         """A server that is stopped while it serves a client stops."""
         server = Server(TCP("127.0.0.1", 0), Commands, lifecycle=self.make())
-        at_once(server.start, "the start of a server")
-        with client(server.addresses[0]) as holding:
+        self.at_once(server.start, "the start of a server")
+        with client(server.addresses[0], self.patience) as holding:
             holding.ask("hold")
             stopper = threading.Thread(target=server.stop, args=(0,), daemon=True)
             stopper.start()
-            stopper.join(PATIENCE)
-            expect(not stopper.is_alive(), f"stop(0) beside a client had not returned after {PATIENCE:g} s")
-        at_once(server.server_close, "closing the server")
+            stopper.join(self.patience)
+            expect(not stopper.is_alive(), f"stop(0) beside a client had not returned after {self.patience:g} s")
+        self.at_once(server.server_close, "closing the server")
 
     def _serve(self, serving: Any) -> Any:
         """Call `serve` in another thread, where it may set no signal handlers."""
-        return at_once(lambda: self.make().serve(serving), "serve() of a run that ends at once")
+        return self.at_once(lambda: self.make().serve(serving), "serve() of a run that ends at once")
 
 
 class _Run:

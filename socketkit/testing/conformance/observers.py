@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from socketkit.seams import EVENTS, DrainReport, Stuck
 from socketkit.server import Server
 from socketkit.testing.conformance.commands import Commands, client
-from socketkit.testing.conformance.promises import Conformance, Report, at_once, check, expect
+from socketkit.testing.conformance.promises import Conformance, Report, check, expect
 from socketkit.testing.leaks import Account
 from socketkit.transports.tcp import TCP
 
@@ -42,7 +42,7 @@ class ObserverConformance(Conformance):
         """It takes the arguments of each of its events, whatever the client's address is."""
         for name, arguments in self._calls():
             try:
-                at_once(partial(getattr(self.make(), name), *arguments), f"{name}()")
+                self.at_once(partial(getattr(self.make(), name), *arguments), f"{name}()")
             except TypeError as error:
                 expect(False, f"{name}{EVENTS[name].partition(':')[0]} was called and raised TypeError: {error}")
             except Exception as error:  # noqa: BLE001 - an observer may raise anything
@@ -78,9 +78,9 @@ class ObserverConformance(Conformance):
 
     def _serve(self) -> None:
         with Server(TCP("127.0.0.1", 0), Commands, observers=[self.make()]) as server:
-            at_once(server.start, "the start of a server")
+            self.at_once(server.start, "the start of a server")
             for command in ("echo hello", "raise"):
-                with client(server.addresses[0]) as asking:
+                with client(server.addresses[0], self.patience) as asking:
                     asking.ask(command)
 
     def _calls(self) -> Iterator[tuple[str, tuple[Any, ...]]]:

@@ -11,9 +11,6 @@ from typing import Any, ClassVar, Literal
 
 import attrs
 
-PATIENCE = 10.0
-"""Seconds after which a call of a part that should return at once counts as one that blocks."""
-
 
 class BrokenPromiseError(AssertionError):
     """A part breaks a promise. The message tells its author what was seen, and what should have been."""
@@ -78,6 +75,8 @@ class Conformance:
     """
 
     seam: ClassVar[str]
+    patience: float = 10.0
+    """Seconds after which a call that should return at once, or an answer that should come, counts as missing."""
 
     def make(self) -> Any:
         """Return a new recipe of the part to check."""
@@ -87,6 +86,35 @@ class Conformance:
     def promises(cls) -> list[str]:
         """Return the names of the methods, in the order of the classes."""
         return list(dict.fromkeys(name for base in reversed(cls.__mro__) for name in vars(base) if name.startswith("test_")))
+
+    # for checks
+
+    def at_once(self, function: Callable[[], Any], what: str) -> Any:
+        """Return what the function returns, called in another thread. Raises: BrokenPromiseError if it blocks; what it raises."""
+        results: list[tuple[Any, BaseException | None]] = []
+
+        def call() -> None:
+            try:
+                results.append((function(), None))
+            except BaseException as error:  # noqa: BLE001 - raised again below, in the thread of the check
+                results.append((None, error))
+
+        thread = threading.Thread(target=call, name=f"socketkit-check {what}", daemon=True)
+        thread.start()
+        thread.join(self.patience)
+        if not results:
+            raise BrokenPromiseError(f"{what} had not returned after {self.patience:g} s; it must not block")
+        value, error = results[0]
+        if error is not None:
+            raise error
+        return value
+
+    def until(self, condition: Callable[[], object], otherwise: str) -> None:
+        """Wait for what nothing announces. Raises: BrokenPromiseError in the end; ``{seconds}`` in the message stands for `patience`."""
+        deadline = time.monotonic() + self.patience
+        while not condition():
+            expect(time.monotonic() < deadline, otherwise.format(seconds=f"{self.patience:g}"))
+            time.sleep(0.001)
 
 
 def check(kind: type[Conformance], make: Callable[[], Any], only: str | None = None) -> Report:
@@ -129,32 +157,3 @@ def applies_if(condition: object, otherwise: str) -> None:
     """Raises: DoesNotApplyError with this reason, unless the condition is true."""
     if not condition:
         raise DoesNotApplyError(otherwise)
-
-
-def at_once(function: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
-    """Return what the function returns, called in another thread. Raises: BrokenPromiseError if it blocks; what it raises."""
-    results: list[tuple[Any, BaseException | None]] = []
-
-    def call() -> None:
-        try:
-            results.append((function(), None))
-        except BaseException as error:  # noqa: BLE001 - raised again below, in the thread of the check
-            results.append((None, error))
-
-    thread = threading.Thread(target=call, name=f"socketkit-check {what}", daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if not results:
-        raise BrokenPromiseError(f"{what} had not returned after {seconds:g} s; it must not block")
-    value, error = results[0]
-    if error is not None:
-        raise error
-    return value
-
-
-def until(condition: Callable[[], object], otherwise: str) -> None:
-    """Wait for what nothing announces. Raises: BrokenPromiseError after `PATIENCE`; ``{seconds}`` in the message stands for that."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        expect(time.monotonic() < deadline, otherwise.format(seconds=f"{PATIENCE:g}"))
-        time.sleep(0.001)

@@ -13,7 +13,7 @@ import attrs
 from socketkit.errors import ConfigError, ListenError
 from socketkit.seams import open_listeners
 from socketkit.server import Server
-from socketkit.testing.conformance.promises import PATIENCE, Report, applies_if, at_once, check, expect
+from socketkit.testing.conformance.promises import Report, applies_if, check, expect
 from socketkit.testing.conformance.recipes import RecipeConformance
 from socketkit.testing.leaks import Account
 
@@ -30,7 +30,7 @@ class TransportConformance(RecipeConformance):
         try:
             if isinstance(address, str | bytes) and not self._is_stream():
                 client.bind("")  # without an address of its own, it could not be answered. Source: unix(7), "Autobind feature"
-            client.settimeout(PATIENCE)
+            client.settimeout(self.patience)
             client.connect(address)
         except BaseException:
             client.close()
@@ -108,11 +108,11 @@ class TransportConformance(RecipeConformance):
     def test_accept(self) -> None:
         """The descriptor is readable while a request waits, and `accept` returns it with its sender's address."""
         with self._arrived(b"hello") as (listener, client):
-            request, _address = at_once(listener.accept, "accept() with a request waiting")
+            request, _address = self.at_once(listener.accept, "accept() with a request waiting")
             if self._is_stream():
                 with contextlib.closing(request):
                     expect(hasattr(request, "shutdown"), f"a {type(request).__name__} has no shutdown(how), which a server calls")
-                    _receive(request, b"hello")
+                    self._receive(request, b"hello")
             else:
                 expect(isinstance(request, tuple) and len(request) == 2, f"a datagram's request is {request!r}, not (data, socket)")  # noqa: PLR2004
                 expect(request[0] == b"hello", f"the datagram b'hello' arrived as {request[0]!r}")
@@ -122,25 +122,25 @@ class TransportConformance(RecipeConformance):
     def test_reply(self) -> None:
         """What is written to the request reaches the client that it came from."""
         with self._arrived(b"hello") as (listener, client):
-            request, client_address = at_once(listener.accept, "accept() with a request waiting")
+            request, client_address = self.at_once(listener.accept, "accept() with a request waiting")
             if self._is_stream():
                 with contextlib.closing(request):
                     request.sendall(b"welcome")
-                    _receive(client, b"welcome")
+                    self._receive(client, b"welcome")
             else:
                 request[1].sendto(b"welcome", client_address)
-                _receive(client, b"welcome")
+                self._receive(client, b"welcome")
 
     def test_end_of_stream(self) -> None:
         """After `shutdown(SHUT_WR)` and `close` of the request, the client reads the rest and the end."""
         applies_if(self._is_stream(), "datagrams have no end of stream")
         with self._arrived(b"hello") as (listener, client):
-            request, _ = at_once(listener.accept, "accept() with a request waiting")
+            request, _ = self.at_once(listener.accept, "accept() with a request waiting")
             request.sendall(b"welcome")
             request.recv(100)
             request.shutdown(socket.SHUT_WR)
             request.close()
-            _receive(client, b"welcome")
+            self._receive(client, b"welcome")
             rest = client.recv(100)
             expect(rest == b"", f"after the end of the reply, the client reads {rest!r}")
 
@@ -150,13 +150,13 @@ class TransportConformance(RecipeConformance):
         with self._arrived(b"hello") as (listener, client):
             client.close()
             with contextlib.suppress(OSError):
-                at_once(listener.accept, "accept() with a client that has gone")[0].close()
+                self.at_once(listener.accept, "accept() with a client that has gone")[0].close()
             with contextlib.closing(self._client(listener)) as other:
                 other.sendall(b"hello")
                 self._waits(listener)
-                request, _ = at_once(listener.accept, "accept() after a client that has gone")
+                request, _ = self.at_once(listener.accept, "accept() after a client that has gone")
                 with contextlib.closing(request):
-                    _receive(request, b"hello")
+                    self._receive(request, b"hello")
 
     def test_served(self) -> None:
         """A server on it answers its clients, stops, and can be started again."""
@@ -164,7 +164,7 @@ class TransportConformance(RecipeConformance):
         for _ in range(2):
             with server.start(), contextlib.closing(self._client_of(server)) as client:
                 client.sendall(b"hello")
-                _receive(client, b"hello")
+                self._receive(client, b"hello")
 
     # inside
 
@@ -183,7 +183,7 @@ class TransportConformance(RecipeConformance):
 
     def _client(self, listener: Any) -> socket.socket:
         client: socket.socket = listener.connect() if hasattr(listener, "connect") else self.connect(listener.address)
-        client.settimeout(PATIENCE)
+        client.settimeout(self.patience)
         return client
 
     def _client_of(self, server: Server) -> socket.socket:
@@ -191,7 +191,7 @@ class TransportConformance(RecipeConformance):
             client = server.connect()
         except ConfigError:  # its listeners have no `connect`
             client = self.connect(server.addresses[0])
-        client.settimeout(PATIENCE)
+        client.settimeout(self.patience)
         return client
 
     @contextlib.contextmanager
@@ -203,12 +203,26 @@ class TransportConformance(RecipeConformance):
             yield listener, client
 
     def _waits(self, listener: Any) -> None:
-        readable = select.select([listener.fileno()], [], [], PATIENCE)[0]
-        expect(readable, f"the descriptor of the listener was not readable within {PATIENCE:g} s of a client's connection")
+        readable = select.select([listener.fileno()], [], [], self.patience)[0]
+        expect(readable, f"the descriptor of the listener was not readable within {self.patience:g} s of a client's connection")
+
+    def _receive(self, sock: socket.socket, expected: bytes) -> None:
+        """Read what is expected from a socket. Raises: BrokenPromiseError when something else comes, or nothing."""
+        sock.settimeout(self.patience)
+        found = b""
+        try:
+            while len(found) < len(expected):
+                data = sock.recv(len(expected) - len(found))
+                if not data:
+                    break
+                found += data
+        except TimeoutError:
+            expect(False, f"only {found!r} of {expected!r} arrived within {self.patience:g} s")
+        expect(found == expected, f"{found!r} arrived where {expected!r} was sent")
 
     def _nothing_waits(self, listener: Any) -> None:
         try:
-            found = at_once(listener.accept, "accept() without a request")
+            found = self.at_once(listener.accept, "accept() without a request")
         except BlockingIOError:
             return
         except OSError as error:
@@ -232,18 +246,3 @@ def _echo(request: Any, client_address: Any, _server: Any) -> None:
         request[1].sendto(request[0], client_address)
     else:
         request.sendall(request.recv(100))
-
-
-def _receive(sock: socket.socket, expected: bytes) -> None:
-    """Read what is expected from a socket. Raises: BrokenPromiseError when something else comes, or nothing."""
-    sock.settimeout(PATIENCE)
-    found = b""
-    try:
-        while len(found) < len(expected):
-            data = sock.recv(len(expected) - len(found))
-            if not data:
-                break
-            found += data
-    except TimeoutError:
-        expect(False, f"only {found!r} of {expected!r} arrived within {PATIENCE:g} s")
-    expect(found == expected, f"{found!r} arrived where {expected!r} was sent")
