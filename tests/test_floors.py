@@ -30,7 +30,7 @@ OWNERS = {
     "pluggy": {"hookspecs", "composition.catalog"},
     "cattrs": {"composition.options"},
     "tomllib": {"composition.config"},
-    "click": {"cli"},
+    "click": {"cli", "testing.__main__"},
     "pytest": {"testing.pytest_plugin"},
 }
 """What only these modules (or the modules of these packages) may import."""

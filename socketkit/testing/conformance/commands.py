@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from socketkit.handlers.base import DatagramRequestHandler, StreamRequestHandler
@@ -12,9 +12,19 @@ from socketkit.handlers.conversation import ConversationHandler
 from socketkit.handlers.coroutines import AsyncStreamRequestHandler
 from socketkit.testing.conformance.promises import expect
 
+_FACTS: dict[str, Callable[[Any], object]] = {
+    "address": lambda handler: handler.client_address,
+    "type": lambda handler: type(handler.request).__name__,
+    "timeout": lambda handler: handler.request.gettimeout(),
+}
+
 
 class Commands(StreamRequestHandler):
-    """One command per connection: ``echo TEXT``, ``hold`` (until another line comes), ``raise``, ``exit``, ``close``, ``stop``."""
+    """One command per connection.
+
+    ``echo TEXT``; ``hold``, until another line comes; ``raise``; ``exit``; ``close``; ``stop``, the server; and ``address``, ``type`` and
+    ``timeout``, which describe what the handler was given.
+    """
 
     speaks_first = True  # so that a silent client reaches it too
 
@@ -29,6 +39,8 @@ class Commands(StreamRequestHandler):
         elif command == "stop":
             self.server.stop(wait=False)
             self.wfile.write(b"stopping\n")
+        elif command in _FACTS:
+            self.wfile.write(f"{_FACTS[command](self)}\n".encode())
         else:
             misbehave(command, self.request)
 
@@ -82,6 +94,7 @@ class Client:
 
     def __init__(self, sock: socket.socket, patience: float) -> None:
         self._sock = sock
+        self.address = sock.getsockname()
         self._patience = patience
         self._sock.settimeout(patience)
         self._file = sock.makefile("rb")

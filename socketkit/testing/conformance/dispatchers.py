@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import socket
+import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, ClassVar
@@ -18,9 +20,13 @@ from socketkit.server import Server
 from socketkit.testing.conformance.commands import AsyncCommands, Client, Commands, Lines, Mirror, client
 from socketkit.testing.conformance.promises import Report, applies_if, check, expect
 from socketkit.testing.conformance.recipes import RecipeConformance
+from socketkit.testing.conformance.spies import Notes, Spied
 from socketkit.testing.leaks import Account
 from socketkit.transports.tcp import TCP
 from socketkit.transports.udp import UDP
+
+CROWD = 50
+"""Clients that come at once where a dispatcher should have no room for all of them."""
 
 
 class DispatcherConformance(RecipeConformance):
@@ -65,6 +71,106 @@ class DispatcherConformance(RecipeConformance):
         for handler in (Commands, AsyncCommands, Lines, Mirror, functools.partial(Commands), lambda *_: None):
             with contextlib.suppress(IncompatibleError):
                 recipe.check(unwrapped(handler))
+
+    def test_kinds(self) -> None:
+        """`kinds`, if it has them, are "stream", "datagram" or both."""
+        kinds = getattr(self.make(), "kinds", ("stream",))
+        expect(kinds and not set(kinds) - {"stream", "datagram"}, f"kinds is {kinds!r}")
+
+    def test_processes(self) -> None:
+        """If it declares `forks_workers`, `processes` is their number."""
+        recipe = self.make()
+        applies_if(getattr(recipe, "forks_workers", False), "it does not declare forks_workers")
+        processes = getattr(recipe, "processes", None)
+        expect(isinstance(processes, int) and processes > 0, f"processes is {processes!r}; it must be the number of worker processes")
+
+    def test_daemonized(self) -> None:
+        """`daemonized`, if it has one, returns a recipe of a dispatcher."""
+        recipe = self.make()
+        applies_if(hasattr(recipe, "daemonized"), "it has no daemonized()")
+        found = recipe.daemonized()
+        expect(callable(getattr(found, "start", None)), f"daemonized() returned {found!r}, which has no start()")
+
+    # called by hand
+
+    def test_wait(self) -> None:
+        """`wait` returns False while a dispatched request runs, and True once it has ended."""
+        with self._dispatching() as (live, work):
+            applies_if(not getattr(live, "inline", False), "it runs requests in the thread that calls dispatch()")
+            ours, theirs = socket.socketpair()
+            with ours, theirs:
+                live.dispatch(ours, "")
+                early = live.wait(0.05)
+                expect(early is False, f"wait(0.05) beside a running request returned {early!r}, not False")
+                theirs.sendall(b"x")
+                late = self.at_once(lambda: live.wait(None), "wait(None) once the request has ended")
+                expect(late is True, f"wait(None) returned {late!r}, not True")
+                del work
+
+    def test_inline(self) -> None:
+        """`inline` is true if `dispatch` runs the request in the thread that calls it, and only then."""
+        with self._dispatching() as (live, work):
+            ours, theirs = socket.socketpair()
+            with ours, theirs:
+                theirs.sendall(b"x")
+                live.dispatch(ours, "")
+                found, declared = threading.get_ident() in work.threads, bool(getattr(live, "inline", False))
+                self.at_once(lambda: live.wait(None), "wait(None) once the request has ended")
+                where = "the calling thread" if found else "another place"
+                expect(found == declared, f"dispatch() ran the request in {where}, and inline is {declared}")
+
+    def test_adapt(self) -> None:
+        """`adapt`, if it has one, returns a request that owns the one passed in: closing it closes the connection."""
+        with self._live() as live:
+            applies_if(hasattr(live, "adapt"), "it has no adapt()")
+            ours, theirs = socket.socketpair()
+            with ours, theirs:
+                live.adapt(ours).close()
+                theirs.settimeout(self.patience)
+                try:
+                    theirs.recv(1)
+                except TimeoutError:
+                    expect(False, "after the request that adapt() returned was closed, the connection is still open")
+
+    # taking requests
+
+    def test_take(self) -> None:
+        """If it drives, one thread at a time is inside `take`, and none when it closes the intake."""
+        with self._watched("drive") as (server, notes):
+            for number in range(20):
+                self._is_served(server, str(number))
+            self.at_once(server.stop, "stop()")
+        expect(not notes.faults, next(iter(notes.faults), ""))
+
+    def test_units(self) -> None:
+        """If it drives, it calls each unit that it takes, and only once."""
+        with self._watched("drive") as (server, notes):
+            for number in range(20):
+                self._is_served(server, str(number))
+            self._settles(server)
+            wrong = sorted({count for count in notes.calls.values() if count != 1})
+            expect(not wrong, f"of {notes.taken} units, some were called {' or '.join(map(str, wrong))} times")
+
+    def test_room(self) -> None:
+        """If it drives, it takes no unit that it has no room to run: clients wait in the kernel's queue instead."""
+        with self._watched("drive") as (server, notes), contextlib.ExitStack() as stack:
+            for _ in range(CROWD):
+                stack.enter_context(client(server.addresses[0], self.patience)).tell("hold")
+            self.until(lambda: notes.taken, "{seconds} s after clients have come, none of their requests has been taken")
+            time.sleep(0.1)  # for what should not happen
+            self.until(
+                lambda: notes.called == notes.taken, "{seconds} s after a request was taken, it waits because there is no room to run it"
+            )
+
+    def test_watch(self) -> None:
+        """If it has `attach`, it stops watching each descriptor before it closes it."""
+        with self._watched("attach") as (server, notes):
+            for number in range(5):
+                self._is_served(server, str(number))
+            self._settles(server)
+            self.at_once(server.stop, "stop()")
+        expect(not notes.faults, next(iter(notes.faults), ""))
+        expect(not notes.watched, f"{len(notes.watched)} descriptors are still watched after the server has stopped")
 
     # running requests
 
@@ -125,8 +231,6 @@ class DispatcherConformance(RecipeConformance):
 
     def test_datagrams(self) -> None:
         """Datagrams are run and answered."""
-        applies_if("datagram" in getattr(self.make(), "kinds", ("datagram",)), "its kinds have no datagram")
-        self._accepts(Mirror)
         with self._serving(Mirror, UDP("127.0.0.1", 0)) as server, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
             asking.settimeout(self.patience)
             asking.connect(server.addresses[0])
@@ -141,6 +245,24 @@ class DispatcherConformance(RecipeConformance):
         with self._serving(AsyncCommands) as server:
             self._is_served(server)
             self._counts(server, finished=1)
+
+    def test_cut(self) -> None:
+        """`cut`, if it has one, ends a request that has taken longer than its limit allows."""
+        with self._live() as live:
+            applies_if(hasattr(live, "cut"), "it has no cut()")
+        with self._serving(limits=Limits(request=0.2)) as server, client(server.addresses[0], self.patience) as holding:
+            self._hold(holding)
+            expect(holding.hear() == "", "a request went on after its time was over")
+            self._settles(server)
+
+    def test_two_servers(self) -> None:
+        """Two servers with one recipe serve at the same time, and the end of one leaves the other alone."""
+        recipe = self.make()
+        with self._serving(recipe=recipe) as one:
+            with self._serving(recipe=recipe) as other:
+                for server in (one, other, one):
+                    self._is_served(server)
+            self._is_served(one)
 
     # stopping
 
@@ -227,12 +349,13 @@ class DispatcherConformance(RecipeConformance):
                 applies_if(False, str(error))
 
     @contextlib.contextmanager
-    def _serving(self, handler: Any = None, transport: Any = None) -> Iterator[Server]:
+    def _serving(self, handler: Any = None, transport: Any = None, recipe: Any = None, limits: Limits | None = None) -> Iterator[Server]:
         if handler is None:
             handler = self._handler()
         self._accepts(handler)
-        transport = transport or TCP("127.0.0.1", 0)
-        server = Server(transport, handler, dispatcher=self.make(), lifecycle=Graceful(drain=self.patience))
+        transport, recipe = transport or TCP("127.0.0.1", 0), recipe or self.make()
+        applies_if(transport.kind in getattr(recipe, "kinds", (transport.kind,)), f"its kinds have no {transport.kind}")
+        server = Server(transport, handler, dispatcher=recipe, lifecycle=Graceful(drain=self.patience), limits=limits)
         with server:
             self.at_once(server.start, "the start of a server")
             yield server
@@ -245,6 +368,27 @@ class DispatcherConformance(RecipeConformance):
             yield live
         finally:
             self.at_once(live.close, "close()")
+
+    @contextlib.contextmanager
+    def _dispatching(self) -> Iterator[tuple[Any, _Reading]]:
+        """Yield a live part that is called for each request, and the work that it was given."""
+        work = _Reading(self._handler())
+        live = self.make().start(work)
+        try:
+            applies_if(hasattr(live, "dispatch") and not hasattr(live, "drive"), "it drives")
+            yield live, work
+        finally:
+            self.at_once(live.close, "close()")
+
+    @contextlib.contextmanager
+    def _watched(self, power: str) -> Iterator[tuple[Server, Notes]]:
+        """Yield a server and notes of what the dispatcher does, if it has this power."""
+        with self._live() as live:
+            applies_if(hasattr(live, power), f"it has no {power}()")
+        applies_if(not getattr(self.make(), "forks_workers", False), "it takes requests in worker processes")
+        notes = Notes()
+        with self._serving(recipe=Spied(self.make(), notes)) as server:
+            yield server, notes
 
     def _warm_up(self) -> None:
         """Have imports and caches that stay for good made before resources are counted."""
@@ -298,6 +442,31 @@ class _Idle:
 
     def __getattr__(self, name: str) -> Any:
         raise AssertionError(f"start() or close() used work.{name}, which is for requests")
+
+
+class _Reading:
+    """Work whose requests run until their client sends a byte."""
+
+    def __init__(self, handler: Any) -> None:
+        self.handler = handler
+        self.threads: list[int] = []
+
+    def run(self, request: Any, _client_address: Any) -> None:
+        self.threads.append(threading.get_ident())
+        request.recv(1)
+
+    def run_alone(self, request: Any, client_address: Any) -> str:
+        self.run(request, client_address)
+        return "finished"
+
+    def release(self, request: Any) -> None:
+        request.close()
+
+    def forget(self) -> None:
+        pass
+
+    def settle(self, request: Any, outcome: str) -> None:
+        pass
 
 
 def check_dispatcher(make: Callable[[], Any], *, only: str | None = None) -> Report:

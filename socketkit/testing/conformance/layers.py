@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import select
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
@@ -58,34 +59,99 @@ class LayerConformance(RecipeConformance):
         layer = self._live()
         applies_if(hasattr(layer, "begin"), "it has wrap(), which may block")
         ours, theirs = self._connected()
-        with ours, theirs:
-            ours.settimeout(0)
-            handshake = layer.begin(ours, theirs.getsockname())
-            with contextlib.closing(handshake.request):
-                passed = self.at_once(handshake.go_on, "go_on() without a word from the client")
-                applies_if(passed is None, "it waits for nothing from its clients")
-                expect(handshake.sends in {False, True}, f"sends is {handshake.sends!r}")
-                again = self.at_once(handshake.go_on, "the second go_on() without a word from the client")
-                expect(again is None, f"go_on() returned None and then, with nothing new, {again!r}")
+        with ours, theirs, _begun(layer, ours, theirs.getsockname()) as handshake:
+            passed = self.at_once(handshake.go_on, "go_on() without a word from the client")
+            applies_if(passed is None, "it waits for nothing from its clients")
+            expect(handshake.sends in {False, True}, f"sends is {handshake.sends!r}")
+            again = self.at_once(handshake.go_on, "the second go_on() without a word from the client")
+            expect(again is None, f"go_on() returned None and then, with nothing new, {again!r}")
 
     def test_client_gone(self) -> None:
         """A client that leaves before its handshake is over ends it with OSError or ValueError."""
         layer = self._live()
         applies_if(hasattr(layer, "begin"), "it has wrap()")
         ours, theirs = self._connected()
-        with ours:
-            ours.settimeout(0)
-            handshake = layer.begin(ours, theirs.getsockname())
-            with contextlib.closing(handshake.request):
-                applies_if(self.at_once(handshake.go_on, "go_on()") is None, "it waits for nothing from its clients")
-                theirs.close()
-                try:
-                    passed = self.at_once(handshake.go_on, "go_on() after the client has left")
-                except (OSError, ValueError):
-                    return
-                expect(False, f"go_on() after the client has left returned {passed!r}; it must raise OSError or ValueError")
+        with ours, _begun(layer, ours, theirs.getsockname()) as handshake:
+            applies_if(self.at_once(handshake.go_on, "go_on()") is None, "it waits for nothing from its clients")
+            theirs.close()
+            try:
+                passed = self.at_once(handshake.go_on, "go_on() after the client has left")
+            except (OSError, ValueError):
+                return
+            expect(False, f"go_on() after the client has left returned {passed!r}; it must raise OSError or ValueError")
+
+    def test_begin_reads_nothing(self) -> None:
+        """`begin` reads nothing yet."""
+        layer = self._live()
+        applies_if(hasattr(layer, "begin"), "it has wrap()")
+        ours, theirs = self._connected()
+        with ours, theirs:
+            theirs.sendall(b"hello")
+            ours.recv(5, socket.MSG_PEEK)  # waits until all is there
+            copy = ours.dup()  # the layer may detach the socket
+            with copy, _begun(layer, ours, theirs.getsockname()), contextlib.suppress(BlockingIOError):
+                left = copy.recv(5, socket.MSG_PEEK)
+                expect(left == b"hello", f"begin() has read some of b'hello': {left!r} is left")
+                return
+            expect(False, "begin() has read what the client sent; leave that to go_on()")
+
+    # when it ends a connection
+
+    def test_request_is_all(self) -> None:
+        """Closing `Handshake.request` closes the connection: the server closes nothing else."""
+        layer = self._live()
+        applies_if(hasattr(layer, "begin"), "it has wrap()")
+        ours, theirs = self._connected()
+        with ours, theirs:
+            with _begun(layer, ours, theirs.getsockname()) as handshake, contextlib.suppress(OSError, ValueError):
+                handshake.go_on()
+            self._has_ended(theirs, "after `request` of a handshake was closed")
+
+    def test_failure_leaves_all(self) -> None:
+        """When it raises to end a connection, the caller closes the request, and nothing keeps the connection open."""
+        layer = self._live()
+        ours, theirs = self._connected()
+        with ours, theirs:
+            theirs.sendall(b"\xff" * 600)
+            theirs.shutdown(socket.SHUT_WR)
+            request, failed = self.at_once(
+                lambda: _passed(layer, ours, theirs.getsockname()), "a layer whose client sends garbage and ends"
+            )
+            request.close()
+            applies_if(failed, "it lets any bytes pass")
+            self._has_ended(theirs, "after the layer has raised and the request was closed")
 
     # in a server
+
+    def test_address(self) -> None:
+        """Handlers get the client's address: that of the peer, unless the layer declares `names_client`."""
+        applies_if(not getattr(self.make(), "names_client", False), "it declares names_client")
+        with self._serving(Commands) as server, self._client(server.addresses[0]) as talking:
+            expected = talking.address
+            found = talking.ask("address")
+            expect(found == str(expected), f"the handler got the address {found} of a client at {expected}")
+
+    def test_replaces_socket(self) -> None:
+        """A layer that gives handlers another object than the socket declares `replaces_socket`."""
+        with self._serving(Commands) as server, self._client(server.addresses[0]) as talking:
+            found = talking.ask("type")
+        declared = all(getattr(each, "replaces_socket", False) for each in (self.make(), self._live()))
+        expect(found == "socket" or declared, f"the handler got a {found}; declare replaces_socket = True on the recipe and the live part")
+
+    def test_no_timeout(self) -> None:
+        """Handlers get a request that blocks, without a timeout."""
+        with self._serving(Commands) as server, self._client(server.addresses[0]) as talking:
+            found = talking.ask("timeout")
+            expect(found == "None", f"the handler got a request with a timeout of {found} s; restore what the layer changes")
+
+    def test_two_servers(self) -> None:
+        """Two servers with one recipe serve at the same time, and the end of one leaves the other alone."""
+        recipe = self.make()
+        with self._serving(Commands, recipe=recipe) as one:
+            with self._serving(Commands, recipe=recipe) as other:
+                for server in (one, other):
+                    self._is_served(server)
+            self._is_served(one)
 
     def test_passes_both_ways(self) -> None:
         """What a client sends reaches the handler, and its reply the client, to the last byte."""
@@ -166,15 +232,12 @@ class LayerConformance(RecipeConformance):
 
     def _passes_at_once(self) -> bool:
         ours, theirs = self._connected()
-        with ours, theirs:
-            ours.settimeout(0)
-            handshake = self._live().begin(ours, theirs.getsockname())
-            with contextlib.closing(handshake.request):
-                return handshake.go_on() is not None
+        with ours, theirs, _begun(self._live(), ours, theirs.getsockname()) as handshake:
+            return handshake.go_on() is not None
 
     @contextlib.contextmanager
-    def _serving(self, handler: Any, handshake: float | None = None) -> Iterator[Server]:
-        transport = Layered(TCP("127.0.0.1", 0), self.make())
+    def _serving(self, handler: Any, handshake: float | None = None, recipe: Any = None) -> Iterator[Server]:
+        transport = Layered(TCP("127.0.0.1", 0), self.make() if recipe is None else recipe)
         with Server(
             transport, handler, lifecycle=Graceful(drain=self.patience), limits=Limits(handshake=handshake or self.patience)
         ) as server:
@@ -196,6 +259,16 @@ class LayerConformance(RecipeConformance):
             answer = talking.ask("echo hello")
         expect(answer == "hello", f"a client that sent 'hello' was answered {answer!r}")
 
+    def _has_ended(self, sock: socket.socket, when: str) -> None:
+        sock.settimeout(self.patience)
+        try:
+            while sock.recv(65_536):
+                pass
+        except TimeoutError:
+            expect(False, f"{when}, the connection is still open; keep no copy of the socket")
+        except OSError:
+            pass  # reset
+
     def _connected(self) -> tuple[socket.socket, socket.socket]:
         """Return both ends of a TCP connection, the server's first."""
         with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -206,6 +279,33 @@ class LayerConformance(RecipeConformance):
         self.until(lambda: not server.stats().active, "after all clients have left, {seconds} s later, requests still count as active")
         found = dict(server.stats().outcomes)
         expect(found == outcomes, f"the requests were counted as {found}, not {outcomes}")
+
+
+@contextlib.contextmanager
+def _begun(layer: Any, sock: socket.socket, address: Any) -> Iterator[Any]:
+    """Yield the handshake of a connection, and close it as the server does: by its `request`, whatever that is by then."""
+    sock.settimeout(0)
+    handshake = layer.begin(sock, address)
+    try:
+        yield handshake
+    finally:
+        handshake.request.close()
+
+
+def _passed(layer: Any, sock: socket.socket, address: Any) -> tuple[Any, bool]:
+    """Pass a connection; return the request to close, and whether the layer has raised."""
+    handshake: Any = None
+    try:
+        if hasattr(layer, "wrap"):
+            return layer.wrap(sock, address)[0], False
+        sock.settimeout(0)
+        handshake = layer.begin(sock, address)
+        while handshake.go_on() is None:
+            waiting = [handshake.request]
+            select.select([] if handshake.sends else waiting, waiting if handshake.sends else [], [])
+    except (OSError, ValueError):
+        return sock if handshake is None else handshake.request, True
+    return handshake.request, False
 
 
 def check_layer(

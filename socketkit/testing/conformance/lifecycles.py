@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from socketkit.seams import DrainReport
 from socketkit.server import Server
 from socketkit.testing.conformance.commands import Commands, client
-from socketkit.testing.conformance.promises import Report, check, expect
+from socketkit.testing.conformance.promises import Report, applies_if, check, expect
 from socketkit.testing.conformance.recipes import RecipeConformance
 from socketkit.testing.leaks import Account
 from socketkit.transports.tcp import TCP
@@ -55,6 +55,29 @@ class LifecycleConformance(RecipeConformance):
         else:
             expect(False, "serve() returned although run() had raised, so nobody learns of it")
 
+    def test_drains_after_an_error(self) -> None:
+        """If it drains, it does so after a run that raises too: the drain releases everything."""
+        kept, failed = _Run(), _Run(RuntimeError("the run of a check raises this on purpose"))
+        self._serve(kept)
+        applies_if("drain" in kept.calls, "it does not drain")
+        with contextlib.suppress(RuntimeError):
+            self._serve(failed)
+        expect("drain" in failed.calls, "serve() did not drain after a run that raised; drain in a finally")
+
+    def test_thread(self) -> None:
+        """`serve` calls `run` and `drain` in the thread that called it."""
+        serving = _Run()
+        thread = self.at_once(lambda: (self.make().serve(serving), threading.get_ident())[1], "serve() of a run that ends at once")
+        expect(serving.threads == {thread}, "serve() called run() or drain() in another thread than its own")
+
+    def test_ready_first(self) -> None:
+        """What it wants to be told by `on_ready`, it says before `run`."""
+        serving = _Run()
+        self.make().serve(serving)
+        applies_if("on_ready" in serving.calls, "it calls no on_ready()")
+        late = "on_ready" in serving.calls[serving.calls.index("run") :]
+        expect(not late, f"serve() called on_ready() after run(), when nothing is ready any more: {serving.calls}")
+
     def test_leaves_nothing(self) -> None:
         """`serve` leaves signal handlers, threads, processes and descriptors as they were, in the main thread too."""
         before = Account.take()
@@ -80,6 +103,17 @@ class LifecycleConformance(RecipeConformance):
             self.at_once(lambda: server.stop(0), "stop(0)")
         self.at_once(server.server_close, "closing the server")
 
+    def test_two_servers(self) -> None:
+        """Two servers with one recipe serve at the same time, and the end of one leaves the other alone."""
+        recipe = self.make()
+        one, other = (Server(TCP("127.0.0.1", 0), Commands, lifecycle=recipe) for _ in range(2))
+        for server in (one, other):
+            self.at_once(server.start, "the start of a second server with the same recipe")
+        for server in (other, one):
+            with client(server.addresses[0], self.patience) as asking:
+                expect(asking.ask("echo hello") == "hello", "of two servers with one recipe, one did not answer")
+            self.at_once(server.server_close, "closing one of two servers with one recipe")
+
     def test_stop_in_another_thread(self) -> None:
         """A server that is stopped while it serves a client stops."""
         server = Server(TCP("127.0.0.1", 0), Commands, lifecycle=self.make())
@@ -102,16 +136,19 @@ class _Run:
 
     def __init__(self, error: Exception | None = None) -> None:
         self.calls: list[str] = []
+        self.threads: set[int] = set()
         self.report = DrainReport(finished=7)
         self._error = error
 
     def run(self) -> None:
         self.calls.append("run")
+        self.threads.add(threading.get_ident())
         if self._error is not None:
             raise self._error
 
     def drain(self, _seconds: float | None, /, *, queue: bool = True) -> DrainReport:  # noqa: ARG002 - as the seam has it
         self.calls.append("drain")
+        self.threads.add(threading.get_ident())
         return self.report
 
     def stop(self, _drain: float | None = None, /) -> None:

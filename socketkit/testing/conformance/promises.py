@@ -122,8 +122,8 @@ def check(kind: type[Conformance], make: Callable[[], Any], only: str | None = N
 
     Raises: NotConformingError if it breaks a promise.
     """
-    checks = type(kind.__name__, (kind,), {"make": lambda _self: make()})()
-    findings = tuple(find(getattr(checks, name)) for name in kind.promises() if only in {None, name})
+    checks = type(kind.__name__, (kind,), {"make": lambda _self: make()})
+    findings = tuple(find(getattr(checks(), name)) for name in kind.promises() if only in {None, name})
     report = Report(repr(make()), kind.seam, findings)
     if report.broken:
         raise NotConformingError(report)

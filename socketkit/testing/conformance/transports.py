@@ -6,22 +6,34 @@ import contextlib
 import select
 import socket
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from threading import Timer
 from typing import Any, ClassVar
 
 import attrs
 
+from socketkit.composition import options
 from socketkit.errors import ConfigError, ListenError
-from socketkit.seams import open_listeners
+from socketkit.seams import grammar, open_listeners
 from socketkit.server import Server
 from socketkit.testing.conformance.promises import Report, applies_if, check, expect
 from socketkit.testing.conformance.recipes import RecipeConformance
 from socketkit.testing.leaks import Account
+
+NO_PLACES = ("", "?", ":", "::::", "[", "a:b:c", "host:99999999", "host:port", "\0", "\udcff", "x" * 70_000)
+"""Texts that hardly any transport takes for the place in its URL."""
+
+MOST = 60_000
+"""Bytes of a datagram that any system carries on this machine."""
 
 
 class TransportConformance(RecipeConformance):
     """The promises of a transport. Override `connect` if clients need more than a socket that connects to the address."""
 
     seam: ClassVar[str] = "transport"
+    opens_once: ClassVar[bool] = False
+    """Whether a listener uses its place up, as that of a socket does which the process was given. Then `make` returns a recipe for the
+    same place within one check, and for a new place in the next check."""
 
     def connect(self, address: Any) -> socket.socket:
         """Return a client's socket that is connected to the address. The check closes it."""
@@ -46,8 +58,33 @@ class TransportConformance(RecipeConformance):
 
     def test_url(self) -> None:
         """`url` is the URL to listen on, as a user would type it."""
-        url = self.make().url
-        expect(isinstance(url, str) and "://" in url, f"url is {url!r}; it must be text such as tcp://127.0.0.1:9999")
+        _expect_url(self.make().url, "url")
+
+    def test_place(self) -> None:
+        """The place in its URL, between ``://`` and ``?``, can be read back: by `locate`, or else as the first option."""
+        recipe = self.make()
+        kind, place = type(recipe), grammar.url(recipe.url).transport.value
+        values = {field.name: getattr(recipe, field.name) for field in attrs.fields(kind) if field.init}
+        if hasattr(recipe, "locate"):
+            values |= {name: options.Text(value) if isinstance(value, str) else value for name, value in recipe.locate(place).items()}
+        elif values:
+            values[next(iter(values))] = options.Text(place)
+        again = options.build(kind, recipe.url, values)
+        expect(again.url == recipe.url, f"{recipe.url} is read back as {again!r}, whose URL is {again.url}")
+
+    def test_locate(self) -> None:
+        """`locate`, if it has one, refuses text that is no place with ValueError and one sentence."""
+        recipe = self.make()
+        applies_if(hasattr(recipe, "locate"), "it has no locate()")
+        for text in NO_PLACES:
+            try:
+                fields = recipe.locate(text)
+            except ValueError as error:
+                expect(str(error) and "\n" not in str(error), f"locate({text[:20]!r}) raised ValueError with the message {str(error)!r}")
+            except Exception as error:  # noqa: BLE001 - whatever it raises, it is the wrong one
+                expect(False, f"locate({text[:20]!r}) raised {type(error).__name__} ({error}), not ValueError")
+            else:
+                expect(isinstance(fields, dict), f"locate({text[:20]!r}) returned {fields!r}, not a dict of options")
 
     # opening and closing
 
@@ -55,7 +92,7 @@ class TransportConformance(RecipeConformance):
         """`open` returns a listener with a descriptor, a URL and an address."""
         with self._open() as listener:
             expect(isinstance(listener.fileno(), int) and listener.fileno() >= 0, f"fileno() of an open listener is {listener.fileno()!r}")
-            expect(isinstance(listener.url, str) and "://" in listener.url, f"url of an open listener is {listener.url!r}")
+            _expect_url(listener.url, "url of an open listener")
             expect(hasattr(listener, "socket"), "the listener has no attribute socket; without a listening socket it is None")
             _ = listener.address
 
@@ -74,8 +111,17 @@ class TransportConformance(RecipeConformance):
         left = before.left_since()
         expect(not left, f"after close() there is still: {'; '.join(left)}")
 
+    def test_leaves_no_path(self) -> None:
+        """A closed listener leaves no path behind."""
+        with self._open() as listener:
+            path = listener.address
+            applies_if(isinstance(path, str) and path and Path(path).exists(), "it listens at no path")
+            listener.close()
+            expect(not Path(path).exists(), f"after close(), {path} is still there")
+
     def test_opens_again(self) -> None:
         """The place can be listened on again once the listener is closed: a server is started, stopped and started."""
+        applies_if(not self.opens_once, "it can be opened only once")
         recipe = self.make()
         for _ in range(2):
             for listener in open_listeners(recipe):
@@ -98,6 +144,44 @@ class TransportConformance(RecipeConformance):
                     other.close()
                 applies_if(False, "the place can be shared")
 
+    def test_opened_twice(self) -> None:
+        """Two listeners of one recipe do not disturb each other, if their place can be shared."""
+        recipe = self.make()
+        with contextlib.ExitStack() as stack:
+            one = stack.enter_context(self._open(recipe))
+            try:
+                other = stack.enter_context(self._open(recipe))
+            except ListenError:
+                applies_if(False, "the place cannot be shared")
+            applies_if(hasattr(one, "connect") or one.address != other.address, "both share one address")
+            for listener in (one, other, one):
+                self._exchange(listener)
+            other.close()
+            self._exchange(one)
+
+    def test_several(self) -> None:
+        """Each listener that `open_all` returns takes requests."""
+        applies_if(hasattr(self.make(), "open_all"), "it has no open_all()")
+        with self._open_all(self.make()) as listeners:
+            for listener in listeners:
+                self._exchange(listener)
+
+    def test_several_or_none(self) -> None:
+        """If one of several places is taken, `open_all` raises ListenError and closes what it has opened."""
+        applies_if(hasattr(self.make(), "open_all"), "it has no open_all()")
+        with self._open_all(self.make()) as listeners:
+            applies_if(len(listeners) > 1, "it listens in one place")
+            for listener in listeners[:-1]:
+                listener.close()
+            recipe = self._again(listeners[-1])
+            before = Account.take()
+            try:
+                with self._open_all(recipe):
+                    applies_if(False, "the place can be shared")
+            except ListenError:
+                left = before.left_since()
+                expect(not left, f"open_all() raised ListenError and left open: {'; '.join(left)}")
+
     # taking requests
 
     def test_accept_never_blocks(self) -> None:
@@ -118,6 +202,67 @@ class TransportConformance(RecipeConformance):
                 expect(request[0] == b"hello", f"the datagram b'hello' arrived as {request[0]!r}")
             self._nothing_waits(listener)
             del client
+
+    def test_sender(self) -> None:
+        """`accept` returns the address of the client that sent the request."""
+        with self._arrived(b"hello") as (listener, client):
+            applies_if(client.getsockname(), "its clients have no addresses")
+            request, address = self.at_once(listener.accept, "accept() with a request waiting")
+            if self._is_stream():
+                request.close()
+            expect(address == client.getsockname(), f"accept() returned the address {address!r} for a client at {client.getsockname()!r}")
+
+    def test_request_waits(self) -> None:
+        """A stream request blocks until its client sends, because handlers are written that way."""
+        applies_if(self._is_stream(), "a datagram is there as a whole")
+        with self._open() as listener, contextlib.closing(self._client(listener)) as client:
+            self._waits(listener)
+            request, _ = self.at_once(listener.accept, "accept() with a request waiting")
+            later = Timer(0.05, client.sendall, [b"hello"])
+            later.start()
+            try:
+                with contextlib.closing(request):
+                    self.at_once(lambda: request.recv(5), "recv() of a request whose client sends")
+            except (BlockingIOError, TimeoutError) as error:
+                expect(False, f"recv() of a request whose client has not sent yet raised {type(error).__name__}; make the request block")
+            finally:
+                later.join()
+
+    def test_largest(self) -> None:
+        """If it has `max_packet_size`, a datagram of that many bytes arrives whole, and a longer one does not pass for it."""
+        with self._arrived(b"hello") as (listener, client):
+            applies_if(not self._is_stream() and hasattr(listener, "max_packet_size"), "it has no max_packet_size")
+            listener.accept()
+            largest = listener.max_packet_size
+            expect(isinstance(largest, int) and largest > 0, f"max_packet_size is {largest!r}")
+            for size in (min(largest, MOST), largest + 1):
+                if size > MOST:
+                    continue
+                client.send(bytes(size))
+                self._waits(listener)
+                found = len(listener.accept()[0][0])
+                fits = found == size if size <= largest else found > largest
+                expect(fits, f"a datagram of {size} bytes arrived with {found}; max_packet_size is {largest}")
+
+    def test_dropped(self) -> None:
+        """`dropped`, if it has one, is the number of datagrams lost, or None; any thread may read it."""
+        with self._open() as listener:
+            applies_if(hasattr(listener, "dropped"), "it has no dropped")
+            dropped = self.at_once(lambda: listener.dropped, "dropped")
+            expect(dropped is None or (isinstance(dropped, int) and dropped >= 0), f"dropped is {dropped!r}")
+
+    def test_connect(self) -> None:
+        """`connect`, if it has one, returns a blocking socket in any thread, and raises OSError once the listener is closed."""
+        with self._open() as listener:
+            applies_if(hasattr(listener, "connect"), "it has no connect()")
+            with contextlib.closing(self.at_once(listener.connect, "connect() in another thread")) as client:
+                expect(client.getblocking(), "the socket that connect() returned does not block")
+            listener.close()
+            try:
+                listener.connect().close()
+            except OSError:
+                return
+            expect(False, "connect() of a closed listener returned a socket; it must raise OSError")
 
     def test_reply(self) -> None:
         """What is written to the request reaches the client that it came from."""
@@ -151,17 +296,12 @@ class TransportConformance(RecipeConformance):
             client.close()
             with contextlib.suppress(OSError):
                 self.at_once(listener.accept, "accept() with a client that has gone")[0].close()
-            with contextlib.closing(self._client(listener)) as other:
-                other.sendall(b"hello")
-                self._waits(listener)
-                request, _ = self.at_once(listener.accept, "accept() after a client that has gone")
-                with contextlib.closing(request):
-                    self._receive(request, b"hello")
+            self._exchange(listener)
 
     def test_served(self) -> None:
         """A server on it answers its clients, stops, and can be started again."""
         server = Server(self.make(), _echo)
-        for _ in range(2):
+        for _ in range(1 if self.opens_once else 2):
             with server.start(), contextlib.closing(self._client_of(server)) as client:
                 client.sendall(b"hello")
                 self._receive(client, b"hello")
@@ -172,11 +312,16 @@ class TransportConformance(RecipeConformance):
         return bool(self.make().kind == "stream")
 
     @contextlib.contextmanager
-    def _open(self) -> Iterator[Any]:
-        listeners = open_listeners(self.make())
+    def _open(self, recipe: Any = None) -> Iterator[Any]:
+        with self._open_all(self.make() if recipe is None else recipe) as listeners:
+            yield listeners[0]
+
+    @contextlib.contextmanager
+    def _open_all(self, recipe: Any) -> Iterator[Any]:
+        listeners = open_listeners(recipe)
         expect(listeners, "open_all() returned no listener")
         try:
-            yield listeners[0]
+            yield listeners
         finally:
             for listener in listeners:
                 listener.close()
@@ -201,6 +346,16 @@ class TransportConformance(RecipeConformance):
             client.sendall(data)
             self._waits(listener)
             yield listener, client
+
+    def _exchange(self, listener: Any) -> None:
+        """Have the listener take one request of a new client."""
+        with contextlib.closing(self._client(listener)) as client:
+            client.sendall(b"hello")
+            self._waits(listener)
+            request, _ = self.at_once(listener.accept, "accept() with a request waiting")
+            if self._is_stream():
+                with contextlib.closing(request):
+                    self._receive(request, b"hello")
 
     def _waits(self, listener: Any) -> None:
         readable = select.select([listener.fileno()], [], [], self.patience)[0]
@@ -239,6 +394,13 @@ class TransportConformance(RecipeConformance):
 def check_transport(make: Callable[[], Any], *, only: str | None = None) -> Report:
     """Check a transport; `make` returns a new recipe, for a place on this machine that is free. See `check_dispatcher`."""
     return check(TransportConformance, make, only)
+
+
+def _expect_url(url: object, what: str) -> None:
+    try:
+        grammar.url(str(url))
+    except ConfigError as error:
+        expect(False, f"{what} is no URL: {error}")
 
 
 def _echo(request: Any, client_address: Any, _server: Any) -> None:

@@ -1,0 +1,211 @@
+"""Every built-in part keeps the promises of its seam, as the kit for authors of plugins checks them."""
+
+import contextlib
+import functools
+import logging
+import os
+import socket
+import ssl
+import threading
+
+import pytest
+
+from helpers import certificates
+from helpers.support import python
+from socketkit import (
+    TCP,
+    TLS,
+    UDP,
+    Adaptive,
+    Asyncio,
+    Classic,
+    Executor,
+    Graceful,
+    InheritedFD,
+    Memory,
+    Pool,
+    ProxyProtocol,
+    Sync,
+    Threads,
+    UnixDatagram,
+    UnixStream,
+)
+from socketkit.testing.conformance import (
+    DispatcherConformance,
+    LayerConformance,
+    LifecycleConformance,
+    ObserverConformance,
+    TransportConformance,
+    check_dispatcher,
+    check_layer,
+    check_lifecycle,
+    check_observers,
+    check_transport,
+)
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    """Show nobody what the checks provoke on purpose."""
+    handler = logging.NullHandler()
+    logging.getLogger("socketkit").addHandler(handler)
+    yield
+    logging.getLogger("socketkit").removeHandler(handler)
+
+
+# --- as functions ----------------------------------------------------------------------------------------------------
+
+
+def several():
+    """Return a place with two addresses, if this machine has IPv6."""
+    return TCP("*", 0, v6only=True)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        functools.partial(TCP, "127.0.0.1", 0),
+        functools.partial(TCP, "127.0.0.1", 0, reuse_port=True),
+        several,
+        functools.partial(UDP, "127.0.0.1", 0),
+        functools.partial(UDP, "127.0.0.1", 0, max_packet_size=100),
+        functools.partial(UDP, "", 0),
+        functools.partial(UnixStream, "@socketkit of the tests"),
+        functools.partial(UnixDatagram, "@socketkit of the tests"),
+        Memory,
+        functools.partial(Memory, "a name"),
+    ],
+    ids=lambda make: repr(make()).partition(", backlog")[0],
+)
+def test_a_transport_of_ours_keeps_its_promises(make):
+    assert not check_transport(make).broken
+
+
+@pytest.mark.parametrize("kind", [UnixStream, UnixDatagram])
+def test_a_unix_socket_at_a_path_keeps_its_promises(kind, tmp_path):
+    report = check_transport(lambda: kind(f"{tmp_path}/socket"))
+    assert "A closed listener leaves no path behind." in [each.promise for each in report.findings if each.result == "kept"]
+
+
+def greet_as_proxy(sock):
+    sock.sendall(b"PROXY TCP4 192.0.2.7 192.0.2.1 50000 443\r\n")
+    return sock
+
+
+def test_proxy_keeps_its_promises():
+    assert not check_layer(lambda: ProxyProtocol(["127.0.0.0/8"]), greet_as_proxy).broken
+
+
+def test_tls_keeps_its_promises():
+    cert, key = certificates.certificate()
+    context = ssl.create_default_context(cafile=certificates.authority("Authority"))
+    assert not check_layer(lambda: TLS(cert=cert, key=key), lambda sock: context.wrap_socket(sock, server_hostname="localhost")).broken
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        Sync,
+        Threads,
+        Pool,
+        functools.partial(Pool, 2),
+        functools.partial(Pool, 4, overflow="shed", connections=60),
+        Adaptive,
+        functools.partial(Adaptive, 2),
+        Asyncio,
+        Executor,
+        lambda: Executor().daemonized(),
+    ],
+    ids=lambda make: repr(make()).partition(", defer")[0],
+)
+def test_a_dispatcher_of_ours_keeps_its_promises(make):
+    assert not check_dispatcher(make).broken
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize(
+    "recipe", ["Forks()", "Forks(2)", "Prefork(2)", "Prefork(1, Sync())", "Prefork(2, Forks())", "Prefork(2, Asyncio())"]
+)
+def test_a_dispatcher_of_ours_that_forks_keeps_its_promises(recipe):
+    checked = python(
+        f"""
+import logging
+from socketkit import Asyncio, Forks, Prefork, Sync
+from socketkit.testing.conformance import check_dispatcher
+logging.getLogger("socketkit").addHandler(logging.NullHandler())
+print(check_dispatcher(lambda: {recipe}).summary)
+"""
+    )
+    assert "promises kept" in checked.stdout
+
+
+@pytest.mark.parametrize("make", [Classic, Graceful], ids=lambda make: make.__name__)
+def test_a_lifecycle_of_ours_keeps_its_promises(make):
+    assert not check_lifecycle(make).broken
+
+
+class Failures:
+    """Counts what goes wrong, by kind."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self.counts = {}
+
+    def request_failed(self, server, client_address, error):
+        with self._lock:
+            self.counts[type(error)] = self.counts.get(type(error), 0) + 1
+
+    def request_refused(self, server, client_address, reason):
+        with self._lock:
+            self.counts[reason] = self.counts.get(reason, 0) + 1
+
+
+def test_an_observer_keeps_its_promises():
+    assert not check_observers(Failures).broken
+
+
+# --- as classes ------------------------------------------------------------------------------------------------------
+
+
+class TestTCP(TransportConformance):
+    def make(self):
+        return TCP("127.0.0.1", 0)
+
+
+class TestInheritedFD(TransportConformance):
+    """A socket that the process was given serves one listener, so each test has one of its own."""
+
+    opens_once = True
+
+    @pytest.fixture(autouse=True)
+    def socket_of_its_own(self):
+        self.number = socket.create_server(("127.0.0.1", 0)).detach()
+        yield
+        with contextlib.suppress(OSError):  # the listener has closed it
+            os.close(self.number)
+
+    def make(self):
+        return InheritedFD(self.number)
+
+
+class TestProxyProtocol(LayerConformance):
+    def make(self):
+        return ProxyProtocol(["127.0.0.0/8"])
+
+    def client(self, sock):
+        return greet_as_proxy(sock)
+
+
+class TestPool(DispatcherConformance):
+    def make(self):
+        return Pool(4)
+
+
+class TestGraceful(LifecycleConformance):
+    def make(self):
+        return Graceful()
+
+
+class TestFailures(ObserverConformance):
+    def make(self):
+        return Failures()
