@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import attrs
 
 from socketkit.composition.capabilities import FEATURES
-from socketkit.testing.conformance.promises import Conformance, expect
+from socketkit.handlers.base import unwrapped
+from socketkit.testing.conformance.promises import Conformance, applies_if, expect
 from socketkit.testing.leaks import Account
+
+
+def check_handlers(recipe: Any, handlers: Iterable[Any], *refusals: type[Exception]) -> None:
+    """Call the recipe's `check`, if it has one, with each of these handlers. It may raise one of the refusals and nothing else."""
+    applies_if(hasattr(recipe, "check"), "it has no check()")
+    for handler in map(unwrapped, handlers):
+        try:
+            recipe.check(handler)
+        except refusals:
+            pass
+        except Exception as error:  # noqa: BLE001 - whatever it raises, it is the wrong one
+            allowed = " or ".join(each.__name__ for each in refusals)
+            expect(False, f"check() raised {type(error).__name__} ({error}) for {handler!r}; to refuse a handler, raise {allowed}")
 
 
 class RecipeConformance(Conformance):

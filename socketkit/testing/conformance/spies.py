@@ -11,6 +11,8 @@ from typing import Any, Self
 
 import attrs
 
+from socketkit.testing.conformance.promises import BrokenPromiseError
+
 
 @attrs.define(eq=False)
 class Notes:
@@ -22,6 +24,11 @@ class Notes:
     watched: set[int] = attrs.field(factory=set)
     inside: int = 0
     lock: Any = attrs.field(factory=threading.Lock)
+
+    def check(self) -> None:
+        """Raises: BrokenPromiseError with the first fault, if there is one."""
+        for fault in self.faults:
+            raise BrokenPromiseError(fault)
 
     @property
     def taken(self) -> int:

@@ -16,7 +16,7 @@ from socketkit.composition import options
 from socketkit.errors import ConfigError, ListenError
 from socketkit.seams import grammar, open_listeners
 from socketkit.server import Server
-from socketkit.testing.conformance.promises import Report, applies_if, check, expect
+from socketkit.testing.conformance.promises import BrokenPromiseError, Report, applies_if, check, expect
 from socketkit.testing.conformance.recipes import RecipeConformance
 from socketkit.testing.leaks import Account
 
@@ -157,6 +157,7 @@ class TransportConformance(RecipeConformance):
             for listener in (one, other, one):
                 self._exchange(listener)
             other.close()
+            expect(one.fileno() != -1, "closing one of two listeners of one recipe has closed the other too")
             self._exchange(one)
 
     def test_several(self) -> None:
@@ -192,7 +193,7 @@ class TransportConformance(RecipeConformance):
     def test_accept(self) -> None:
         """The descriptor is readable while a request waits, and `accept` returns it with its sender's address."""
         with self._arrived(b"hello") as (listener, client):
-            request, _address = self.at_once(listener.accept, "accept() with a request waiting")
+            request, _address = self._accept(listener)
             if self._is_stream():
                 with contextlib.closing(request):
                     expect(hasattr(request, "shutdown"), f"a {type(request).__name__} has no shutdown(how), which a server calls")
@@ -207,7 +208,7 @@ class TransportConformance(RecipeConformance):
         """`accept` returns the address of the client that sent the request."""
         with self._arrived(b"hello") as (listener, client):
             applies_if(client.getsockname(), "its clients have no addresses")
-            request, address = self.at_once(listener.accept, "accept() with a request waiting")
+            request, address = self._accept(listener)
             if self._is_stream():
                 request.close()
             expect(address == client.getsockname(), f"accept() returned the address {address!r} for a client at {client.getsockname()!r}")
@@ -217,7 +218,7 @@ class TransportConformance(RecipeConformance):
         applies_if(self._is_stream(), "a datagram is there as a whole")
         with self._open() as listener, contextlib.closing(self._client(listener)) as client:
             self._waits(listener)
-            request, _ = self.at_once(listener.accept, "accept() with a request waiting")
+            request, _ = self._accept(listener)
             later = Timer(0.05, client.sendall, [b"hello"])
             later.start()
             try:
@@ -232,7 +233,7 @@ class TransportConformance(RecipeConformance):
         """If it has `max_packet_size`, a datagram of that many bytes arrives whole, and a longer one does not pass for it."""
         with self._arrived(b"hello") as (listener, client):
             applies_if(not self._is_stream() and hasattr(listener, "max_packet_size"), "it has no max_packet_size")
-            listener.accept()
+            self._accept(listener)
             largest = listener.max_packet_size
             expect(isinstance(largest, int) and largest > 0, f"max_packet_size is {largest!r}")
             for size in (min(largest, MOST), largest + 1):
@@ -240,7 +241,7 @@ class TransportConformance(RecipeConformance):
                     continue
                 client.send(bytes(size))
                 self._waits(listener)
-                found = len(listener.accept()[0][0])
+                found = len(self._accept(listener)[0][0])
                 fits = found == size if size <= largest else found > largest
                 expect(fits, f"a datagram of {size} bytes arrived with {found}; max_packet_size is {largest}")
 
@@ -267,7 +268,7 @@ class TransportConformance(RecipeConformance):
     def test_reply(self) -> None:
         """What is written to the request reaches the client that it came from."""
         with self._arrived(b"hello") as (listener, client):
-            request, client_address = self.at_once(listener.accept, "accept() with a request waiting")
+            request, client_address = self._accept(listener)
             if self._is_stream():
                 with contextlib.closing(request):
                     request.sendall(b"welcome")
@@ -280,13 +281,16 @@ class TransportConformance(RecipeConformance):
         """After `shutdown(SHUT_WR)` and `close` of the request, the client reads the rest and the end."""
         applies_if(self._is_stream(), "datagrams have no end of stream")
         with self._arrived(b"hello") as (listener, client):
-            request, _ = self.at_once(listener.accept, "accept() with a request waiting")
+            request, _ = self._accept(listener)
             request.sendall(b"welcome")
             request.recv(100)
             request.shutdown(socket.SHUT_WR)
             request.close()
             self._receive(client, b"welcome")
-            rest = client.recv(100)
+            try:
+                rest = client.recv(100)
+            except TimeoutError:
+                expect(False, f"{self.patience:g} s after the request was shut down and closed, the client still waits for the end")
             expect(rest == b"", f"after the end of the reply, the client reads {rest!r}")
 
     def test_client_gone(self) -> None:
@@ -302,9 +306,11 @@ class TransportConformance(RecipeConformance):
         """A server on it answers its clients, stops, and can be started again."""
         server = Server(self.make(), _echo)
         for _ in range(1 if self.opens_once else 2):
-            with server.start(), contextlib.closing(self._client_of(server)) as client:
-                client.sendall(b"hello")
-                self._receive(client, b"hello")
+            with server.start():
+                for _ in range(3):
+                    with contextlib.closing(self._client_of(server)) as client:
+                        client.sendall(b"hello")
+                        self._receive(client, b"hello")
 
     # inside
 
@@ -333,9 +339,12 @@ class TransportConformance(RecipeConformance):
 
     def _client_of(self, server: Server) -> socket.socket:
         try:
-            client = server.connect()
-        except ConfigError:  # its listeners have no `connect`
-            client = self.connect(server.addresses[0])
+            try:
+                client = server.connect()
+            except ConfigError:  # its listeners have no `connect`
+                client = self.connect(server.addresses[0])
+        except OSError as error:
+            raise BrokenPromiseError(f"a client cannot connect to a server on it: {type(error).__name__}: {error}") from error
         client.settimeout(self.patience)
         return client
 
@@ -352,10 +361,16 @@ class TransportConformance(RecipeConformance):
         with contextlib.closing(self._client(listener)) as client:
             client.sendall(b"hello")
             self._waits(listener)
-            request, _ = self.at_once(listener.accept, "accept() with a request waiting")
+            request, _ = self._accept(listener)
             if self._is_stream():
                 with contextlib.closing(request):
                     self._receive(request, b"hello")
+
+    def _accept(self, listener: Any) -> Any:
+        try:
+            return self.at_once(listener.accept, "accept() with a request waiting")
+        except BlockingIOError:
+            expect(False, "accept() raised BlockingIOError although a request waits and the descriptor is readable")
 
     def _waits(self, listener: Any) -> None:
         readable = select.select([listener.fileno()], [], [], self.patience)[0]

@@ -1,1 +1,5 @@
-"""Parts that break one promise each, on purpose: by the check that has to find them. They show that no check is empty."""
+"""Parts that break one promise each, on purpose. They show that no check is empty.
+
+Each module has `MUTANTS`: by the name of the check that has to find it, what makes the part, and words of the reason that its author reads.
+Each also has `SOUND`, the parts that the mutants start from, which keep every promise.
+"""
