@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import inspect
 import logging
 import os
@@ -9,16 +10,19 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from functools import reduce
 from importlib import import_module
 from types import FrameType
 from typing import Any
 
+import attrs
 import click
 
 from socketkit.seams import EVENTS
 from socketkit.testing.conformance import (
     Conformance,
     DispatcherConformance,
+    Finding,
     LayerConformance,
     LifecycleConformance,
     ObserverConformance,
@@ -39,9 +43,18 @@ KINDS: dict[str, type[Conformance]] = {
 )
 @click.argument("part", metavar="MODULE:RECIPE")
 @click.option("--as", "seam", type=click.Choice(list(KINDS)), help="What to check it as; by default its methods tell.")
-@click.option("--client", metavar="MODULE:FUNCTION", help="For a layer: does a client's part on a socket, and returns the socket.")
+@click.option(
+    "--client", metavar="MODULE:FUNCTION", help="For a layer: does a client's part on a socket, and returns a socket to go on with."
+)
 @click.option("--only", metavar="NAME", help="A single promise, by the name of its check, such as test_drain_waits.")
-@click.option("--limit", default=60.0, show_default=True, metavar="SECONDS", help="Time for each check, after which it counts as hanging.")
+@click.option(
+    "--limit",
+    type=click.FloatRange(min=0, min_open=True),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Time for each check, after which it counts as hanging.",
+)
 def main(part: str, seam: str | None, client: str | None, only: str | None, limit: float) -> None:
     r"""Check that a part keeps the promises of its seam.
 
@@ -52,63 +65,91 @@ def main(part: str, seam: str | None, client: str | None, only: str | None, limi
       python -m socketkit.testing my_plugin:MyDispatcher
       python -m socketkit.testing my_plugin:MyLayer --client my_plugin.testing:say_hello
     """
+    signal.signal(signal.SIGINT, _Interrupt())
     logging.getLogger("socketkit").addHandler(logging.NullHandler())  # what checks provoke on purpose is no news
     found = _load(part)
     make: Callable[[], Any] = found if callable(found) and not _is_recipe(found) else lambda: found
-    kind = KINDS[seam or _seam(make)]
+    recipe = _made(make)
+    kind = KINDS[seam or _seam(recipe)]
     members: dict[str, Any] = {"make": lambda _self: make()}
     if client is not None:
+        if kind is not LayerConformance:
+            raise click.UsageError(f"--client is for layers, and this is checked as {_article(kind.seam)}; leave it out.")
         members["client"] = staticmethod(_load(client))
-    checks = type(kind.__name__, (kind,), members)()
+    checks = type(kind.__name__, (kind,), members)
     names = [name for name in kind.promises() if only in {None, name}]
     if not names:
-        raise click.UsageError(f"A {kind.seam} has no check {only}; the checks are {', '.join(kind.promises())}.")
-    findings = []
-    click.echo(f"{make()!r} as a {kind.seam}")
+        raise click.UsageError(f"{_article(kind.seam)} has no check {only}; the checks are {', '.join(kind.promises())}.")
+    findings: list[Finding] = []
+    click.echo(Report(repr(recipe), kind.seam, ()).title)
     for name in names:
-        with _Alarm(limit):
-            findings.append(find(getattr(checks, name)))
+        findings.append(_find(getattr(checks(), name), limit))
         click.echo(str(findings[-1]))
-    report = Report(repr(make()), kind.seam, tuple(findings))
+    report = Report(repr(recipe), kind.seam, tuple(findings))
     click.echo(report.summary)
     sys.stdout.flush()
     os._exit(1 if report.broken else 0)  # a broken part may have left threads behind, for which the interpreter would wait
 
 
+def _article(seam: str) -> str:
+    return f"an {seam}" if seam == "observer" else f"a {seam}"
+
+
+def _find(promised: Callable[[], object], limit: float) -> Finding:
+    """Check one promise, and break the check off if it hangs."""
+    alarm = _Alarm(limit)
+    with alarm:
+        finding = find(promised)
+    return attrs.evolve(finding, result="broken", reason=alarm.reason) if alarm.reason else finding
+
+
 class _Alarm:
-    """Breaks off a check that hangs, where the system has an alarm."""
+    """Interrupts the main thread after some seconds, and then every second, because what cleans up may hang too."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
+        self.reason = ""
+        """Where the thread was the first time; nothing if the alarm has not rung."""
 
     def __enter__(self) -> None:
         if hasattr(signal, "setitimer"):
             signal.signal(signal.SIGALRM, self._ring)
-            signal.setitimer(signal.ITIMER_REAL, self._seconds)
+            signal.setitimer(signal.ITIMER_REAL, self._seconds, 1.0)
+        else:
+            faulthandler.dump_traceback_later(self._seconds, exit=True)
 
     def __exit__(self, *_error: object) -> None:
         if hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, 0)
+        else:
+            faulthandler.cancel_dump_traceback_later()
 
     def _ring(self, _number: int, frame: FrameType | None) -> None:
         where = "".join(traceback.format_stack(frame)[-3:])
-        raise BrokenPromiseError(f"the check had not ended after {self._seconds:g} s; it hangs here:\n{where}")
+        self.reason = self.reason or f"the check had not ended after {self._seconds:g} s; it hangs here:\n{where}"
+        raise BrokenPromiseError(self.reason)
+
+
+class _Interrupt:
+    """Handles Ctrl-C: ends the process at once, because a part that hangs would keep anything else from happening."""
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+
+    def __call__(self, number: int, _frame: FrameType | None) -> None:
+        if os.getpid() == self._pid:  # not a child of the part, which gets the signal too
+            os.write(2, b"interrupted\n")
+        os._exit(128 + number)
 
 
 def _load(name: str) -> Any:
     module, _, attribute = name.partition(":")
     if not module or not attribute:
         raise click.UsageError(f"{name} must be MODULE:NAME, such as my_plugin:MyDispatcher.")
-    sys.path.insert(0, "")
     try:
-        found: Any = import_module(module)
-        for each in attribute.split("."):
-            found = getattr(found, each)
-    except (ImportError, AttributeError) as error:
-        raise click.UsageError(f"{name} cannot be found: {error}.") from error
-    finally:
-        sys.path.remove("")
-    return found
+        return reduce(getattr, attribute.split("."), import_module(module))
+    except (Exception, SystemExit) as error:  # importing runs the module, which may raise anything
+        raise click.UsageError(f"{name} cannot be imported: {type(error).__name__}: {error}.") from error
 
 
 def _is_recipe(found: Any) -> bool:
@@ -116,11 +157,15 @@ def _is_recipe(found: Any) -> bool:
     return not inspect.isclass(found) and not inspect.isroutine(found)
 
 
-def _seam(make: Callable[[], Any]) -> str:
+def _made(make: Callable[[], Any]) -> Any:
     try:
-        part = make()
-    except TypeError as error:
-        raise click.UsageError(f"the recipe cannot be made without arguments: {error}; name a function that makes it.") from error
+        return make()
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise click.UsageError(f"the recipe cannot be made without arguments: {reason}; name a function that makes it.") from error
+
+
+def _seam(part: Any) -> str:
     if hasattr(part, "open"):
         return "transport"
     if hasattr(part, "wrap") or hasattr(part, "begin"):

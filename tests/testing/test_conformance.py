@@ -6,12 +6,13 @@ import logging
 import os
 import socket
 import ssl
+import sys
 import threading
 
 import pytest
 
 from helpers import certificates
-from helpers.support import python
+from helpers.support import python, run
 from socketkit import (
     TCP,
     TLS,
@@ -209,3 +210,45 @@ class TestGraceful(LifecycleConformance):
 class TestFailures(ObserverConformance):
     def make(self):
         return Failures()
+
+
+CLASSES = """
+import logging
+
+from socketkit import Forks, Prefork
+from socketkit.testing.conformance import DispatcherConformance
+
+logging.getLogger("socketkit").addHandler(logging.NullHandler())
+
+
+class TestForks(DispatcherConformance):
+    def make(self):
+        return Forks()
+
+
+class TestPrefork(DispatcherConformance):
+    def make(self):
+        return Prefork(2)
+
+
+class TestBroken(DispatcherConformance):
+    def make(self):
+        return Broken()
+
+
+class Broken:
+    def start(self, work):
+        raise OSError("there is no room")
+"""
+
+
+def test_beside_the_check_for_leftovers_the_classes_report_only_broken_promises(tmp_path):
+    (tmp_path / "conftest.py").write_text('pytest_plugins = ["socketkit.testing.pytest_plugin"]')
+    (tmp_path / "test_parts.py").write_text(CLASSES)
+    options = ("-q", "-p", "no:cacheprovider", "-p", "no:randomly", "--tb=line", "-W", "error")
+    output = run(sys.executable, "-m", "pytest", *options, "-k", "not Broken", guard=50, cwd=tmp_path).stdout
+    assert "left behind" not in output
+    output = run(sys.executable, "-m", "pytest", *options, "-k", "Broken and (shape or recipe)", code=1, cwd=tmp_path).stdout
+    assert "BrokenPromiseError: Broken is no attrs class; decorate it with @attrs.frozen" in output
+    assert "OSError: there is no room" in output
+    assert "left behind" not in output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import textwrap
 import threading
 import time
 import unittest
@@ -10,6 +11,11 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import attrs
+
+WIDTH = 100
+"""Columns of a report, if no word is longer."""
+
+_INDENT = " " * 8
 
 
 class BrokenPromiseError(AssertionError):
@@ -29,10 +35,20 @@ class Finding:
     result: Literal["kept", "broken", "does not apply"]
     reason: str = ""
     """What was seen, or which ability is not declared."""
+    check: str = ""
+    """The name of the method that checked it, such as ``test_drain_waits``."""
 
     def __str__(self) -> str:
         mark = {"kept": "ok", "broken": "BROKEN", "does not apply": "-"}[self.result]
-        return f"{mark:8}{self.promise}" + (f"\n        {self.reason}" if self.reason else "")
+        reason = f"{self.check}: {self.reason}" if self.result == "broken" else self.reason
+        return "\n".join((_wrap(self.promise, f"{mark:8}"), *(_wrap(line, _INDENT) for line in reason.splitlines())))
+
+
+def _wrap(line: str, first: str = "") -> str:
+    """Return the line broken into several, all but the first indented as in a report; one that is indented itself stays as it is."""
+    if line.startswith(" "):
+        return first + line
+    return textwrap.fill(line, WIDTH, initial_indent=first, subsequent_indent=_INDENT, break_long_words=False, break_on_hyphens=False)
 
 
 @attrs.frozen
@@ -54,10 +70,17 @@ class Report:
     def summary(self) -> str:
         """How many promises are kept, in words."""
         applied = [each for each in self.findings if each.result != "does not apply"]
+        if not applied:
+            return "no promise applies"
         return f"{len(applied) - len(self.broken)} of {len(applied)} promises kept"
 
+    @property
+    def title(self) -> str:
+        """What was checked, and as what."""
+        return _wrap(f"{self.part} as {'an' if self.seam == 'observer' else 'a'} {self.seam}")
+
     def __str__(self) -> str:
-        return "\n".join((f"{self.part} as a {self.seam}", *map(str, self.findings), self.summary))
+        return "\n".join((self.title, *map(str, self.findings), self.summary))
 
 
 class NotConformingError(AssertionError):
@@ -132,16 +155,16 @@ def check(kind: type[Conformance], make: Callable[[], Any], only: str | None = N
 
 def find(promised: Callable[[], object]) -> Finding:
     """Check one promise, given as a method of a `Conformance`."""
-    promise = (inspect.getdoc(promised) or promised.__name__).partition("\n")[0]
+    kept = Finding((inspect.getdoc(promised) or "").partition("\n")[0], "kept", check=promised.__name__)
     try:
         promised()
     except DoesNotApplyError as error:
-        return Finding(promise, "does not apply", str(error))
+        return attrs.evolve(kept, result="does not apply", reason=str(error))
     except BrokenPromiseError as error:
-        return Finding(promise, "broken", str(error))
+        return attrs.evolve(kept, result="broken", reason=str(error))
     except Exception as error:  # noqa: BLE001 - a part of somebody else's may raise anything
-        return Finding(promise, "broken", f"{type(error).__name__}: {error}")
-    return Finding(promise, "kept")
+        return attrs.evolve(kept, result="broken", reason=f"{type(error).__name__}: {error}")
+    return kept
 
 
 # --- for checks ------------------------------------------------------------------------------------------------------
