@@ -25,6 +25,9 @@ from socketkit._engine import accepting, intake
 from socketkit._system import repeats
 from socketkit.composition import builtin
 from socketkit.errors import SocketkitError
+from socketkit.testing.__main__ import main as testing
+from socketkit.testing.conformance import ObserverConformance
+from socketkit.testing.conformance.recipes import RecipeConformance
 
 if TYPE_CHECKING:
     from docutils import nodes
@@ -194,6 +197,26 @@ def tables() -> dict[str, str]:
     }
 
 
+def promises() -> dict[str, str]:
+    """Return a table of the promises that each class of the conformance kit checks, which pages show as ``{{ promises_SEAM }}``."""
+    kinds = {
+        "recipe": RecipeConformance,
+        **{kind.seam: kind for kind in RecipeConformance.__subclasses__()},
+        "observer": ObserverConformance,
+    }
+    return {
+        f"promises_{seam}": _table(
+            ("check", "promise"),
+            (
+                (f"`{name}`", " ".join((inspect.getdoc(getattr(kind, name)) or "").split()))
+                for name in kind.promises()
+                if seam == "recipe" or not hasattr(RecipeConformance, name)
+            ),
+        )
+        for seam, kind in kinds.items()
+    }
+
+
 def helps() -> dict[str, str]:
     """Return the ``--help`` text of each command, which pages show as ``{{ help_NAME }}``."""
     group = click.Context(cli.main, info_name="socketkit", **{**cli.main.context_settings, "terminal_width": 100, "max_content_width": 100})
@@ -201,10 +224,14 @@ def helps() -> dict[str, str]:
     for name, command in cli.main.commands.items():
         context = click.Context(command, group, name)
         texts[f"help_{name}"] = f"```text\n{command.get_help(context)}\n```"
+    context = click.Context(
+        testing, info_name=testing.name, **{**testing.context_settings, "terminal_width": 100, "max_content_width": 100}
+    )
+    texts["help_testing"] = f"```text\n{testing.get_help(context)}\n```"
     return texts
 
 
-myst_substitutions = {"version": version, **tables(), **helps()}
+myst_substitutions = {"version": version, **tables(), **promises(), **helps()}
 
 
 def setup(app: Sphinx) -> None:

@@ -9,7 +9,7 @@ import click
 import pytest
 
 from helpers import snippets
-from helpers.support import ROOT
+from helpers.support import ROOT, run, with_path
 from socketkit.cli import main
 from socketkit.composition import config
 
@@ -34,6 +34,23 @@ def test_the_programs_of_a_page_run_and_its_servers_answer(page, tmp_path):
     assert bool(answers) == served or "Thread(target=" in programs
     if page == README:
         assert answers == [b"HELLO\n", b"HELLO\n", b"hello\n"]
+
+
+@pytest.mark.parametrize("part", "dispatcher transport layer lifecycle".split())
+def test_the_part_of_a_page_is_proved_by_the_kit(part):
+    page = ROOT / f"docs/how-to/write-a-{part}.md"
+    [proof] = [block for block in snippets.blocks(page, "python") if block.heading == "Prove it"]
+    assert f"check_{part}(" in proof.text  # and the page runs, so it passes
+
+
+def test_the_plugin_of_the_page_passes_its_own_tests(tmp_path):
+    page = ROOT / "docs/how-to/publish-a-plugin.md"
+    snippets.save(page, tmp_path)
+    here = {"cwd": tmp_path, "env": with_path(tmp_path / "src")}
+    tested = run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", **here).stdout
+    assert re.search(r"^\d+ passed, \d+ skipped", tested, re.MULTILINE)
+    [command] = [each for block in snippets.blocks(page, "sh") for each in snippets.commands(block) if "socketkit.testing" in each]
+    assert run(sys.executable, *command[1:], **here).stdout.endswith("1 of 1 promises kept\n")
 
 
 def test_the_readme_changes_one_word():

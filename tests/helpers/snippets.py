@@ -150,7 +150,7 @@ def _client(kind: str, where: Any) -> bytes:
 
 def main(page: Path) -> None:
     """Run the page's blocks in this process, and print the address of each server."""
-    sys.path.insert(0, str(Path.cwd()))
+    sys.path[:0] = [str(Path.cwd()), str(Path.cwd() / "src")]
     _announce_servers()
     program = sys.modules["__main__"] = types.ModuleType("__main__")
     try:
