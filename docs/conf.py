@@ -25,8 +25,8 @@ from socketkit._engine import accepting, intake
 from socketkit._system import repeats
 from socketkit.composition import builtin
 from socketkit.errors import SocketkitError
+from socketkit.testing.__main__ import KINDS
 from socketkit.testing.__main__ import main as testing
-from socketkit.testing.conformance import ObserverConformance
 from socketkit.testing.conformance.recipes import RecipeConformance
 
 if TYPE_CHECKING:
@@ -199,11 +199,6 @@ def tables() -> dict[str, str]:
 
 def promises() -> dict[str, str]:
     """Return a table of the promises that each class of the conformance kit checks, which pages show as ``{{ promises_SEAM }}``."""
-    kinds = {
-        "recipe": RecipeConformance,
-        **{kind.seam: kind for kind in RecipeConformance.__subclasses__()},
-        "observer": ObserverConformance,
-    }
     return {
         f"promises_{seam}": _table(
             ("check", "promise"),
@@ -213,7 +208,7 @@ def promises() -> dict[str, str]:
                 if seam == "recipe" or not hasattr(RecipeConformance, name)
             ),
         )
-        for seam, kind in kinds.items()
+        for seam, kind in {"recipe": RecipeConformance, **KINDS}.items()
     }
 
 

@@ -18,6 +18,8 @@ from socketkit import errors, hookspecs, seams, socketserver
 from socketkit._engine import run as serving
 from socketkit.cli import main
 from socketkit.composition import builtin, config
+from socketkit.testing import conformance
+from socketkit.testing.__main__ import KINDS
 
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
@@ -93,6 +95,11 @@ def test_every_error_is_in_the_reference_and_says_when_it_is_raised(reference):
 
 def test_every_event_is_in_the_reference(reference):
     assert missing(seams.EVENTS, reference) == []
+
+
+def test_every_promise_that_the_kit_checks_is_in_the_reference(reference):
+    assert missing({name for kind in KINDS.values() for name in kind.promises()}, reference) == []
+    assert missing(conformance.__all__, reference) == []
 
 
 def test_every_seam_is_in_the_reference(reference):
