@@ -30,14 +30,14 @@ def found(seam):
 @pytest.mark.parametrize(("seam", "name"), MUTANTS)
 def test_a_broken_promise_is_found_and_explained(seam, name):
     promise, result, reason = found(seam)[name]
-    method = getattr(KINDS[seam], name)
+    method = getattr(KINDS[seam], name.partition(" ")[0])
     assert (promise, result) == (method.__doc__.partition("\n")[0], "broken")
     assert MUTANTS[seam, name] in reason
 
 
 @pytest.mark.parametrize("seam", KINDS)
 def test_every_check_has_a_mutant(seam):
-    names = {name for each, name in MUTANTS if each == seam}
+    names = {name.partition(" ")[0] for each, name in MUTANTS if each == seam}
     common = COMMON if seam != "transports" else set()
     assert names | common == set(KINDS[seam].promises()) | common
 

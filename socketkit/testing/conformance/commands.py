@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,6 +15,7 @@ from socketkit.testing.conformance.promises import expect
 
 _FACTS: dict[str, Callable[[Any], object]] = {
     "address": lambda handler: handler.client_address,
+    "process": lambda _handler: os.getpid(),
     "type": lambda handler: type(handler.request).__name__,
     "timeout": lambda handler: handler.request.gettimeout(),
 }
@@ -22,8 +24,8 @@ _FACTS: dict[str, Callable[[Any], object]] = {
 class Commands(StreamRequestHandler):
     """One command per connection.
 
-    ``echo TEXT``; ``hold``, until another line comes; ``raise``; ``exit``; ``close``; ``stop``, the server; and ``address``, ``type`` and
-    ``timeout``, which describe what the handler was given.
+    ``echo TEXT``; ``hold``, until another line comes; ``raise``; ``exit``; ``close``; ``stop``, the server; and ``address``, ``type``
+    and ``timeout``, which describe what the handler was given, and ``process``.
     """
 
     speaks_first = True  # so that a silent client reaches it too
@@ -56,6 +58,8 @@ class AsyncCommands(AsyncStreamRequestHandler):
         elif command == "hold":
             self.writer.write(b"held\n")
             self.writer.write(b"done\n" if await self.reader.readline() else b"")
+        elif command in _FACTS:
+            self.writer.write(f"{_FACTS[command](self)}\n".encode())
         elif command == "stop":
             self.server.stop(wait=False)
             self.writer.write(b"stopping\n")

@@ -186,6 +186,18 @@ class LayerConformance(RecipeConformance):
                 answer = talking.ask("echo hello")
             expect(answer == "hello", f"through a line that carries one byte at a time, the answer was {answer!r}")
 
+    def test_together(self) -> None:
+        """It takes no byte that is meant for the handler, though that byte arrives together with its own."""
+        applies_if(hasattr(socket, "TCP_CORK"), "this system cannot hold a client's bytes back")
+        with self._serving(Commands) as server, socket.create_connection(server.addresses[0], self.patience) as sock:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)  # for 200 ms at most. Source: tcp(7)
+            number = os.dup(sock.fileno())  # the client's part may detach the socket
+            with socket.socket(fileno=number) as corked, contextlib.closing(Client(self.client(sock), self.patience)) as talking:
+                talking.tell("echo hello")
+                corked.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
+                answer = talking.hear()
+            expect(answer == "hello", f"a client whose request came together with what the layer reads was answered {answer!r}")
+
     def test_garbage(self) -> None:
         """Bytes that make no sense end their own connection at most, also when they are many."""
         with self._serving(Commands) as server:

@@ -22,6 +22,8 @@ class Notes:
     calls: dict[int, int] = attrs.field(factory=dict)
     """How often each unit that was taken was called, refused or abandoned, by its number."""
     watched: set[int] = attrs.field(factory=set)
+    error: Exception | None = None
+    """What the next `take` raises."""
     inside: int = 0
     lock: Any = attrs.field(factory=threading.Lock)
 
@@ -93,6 +95,9 @@ class _Intake(_Passing):
 
     def take(self, *timeout: float | None) -> _Unit | None:
         with self._taking():
+            error, self._notes.error = self._notes.error, None
+            if error is not None:
+                raise error
             unit = self.inner.take(*timeout)
         return None if unit is None else _Unit(unit, self._notes)
 

@@ -190,6 +190,25 @@ class TransportConformance(RecipeConformance):
         with self._open() as listener:
             self._nothing_waits(listener)
 
+    def test_quiet(self) -> None:
+        """The descriptor is not readable while no request waits, so that a loop can sleep."""
+        with self._open() as listener:
+            readable = select.select([listener.fileno()], [], [], 0.05)[0]
+            expect(not readable, "the descriptor of a listener is readable without a request, so a loop would never sleep")
+
+    def test_owned(self) -> None:
+        """A request stays open when its listener is closed: the caller of `accept` owns it."""
+        with self._arrived(b"hello") as (listener, client):
+            request, _ = self._accept(listener)
+            applies_if(self._is_stream(), "a datagram's request uses the socket of the listener")
+            with contextlib.closing(request):
+                listener.close()
+                try:
+                    request.sendall(b"welcome")
+                except OSError as error:
+                    expect(False, f"after close() of the listener, a request of it raised {type(error).__name__}: {error}")
+                self._receive(client, b"welcome")
+
     def test_accept(self) -> None:
         """The descriptor is readable while a request waits, and `accept` returns it with its sender's address."""
         with self._arrived(b"hello") as (listener, client):

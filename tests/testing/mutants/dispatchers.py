@@ -1,7 +1,9 @@
 """Dispatchers that break one promise each: some are called for each request, the others drive."""
 
+import contextlib
 import os
 import queue
+import select
 import socket
 import threading
 import time
@@ -164,6 +166,13 @@ class Crowded(Driving):
                     self.run(unit)
 
 
+class Numb(Driving):
+    class Part(Driver):
+        def drive(self, open_intake):
+            with contextlib.suppress(RuntimeError):
+                super().drive(open_intake)
+
+
 class Repeating(Driving):
     class Part(Driver):
         def run(self, unit):
@@ -255,6 +264,24 @@ class Fleeting(Driving):
         parking = Parking(idle=0.0)
 
 
+class Timeless(Driving):
+    """Sleeps until the descriptor of its intake is readable, whatever is due before."""
+
+    class Part(Driver):
+        parking = Parking()
+
+        def drive(self, open_intake):
+            with open_intake() as intake:
+                while not intake.stopped:
+                    select.select([intake.fileno()], [], [])
+                    while (unit := intake.take(0)) is not None:
+                        self.run(unit)
+
+
+class Pretending(Sound):
+    forks_requests = True
+
+
 class Small(Driving):
     class Part(Driver):
         parking = Parking()
@@ -312,6 +339,15 @@ class Deaf(Driving):
     class Request(socket.socket):
         def shutdown(self, how):
             pass
+
+
+class SharedThreads(Driving):
+    """Waits for all its threads before it drives again."""
+
+    class Part(Driver):
+        def drive(self, open_intake):
+            self.wait(None)
+            super().drive(open_intake)
 
 
 class DrivesOnce(Driving):
@@ -377,6 +413,7 @@ MUTANTS = {
     "test_inline": (Mistaken, "dispatch() ran the request in another place, and inline is True"),
     "test_adapt": (Keeping, "after the request that adapt() returned was closed, the connection is still open"),
     "test_take": (Crowded, "two threads were inside take() at the same time"),
+    "test_take_raises": (Numb, "1 s after take() has raised, the server has not failed"),
     "test_units": (Repeating, "some were called 2 times"),
     "test_room": (Hoarding, "it waits because there is no room to run it"),
     "test_watch": (Unwatchful, "a descriptor was closed before unwatch()"),
@@ -389,6 +426,8 @@ MUTANTS = {
     "test_conversation": (Fleeting, "of a conversation was answered ''"),
     "test_silent_clients": (Small, NO_ANSWER),
     "test_datagrams": (StreamsOnly, "datagram 0 had no answer after 1 s"),
+    "test_due": (Timeless, NO_ANSWER),
+    "test_forks_requests": (Pretending, "three requests and the server ran in the processes"),
     "test_async": (Unawaited, "a client that sent 'hello' was answered ''"),
     "test_cut": (Blunt, NO_ANSWER),
     "test_two_servers": (Shared, "a client that sent 'hello' was answered ''"),
@@ -396,6 +435,8 @@ MUTANTS = {
     "test_drain_ends": (Deaf, "a handler that reads from its client is still running after the drain"),
     "test_queue": (DrivesOnce, "five clients that waited when the drain began were answered ['', "),
     "test_stop_from_a_handler": (Locked, NO_ANSWER),
-    "test_starts_again": (Once, "RuntimeError: it was started already"),
+    "test_starts_again after a drain": (Once, "RuntimeError: it was started already"),
+    "test_starts_again on the same live part": (DrivesOnce, NO_ANSWER),
+    "test_starts_beside": (SharedThreads, "a start beside a request of the run before had not returned after 1 s"),
     "test_leaves_nothing": (Leaky, "after the server was closed there is still: descriptors"),
 }

@@ -202,6 +202,19 @@ class Presuming(Sound):
             return self.client_address
 
 
+class Greedy(Sound):
+    """Reads all there is."""
+
+    class Part(Handshake):
+        def go_on(self):
+            try:
+                if not self.request.recv(4096).startswith(GREETING):
+                    raise ValueError("no greeting")
+            except BlockingIOError:
+                return None
+            return self.client_address
+
+
 class Unforgiving(Sound):
     """Serves nobody after it has met somebody rude."""
 
@@ -258,6 +271,7 @@ MUTANTS = {
     "test_end_of_stream": (Endless, "the server had neither answered nor closed a connection after 1 s"),
     "test_conversation": (OneLine, "the server had neither answered nor closed a connection after 1 s"),
     "test_byte_by_byte": (Presuming, "through a line that carries one byte at a time, the answer was ''"),
+    "test_together": (Greedy, "the server had neither answered nor closed a connection after 1 s"),
     "test_garbage": (Unforgiving, "a client that sent 'hello' was answered ''"),
     "test_silent_clients": (OneByOne, "beside 50 silent clients, another one was not answered"),
     "test_leaves_nothing": (Leaky, "after the server was closed there is still: descriptors"),
