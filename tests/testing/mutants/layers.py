@@ -183,10 +183,9 @@ class OneLine(Replacing):
             return socket.SocketIO(self, "r")
 
         def recv_into(self, buffer, *rest):
-            line = self.inner.recv(len(buffer), *rest).partition(b"\n")
-            data = line[0] + line[1]
-            buffer[: len(data)] = data
-            return len(data)
+            line = b"".join(self.inner.recv(len(buffer), *rest).partition(b"\n")[:2])
+            buffer[: len(line)] = line
+            return len(line)
 
 
 class Presuming(Sound):
