@@ -36,11 +36,19 @@ def test_the_programs_of_a_page_run_and_its_servers_answer(page, tmp_path):
         assert answers == [b"HELLO\n", b"HELLO\n", b"hello\n"]
 
 
-@pytest.mark.parametrize("part", "dispatcher transport layer lifecycle".split())
-def test_the_part_of_a_page_is_proved_by_the_kit(part):
-    page = ROOT / f"docs/how-to/write-a-{part}.md"
-    [proof] = [block for block in snippets.blocks(page, "python") if block.heading == "Prove it"]
-    assert f"check_{part}(" in proof.text  # and the page runs, so it passes
+@pytest.mark.parametrize(
+    ("page", "call"),
+    [
+        ("write-a-dispatcher", "check_dispatcher(lambda: Crew(4))"),
+        ("write-a-transport", "check_transport(lambda: Adopted("),
+        ("write-a-layer", "check_layer(Proxied, balancer)"),
+        ("write-a-lifecycle", "check_lifecycle(make)"),
+        ("observe-a-server", "check_observers(lambda: Slow("),
+    ],
+)
+def test_the_part_of_a_page_is_proved_by_the_kit(page, call):
+    [proof] = [block for block in snippets.blocks(ROOT / f"docs/how-to/{page}.md", "python") if block.heading == "Prove it"]
+    assert call in proof.text  # and the page runs, so the part passes
 
 
 def test_the_plugin_of_the_page_passes_its_own_tests(tmp_path):
