@@ -177,8 +177,8 @@ class Run:
             intake.call_soon(callback)
             if every is not None:
                 intake.call_soon(partial(keep_calling, intake, callback, every))
-        self.started.set()
         self._engine.keep_renewing(self)
+        self.started.set()
 
     def call_later(self, seconds: float, callback: Callable[[], object], *, in_signal_handler: bool = False) -> None:
         """Call `callback` after `seconds`, in a thread of its own. From any thread; see `TimerThread.call_later`.
