@@ -4,6 +4,7 @@ from socketkit.testing.chaos import Blackhole, ChaosProxy, Cut, Delay, Drip, Hal
 from socketkit.testing.clock import FakeClock
 from socketkit.testing.faulty import Delegate, Faults, FaultyTransport
 from socketkit.testing.leaks import Account
+from socketkit.testing.stepping import Stepping
 
-__all__ = ["Account", "Delegate", "FakeClock", "Faults", "FaultyTransport"]
+__all__ = ["Account", "Delegate", "FakeClock", "Faults", "FaultyTransport", "Stepping"]
 __all__ += ["Blackhole", "ChaosProxy", "Cut", "Delay", "Drip", "HalfClose", "Reset"]

@@ -16,6 +16,7 @@ from socketkit.composition import options
 from socketkit.errors import ConfigError, ListenError
 from socketkit.seams import grammar, open_listeners
 from socketkit.server import Server
+from socketkit.testing.clients import connect
 from socketkit.testing.conformance.promises import BrokenPromiseError, Report, applies_if, check, expect
 from socketkit.testing.conformance.recipes import RecipeConformance
 from socketkit.testing.leaks import Account
@@ -37,17 +38,7 @@ class TransportConformance(RecipeConformance):
 
     def connect(self, address: Any) -> socket.socket:
         """Return a client's socket that is connected to the address. The check closes it."""
-        family = socket.AF_UNIX if isinstance(address, str | bytes) else socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        client = socket.socket(family, socket.SOCK_STREAM if self._is_stream() else socket.SOCK_DGRAM)
-        try:
-            if isinstance(address, str | bytes) and not self._is_stream():
-                client.bind("")  # without an address of its own, it could not be answered. Source: unix(7), "Autobind feature"
-            client.settimeout(self.patience)
-            client.connect(address)
-        except BaseException:
-            client.close()
-            raise
-        return client
+        return connect(address, "stream" if self._is_stream() else "datagram", self.patience)
 
     # what it is
 
