@@ -57,7 +57,7 @@ class LoopConnection(asyncio.Protocol):
             self._pass_on()
             self.transport = await starting
         except (ssl.SSLError, ConnectionError) as error:
-            raise failure(error, self.request) from error
+            raise failure(error, self.request, is_told=False) from error
         finally:
             starting.cancel()
         self.transport.pause_reading()

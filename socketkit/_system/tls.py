@@ -65,15 +65,18 @@ def has_left(error: BaseException | None) -> bool:
     return ssl is not None and isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError)
 
 
-def failure(error: OSError, request: Any) -> OSError:
-    """Return an error that says in words why a handshake has failed. A client that does not speak TLS gets an alert."""
+def failure(error: OSError, request: Any, *, is_told: bool = True) -> OSError:
+    """Return an error that says in words why a handshake has failed. A client that OpenSSL tells nothing gets an alert.
+
+    is_told: whether OpenSSL's own alerts reach the client.
+    """
     import ssl  # noqa: PLC0415 - see above
 
     if has_left(error) or error.errno == errno.ENOTCONN:  # it has reset the connection
         return ConnectionAbortedError("tls: the client closed the connection")
     if not isinstance(error, ssl.SSLError):
         return OSError(error.errno, f"tls: {error.strerror or error}")
-    if error.reason in _NO_TLS:
+    if error.reason in _NO_TLS or not is_told:
         with contextlib.suppress(OSError):
             socket.socket.send(request, _ALERT, DONT_WAIT)
     return OSError(f"tls: {reason(error)}")

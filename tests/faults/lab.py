@@ -287,7 +287,7 @@ class Lab:
 
     def _handler(self, handle: Step, stages: dict[str, Callable[[Any], None]], blocking: bool) -> Any:
         """Return a handler class of the right kind, with the extra functions in its stages."""
-        awaited = self.ours and self.dispatcher == "asyncio" and not blocking and "tls" not in self.layers  # which refuses coroutines
+        awaited = self.ours and self.dispatcher == "asyncio" and not blocking
         base = self._base(awaited)
         body = {"handle": _handling(handle, self.kind, awaited)}
         for stage, extra in stages.items():

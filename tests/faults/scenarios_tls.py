@@ -322,7 +322,7 @@ def an_end_without_a_goodbye(lab: Lab) -> None:
             return None
         return message[::-1]
 
-    with lab.serve(handle) as served:
+    with lab.serve(handle, blocking=True) as served:
         for count, ends in enumerate((lambda client: socket.socket.shutdown(client, socket.SHUT_WR), ssl.SSLSocket.unwrap), 1):
             with served.pass_layers(served.connect()) as client:
                 served.send(client, b"cut")
@@ -339,7 +339,7 @@ def much(_handler: Any, message: bytes) -> bytes:
 
 @holds("TL14")
 def clients_that_leave_during_the_reply(lab: Lab) -> None:
-    with lab.serve(much) as served:
+    with lab.serve(much, blocking=True) as served:
         for leave in (ssl.SSLSocket.close, resets):
             client = served.pass_layers(served.connect())
             served.send(client, b"much")
