@@ -58,19 +58,18 @@ class Stepping:
     all that is left runs without being asked.
     """
 
-    steps: Steps = attrs.field(factory=Steps, eq=False, repr=False)
-    """What counts the steps; a new object for each recipe."""
+    _steps: Steps = attrs.field(factory=Steps, init=False, eq=False, repr=False)
 
     def step(self) -> bool:
         """Have the server take and run one unit, and return once it has; return False at once if nothing waits.
 
         Raises: TimeoutError after ten seconds, if the server does not serve or a handler waits for somebody.
         """
-        return self.steps.step()
+        return self._steps.step()
 
     def start(self, work: Work) -> _Stepper:  # noqa: ARG002 - each unit knows what to do
         """Return the live part."""
-        return _Stepper(self.steps)
+        return _Stepper(self._steps)
 
 
 class _Stepper:
