@@ -176,9 +176,12 @@ def given(context: Any) -> ssl.SSLContext:
 
 def _load(context: ssl.SSLContext, cert: str, key: str | None, password: str | None) -> None:
     """Load a certificate with its key into the context. Raises: ConfigError, which names the file at fault."""
+    texts = []
     for file in (cert, key or cert):
-        with _naming(file):
-            open(file, "rb").close()  # noqa: PTH123 - only whether that is possible
+        with _naming(file), open(file, "rb") as opened:  # noqa: PTH123 - a path object would only be in the way
+            texts.append(opened.read())
+    if b"PRIVATE KEY-----" not in texts[-1]:  # OpenSSL would say "PEM lib"
+        raise ConfigError.of(f"there is no private key in {key or cert}; name the file that has it", "key")
     with _naming(f"{cert} and {key}" if key else cert):
         context.load_cert_chain(cert, key, password if password is not None else _ask_nobody)
     if (end := _validity(cert).end) < now():

@@ -579,9 +579,9 @@ def test_keys_of_either_kind_and_encrypted_ones_are_loaded(kind):
     ("url", "says"),
     [
         ("tls.cert=/nowhere.pem", "cannot read /nowhere.pem: No such file or directory"),
-        ("tls.cert={cert}", "cannot use {cert}: "),
         ("tls.cert={cert}&tls.key={other}", "cannot use {cert} and {other}: key values mismatch"),
-        ("tls.cert={cert}&tls.key={cert}", "cannot use {cert} and {cert}: "),
+        ("tls.cert={cert}", "there is no private key in {cert}; name the file that has it"),
+        ("tls.cert={cert}&tls.key={cert}", "there is no private key in {cert}; name the file that has it"),
         ("tls.cert={expired}&tls.key={expired_key}", "the certificate in {expired} has expired"),
         ("tls.cert={locked}&tls.key={locked_key}", "its key is encrypted; give the password"),
         ("tls.cert={locked}&tls.key={locked_key}&tls.password=wrong", "cannot use {locked} and {locked_key}: "),
