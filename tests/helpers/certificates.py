@@ -3,6 +3,7 @@
 import functools
 import subprocess
 import tempfile
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -27,11 +28,26 @@ commonName = supplied
 """
 
 
+_making = threading.RLock()  # handlers in several threads may ask for the same certificate, and openssl's database bears one at a time
+
+
+def once(make):
+    """Have a function make each thing once, whoever asks for it at the same time."""
+    made = functools.cache(make)
+
+    @functools.wraps(make)
+    def ask(*words, **options):
+        with _making:
+            return made(*words, **options)
+
+    return ask
+
+
 def openssl(*words, **options):
     return subprocess.run(["openssl", *words], check=True, capture_output=True, cwd=_FOLDER, **options)
 
 
-@functools.cache
+@once
 def authority(name):
     """Return the certificate file of an authority; its key is in the file next to it."""
     openssl(
@@ -48,7 +64,7 @@ def authority(name):
     return str(_FOLDER / f"{name}.pem")
 
 
-@functools.cache
+@once
 def certificate(  # noqa: PLR0913 - each is a property of a certificate
     name="localhost", *, signed_by="Authority", kind="ec", days=1, password=None, age=0, issue=0
 ):
