@@ -60,11 +60,6 @@ class Engine(Requests, ABC):
     # what each kind of server does its own way
 
     @property
-    def is_interruptible(self) -> bool:
-        """Whether Ctrl-C in the serving thread ends the requests that run: in the standard library they would run in that thread."""
-        return False
-
-    @property
     @abstractmethod
     def lifecycle(self) -> Lifecycle:
         """The lifecycle of the next run."""

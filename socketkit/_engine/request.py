@@ -39,6 +39,11 @@ class Requests:
     live: StartedDispatcher | None
     discards_unread = True
 
+    @property
+    def is_interruptible(self) -> bool:
+        """Whether Ctrl-C in the serving thread ends the requests that run: in the standard library they would run in that thread."""
+        return False
+
     def begin_request(self, request: Request, client_address: Address) -> None:
         """Admit a request and run it to its outcome, or hand it to the dispatcher, which will settle it."""
         self.ledger.admit(request, client_address)
@@ -55,7 +60,7 @@ class Requests:
                 ledger.refuse(request, "verify_request returned false")
                 self.end_request(request)
         except BaseException as error:  # noqa: BLE001 - every error of a request is judged here
-            if entry.elsewhere and not isinstance(error, Exception):
+            if entry.elsewhere and self.is_interruptible and not isinstance(error, Exception):
                 with contextlib.suppress(Exception):  # a datagram has no socket; a connection may be closed by now
                     cut_off(entry.request)  # a Ctrl-C on its way to the dispatcher, where it may have begun to wait for its client
             entry.elsewhere = False  # no dispatcher took it, as far as is known

@@ -49,6 +49,8 @@ def test_who_is_in_the_queue_when_it_is_told_to_stop_is_answered(tmp_path, dispa
 
 DAEMONS = """
 import socketserver, sys
+def print(*words, flush):  # in one piece, because two threads print
+    sys.stdout.write(" ".join(map(str, words)) + "\\n")
 class Hold(socketserver.StreamRequestHandler):
     def handle(self):
         print("got", self.rfile.readline(), flush=True)

@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from socketkit import TCP, Server, Threads
+from socketkit._engine.composed import ComposedEngine
 from socketkit._system.threads import SureThread
 from socketkit.dispatchers.threads import ThreadList, start_thread
 
@@ -111,7 +112,9 @@ def test_a_thread_is_known_although_ctrl_c_came_while_it_was_started(monkeypatch
     assert live.wait(10)
 
 
-def test_a_request_is_woken_although_ctrl_c_came_while_it_was_handed_over():
+def test_a_request_that_ctrl_c_ends_is_woken_although_it_was_being_handed_over(monkeypatch):
+    monkeypatch.setattr(ComposedEngine, "is_interruptible", True)  # as a classic server without a mix-in is
+
     class Interrupted:
         def start(self, work):
             self.work = work
