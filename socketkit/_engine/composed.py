@@ -195,9 +195,9 @@ class ComposedEngine(Engine):
         self._fitted = fitted(shared if narrow is None else narrow(shared), others)
 
     def _deadlines(self, live: StartedDispatcher, limits: Limits, run: Run) -> Deadlines | None:
-        """Return the deadlines of a run; None if the limits set none. A child forked for a request watches for its first byte itself."""
+        """Return the deadlines of a run; None if the limits set none. A child forked for a request keeps its other ones itself."""
         if live.cut is not None:
-            limits = attrs.evolve(limits, first_byte=None, handshake=None)
+            limits = attrs.evolve(limits, first_byte=None, handshake=None, write_stall=None)
         layers = list(itertools.chain.from_iterable(self._layers.values()))
         if not layers:
             limits = attrs.evolve(limits, handshake=None)

@@ -115,7 +115,11 @@ def load(recipe: TLS) -> Loaded:
     hosts = {name.lower(): _context(recipe, *pair) for name, *pair in recipe.sni}
     if hosts:
         context.sni_callback = partial(_choose, hosts)
-    return Loaded(context, {cert: _validity(cert) for cert, _ in _pairs(recipe)})
+    certificates = {cert: _validity(cert) for cert, _ in _pairs(recipe)}
+    for cert, valid in certificates.items():
+        if valid.end < now():
+            raise ConfigError.of(f"the certificate in {cert} has expired, on {valid.end:%Y-%m-%d}; renew it", "cert")
+    return Loaded(context, certificates)
 
 
 def _pairs(recipe: TLS) -> list[tuple[str, str]]:
@@ -184,8 +188,6 @@ def _load(context: ssl.SSLContext, cert: str, key: str | None, password: str | N
         raise ConfigError.of(f"there is no private key in {key or cert}; name the file that has it", "key")
     with _naming(f"{cert} and {key}" if key else cert):
         context.load_cert_chain(cert, key, password if password is not None else _ask_nobody)
-    if (end := _validity(cert).end) < now():
-        raise ConfigError.of(f"the certificate in {cert} has expired, on {end:%Y-%m-%d}; renew it", "cert")
 
 
 def _validity(cert: str) -> Validity:

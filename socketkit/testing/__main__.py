@@ -29,7 +29,7 @@ from socketkit.testing.conformance import (
     Report,
     TransportConformance,
 )
-from socketkit.testing.conformance.promises import BrokenPromiseError, find
+from socketkit.testing.conformance.promises import BrokenPromiseError, find, with_article
 
 KINDS: dict[str, type[Conformance]] = {
     kind.seam: kind for kind in (TransportConformance, LayerConformance, DispatcherConformance, LifecycleConformance, ObserverConformance)
@@ -74,12 +74,12 @@ def main(part: str, seam: str | None, client: str | None, only: str | None, limi
     members: dict[str, Any] = {"make": lambda _self: make()}
     if client is not None:
         if kind is not LayerConformance:
-            raise click.UsageError(f"--client is for layers, and this is checked as {_article(kind.seam)}; leave it out.")
+            raise click.UsageError(f"--client is for layers, and this is checked as {with_article(kind.seam)}; leave it out.")
         members["client"] = staticmethod(_load(client))
     checks = type(kind.__name__, (kind,), members)
     names = [name for name in kind.promises() if only in {None, name}]
     if not names:
-        raise click.UsageError(f"{_article(kind.seam)} has no check {only}; the checks are {', '.join(kind.promises())}.")
+        raise click.UsageError(f"{with_article(kind.seam)} has no check {only}; the checks are {', '.join(kind.promises())}.")
     findings: list[Finding] = []
     click.echo(Report(repr(recipe), kind.seam, ()).title)
     for name in names:
@@ -89,10 +89,6 @@ def main(part: str, seam: str | None, client: str | None, only: str | None, limi
     click.echo(report.summary)
     sys.stdout.flush()
     os._exit(1 if report.broken else 0)  # a broken part may have left threads behind, for which the interpreter would wait
-
-
-def _article(seam: str) -> str:
-    return f"an {seam}" if seam == "observer" else f"a {seam}"
 
 
 def _find(promised: Callable[[], object], limit: float) -> Finding:

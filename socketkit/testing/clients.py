@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from typing import Any
 
@@ -22,3 +23,10 @@ def connect(address: Any, kind: Kind, timeout: Seconds) -> socket.socket:
         client.close()
         raise
     return client
+
+
+def hang_up(client: socket.socket) -> None:
+    """Close a client's socket, and its connection even where a forked child has a copy."""
+    with contextlib.suppress(OSError):
+        client.shutdown(socket.SHUT_RDWR)
+    client.close()

@@ -20,7 +20,7 @@ from socketkit.composition.capabilities import FEATURES
 from socketkit.errors import ConfigError, IncompatibleError
 from socketkit.seams import Address, Seconds
 from socketkit.server import Server
-from socketkit.testing.clients import connect
+from socketkit.testing.clients import connect, hang_up
 from socketkit.testing.leaks import Account
 from socketkit.transports.memory import Memory
 from socketkit.transports.tcp import TCP
@@ -78,14 +78,8 @@ class Served:
         except ConfigError:  # no transport `memory`
             client = connect(self.address, self.server.transports[0].kind, timeout)
         client.settimeout(timeout)
-        self._clients.callback(_hang_up, client)
+        self._clients.callback(hang_up, client)
         return client
-
-
-def _hang_up(client: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        client.shutdown(socket.SHUT_RDWR)  # closing is not enough where a forked child has a copy
-    client.close()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -29,6 +30,8 @@ class Steps:
         if self._wakeup is not None:
             self._wakeup.wake()
         if not step.done.wait(PATIENCE):
+            with contextlib.suppress(ValueError):  # it has begun
+                self._asked.remove(step)
             raise TimeoutError(
                 f"the step was not over after {PATIENCE:g} s: does the server serve, and does the handler wait for somebody?"
             )

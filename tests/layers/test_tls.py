@@ -500,7 +500,7 @@ def test_a_client_that_takes_nothing_of_what_it_is_sent_is_given_up(dispatcher, 
     timeouts = []
     with encrypted(answer, dispatcher, Limits(write_stall=0.3)).start() as server:
         with connect(server) as client:
-            client.sendall(b"first")  # served: from now on each connection has the limit
+            client.sendall(b"first")
             assert client.recv(1) == b""
         with connect(server) as client:
             client.sendall(b"much")

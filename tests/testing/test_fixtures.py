@@ -138,6 +138,21 @@ def test_a_handler_that_waits_for_somebody_is_told_of(serve, monkeypatch):
         stepping.step()
 
 
+def test_a_step_that_was_given_up_is_not_taken_later(serve, monkeypatch):
+    stepping = Stepping()
+    with monkeypatch.context() as patched:
+        patched.setattr("socketkit.testing.stepping.PATIENCE", 0.01)
+        with pytest.raises(TimeoutError, match="does the server serve"):
+            stepping.step()
+    client = serve(Lines, transport=Memory(), dispatcher=stepping).client()
+    client.sendall(b"one\n")
+    client.settimeout(0.1)
+    with pytest.raises(TimeoutError):
+        client.recv(10)
+    assert stepping.step()
+    assert client.recv(10) == b"ONE\n"
+
+
 def test_an_error_of_a_handler_ends_its_step_and_not_the_server(serve):
     def fails(request, client_address, server):
         request.recv(10)  # what is left unread resets the connection

@@ -11,6 +11,7 @@ from typing import Any
 from socketkit.handlers.base import DatagramRequestHandler, StreamRequestHandler
 from socketkit.handlers.conversation import ConversationHandler
 from socketkit.handlers.coroutines import AsyncStreamRequestHandler
+from socketkit.testing.clients import hang_up
 from socketkit.testing.conformance.promises import expect
 
 _FACTS: dict[str, Callable[[Any], object]] = {
@@ -125,9 +126,7 @@ class Client:
     def close(self) -> None:
         """Close the connection."""
         self._file.close()
-        with contextlib.suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RDWR)  # closing is not enough if a forked child holds a copy
-        self._sock.close()
+        hang_up(self._sock)
 
 
 @contextlib.contextmanager

@@ -51,6 +51,11 @@ def _wrap(line: str, first: str = "") -> str:
     return textwrap.fill(line, WIDTH, initial_indent=first, subsequent_indent=_INDENT, break_long_words=False, break_on_hyphens=False)
 
 
+def with_article(seam: str) -> str:
+    """Return the name of a seam after "a" or "an"."""
+    return f"an {seam}" if seam == "observer" else f"a {seam}"
+
+
 @attrs.frozen
 class Report:
     """The findings about one part."""
@@ -77,7 +82,7 @@ class Report:
     @property
     def title(self) -> str:
         """What was checked, and as what."""
-        return _wrap(f"{self.part} as {'an' if self.seam == 'observer' else 'a'} {self.seam}")
+        return _wrap(f"{self.part} as {with_article(self.seam)}")
 
     def __str__(self) -> str:
         return "\n".join((self.title, *map(str, self.findings), self.summary))
