@@ -31,7 +31,7 @@ from socketkit._system.timer import TimerThread
 from socketkit.handlers.base import unwrapped
 from socketkit.seams import Address, Clock, Dispatcher, Lifecycle, Listener, Parking, Request, Transport, Unit, open_listeners
 from socketkit.seams.limits import Limits
-from socketkit.seams.stats import Stats
+from socketkit.seams.stats import Queue, Stats
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -125,7 +125,11 @@ class ComposedEngine(Engine):
 
     def stats(self) -> Stats:
         dropped = _sum((self._dropped, *map(_drops, self.listeners)))
-        return attrs.evolve(self.ledger.stats(), dropped=dropped, expiries=self._expiries())
+        return attrs.evolve(self.ledger.stats(), dropped=dropped, queues=self._queues(), expiries=self._expiries())
+
+    def _queues(self) -> dict[str, Queue]:
+        found = {listener.url: getattr(listener, "queue", None) for listener in self.listeners}
+        return {url: queue for url, queue in found.items() if queue is not None}
 
     # requests
 

@@ -14,7 +14,7 @@ from socketkit._system.forking import leave_if_forked
 from socketkit._system.logs import Log
 from socketkit._system.sockets import DONT_WAIT, cut_off, discard_unread, is_open
 from socketkit.errors import UpgradeError
-from socketkit.seams import Address, Layer, Request, ShakesHands
+from socketkit.seams import Address, Answered, Layer, Request, ShakesHands
 
 if TYPE_CHECKING:
     from socketkit._engine.sources import RequestSource
@@ -144,12 +144,12 @@ class Requests:
         self.ledger.fail(request, error)
 
     def fail_in_layer(self, entry: Entry, error: Exception) -> None:
-        """End a connection in one of its layers, because of `error`, or because a stop has refused it."""
+        """End a connection in one of its layers, because of `error`: it failed, was answered, or is refused by a stop."""
         if isinstance(error, TurnedAwayError):
             reply = b"" if entry.layers else error.reply  # which the client could take for the next layer's
             self.refuse_request(entry.request, entry.client_address, str(error), reply)
             return
-        if entry.outcome != "refused":
+        if entry.outcome != "refused" and not isinstance(error, Answered):
             log.debug("%s: %s ended the connection: %s", entry.client_address, entry.layers[0], error)
             self.ledger.fail(entry.request, error)
         try:

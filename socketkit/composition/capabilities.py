@@ -7,6 +7,7 @@ import select
 import socket
 import sys
 from collections.abc import Collection, Sequence
+from itertools import pairwise
 from typing import Any
 
 from socketkit.errors import ConfigError, IncompatibleError
@@ -69,14 +70,10 @@ def _check_kind(name: str, kinds: Collection[str], transport: Any, role: str) ->
 
 def _check_layers(layers: Sequence[Any], handler: Any) -> None:
     is_async = getattr(handler, "is_async", False)
-    replacing = upgrading = None
+    replacing = None
+    _check_last(layers)
     for layer in layers:
         name = type(layer).__name__
-        if upgrading:
-            reason = f"is after {upgrading}, which connections pass only when their handler asks for it"
-            raise IncompatibleError(name, reason, f"put {upgrading} last")
-        if getattr(layer, "upgrade", False):
-            upgrading = name
         if replacing and getattr(layer, "needs_socket", False):
             raise IncompatibleError(name, f"works only on the socket, which {replacing} replaces", f"put {name} before {replacing}")
         if replacing and is_async:
@@ -92,6 +89,17 @@ def _check_layers(layers: Sequence[Any], handler: Any) -> None:
             replacing = replacing or name
         if hasattr(layer, "check"):
             layer.check(handler)
+
+
+def _check_last(layers: Sequence[Any]) -> None:
+    """Refuse a layer after one that has to be the last."""
+    for layer, following in pairwise(layers):
+        name, after = type(layer).__name__, type(following).__name__
+        if getattr(layer, "upgrade", False):
+            reason = f"is after {name}, which connections pass only when their handler asks for it"
+            raise IncompatibleError(after, reason, f"put {name} last")
+        if getattr(layer, "answers", False):
+            raise IncompatibleError(after, f"is after {name}, which answers every client itself", f"put {name} last")
 
 
 def _check_count(layers: Sequence[Any], dispatcher: Any) -> None:

@@ -15,6 +15,7 @@ from socketkit.seams.lifecycles import Lifecycle, Serving, State
 from socketkit.seams.parking import Parking
 from socketkit.seams.powers import (
     Adapts,
+    Answers,
     AnyLayer,
     Awaits,
     BeginsInLoop,
@@ -51,12 +52,12 @@ from socketkit.seams.powers import (
     Upgrades,
     Watches,
 )
-from socketkit.seams.stats import DrainReport, Stats, Stuck
-from socketkit.seams.transports import Handshake, Layer, Listener, Transport, open_listeners
+from socketkit.seams.stats import DrainReport, Queue, Stats, Stuck
+from socketkit.seams.transports import Answered, Handshake, Layer, Listener, Transport, open_listeners
 from socketkit.seams.types import Address, Clock, Kind, Request, Seconds, Unit
 from socketkit.seams.validators import at_least, permission_bits, seconds, seconds_or_none, socket_path, some_seconds_or_none
 
-__all__ = ["EVENTS", "DrainReport", "Lifecycle", "Parking", "Serving", "State", "Stats", "Stuck", "Wakeup"]
+__all__ = ["EVENTS", "DrainReport", "Lifecycle", "Parking", "Queue", "Serving", "State", "Stats", "Stuck", "Wakeup"]
 __all__ += ["Branch", "Dispatch", "Dispatcher", "Drive", "Intake", "OpenIntake", "Replica", "Watcher", "Work"]
 __all__ += [
     "Adapts",
@@ -77,8 +78,9 @@ __all__ += [
     "Shares",
     "Watches",
 ]
-__all__ += ["Checks", "Daemonizes", "ForksRequests", "ForksWorkers", "Kinds", "Located", "NeedsSocket", "Nests", "OpensSeveral"]
+__all__ += ["Answers", "Checks", "Daemonizes", "ForksRequests", "ForksWorkers", "Kinds", "Located", "NeedsSocket", "Nests", "OpensSeveral"]
 __all__ += ["IsAsync", "NamesClient", "ReplacesSocket", "Requires", "RunsAsync", "SpeaksFirst", "Starts", "TakesKinds"]
 __all__ += ["TakesLoopConnections", "Upgrades"]
-__all__ += ["Address", "Clock", "Handshake", "Kind", "Layer", "Listener", "Request", "Seconds", "Transport", "Unit", "open_listeners"]
+__all__ += ["Address", "Clock", "Kind", "Request", "Seconds", "Unit"]
+__all__ += ["Answered", "Handshake", "Layer", "Listener", "Transport", "open_listeners"]
 __all__ += ["at_least", "permission_bits", "seconds", "seconds_or_none", "socket_path", "some_seconds_or_none"]

@@ -274,6 +274,12 @@ class Upgrades(Protocol):
     upgrade: bool
 
 
+class Answers(Protocol):
+    """Trait of a layer's recipe: it answers each client itself and raises `Answered`, so no handler runs. It has to be the last layer."""
+
+    answers: bool
+
+
 class NeedsSocket(Protocol):
     """Trait of a layer's recipe: it works on the socket itself, so no layer before it may replace the socket."""
 

@@ -14,6 +14,17 @@ if TYPE_CHECKING:
 
 
 @attrs.frozen
+class Queue:
+    """The connections that the system has accepted for a listener, and that the server has not taken yet.
+
+    waiting: how many there are now. limit: how many there may be; the system turns away what is beyond it.
+    """
+
+    waiting: int
+    limit: int
+
+
+@attrs.frozen
 class Stats:
     """Statistics of a server so far. `outcomes` maps the name of each outcome (see `Ledger.settle`) to a count."""
 
@@ -22,6 +33,8 @@ class Stats:
     dropped: int | None = None
     """Datagrams that the system dropped because the listener's receive buffer was full. They do not count as accepted. None where the
     system does not report them; Linux does."""
+    queues: Mapping[str, Queue] = attrs.field(factory=dict)
+    """The queue of each open listener, by its URL, where the system reports it: of TCP listeners on Linux."""
     expiries: Mapping[str, datetime] = attrs.field(factory=dict)
     """The moment, in UTC, when each certificate that is in use expires, by its file. Empty without any, and for a `tls` layer with a context
     of the program's own."""

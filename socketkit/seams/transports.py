@@ -36,7 +36,8 @@ class Listener(Protocol):
     """Live transport: returns one request at a time.
 
     Only one thread at a time uses it. `socket` is the listening socket; None for a transport without one. A datagram listener may have
-    an attribute `dropped`, which any thread may read: the number of datagrams lost before they could be taken; None if unknown.
+    an attribute `dropped`, which any thread may read: the number of datagrams lost before they could be taken; None if unknown. A stream
+    listener may have an attribute `queue`, the same way: a `socketkit.seams.Queue`, or None if unknown.
     """
 
     socket: Any
@@ -61,6 +62,10 @@ class Listener(Protocol):
         """Release the socket and its path. May be called twice."""
 
 
+class Answered(Exception):  # noqa: N818 - no error: the connection ends as it should
+    """Raised by a layer that has answered its client itself: the connection ends, finished, and no handler sees it. See `Answers`."""
+
+
 class Layer(Protocol):
     """Recipe: a step between accept and handler on stream connections, in its simple shape; the others are `ShakesHands` and `Starts`.
 
@@ -71,7 +76,7 @@ class Layer(Protocol):
     def wrap(self, request: Request, client_address: Address) -> tuple[Request, Address]:
         """Return the request and the peer's address for the next layer or the handler.
 
-        Raises: OSError or ValueError to end the connection; the caller closes the request that it passed in.
+        Raises: OSError or ValueError to end the connection, or `Answered`; the caller closes the request that it passed in.
         """
 
 
@@ -92,5 +97,5 @@ class Handshake(Protocol):
         """Do what can be done without waiting. Return the client's address once the handshake is over; None while it has to wait.
 
         It reads nothing that is meant for the next layer or the handler.
-        Raises: OSError or ValueError to end the connection, with a reason for the log.
+        Raises: OSError or ValueError to end the connection, with a reason for the log, or `Answered`.
         """

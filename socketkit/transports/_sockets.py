@@ -17,6 +17,7 @@ from socketkit.errors import ListenError
 from socketkit.seams import Address
 from socketkit.seams.grammar import quote
 from socketkit.seams.replies import ReplySocket
+from socketkit.seams.stats import Queue
 
 Socket: TypeAlias = socket.socket  # inside the listeners, `socket` is an attribute
 _INHERITS_NONBLOCKING = sys.platform != "linux"  # with BSD's accept(2), connections inherit O_NONBLOCK
@@ -26,6 +27,9 @@ LARGEST = (1 << 31) - 1
 
 _SO_MEMINFO = 55  # Python has no constant for it; source: asm-generic/socket.h
 _DROPS = slice(32, 36)  # the ninth of its __u32 numbers
+
+_TCP_INFO = slice(24, 28), slice(28, 32)
+"""`tcpi_unacked` and `tcpi_sacked`: of a listener, the length and the limit of its accept queue. Source: tcp_get_info in net/ipv4/tcp.c."""
 
 _REMEDIES = {
     errno.EADDRINUSE: "stop the program that uses it, or listen elsewhere",
@@ -147,6 +151,18 @@ class StreamListener(Owner):
     def __attrs_post_init__(self) -> None:
         self.socket.setblocking(False)
         self._kind = int(self.socket.family), int(self.socket.type), self.socket.proto
+
+    @property
+    def queue(self) -> Queue | None:
+        """The connections that wait to be accepted; None once closed, or if the system does not say."""
+        if sys.platform != "linux" or self.socket.proto not in {0, socket.IPPROTO_TCP} or self._kind[0] == socket.AF_UNIX:
+            return None
+        try:
+            facts = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO[-1].stop)
+        except OSError:  # closed, or no TCP
+            return None
+        waiting, limit = (int.from_bytes(facts[place], sys.byteorder) for place in _TCP_INFO)
+        return Queue(waiting, limit)
 
     def accept(self) -> tuple[Socket, Address]:
         """Return the next connection and its peer. The connection is blocking, without a timeout, whatever the process's defaults."""
