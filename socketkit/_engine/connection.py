@@ -40,6 +40,7 @@ class Connection(RequestUnit):
         "_handler",
         "_is_first",
         "_known_to",
+        "_leave",
         "_parking",
         "_passage",
         "_says_goodbye",
@@ -57,6 +58,7 @@ class Connection(RequestUnit):
         self._context: Any = None  # the context variables of a conversation that waits
         self._fileno: int = request.fileno()
         self._known_to: Intake | None = None  # the intake where it was last parked, whose poller knows its descriptor
+        self._leave: Callable[..., None] | None = None  # while a thread is in its handler, and observers want to know when it leaves
         self._is_first = False  # it waits for its first request, with the first-byte limit
         self._passage: Passage | None = None  # while it passes its layers
         self._verified = False  # `verify_request` has returned true
@@ -113,7 +115,7 @@ class Connection(RequestUnit):
         """Refuse the connection instead of running it, or end its conversation instead of continuing it."""
         if self._handler is not None:
             self._source.ledger.refuse(self.request, reason)
-            self._end()
+            self._context.run(self._end)
             return
         self._forget()
         super().refuse(reason, reply)
@@ -125,7 +127,10 @@ class Connection(RequestUnit):
 
     def abandon(self) -> None:
         """End it while parked, because its server stops."""
-        self._end()
+        if self._handler is None:
+            self._end()
+        else:
+            self._context.run(self._end)
 
     # inside
 
@@ -194,6 +199,7 @@ class Connection(RequestUnit):
         try:
             if not self._verify():
                 return
+            self._leave = self._source.engine.enter_handler(self)
             handler = opener(request, self.client_address, server)
         except BaseException as error:  # noqa: BLE001 - `_fail` judges every error of a request
             self._fail(error)
@@ -206,7 +212,7 @@ class Connection(RequestUnit):
         if not isinstance(handler, ConversationHandler):
             handler.close_connection = True  # as `handle()` of http.server sets it before the first request
         if self.expired:  # no first byte in time, but the handler is set up and has sent any greeting
-            self._context = copy_context()
+            self._suspend()
             self._wait_for_request(first=True)
         else:
             self._converse()
@@ -237,6 +243,7 @@ class Connection(RequestUnit):
     def _converse(self) -> None:
         """Serve requests until none is left to read; then park or end."""
         self.thread = threading.get_ident()
+        self._enter()
         self._start_clock()
         try:
             if not self.expired:
@@ -253,13 +260,26 @@ class Connection(RequestUnit):
         if then is _Then.RUN_ON:
             self._run_on(self._handler, partial(_go_on, self._handler))
             return
-        self.thread, self._context = None, copy_context()
+        self.thread = None
+        self._suspend()
         if then is _Then.GO_ON:
             self._mark_idle()
             if not self._source.intake.again(self):  # it has used up its share: other units go first
                 self._end()
         else:
             self._wait_for_request()
+
+    def _enter(self) -> None:
+        """Have observers know that this thread goes on with the handler."""
+        if self._leave is None:
+            self._leave = self._source.engine.enter_handler(self, again=True)
+
+    def _suspend(self) -> None:
+        """Leave the handler, and keep its context, until the connection goes on."""
+        leave, self._leave = self._leave, None
+        if leave is not None:
+            leave(parked=True)
+        self._context = copy_context()
 
     def _serve_requests(self) -> _Then:
         """Serve requests that can be read without waiting, `max_inline` at most."""
@@ -344,6 +364,7 @@ class Connection(RequestUnit):
         self._forget()  # first: a handler that has closed its socket leaves it open until `finish` closes the files
         try:
             if self._handler is not None:
+                self._enter()
                 self._handler.finish()
         except BaseException as error:  # noqa: BLE001 - `_fail` judges every error of a request
             self._fail(error)
@@ -372,6 +393,9 @@ class Connection(RequestUnit):
         if self._handler is not None:
             discard_rest(self._handler)  # our `finish` has done it already; that of http.server's handlers does not
         self._say_no_goodbye()
+        leave, self._leave = self._leave, None
+        if leave is not None:
+            leave()
         super()._close()
 
     def _say_no_goodbye(self) -> None:

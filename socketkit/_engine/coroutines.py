@@ -93,6 +93,7 @@ async def _until_ready(request: Request, *, sends: bool) -> None:
 async def _process(engine: Engine, request: Request, client_address: Address, connection: LoopConnection | None) -> None:
     """Do for async handlers what `process_request_thread` does for others. connection: what they get in place of the request."""
     server, behind = engine.server, forks.behind
+    leave = engine.enter_handler(engine.ledger.find(request))
     try:
         with constructing() as made:
             server.finish_request(request, client_address)
@@ -106,6 +107,8 @@ async def _process(engine: Engine, request: Request, client_address: Address, co
     except Exception as error:  # noqa: BLE001 - passed to handle_error
         engine.fail_request(request, client_address, error)
     finally:
+        if leave is not None:
+            leave()
         if connection is None:
             server.shutdown_request(request)
         else:

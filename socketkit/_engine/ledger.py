@@ -19,6 +19,8 @@ from socketkit.errors import StalledError
 from socketkit.seams import Address, Clock, Layer, Request, ShakesHands
 from socketkit.seams.stats import Stats
 
+_EVENTS = ("request_accepted", "request_finished", "request_failed", "request_refused", "request_ended")
+
 
 class Entry:
     """One request in progress."""
@@ -68,12 +70,13 @@ class Ledger:
         self.server = server
         self.observers = observers
         self.clock = clock
-        self._observed = any(map(observers.wants, ("request_accepted", "request_finished", "request_failed", "request_refused")))
+        self._observed = any(map(observers.wants, _EVENTS))
         self._lock = threading.Lock()
         self._active: dict[int, Entry] = {}
         self.in_work: Mapping[int, Entry] = self._active  # for frequent lock-free counting
         self.mixed = True  # whether there may be datagrams among them
         self.peers: Any = None  # the `socketkit._engine.peers.Peers` that limits peers, if any
+        self.is_copy = False  # in a child forked for a request, which its parent settles too
         self.vacated: Callable[[], None] | None = None  # called once, when a connection is settled: there may be room for another
         self._outcomes: dict[str, int] = {}
         self._settled = 0
@@ -155,8 +158,15 @@ class Ledger:
         if vacated is not None and not isinstance(entry.request, tuple):
             self.vacated = None
             vacated()
-        if self._observed and outcome == "finished":
-            self.observers.tell("request_finished", self.server, entry.client_address, self.clock() - entry.since)
+        if self._observed:
+            self._tell_end(entry, outcome)
+
+    def _tell_end(self, entry: Entry, outcome: str) -> None:
+        seconds = self.clock() - entry.since
+        if outcome == "finished":
+            self.observers.tell("request_finished", self.server, entry.client_address, seconds)
+        if not self.is_copy:
+            self.observers.tell("request_ended", self.server, entry.client_address, outcome, seconds)
 
     def stats(self) -> Stats:
         """Return a consistent snapshot, including the replicas' counts."""

@@ -11,7 +11,10 @@ log = Log("socketkit.stats")
 
 
 class Observers:
-    """The observers of one server, sorted by event. An observer's error is logged once and never reaches the server."""
+    """The observers of one server, sorted by event. An observer's error is logged once and never reaches the server.
+
+    watch_handlers: whether any observer asks when handlers are entered or left.
+    """
 
     def __init__(self, observers: Iterable[object] = ()) -> None:
         self._listeners: dict[str, tuple[Callable[..., object], ...]] = {}
@@ -21,6 +24,7 @@ class Observers:
             listeners = tuple(method for method in (getattr(each, event, None) for each in everyone) if callable(method))
             if listeners:
                 self._listeners[event] = listeners
+        self.watch_handlers = self.wants("handler_entered") or self.wants("handler_left")
 
     def wants(self, event: str) -> bool:
         """Return whether any observer listens for the event."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from socketkit._engine.ledger import Entry, Ledger
@@ -72,6 +73,24 @@ class Requests:
         finally:
             if not (entry.elsewhere or (entry.layers and is_open(entry.request))):  # a thread of the server's own may pass them later
                 ledger.settle(entry.request)
+
+    def enter_handler(self, entry: Entry | None, *, again: bool = False) -> Callable[..., None] | None:
+        """Tell the observers that this thread is about to run the handler of a request, in its context.
+
+        again: whether its connection was parked before. Return what tells them that the handler was left, with `parked=True` if it will
+        be entered again; None if no observer asks.
+        """
+        observers, clock = self.ledger.observers, self.ledger.clock
+        if entry is None or not observers.watch_handlers:
+            return None
+        began = clock()
+        observers.tell("handler_entered", self.server, entry.request, entry.client_address, None if again else began - entry.since)
+
+        def leave(*, parked: bool = False) -> None:
+            outcome = None if parked else entry.outcome
+            observers.tell("handler_left", self.server, entry.client_address, outcome, clock() - began)
+
+        return leave
 
     def fail_request(self, request: Request, client_address: Address, error: BaseException) -> bool:
         """Record `error`, the exception being handled, and have the server handle it; return whether to raise it."""

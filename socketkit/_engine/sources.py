@@ -56,10 +56,10 @@ class RequestSource(Source):
         self.knows_clients = not any(getattr(layer, "names_client", False) for layer in layers)
         self.in_clear = not any(getattr(layer, "replaces_socket", False) for layer in layers)
         self.behind = forks.behind
-        self._straight = in_place and not layers and not replaced_steps(server)
+        self._straight = in_place and not layers and not replaced_steps(server) and not self.ledger.observers.watch_handlers
 
     def goes_straight(self) -> bool:
-        """Return whether requests go straight to their handler, without layers or overridden steps."""
+        """Return whether requests go straight to their handler, without layers, overridden steps, or observers of handlers."""
         return self._straight and self.server.__dict__.keys().isdisjoint(STEPS)
 
     def receive(self, request: Request, client_address: Address) -> Unit | None:

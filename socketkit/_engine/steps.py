@@ -80,6 +80,7 @@ class RequestTemplate:
         """Run the request here: handler, errors, close. Called in the thread or process that the dispatcher chose."""
         behind, engine = forks.behind, engine_of(self)
         entry = engine.ledger.find(request)
+        leave = engine.enter_handler(entry)
         try:
             self.finish_request(request, client_address)
         except SystemExit as error:
@@ -88,6 +89,8 @@ class RequestTemplate:
         except Exception as error:  # noqa: BLE001 - passed to handle_error
             engine.fail_request(request if entry is None else entry.request, client_address, error)
         finally:
+            if leave is not None:
+                leave()
             engine.end_request(request if entry is None else entry.request)  # its handler may have had it replaced
 
     @own_step

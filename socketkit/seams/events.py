@@ -9,9 +9,15 @@ EVENTS: Mapping[str, str] = {
     "server_stopping": "(server): stop was asked for",
     "server_stopped": "(server, report): nothing of the run is left; report is a DrainReport or None",
     "request_accepted": "(server, request, client_address): a connection was accepted or a datagram received",
+    "handler_entered": "(server, request, client_address, seconds): this thread is about to run the handler; seconds since the accept, "
+    "or None if it goes on with a connection that was parked",
+    "handler_left": "(server, client_address, outcome, seconds): the handler has returned or raised after these seconds; outcome is None "
+    "if its connection is parked now, and so will be entered again",
     "request_finished": "(server, client_address, seconds): a handler returned",
     "request_failed": "(server, client_address, error): a handler, a layer or a hook raised",
     "request_refused": "(server, client_address, reason): turned away before a handler saw it",
+    "request_ended": "(server, client_address, outcome, seconds): an accepted request is closed, seconds after its accept; outcome is one "
+    "of those in Stats.outcomes",
     "accept_paused": "(server, url, error, seconds): the system refused a descriptor or memory; that listener rests",
     "accept_resumed": "(server, url, failures): a listener that rested takes requests again",
     "worker_started": "(server, worker): a dispatcher started a process that serves more than one request",

@@ -1,0 +1,211 @@
+"""Observers hear when a handler is entered and left, where and in the context in which it runs, and how each request ended."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from contextvars import ContextVar
+
+import pytest
+
+from helpers.support import python
+from socketkit import AsyncStreamRequestHandler, ConversationHandler, Server, StreamRequestHandler
+
+LATE = 20
+
+span: ContextVar[str] = ContextVar("span", default="nothing")
+
+
+class Recorder:
+    """Records the events of requests, with the thread of each; marks the context of each handler."""
+
+    def __init__(self):
+        self.events = []
+        self.said = threading.Condition()
+
+    def _say(self, *facts):
+        with self.said:
+            self.events.append((*facts, threading.get_ident()))
+            self.said.notify_all()
+
+    def handler_entered(self, server, request, client_address, seconds):
+        before = span.get()
+        if seconds is not None:
+            span.set(f"span of {client_address[1]}")
+        self._say("entered", before, seconds is None)
+
+    def handler_left(self, server, client_address, outcome, seconds):
+        self._say("left", span.get(), outcome)
+
+    def request_ended(self, server, client_address, outcome, seconds):
+        self._say("ended", outcome, seconds >= 0)
+
+    def names(self):
+        return [event[0] for event in self.events]
+
+    def wait_for(self, name, count=1):
+        with self.said:
+            assert self.said.wait_for(lambda: self.names().count(name) >= count, LATE), self.events
+
+
+class Tells(StreamRequestHandler):
+    """Tells the client its context and its thread."""
+
+    def handle(self):
+        self.rfile.readline()
+        self.wfile.write(f"{span.get()},{threading.get_ident()}\n".encode())
+
+
+class AsyncTells(AsyncStreamRequestHandler):
+    async def handle(self):
+        await self.reader.readline()
+        self.writer.write(f"{span.get()},{threading.get_ident()}\n".encode())
+
+
+class Asks(ConversationHandler):
+    def handle_one_request(self):
+        line = self.rfile.readline()
+        if line == b"raise\n":
+            raise ValueError("asked to")
+        self.wfile.write(f"{span.get()},{threading.get_ident()}\n".encode())
+        self.close_connection = line == b"last\n"
+
+
+def ask(client, line=b"more\n"):
+    client.sendall(line)
+    return client.makefile("rb").readline().decode().strip().split(",")
+
+
+def serve(handler, recorder, dispatcher):
+    return Server("tcp://127.0.0.1:0", handler, dispatcher=dispatcher, observers=[recorder]).start()
+
+
+@pytest.mark.parametrize("dispatcher", ["sync", "thread", "pool:2", "adaptive", "executor", "asyncio"])
+@pytest.mark.parametrize("handler", [Tells, AsyncTells])
+def test_a_handler_runs_in_the_thread_and_the_context_in_which_it_was_entered(handler, dispatcher):
+    if handler is AsyncTells and dispatcher != "asyncio":
+        return
+    recorder = Recorder()
+    server = serve(handler, recorder, dispatcher)
+    with socket.create_connection(server.addresses[0], timeout=LATE) as client:
+        context, thread = ask(client)
+        port = client.getsockname()[1]
+    recorder.wait_for("ended")
+    server.stop()
+
+    entered, left, ended = recorder.events
+    assert context == f"span of {port}"
+    assert entered == ("entered", "nothing", False, int(thread))
+    assert left == ("left", context, "finished", int(thread))
+    assert ended[:3] == ("ended", "finished", True)
+
+
+def test_each_request_has_a_context_of_its_own():
+    recorder = Recorder()
+    server = serve(Tells, recorder, "sync")
+    for _ in range(3):
+        with socket.create_connection(server.addresses[0], timeout=LATE) as client:
+            ask(client)
+    recorder.wait_for("ended", 3)
+    server.stop()
+    assert [event[1] for event in recorder.events if event[0] == "entered"] == ["nothing"] * 3
+
+
+def test_a_parked_conversation_is_left_and_entered_again_in_the_same_context():
+    recorder = Recorder()
+    server = serve(Asks, recorder, "adaptive")
+    with socket.create_connection(server.addresses[0], timeout=LATE) as client:
+        contexts = {ask(client)[0]}
+        recorder.wait_for("left")
+        contexts.add(ask(client, b"last\n")[0])
+        recorder.wait_for("ended")
+    server.stop()
+
+    [context] = contexts
+    assert [event[:3] for event in recorder.events] == [
+        ("entered", "nothing", False),
+        ("left", context, None),
+        ("entered", context, True),
+        ("left", context, "finished"),
+        ("ended", "finished", True),
+    ]
+
+
+def test_the_handler_of_a_connection_that_a_stop_closes_is_left_for_good():
+    recorder = Recorder()
+    server = serve(Asks, recorder, "adaptive")
+    with socket.create_connection(server.addresses[0], timeout=LATE) as client:
+        context, _ = ask(client)
+        recorder.wait_for("left")
+        server.stop()
+    assert [event[:3] for event in recorder.events[2:]] == [
+        ("entered", context, True),
+        ("left", context, "finished"),
+        ("ended", "finished", True),
+    ]
+
+
+@pytest.mark.parametrize("dispatcher", ["sync", "thread", "adaptive"])
+def test_a_handler_that_raises_is_left_with_its_outcome(dispatcher):
+    recorder = Recorder()
+    server = serve(Asks, recorder, dispatcher)
+    with socket.create_connection(server.addresses[0], timeout=LATE) as client:
+        client.sendall(b"raise\n")
+        assert client.recv(10) == b""
+    recorder.wait_for("ended")
+    server.stop()
+    assert [event[0::2][:2] for event in recorder.events if event[0] == "left"] == [("left", "failed")]
+    assert recorder.events[-1][:2] == ("ended", "failed")
+
+
+def test_a_refused_request_ends_without_a_handler():
+    recorder = Recorder()
+    server = Server("tcp://127.0.0.1:0", Tells, limits={"deny": ["127.0.0.1"]}, observers=[recorder]).start()
+    with socket.create_connection(server.addresses[0], timeout=LATE) as client:
+        assert client.recv(10) == b""
+    recorder.wait_for("ended")
+    server.stop()
+    assert [event[:2] for event in recorder.events] == [("ended", "refused")]
+
+
+PROCESSES = """
+import os, socket, sys
+from socketkit import Server, StreamRequestHandler
+
+class Tells(StreamRequestHandler):
+    def handle(self):
+        self.rfile.readline()
+        self.wfile.write(b"%d\\n" % os.getpid())
+
+class Prints:
+    def say(self, *words):
+        os.write(1, " ".join([*map(str, words), str(os.getpid())]).encode() + b"\\n")
+    def handler_entered(self, server, request, client_address, seconds):
+        self.say("entered")
+    def handler_left(self, server, client_address, outcome, seconds):
+        self.say("left", outcome)
+    def request_ended(self, server, client_address, outcome, seconds):
+        self.say("ended", outcome)
+
+server = Server("tcp://127.0.0.1:0", Tells, dispatcher=sys.argv[1], observers=[Prints()]).start()
+with socket.create_connection(server.addresses[0], timeout=20) as client:
+    client.sendall(b"\\n")
+    served = client.makefile().readline().strip()
+server.stop()
+print("served", served)
+print("parent", os.getpid())
+"""
+
+
+@pytest.mark.parametrize("dispatcher", ["fork", "prefork:1/sync", "prefork:1/fork"])
+def test_handlers_are_entered_where_they_run_and_requests_end_where_they_were_accepted(dispatcher):
+    lines = python(PROCESSES, dispatcher).stdout.splitlines()
+    said = dict(line.rsplit(" ", 1) for line in lines)
+    assert len(lines) == len(said) == 5, lines  # each once
+    assert said["entered"] == said["left finished"] == said["served"] != said["parent"]
+    if dispatcher == "fork":
+        assert said["ended finished"] == said["parent"]
+    elif dispatcher == "prefork:1/sync":
+        assert said["ended finished"] == said["served"]
+    else:
+        assert said["ended finished"] not in {said["served"], said["parent"]}
