@@ -608,7 +608,8 @@ def test_observers_see_a_whole_life():
         server.start()
         ask(server.addresses[0])
         server.stop()
-    assert seen == ["server_started", "request_accepted", "request_finished", "server_stopping", "server_stopped"]
+    request = ["request_accepted", "handler_entered", "handler_left", "request_finished", "request_ended"]
+    assert seen == ["server_started", *request, "server_stopping", "server_stopped"]
 
 
 def test_a_system_without_threads_to_give_refuses_the_request_and_closes_cleanly(monkeypatch, caplog):

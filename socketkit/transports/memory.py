@@ -91,6 +91,6 @@ class HandedListener(Owner):
             try:
                 socket.send_fds(self._outbox, [b"\0"], [connection.fileno()])
             except OSError as error:
-                if error.errno not in {errno.EPIPE, errno.EBADF}:  # EBADF: closed by this process
+                if error.errno not in {errno.EPIPE, errno.ECONNRESET, errno.EBADF}:  # ECONNRESET: others still wait in its queue
                     raise
                 raise ConnectionRefusedError(errno.ECONNREFUSED, f"{self.url} is closed; start its server first") from error

@@ -1,13 +1,14 @@
 """Connections inside the program: served under every dispatcher, reached by nobody else, ended cleanly."""
 
 import os
+import select
 import socket
 import threading
 
 import pytest
 
 from helpers import innards
-from helpers.support import python
+from helpers.support import python, wait_until
 from socketkit import TCP, Graceful, Layered, Limits, Memory, Server, StreamRequestHandler
 from socketkit.composition import builtin, capabilities, config
 from socketkit.errors import ConfigError, IncompatibleError
@@ -255,8 +256,7 @@ def test_closing_ends_a_connect_that_waits(listener):
 
     thread = threading.Thread(target=connect)
     thread.start()
-    while len(made) < 100:  # wherever it is by then, it ends
-        pass
+    wait_until(lambda: not select.select([], [listener._outbox], [], 0)[1])  # no more fit in
     listener.close()
     assert refused.wait(10)
     thread.join()
