@@ -4,8 +4,8 @@ How to write a page for it:
 
 * ``python`` blocks run in order, as one program. When a server calls `serve_forever` in the main thread, a client connects, sends a line,
   reads the reply, and presses Ctrl-C. The program then continues with the next block.
-* A block of any kind whose first line is a comment with a file name (``# echo.toml``) is first saved as that file, next to the
-  program. A saved ``python`` block can be imported, and also runs.
+* A block of any kind whose first line is a comment with a file name (``# echo.toml``, ``<!-- README.md -->``) is first saved as that
+  file, next to the program. A saved ``python`` block can be imported, and also runs.
 * Ports 9000 to 9999 stand for free ports: each is replaced with the same port everywhere on the page.
 * ``toml`` blocks are read as TOML, and through `socketkit.composition.config` if they describe servers. ``myapp`` stands for the reader's
   own module.
@@ -53,7 +53,7 @@ class Block:
     @property
     def file(self) -> str | None:
         """The file to save the block as, if it names one."""
-        named = re.match(r"#\s*([\w./-]+\.\w+)\s*$", self.text.partition("\n")[0])
+        named = re.match(r"(?:#|<!--)\s*([\w./-]+\.\w+)\s*(?:-->)?$", self.text.partition("\n")[0])
         return named[1] if named else None
 
     def __str__(self) -> str:
@@ -113,15 +113,16 @@ def save(page: Path, folder: Path) -> None:
 # --- python -----------------------------------------------------------------------------------------------------------
 
 
-def run(page: Path, folder: Path) -> list[bytes]:
+def run(page: Path, folder: Path, python: str = sys.executable) -> list[bytes]:
     """Run the page's program in the folder; return the answer of each of its servers to `LINE`.
 
+    python: the interpreter that runs it.
     Raises: AssertionError with the program's output, if it fails or hangs.
     """
     save(page, folder)
     (folder / "page.md").write_text(_with_free_ports(page.read_text(encoding="utf-8")))
     answers: list[bytes] = []
-    with Program.python("-m", "helpers.snippets", "page.md", cwd=folder, env=with_path(TESTS)) as program:
+    with Program(python, "-u", "-X", "faulthandler", "-m", "helpers.snippets", "page.md", cwd=folder, env=with_path(TESTS)) as program:
         while True:
             [said] = program.line(rf"^(?:page: serving {len(answers)} (?P<where>.*)|page: (?P<end>done|failed))$")
             if said["end"]:
