@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import nox
@@ -18,7 +19,7 @@ nox.options.reuse_existing_virtualenvs = False
 nox.options.error_on_external_run = True
 
 ROOT = Path(__file__).resolve().parent
-PLUGINS = sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))
+PLUGINS = sorted(path.parent.name for path in ROOT.glob("plugins/*/pyproject.toml"))
 
 INTERPRETERS = {"3.11": "3.11", "3.12": "3.12.1", "3.13": "3.13.0"}
 """The Python versions that CPython's own tests run on, each with its pyenv release."""
@@ -26,27 +27,56 @@ INTERPRETERS = {"3.11": "3.11", "3.12": "3.12.1", "3.13": "3.13.0"}
 SUITES = ("test_socketserver", "test_httpservers")
 
 
-def install_all(session: nox.Session, extra: str) -> None:
-    """Install socketkit with the extra, and every plugin with its test dependencies."""
-    session.install(f".[{extra}]", *(f"./{plugin.relative_to(ROOT)}[test]" for plugin in PLUGINS))
-
-
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run all tests, two at a time; arguments after -- go to pytest."""
-    install_all(session, "test")
+    """Run all tests but the plugins', two at a time; arguments after -- go to pytest."""
+    session.install(".[test]")
     session.run("pytest", "-n", "2", *session.posargs)
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style with ruff, and types with mypy: socketkit's and each plugin's."""
-    install_all(session, "test")
+    """Check style with ruff, that of plugins too, and socketkit's types with mypy."""
+    session.install(".[test]")
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
     session.run("mypy")
-    for plugin in PLUGINS:
-        session.run("mypy", "--strict", str(plugin / "src"))
+
+
+@nox.session
+@nox.parametrize("plugin", PLUGINS, ids=PLUGINS)
+def plugins(session: nox.Session, plugin: str) -> None:
+    """Prove each plugin alone, with socketkit's wheel: its types, its own tests, and the tests in `tests/` that need it."""
+    wheel, folder = built_wheel(session), ROOT / "plugins" / plugin
+    session.install(wheel, f"{folder}[test]")
+    with session.chdir(folder):  # where the checkout's socketkit cannot be imported
+        session.run("python", "-c", "import socketkit; print(socketkit.__file__); assert 'site-packages' in socketkit.__file__")
+        session.run("mypy", "--strict", "src")
+        session.run("pytest", *two_at_a_time(folder), *session.posargs)
+    session.install(f"{wheel}[test]")  # only now, so that the plugin's own extra has to name all that its tests need
+    session.run("pytest", "-m", "plugin")
+
+
+_built: list[str] = []
+"""The path of socketkit's wheel, once a session has built it."""
+
+
+def built_wheel(session: nox.Session) -> str:
+    """Return the path of socketkit's wheel, which the first session of this process builds."""
+    if not _built:
+        folder = ROOT / "build/wheel"
+        shutil.rmtree(folder, ignore_errors=True)
+        session.run("pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(ROOT))
+        _built.extend(map(str, folder.glob("socketkit-*.whl")))
+    [wheel] = _built
+    return wheel
+
+
+def two_at_a_time(plugin: Path) -> tuple[str, ...]:
+    """Return pytest's options to run two tests at a time, if the plugin's tests may."""
+    project = tomllib.loads((plugin / "pyproject.toml").read_text("utf-8"))["project"]
+    parallel = any(each.startswith("pytest-xdist") for each in project["optional-dependencies"]["test"])
+    return ("-n", "2") if parallel else ()
 
 
 @nox.session

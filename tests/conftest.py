@@ -1,5 +1,7 @@
 """What holds for every test: it leaves the process as it found it; and what takes long is run only if it is asked for."""
 
+from importlib.metadata import distributions
+
 import pytest
 
 from socketkit._system import logs
@@ -14,8 +16,10 @@ def own_log():
 
 
 def pytest_collection_modifyitems(config, items):
-    """Skip what is marked `soak` unless the -m option speaks of it."""
-    if "soak" not in config.getoption("-m"):
-        for item in items:
-            if item.get_closest_marker("soak"):
-                item.add_marker(pytest.mark.skip(reason="takes long: run it with -m soak"))
+    """Skip what is marked `soak` unless the -m option speaks of it, and what is marked with a `plugin` that is not installed."""
+    installed = {distribution.name for distribution in distributions()}
+    for item in items:
+        if item.get_closest_marker("soak") and "soak" not in config.getoption("-m"):
+            item.add_marker(pytest.mark.skip(reason="takes long: run it with -m soak"))
+        for plugin in {name for marker in item.iter_markers("plugin") for name in marker.args} - installed:
+            item.add_marker(pytest.mark.skip(reason=f"needs {plugin}: run it with nox -s plugins"))

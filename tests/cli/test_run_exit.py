@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from helpers.green import GREEN
 from helpers.support import GUARD, Program
 
 PROGRAM = """
@@ -35,22 +36,18 @@ else:
 print("over", flush=True)
 """
 
-OVERRIDES = ["thread", "pool", "adaptive", "asyncio", "gevent"]
+OVERRIDES = ["thread", "pool", "adaptive", "asyncio", GREEN]
 
 
 def program(folder, dispatcher, how, stdin, *, daemons):
     path = folder / "program.py"
     path.write_text(PROGRAM.replace("DAEMONS", str(daemons)))
-    if dispatcher == "gevent":
-        pytest.importorskip("socketkit_gevent")
     run = () if dispatcher is None else ("-m", "socketkit", "run", "--dispatcher", dispatcher)
     return Program(sys.executable, *run, str(path), how, stdin=stdin)
 
 
-@pytest.mark.parametrize(
-    ("dispatcher", "how"),
-    [(dispatcher, how) for dispatcher in (None, *OVERRIDES) for how in ("main thread", "daemon thread", "shutdown")],
-)
+@pytest.mark.parametrize("how", ["main thread", "daemon thread", "shutdown"])
+@pytest.mark.parametrize("dispatcher", [None, *OVERRIDES])
 def test_a_running_request_is_answered_before_the_program_ends(tmp_path, dispatcher, how):
     if (dispatcher, how) == ("gevent", "shutdown"):
         pytest.skip("greenlets run only in the serving thread, which has ended")
