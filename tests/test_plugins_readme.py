@@ -83,7 +83,10 @@ def test_the_five_steps_lead_to_a_release(reader, tmp_path):
 
     reader.types("python -m pip install --force-reinstall --no-deps dist/*.whl")  # in place of the folder
     assert is_offered(reader.types("socketkit plugins paced"))
-    snippets.run(reader.folder / "README.md", tmp_path, python=str(reader.folder / ".venv/bin/python"))
+    installed = Path(reader.types("python -c 'import socketkit; print(socketkit.__file__)'"))
+    assert installed.is_relative_to(reader.folder / ".venv")
+    python = str(reader.folder / ".venv/bin/python")
+    assert snippets.run(reader.folder / "README.md", tmp_path, python=python) == [snippets.LINE.upper()]
     reader.types("python -m pip uninstall --yes socketkit-paced")
     assert "paced" not in reader.types("socketkit plugins")
 
