@@ -209,3 +209,43 @@ def test_handlers_are_entered_where_they_run_and_requests_end_where_they_were_ac
         assert said["ended finished"] == said["served"]
     else:
         assert said["ended finished"] not in {said["served"], said["parent"]}
+
+
+ENDING = """
+import atexit, os, socket, sys
+from socketkit import Server, StreamRequestHandler
+
+class Answers(StreamRequestHandler):
+    def handle(self):
+        self.wfile.write(b"answer")
+        if sys.argv[2] == "exit":
+            sys.exit(3)
+
+class Prints:
+    def say(self, *words):
+        os.write(1, " ".join([*map(str, words), str(os.getpid())]).encode() + b"\\n")
+    def request_accepted(self, server, request, client_address):
+        self.say("accepted")
+    def handler_left(self, server, client_address, outcome, seconds):
+        self.say("left")
+    def process_ending(self, server):
+        self.say("ending")
+
+observer = Prints()
+atexit.register(observer.say, "exiting")
+server = Server("tcp://127.0.0.1:0", Answers, dispatcher=sys.argv[1], observers=[observer]).start()
+with socket.create_connection(server.addresses[0], timeout=20) as client:
+    assert client.makefile("rb").read() == b"answer"
+server.stop()
+"""
+
+
+@pytest.mark.parametrize("how", ["return", "exit"])
+@pytest.mark.parametrize("dispatcher", ["fork", "prefork:1/sync", "prefork:1/fork", "sync"])
+def test_a_forked_process_tells_its_observers_that_it_is_about_to_exit(dispatcher, how):
+    lines = [line.split() for line in python(ENDING, dispatcher, how).stdout.splitlines()]
+    [accepting], [serving], [program] = ([pid for said, pid in lines if said == word] for word in ("accepted", "left", "exiting"))
+    forked = [pid for pid in dict.fromkeys((serving, accepting)) if pid != program]
+    assert [pid for said, pid in lines if said == "ending"] == forked
+    for pid in forked:
+        assert [said for said, which in lines if which == pid][-1] == "ending"

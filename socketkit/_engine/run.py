@@ -302,6 +302,8 @@ class Run:
             self._engine.tell("server_stopping")
         forced = self._deadline is not None and self._deadline <= self._clock()
         self.report = Drain(self, self._engine, queue=queue and not self._handed_over and not forced).carry_out()
+        if self._opened is not None:
+            self._engine.tell("process_ending")
         return self.report
 
     def close(self) -> None:

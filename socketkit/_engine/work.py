@@ -53,7 +53,10 @@ class Work:
         self._ledger.is_copy = True
         self._engine.forget_parent(request)
         entry = self._ledger.find(request)
-        self.run(request, client_address)
+        try:
+            self.run(request, client_address)
+        finally:
+            self._engine.tell("process_ending")
         return "finished" if entry is None else entry.outcome
 
     @property

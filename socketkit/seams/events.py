@@ -18,6 +18,8 @@ EVENTS: Mapping[str, str] = {
     "request_refused": "(server, client_address, reason): turned away before a handler saw it",
     "request_ended": "(server, client_address, outcome, seconds): an accepted request is closed, seconds after its accept; outcome is one "
     "of those in Stats.outcomes",
+    "process_ending": "(server): a process that a dispatcher has forked, for one request or as a worker, has served its last one and is "
+    "about to exit; called in that process",
     "accept_paused": "(server, url, error, seconds): the system refused a descriptor or memory; that listener rests",
     "accept_resumed": "(server, url, failures): a listener that rested takes requests again",
     "worker_started": "(server, worker): a dispatcher started a process that serves more than one request",

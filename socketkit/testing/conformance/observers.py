@@ -97,6 +97,7 @@ class ObserverConformance(Conformance):
             "request_failed": [(server, each, failure) for each in _ADDRESSES],
             "request_refused": [(server, each, refused) for each in _ADDRESSES],
             "request_ended": [(server, each, outcome, 0.25) for each in _ADDRESSES for outcome in ("finished", "died")],
+            "process_ending": [(server,)],
             "accept_paused": [(server, "tcp://127.0.0.1:9999", OSError(24, "Too many open files"), 0.1)],
             "accept_resumed": [(server, "tcp://127.0.0.1:9999", 3)],
             "worker_started": [(server, 12345)],
