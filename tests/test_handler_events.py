@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 from contextvars import ContextVar
@@ -151,6 +152,30 @@ def test_a_handler_that_raises_is_left_with_its_outcome(dispatcher):
     server = serve(Asks, recorder, dispatcher)
     with socket.create_connection(server.addresses[0], timeout=LATE) as client:
         client.sendall(b"raise\n")
+        assert client.recv(10) == b""
+    recorder.wait_for("ended")
+    server.stop()
+    assert [event[0::2][:2] for event in recorder.events if event[0] == "left"] == [("left", "failed")]
+    assert recorder.events[-1][:2] == ("ended", "failed")
+
+
+class Exits(StreamRequestHandler):
+    def handle(self):
+        raise SystemExit(3)
+
+
+class IsCancelled(AsyncStreamRequestHandler):
+    async def handle(self):
+        raise asyncio.CancelledError
+
+
+@pytest.mark.parametrize(
+    ("handler", "dispatcher"), [(Exits, "sync"), (Exits, "thread"), (Exits, "pool:2"), (Exits, "adaptive"), (IsCancelled, "asyncio")]
+)
+def test_a_handler_that_exits_is_left_with_its_outcome(handler, dispatcher):
+    recorder = Recorder()
+    server = serve(handler, recorder, dispatcher)
+    with socket.create_connection(server.addresses[0], timeout=LATE) as client:
         assert client.recv(10) == b""
     recorder.wait_for("ended")
     server.stop()

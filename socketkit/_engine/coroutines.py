@@ -101,11 +101,14 @@ async def _process(engine: Engine, request: Request, client_address: Address, co
             if connection is not None:
                 handler.loop_connection = connection  # type: ignore[attr-defined] # see `socketkit.seams.TakesLoopConnections`
             await _run(handler)
-    except SystemExit as error:
-        leave_if_forked(error, behind)
-        raise
     except Exception as error:  # noqa: BLE001 - passed to handle_error
         engine.fail_request(request, client_address, error)
+    except BaseException as error:
+        leave_if_forked(error, behind)
+        if leave is not None:
+            leave(error=error)
+            leave = None
+        raise
     finally:
         if leave is not None:
             leave()

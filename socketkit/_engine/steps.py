@@ -83,11 +83,14 @@ class RequestTemplate:
         leave = engine.enter_handler(entry)
         try:
             self.finish_request(request, client_address)
-        except SystemExit as error:
-            leave_if_forked(error, behind)
-            raise
         except Exception as error:  # noqa: BLE001 - passed to handle_error
             engine.fail_request(request if entry is None else entry.request, client_address, error)
+        except BaseException as error:
+            leave_if_forked(error, behind)
+            if leave is not None:
+                leave(error=error)
+                leave = None
+            raise
         finally:
             if leave is not None:
                 leave()
