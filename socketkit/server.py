@@ -93,7 +93,10 @@ class Server(RequestTemplate):
         capabilities.check(self.transports, self.dispatcher, self.lifecycle, self.RequestHandlerClass, self.limits)
         named = any(isinstance(part, str) for part in (*given, dispatcher, lifecycle))
         self._clock = clock
-        self._observe((*observers, *(Catalog.load().observers(self) if named else ())))
+        observers = tuple(observers)
+        self._observe(observers)
+        if named:
+            self._observe((*observers, *Catalog.load().observers(self)))  # which look at the server: it has to be complete
 
     def _observe(self, observers: Iterable[object]) -> None:
         # The name is mangled, because programs give their servers attributes of any name.

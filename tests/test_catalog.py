@@ -4,11 +4,13 @@ import pickle
 import subprocess
 import sys
 import textwrap
+from importlib.metadata import entry_points
+from typing import ClassVar
 
 import attrs
 import pytest
 
-from socketkit import hookspecs
+from socketkit import Server, hookspecs
 from socketkit.composition.catalog import KINDS, Catalog
 from socketkit.dispatchers.threads import Threads
 from socketkit.errors import ClashError, PluginError, UnknownPartError
@@ -259,14 +261,29 @@ OBSERVERS = """
 """
 
 
-def test_observers_of_all_plugins_are_collected(install):
+@pytest.fixture
+def alone(install, monkeypatch):
+    """Keep plugins that are installed here from observing servers."""
+    monkeypatch.setenv("SOCKETKIT_DISABLED_PLUGINS", ",".join(each.name for each in entry_points(group=hookspecs.PROJECT)))
+
+
+def test_observers_of_all_plugins_are_collected(install, alone):
     install("socketkit-eyes", "eyes", OBSERVERS.format("[server, 'eyes']"))
     install("socketkit-ears", "ears", OBSERVERS.format("iter(['ears'])"))
     assert Catalog.load().observers("server") == ["ears", "server", "eyes"]
 
 
+def test_a_hook_may_look_at_the_server_that_it_offers_observers_for(install):
+    class Seen(Server):
+        seen: ClassVar[list[object]] = []
+
+    install("socketkit-eyes", "eyes", OBSERVERS.format("[server.seen.append((server.urls, server.state.value))]"))
+    Seen("tcp://127.0.0.1:9999", print)
+    assert Seen.seen == [(["tcp://127.0.0.1:9999"], "new")]
+
+
 @pytest.mark.parametrize("result", ["1/0", "5", "None"])
-def test_a_plugin_without_usable_observers_does_no_harm(install, result, caplog):
+def test_a_plugin_without_usable_observers_does_no_harm(install, alone, result, caplog):
     install("socketkit-blind", "blind", OBSERVERS.format(result))
     install("socketkit-eyes", "eyes", OBSERVERS.format("['eyes']"))
     with caplog.at_level(logging.ERROR, "socketkit.catalog"):
