@@ -8,6 +8,7 @@ import socket
 import ssl
 import sys
 import threading
+from contextvars import ContextVar
 
 import pytest
 
@@ -163,6 +164,17 @@ class Failures:
 
 def test_an_observer_keeps_its_promises():
     assert not check_observers(Failures).broken
+
+
+def test_what_an_observer_stores_in_its_context_does_not_stay():
+    stored = ContextVar("stored", default=0)
+
+    class Stores:
+        def handler_entered(self, server, request, client_address, seconds):
+            stored.set(stored.get() + 1)
+
+    assert not check_observers(Stores).broken
+    assert stored.get() == 0
 
 
 # --- as classes ------------------------------------------------------------------------------------------------------
