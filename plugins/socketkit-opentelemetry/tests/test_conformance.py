@@ -1,0 +1,32 @@
+"""The plugin keeps the promises of an observer, as the kit for authors of plugins checks them."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.trace import TracerProvider
+from socketkit_opentelemetry import OpenTelemetry
+
+from socketkit.testing.conformance import ObserverConformance
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    """Show nobody what the checks provoke on purpose."""
+    handler = logging.NullHandler()
+    logging.getLogger("socketkit").addHandler(handler)
+    yield
+    logging.getLogger("socketkit").removeHandler(handler)
+
+
+class TestWithoutProviders(ObserverConformance):
+    def make(self):
+        return OpenTelemetry()
+
+
+class TestWithProviders(ObserverConformance):
+    def make(self):
+        tracers, meters = TracerProvider(shutdown_on_exit=False), MeterProvider(shutdown_on_exit=False)
+        return OpenTelemetry(tracer_provider=tracers, meter_provider=meters)
