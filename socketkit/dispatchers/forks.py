@@ -58,6 +58,9 @@ class _ForkPerRequest:
 
     def attach(self, loop: Watcher | None) -> None:
         self.loop = loop
+        for pid, child in self.children.items():  # of the run before
+            self._watch(pid, child)
+        self._hold_if_full()
 
     def dispatch(self, request: Request, client_address: Address) -> None:
         while self.loop is None and len(self.children) >= self.max_children:
@@ -72,12 +75,9 @@ class _ForkPerRequest:
             raise
         descriptor = pidfd(pid) if reader is None else reader
         _close(writer)
-        self.children[pid] = _Child(request, descriptor)
-        if self.loop is not None:
-            if descriptor is not None:
-                self.loop.watch(descriptor, lambda: self._collect(pid))
-            if len(self.children) >= self.max_children:
-                self.loop.hold()
+        child = self.children[pid] = _Child(request, descriptor)
+        self._watch(pid, child)
+        self._hold_if_full()
         self.work.release(request)  # last, because it calls a server hook that may raise
 
     def wait(self, timeout: float | None) -> bool:
@@ -120,6 +120,14 @@ class _ForkPerRequest:
             with contextlib.suppress(OSError):  # no descriptor left: go on without a witness
                 self.witness = socket.socketpair()
                 keep_private(self.witness[1], share=True)
+
+    def _watch(self, pid: int, child: _Child) -> None:
+        if self.loop is not None and child.exit_descriptor is not None:
+            self.loop.watch(child.exit_descriptor, lambda: self._collect(pid))
+
+    def _hold_if_full(self) -> None:
+        if self.loop is not None and len(self.children) >= self.max_children:
+            self.loop.hold()
 
     def _serve(self, request: Request, client_address: Address) -> int:
         for child in self.children.values():

@@ -248,3 +248,29 @@ with socket.socket() as holding:  # its copy in the child does not matter: the c
 server.server_close()
 """
     )
+
+
+def test_the_children_of_a_run_without_a_drain_count_in_the_next_run_too():
+    python(
+        PRELUDE
+        + """
+from helpers.support import wait_until
+from socketkit import Classic
+
+def wait(request, peer, server):
+    request.sendall(b"hello")
+    request.recv(1)
+
+server = serve(wait, dispatcher=Forks(1), lifecycle=Classic())
+with socket.create_connection(server.addresses[0]) as before:
+    assert before.recv(5) == b"hello"
+    server.stop()
+    server.start()
+    after = client(server.addresses[0])
+    assert server.stats().accepted == 1  # the only child that it may have is the one of the run before
+    before.sendall(b"x")
+    assert answer(after) == b"hello"
+wait_until(lambda: server.stats().outcomes == {"finished": 2})
+server.server_close()
+"""
+    )
