@@ -55,7 +55,10 @@ default_role = "py:obj"  # for `single backticks` in a docstring; see `resolve`
 
 nitpick_ignore_regex = [
     # The standard library's pages are not fetched, because a build needs no network.
-    (r"py:.*", r"(?:collections|concurrent|contextlib|enum|io|os|selectors|socket|ssl|threading|types|typing|_thread)\..*"),
+    (
+        r"py:.*",
+        r"(?:collections|concurrent|contextlib|enum|io|os|pathlib|re|selectors|socket|ssl|subprocess|threading|types|typing|_thread)\..*",
+    ),
     (r"py:.*", r"(?:Any|Callable|Iterable|Literal|Mapping|Path|PathLike|Self|Sequence|TracebackType|Enum|datetime|optional)"),
     # attrs puts this into the signature of a class whose field has a factory.
     (r"py:.*", r"NOTHING"),

@@ -9,7 +9,7 @@ import pytest
 
 from helpers import innards
 from helpers.interleaving import Lock, schedules
-from helpers.support import address, ask, python, talk, wait_until
+from helpers.support import python, wait_until
 from socketkit import (
     TCP,
     UDP,
@@ -36,6 +36,7 @@ from socketkit._engine.peers import Peers
 from socketkit._engine.rate import Bucket
 from socketkit._system.networks import Networks, number
 from socketkit.testing import FakeClock
+from socketkit.testing.clients import address, ask, talk
 
 ANYWHERE = TCP("127.0.0.1", 0)
 FULL = "max_connections is reached"

@@ -55,7 +55,7 @@ STILLBORN = """
 import contextlib, threading
 from socketkit import *
 from socketkit._system.threads import BackgroundThread
-from helpers.support import talk
+from socketkit.testing.clients import talk
 def no_memory(thread):
     threading.Thread._bootstrap_inner = usual
     raise MemoryError

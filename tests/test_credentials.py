@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from helpers.support import address, python, talk
+from helpers.support import python
 from socketkit import (
     TCP,
     DatagramRequestHandler,
@@ -18,6 +18,7 @@ from socketkit import (
     UnixStream,
     peer_credentials,
 )
+from socketkit.testing.clients import address, talk
 
 HOW = pytest.mark.parametrize("dispatcher", ["sync", "thread", "pool:2", "adaptive", "asyncio"])
 SOMEBODY_ELSE = os.geteuid() + 1
@@ -58,7 +59,7 @@ def test_a_handler_can_ask_who_its_peer_is(tmp_path, dispatcher):
 TWO_CLIENTS = """
 import os, socket
 from socketkit import *
-from helpers.support import address
+from socketkit.testing.clients import address
 from test_credentials import Knows, said_to_me
 server = Server("unix:@socketkit-test-%d" % os.getpid(), Knows, dispatcher={dispatcher!r}, limits=Limits(allow_users=[os.geteuid()]))
 where = address(server.urls[0])

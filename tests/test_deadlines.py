@@ -9,7 +9,7 @@ import pytest
 
 from helpers import innards
 from helpers.interleaving import Lock, schedules
-from helpers.support import address, python, talk, wait_until
+from helpers.support import python, wait_until
 from socketkit import (
     TCP,
     Adaptive,
@@ -31,6 +31,7 @@ from socketkit._engine import deadlines
 from socketkit._engine.deadlines import Deadlines, Unheard
 from socketkit._engine.ledger import Entry, Ledger
 from socketkit.testing import FakeClock
+from socketkit.testing.clients import address, talk
 
 ANYWHERE = TCP("127.0.0.1", 0)
 ALL = [Sync(), Threads(), Pool(1), Adaptive(), Executor(), Asyncio()]
@@ -341,7 +342,7 @@ def test_a_child_is_ended_in_time_and_says_when_its_client_says_nothing(transpor
     python(f"""
 import os, socket, time
 from socketkit import *
-from helpers.support import address
+from socketkit.testing.clients import address
 class Plain(StreamRequestHandler):
     def handle(self):
         for line in self.rfile: self.wfile.write(line)
@@ -415,7 +416,7 @@ for dispatcher in (Pool(60), Adaptive(), Threads()):
 STALLS = """
 import socket, time
 from socketkit import *
-from helpers.support import address
+from socketkit.testing.clients import address
 MUCH = 50_000_000
 class Plain(StreamRequestHandler):
     def handle(self):
@@ -677,7 +678,7 @@ def test_an_idle_server_makes_no_wake_up_for_its_deadlines():
 from helpers import innards
 import os, pathlib, time
 from socketkit import *
-from helpers.support import talk
+from socketkit.testing.clients import talk
 class Answer(StreamRequestHandler):
     def handle(self): self.wfile.write(self.rfile.readline())
 def switches():

@@ -13,13 +13,14 @@ import attrs
 import pytest
 
 import socketkit
-from helpers.support import ROOT, python, run, with_path
+from helpers.support import ROOT, python
 from socketkit import errors, hookspecs, seams, socketserver
 from socketkit._engine import run as serving
 from socketkit.cli import main
 from socketkit.composition import builtin, config
 from socketkit.testing import conformance
 from socketkit.testing.__main__ import KINDS
+from socketkit.testing.programs import run, with_path
 
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))

@@ -13,12 +13,14 @@ import pytest
 
 from helpers import innards
 from helpers.rooms import Rooms, answers, held
-from helpers.support import Program, address, python
+from helpers.support import python
 from socketkit import TCP, Adaptive, Asyncio, ConversationHandler, Executor, Graceful, Pool, Server, StreamRequestHandler, Sync, Threads
 from socketkit._engine.holdup import Holdup
 from socketkit._engine.intake import Intake
 from socketkit._engine.ledger import Ledger
 from socketkit.testing import FakeClock
+from socketkit.testing.clients import address
+from socketkit.testing.programs import Program
 
 ANYWHERE = TCP("127.0.0.1", 0)
 
@@ -77,7 +79,7 @@ def test_who_is_in_the_queue_of_a_server_that_forks_is_answered():
 import socket, threading
 from helpers import innards
 from socketkit import *
-from helpers.support import talk
+from socketkit.testing.clients import talk
 class Upper(StreamRequestHandler):
     def handle(self): self.wfile.write(self.rfile.readline().upper())
 def serve():

@@ -7,8 +7,9 @@ import sys
 import pytest
 
 from helpers import innards
-from helpers.support import python, talk
+from helpers.support import python
 from socketkit import TCP, UDP, DatagramRequestHandler, Graceful, Server, StreamRequestHandler, UnixDatagram
+from socketkit.testing.clients import talk
 from socketkit.transports._sockets import DatagramListener
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell")

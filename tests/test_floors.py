@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -163,6 +164,13 @@ def test_a_plugin_needs_nothing_but_the_contract(path):
     assert {top(each) for each in used} <= CONTRACT
 
 
+@pytest.mark.parametrize("path", sorted(ROOT.glob("plugins/*/tests/**/*.py")), ids=lambda path: f"{path.parts[-3]}-{path.stem}")
+def test_a_plugins_tests_need_nothing_of_the_checkout(path):
+    found = set(imports(path.read_text(), "plugin"))
+    assert {top(own(each)) for each in found if own(each)} - {"socketkit"} <= CONTRACT | {"testing", "socketserver"}
+    assert re.findall(r"^.*(?:\bhelpers\b|\bfaults\b|socketkit\._|socketserver\._).*$", path.read_text(), re.MULTILINE) == []
+
+
 @pytest.mark.parametrize("module", [module for module in MODULES if top(module) in PARTS])
 def test_a_part_of_ours_stands_where_a_plugin_does(module):
     used = {top(own(each)) for each in imports(MODULES[module].read_text(), module) if own(each)}
@@ -257,7 +265,7 @@ def test_no_hook_is_called_while_serving():
 import pluggy
 from socketkit import DatagramRequestHandler, Server, StreamRequestHandler
 from socketkit.composition import builtin
-from helpers.support import ask, talk
+from socketkit.testing.clients import ask, talk
 
 class Upper(StreamRequestHandler):
     def handle(self):

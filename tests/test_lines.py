@@ -6,10 +6,10 @@ import socket
 
 import pytest
 
-from helpers.support import talk
 from socketkit import TCP, ConversationHandler, Limits, Server, StreamRequestHandler, TCPServer
 from socketkit.errors import LineTooLongError
 from socketkit.handlers.files import SocketReader, open_reader
+from socketkit.testing.clients import talk
 
 ANYWHERE = TCP("127.0.0.1", 0)
 

@@ -7,10 +7,10 @@ import pytest
 
 from faults.lab import unacknowledged, within
 from helpers import innards
-from helpers.support import address
 from socketkit import TCP, ConversationHandler, Limits, Server, StreamRequestHandler, UnixStream
 from socketkit._system import sockets as lingering
 from socketkit._system.sockets import discard_unread
+from socketkit.testing.clients import address
 
 REPLY = "no, thank you\n" * 6000
 

@@ -15,10 +15,11 @@ import weakref
 
 import pytest
 
-from helpers.support import TESTS, python, with_path
+from helpers.support import TESTS, python
 from socketkit import TCP, Graceful, Server
 from socketkit._system import logs, repeats
 from socketkit._system.logs import Emitter, Log
+from socketkit.testing.programs import with_path
 
 log = Log("socketkit.tests")
 
@@ -404,7 +405,7 @@ import fcntl, logging, os, signal, socket, socketserver, sys, threading, time
 from socketkit import Graceful, Server, TCP
 from socketkit._system import logs
 from socketkit import socketserver as classic
-from helpers.support import talk
+from socketkit.testing.clients import talk
 
 def full_pipe():
     reader, writer = os.pipe()
@@ -611,7 +612,7 @@ import logging, os, sys, threading, warnings
 warnings.simplefilter("ignore")
 from socketkit import Graceful, Server, TCP
 from socketkit._system import logs
-from helpers.support import talk
+from socketkit.testing.clients import talk
 class Sink(logging.Handler):  # no stream, whose own lock would not outlive the fork
     def emit(self, record):
         os.write(nowhere, self.format(record).encode())

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.support import ask, talk
 from socketkit import TCP, UDP, Server, Sync, Threads, UnixDatagram
 from socketkit.dispatchers.adaptive import Adaptive
 from socketkit.dispatchers.pool import Pool
 from socketkit.handlers.messages import MessageHandler, MessageTooLargeError, answer, answered_by
+from socketkit.testing.clients import ask, talk
 
 ANYWHERE = TCP("127.0.0.1", 0)
 PARKING = [Pool(2), Adaptive()]

@@ -12,7 +12,7 @@ from socketkit._system import notify
 PRELUDE = """
 import os, signal, socket, sys, threading, time
 from socketkit import Graceful, Server, Sync, TCP
-from helpers.support import talk
+from socketkit.testing.clients import talk
 
 manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 manager.bind("\\0" + f"socketkit-test-{os.getpid()}")

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 import socketkit
-from helpers.support import ROOT, run
+from helpers.support import ROOT
+from socketkit.testing.programs import run
 
 PACKAGE = Path(socketkit.__file__).parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))

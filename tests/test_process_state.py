@@ -12,7 +12,7 @@ import socket
 
 import pytest
 
-from helpers.support import GUARD, Program
+from socketkit.testing.programs import GUARD, Program
 
 PROGRAM = """
 import atexit, json, os, resource, signal, socketserver, subprocess, sys, threading

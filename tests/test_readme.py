@@ -9,9 +9,10 @@ import click
 import pytest
 
 from helpers import snippets
-from helpers.support import ROOT, run, with_path
+from helpers.support import ROOT
 from socketkit.cli import main
 from socketkit.composition import config
+from socketkit.testing.programs import run, with_path
 
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]

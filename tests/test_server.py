@@ -12,7 +12,7 @@ import attrs
 import pytest
 
 from helpers import innards
-from helpers.support import python, talk
+from helpers.support import python
 from socketkit import (
     TCP,
     UDP,
@@ -32,6 +32,7 @@ from socketkit import (
 from socketkit.composition import capabilities
 from socketkit.errors import AlreadyServingError, ConfigError, IncompatibleError, ListenError, UnknownPartError
 from socketkit.seams import State
+from socketkit.testing.clients import talk
 
 ANYWHERE = TCP("127.0.0.1", 0)
 

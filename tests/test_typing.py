@@ -4,7 +4,8 @@ import sys
 
 import pytest
 
-from helpers.support import ROOT, TESTS, run
+from helpers.support import ROOT, TESTS
+from socketkit.testing.programs import run
 
 pytestmark = pytest.mark.timeout(180)  # the first run of mypy reads every library
 

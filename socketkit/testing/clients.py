@@ -6,7 +6,16 @@ import contextlib
 import socket
 from typing import Any
 
-from socketkit.seams import Kind, Seconds
+from socketkit.seams import Address, Kind, Seconds
+
+
+def address(url: str) -> Address:
+    """Return the address to connect to, for a URL of `Server.urls` or one that ``socketkit serve`` has printed."""
+    scheme, _, place = url.partition(":")
+    if scheme.startswith("unix"):
+        return "\0" + place[1:] if place.startswith("@") else place.removeprefix("//")
+    host, _, port = place.removeprefix("//").rpartition(":")
+    return host.strip("[]"), int(port)
 
 
 def connect(address: Any, kind: Kind, timeout: Seconds) -> socket.socket:
@@ -23,6 +32,24 @@ def connect(address: Any, kind: Kind, timeout: Seconds) -> socket.socket:
         client.close()
         raise
     return client
+
+
+def talk(address: Any, data: bytes, timeout: Seconds = 10.0) -> bytes:
+    """Connect, send the data and its end, and return all that the server sends until it closes.
+
+    timeout: for each single step. Raises: OSError, of which TimeoutError is one.
+    """
+    with connect(address, "stream", timeout) as client:
+        client.sendall(data)
+        client.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: client.recv(65536), b""))
+
+
+def ask(address: Any, data: bytes, timeout: Seconds = 10.0) -> bytes:
+    """Send one datagram, and return the first one that the server answers. Raises: OSError, of which TimeoutError is one."""
+    with connect(address, "datagram", timeout) as client:
+        client.send(data)
+        return client.recv(65536)
 
 
 def hang_up(client: socket.socket) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.support import GUARD
+from socketkit.testing.programs import GUARD
 
 SOCKETKIT = (sys.executable, "-m", "socketkit")
 TCP = "tcp://127.0.0.1:0"

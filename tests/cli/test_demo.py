@@ -7,7 +7,7 @@ import time
 import pytest
 
 import socketkit
-from helpers.support import GUARD
+from socketkit.testing.programs import GUARD
 
 WRONG = """
     import attrs

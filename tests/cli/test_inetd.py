@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from helpers.support import GUARD, SERVE, Program, ask, free_port, run, talk
+from helpers.support import SERVE, free_port
 from socketkit.cli import _inetd
 from socketkit.composition import builtin
+from socketkit.testing.clients import ask, talk
+from socketkit.testing.programs import GUARD, Program, run
 
 INETD = (*SERVE[1:], "--inetd")
 

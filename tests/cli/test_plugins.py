@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from helpers.support import GUARD
+from socketkit.testing.programs import GUARD
 
 GREEN = '''
     from __future__ import annotations

@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from helpers.certificates import authority, certificate
 from helpers.reloads import GIVEN, Service
-from helpers.support import GUARD, SERVE, Program, address, ask, talk
+from helpers.support import SERVE
+from socketkit.testing.certificates import authority, certificate
+from socketkit.testing.clients import address, ask, talk
+from socketkit.testing.programs import GUARD, Program
 
 THREE = """
 [servers.a]

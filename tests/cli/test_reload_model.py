@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
 from helpers.reloads import GIVEN, Service
-from helpers.support import address, talk
+from socketkit.testing.clients import address, talk
 
 TWO = """
 [servers.words]

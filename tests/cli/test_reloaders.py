@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from helpers.support import Program, free_port, run, with_path
+from helpers.support import free_port
+from socketkit.testing.programs import Program, run, with_path
 
 RUN = (sys.executable, "-m", "socketkit", "run")
 

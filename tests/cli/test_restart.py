@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from helpers.support import GUARD, SERVE, Program, address, ask, run, talk
+from helpers.support import SERVE
+from socketkit.testing.clients import address, ask, talk
+from socketkit.testing.programs import GUARD, Program, run
 
 PIDS = """
 import os

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.support import GUARD, Program, run, with_path
+from socketkit.testing.programs import GUARD, Program, run, with_path
 
 SOCKETKIT = (sys.executable, "-m", "socketkit")
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from helpers.support import Program
+from socketkit.testing.programs import Program
 
 PROGRAM = """
 import os, socketserver, sys

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from helpers.green import GREEN
-from helpers.support import GUARD, Program
+from socketkit.testing.programs import GUARD, Program
 
 PROGRAM = """
 import socketserver, sys, threading

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from helpers.support import GUARD, SERVE, Program, address, ask, talk
+from helpers.support import SERVE
+from socketkit.testing.clients import address, ask, talk
+from socketkit.testing.programs import GUARD, Program
 
 BOTH = """
 [servers.echo]

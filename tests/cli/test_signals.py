@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from helpers.support import SERVE, Program, address, talk
+from helpers.support import SERVE
+from socketkit.testing.clients import address, talk
+from socketkit.testing.programs import Program
 
 ISOLATED = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from helpers.support import Program
+from socketkit.testing.programs import Program
 
 DISPATCHERS = ("sync", "thread", "fork", "pool:4", "adaptive", "executor", "asyncio", "prefork:2")
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from helpers.support import Program, address, run, talk, with_path
 from socketkit.composition import builtin
+from socketkit.testing.clients import address, talk
+from socketkit.testing.programs import Program, run, with_path
 
 pytestmark = pytest.mark.clients
 

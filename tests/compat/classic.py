@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from helpers.support import TESTS, python, with_path
+from helpers.support import TESTS, python
+from socketkit.testing.programs import with_path
 
 OLD, NEW = "socketserver", "socketkit.socketserver"
 

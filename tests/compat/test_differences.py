@@ -16,8 +16,9 @@ import pytest
 
 import socketkit.socketserver
 from compat.classic import LOCAL, NEW, OLD, WAIT, asleep, connection, looping, program, serving, talk
-from helpers.support import ROOT, run, with_path
+from helpers.support import ROOT
 from socketkit.errors import AlreadyServingError
+from socketkit.testing.programs import run, with_path
 
 PAGE = ROOT / "docs" / "reference" / "differences.md"
 

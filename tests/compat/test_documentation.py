@@ -12,7 +12,7 @@ import threading
 import pytest
 
 from compat.classic import ENVIRONMENT, LOCAL, NEW, OLD, WAIT, ask, connection, example, looping, program, read, serving, talk
-from helpers.support import Program, run
+from socketkit.testing.programs import Program, run
 
 BOTH = pytest.mark.parametrize("name", [OLD, NEW], ids=["stdlib", "socketkit"])
 

@@ -11,8 +11,8 @@ import time
 import pytest
 
 from compat.classic import LOCAL, WAIT, asleep, connection, looping, program, serving, talk
-from helpers.support import Program, with_path
 from socketkit import socketserver
+from socketkit.testing.programs import Program, with_path
 
 
 class Upper(socketserver.StreamRequestHandler):

@@ -11,11 +11,12 @@ import pytest
 
 from helpers import innards
 from helpers.rooms import Rooms, answers, held
-from helpers.support import ask, python, talk
+from helpers.support import python
 from socketkit import TCP, UDP, Adaptive, Classic, Graceful, Server
 from socketkit._system import logs
 from socketkit.dispatchers import adaptive
 from socketkit.seams import State
+from socketkit.testing.clients import ask, talk
 
 ANYWHERE = TCP("127.0.0.1", 0)
 
@@ -415,7 +416,7 @@ def test_stress_with_the_smallest_switch_interval():
         """
 import random, sys, threading, time
 from socketkit import Adaptive, Graceful, Server, TCP
-from helpers.support import talk
+from socketkit.testing.clients import talk
 sys.setswitchinterval(1e-6)
 seed = random.randrange(1 << 30)
 print("seed", seed)
@@ -445,7 +446,7 @@ assert threading.active_count() == 1, threading.enumerate()
 IDLE = """
 import os, subprocess, sys, time
 from socketkit import *
-from helpers.support import talk
+from socketkit.testing.clients import talk
 def alarms():
     for number in os.listdir("/proc/self/fdinfo"):
         try:

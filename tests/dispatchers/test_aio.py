@@ -16,7 +16,7 @@ from typing import ClassVar
 import attrs
 import pytest
 
-from helpers.support import GUARD, TESTS, Program, ask, python, talk, with_path
+from helpers.support import TESTS, python
 from socketkit import TCP, UDP, Classic, Graceful, Layered, Limits, Server, UnixDatagram, socketserver
 from socketkit._engine.override import Override
 from socketkit._system import logs
@@ -29,6 +29,8 @@ from socketkit.handlers.base import StreamRequestHandler
 from socketkit.handlers.conversation import ConversationHandler
 from socketkit.handlers.coroutines import AsyncDatagramRequestHandler, AsyncRequestHandler, AsyncStreamRequestHandler
 from socketkit.testing import Account
+from socketkit.testing.clients import ask, talk
+from socketkit.testing.programs import GUARD, Program, with_path
 
 ANYWHERE = TCP("127.0.0.1", 0)
 LOOPS = [
@@ -1046,7 +1048,7 @@ from socketkit._engine.override import Override
 from socketkit.handlers.coroutines import AsyncStreamRequestHandler
 from socketkit.dispatchers.aio import Asyncio
 from socketkit.dispatchers.prefork import Prefork
-from helpers.support import talk
+from socketkit.testing.clients import talk
 
 class Pid(AsyncStreamRequestHandler):
     async def handle(self):

@@ -16,12 +16,14 @@ from multiprocessing import resource_tracker
 
 import pytest
 
-from helpers.support import TESTS, Program, gone, python, talk, with_path
+from helpers.support import TESTS, gone, python
 from socketkit import TCP, Graceful, Server, StreamRequestHandler
 from socketkit._system import logs
 from socketkit.dispatchers.executor import Executor
 from socketkit.errors import ConfigError, IncompatibleError
 from socketkit.handlers import ConversationHandler
+from socketkit.testing.clients import talk
+from socketkit.testing.programs import Program, with_path
 
 FOLDER = pathlib.Path(__file__).parent
 ANYWHERE = TCP("127.0.0.1", 0)
@@ -350,7 +352,7 @@ from concurrent.futures import ProcessPoolExecutor
 import executors
 from socketkit import Graceful, Server, TCP, UDP
 from socketkit.dispatchers.executor import Executor
-from helpers.support import ask, talk
+from socketkit.testing.clients import ask, talk
 """
 
 

@@ -8,7 +8,8 @@ from socketkit import Forks
 PRELUDE = """
 import os, signal, socket, subprocess, sys, threading
 from socketkit import Forks, Graceful, Server, TCP, UDP, UnixStream
-from helpers.support import ask, run, talk
+from socketkit.testing.clients import ask, talk
+from socketkit.testing.programs import run
 from helpers import innards
 
 def serve(handler, transport=TCP("127.0.0.1", 0), **options):
@@ -17,7 +18,7 @@ def serve(handler, transport=TCP("127.0.0.1", 0), **options):
 
 def client(address, data=b""):
     '''Talk from a process that holds no copy of anybody's socket.'''
-    program = "import sys; from helpers.support import talk; sys.stdout.buffer.write(talk(('127.0.0.1', int(sys.argv[1])), sys.argv[2].encode()))"
+    program = "import sys; from socketkit.testing.clients import talk; sys.stdout.buffer.write(talk(('127.0.0.1', int(sys.argv[1])), sys.argv[2].encode()))"
     return subprocess.Popen([sys.executable, "-c", program, str(address[1]), data.decode()], stdout=subprocess.PIPE)
 
 def answer(process):

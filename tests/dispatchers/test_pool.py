@@ -8,8 +8,8 @@ import pytest
 
 from helpers import innards
 from helpers.rooms import Rooms, answers, held
-from helpers.support import ask, talk
 from socketkit import TCP, UDP, Classic, ConversationHandler, Graceful, Limits, Pool, Server
+from socketkit.testing.clients import ask, talk
 
 ANYWHERE = TCP("127.0.0.1", 0)
 

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from helpers.support import ROOT, TESTS, Program, ask, gone, python, talk, with_path
+from helpers.support import ROOT, TESTS, gone, python
 from socketkit import UDP, Prefork, Server, Sync
 from socketkit.composition import config
 from socketkit.dispatchers import prefork
@@ -20,6 +20,8 @@ from socketkit.dispatchers._prefork.supervisor import SHORTEST_PAUSE
 from socketkit.dispatchers._prefork.worker import memory_in_use
 from socketkit.errors import ConfigError, IncompatibleError
 from socketkit.handlers.coroutines import AsyncStreamRequestHandler
+from socketkit.testing.clients import ask, talk
+from socketkit.testing.programs import Program, with_path
 
 SERVER = """
 import faulthandler, logging, multiprocessing, os, signal, socket, sys, threading, time

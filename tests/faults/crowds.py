@@ -16,7 +16,8 @@ from benchmarks.figures import percentile
 from benchmarks.probes import ask_fresh, kept_open
 from benchmarks.processes import Server, raise_limits
 from faults.lab import Figure
-from helpers.support import TESTS, with_path
+from helpers.support import TESTS
+from socketkit.testing.programs import with_path
 
 PROGRAMS = {
     "adaptive": ("conversation", "adaptive"),

@@ -19,7 +19,9 @@ from typing import Any, Self
 from faults.lab import PATIENCE, Figure, within
 from faults.served import answer
 from helpers.generations import Service
-from helpers.support import ROOT, TESTS, Program, talk, with_path
+from helpers.support import ROOT, TESTS
+from socketkit.testing.clients import talk
+from socketkit.testing.programs import Program, with_path
 
 WORKERS = 4
 

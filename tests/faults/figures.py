@@ -22,7 +22,8 @@ from pathlib import Path
 from faults import crowds, deaths, fuzz, lasting, shortages
 from faults.lab import DISPATCHERS, TRANSPORTS, Figure, Lab
 from faults.shortages import CannotMeasureError
-from helpers.support import ROOT, TESTS, with_path
+from helpers.support import ROOT, TESTS
+from socketkit.testing.programs import with_path
 
 RESULTS = ROOT / "docs/explanation/endurance.json"
 

@@ -510,7 +510,7 @@ class Served:
 
 def certificates() -> Any:
     """Return the module that makes certificates, for a lab with TLS: importing it makes a folder."""
-    from helpers import certificates as module
+    from socketkit.testing import certificates as module
 
     return module
 

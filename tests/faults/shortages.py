@@ -15,7 +15,8 @@ from typing import Self
 
 from faults.deaths import ask
 from faults.lab import PATIENCE, Counted, Figure, Lab, ProcessorTime, no_descriptors, within
-from helpers.support import ROOT, TESTS, Program, with_path
+from helpers.support import ROOT, TESTS
+from socketkit.testing.programs import Program, with_path
 
 
 class CannotMeasureError(Exception):

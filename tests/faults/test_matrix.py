@@ -16,7 +16,8 @@ import pytest
 from faults.catalogue import ROWS
 from faults.lab import DISPATCHERS, LAYERED, TRANSPORTS
 from faults.scenarios import SCENARIOS
-from helpers.support import TESTS, run, with_path
+from helpers.support import TESTS
+from socketkit.testing.programs import run, with_path
 
 pytestmark = pytest.mark.timeout(150)
 

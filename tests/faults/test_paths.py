@@ -10,9 +10,11 @@ import sys
 
 import pytest
 
-from helpers.support import ROOT, run, talk, with_path
+from helpers.support import ROOT
 from socketkit import Server, UnixStream
 from socketkit.errors import ListenError
+from socketkit.testing.clients import talk
+from socketkit.testing.programs import run, with_path
 
 
 def echo(request, client_address, server):

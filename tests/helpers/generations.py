@@ -7,7 +7,8 @@ import sys
 import time
 from pathlib import Path
 
-from helpers.support import Managed, address
+from helpers.support import Managed
+from socketkit.testing.clients import address
 
 PROGRAM = """
 import os, signal, sys, time

@@ -32,7 +32,9 @@ from typing import Any
 
 import attrs
 
-from helpers.support import TESTS, Program, free_port, talk, with_path
+from helpers.support import TESTS, free_port
+from socketkit.testing.clients import talk
+from socketkit.testing.programs import Program, with_path
 
 LINE = b"hello\n"
 """The line that the client sends to each server."""

@@ -5,8 +5,8 @@ import functools
 import socket
 import ssl
 
-from helpers.certificates import authority, certificate
 from socketkit import StreamRequestHandler
+from socketkit.testing.certificates import authority, certificate
 
 LATE = 20
 

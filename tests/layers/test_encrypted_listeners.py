@@ -9,12 +9,12 @@ import threading
 
 import pytest
 
-from helpers.certificates import authority, certificate
 from helpers.green import GREEN
 from socketkit import Graceful
 from socketkit import socketserver as classic
 from socketkit._engine.override import Override
 from socketkit.composition import config
+from socketkit.testing.certificates import authority, certificate
 
 LATE = 20
 

@@ -7,7 +7,6 @@ import threading
 
 import pytest
 
-from helpers.certificates import certificate
 from helpers.support import wait_until
 from socketkit import (
     TCP,
@@ -30,6 +29,7 @@ from socketkit import (
 )
 from socketkit.composition import config
 from socketkit.errors import ConfigError, IncompatibleError
+from socketkit.testing.certificates import certificate
 
 LOCALHOST = ProxyProtocol(["127.0.0.1/32"])
 PROXIED = Layered(TCP("127.0.0.1", 0), LOCALHOST)

@@ -10,7 +10,7 @@ import attrs
 import pytest
 
 from helpers.green import GREEN
-from helpers.support import TESTS, Program, address, talk, with_path
+from helpers.support import TESTS
 from layers.proxy_headers import AUTHORITY, SIGNATURE, block, encode, field, v4
 from socketkit import (
     TCP,
@@ -29,6 +29,8 @@ from socketkit import (
 from socketkit.composition import builtin, config
 from socketkit.errors import ConfigError, IncompatibleError
 from socketkit.layers.proxy import proxied
+from socketkit.testing.clients import address, talk
+from socketkit.testing.programs import Program, with_path
 
 LOCALHOST = ProxyProtocol(["127.0.0.1/32"])
 BLOCKING = [name for name in builtin.socketkit_dispatchers() if name != "asyncio"]

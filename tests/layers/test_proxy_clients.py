@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from helpers import snippets
-from helpers.support import ROOT, TESTS, Program, address, free_port, run, with_path
+from helpers.support import ROOT, TESTS, free_port
 from socketkit.composition import builtin
+from socketkit.testing.clients import address
+from socketkit.testing.programs import Program, run, with_path
 
 pytestmark = pytest.mark.clients
 

@@ -19,13 +19,15 @@ import attrs
 import pytest
 
 from helpers import innards
-from helpers.certificates import authority, certificate
-from helpers.support import SERVE, Program, address, python
+from helpers.support import SERVE, python
 from socketkit import TCP, TLS, Graceful, Layered, Server, StreamRequestHandler
 from socketkit._system import logs
 from socketkit.errors import ConfigError
 from socketkit.layers import _expiry, _tls
 from socketkit.testing import FakeClock
+from socketkit.testing.certificates import authority, certificate
+from socketkit.testing.clients import address
+from socketkit.testing.programs import Program
 
 IN_PROCESS = ("sync", "thread", "pool:2", "adaptive:8", "executor", "asyncio")
 IN_OTHERS = ("fork", "prefork:2", "prefork:2/fork", "prefork:2/asyncio")

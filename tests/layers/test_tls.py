@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from helpers.certificates import authority, certificate
 from helpers.green import GREEN
 from helpers.rooms import Rooms
 from helpers.support import python
@@ -23,6 +22,7 @@ from socketkit import TCP, TLS, Graceful, Layered, Limits, Server, StreamRequest
 from socketkit._system import logs
 from socketkit.errors import ConfigError
 from socketkit.testing import FakeClock
+from socketkit.testing.certificates import authority, certificate
 
 DISPATCHERS = ("sync", "thread", "pool:2", "adaptive:8", "executor", "asyncio", GREEN)
 PARKING = ("pool:2", "adaptive:8", "executor", "asyncio")

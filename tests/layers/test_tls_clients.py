@@ -10,9 +10,11 @@ from contextlib import contextmanager
 
 import pytest
 
-from helpers.certificates import authority, certificate
-from helpers.support import GUARD, TESTS, Program, address, free_port, run, with_path
+from helpers.support import TESTS, free_port
 from socketkit.composition import builtin
+from socketkit.testing.certificates import authority, certificate
+from socketkit.testing.clients import address
+from socketkit.testing.programs import GUARD, Program, run, with_path
 
 pytestmark = pytest.mark.clients
 

@@ -16,12 +16,12 @@ from typing import ClassVar
 import attrs
 import pytest
 
-from helpers.certificates import authority, certificate
 from helpers.support import python
 from socketkit import TCP, TLS, AsyncStreamRequestHandler, Graceful, Layered, Limits, ProxyProtocol, Server
 from socketkit.dispatchers._aio import new_loop
 from socketkit.errors import IncompatibleError, UpgradeError
 from socketkit.handlers.coroutines import AsyncRequestHandler
+from socketkit.testing.certificates import authority, certificate
 
 LATE = 20
 

@@ -18,9 +18,8 @@ import pytest
 
 import socketkit.socketserver as classic
 from helpers import innards
-from helpers.certificates import authority, certificate
 from helpers.mail import Mail, MailConversation
-from helpers.support import TESTS, Program, address, with_path
+from helpers.support import TESTS
 from helpers.upgrades import LATE, Upper, UpperWithContext, asked, connect, encrypted, read_line, server_side, to_the_end, trusting
 from socketkit import (
     TCP,
@@ -38,6 +37,9 @@ from socketkit._system import logs
 from socketkit.composition import config
 from socketkit.errors import ConfigError, IncompatibleError, UpgradeError
 from socketkit.testing import FakeClock
+from socketkit.testing.certificates import authority, certificate
+from socketkit.testing.clients import address
+from socketkit.testing.programs import Program, with_path
 
 DISPATCHERS = ("sync", "thread", "pool:2", "adaptive:8", "executor", "asyncio")
 PARKING = ("pool:2", "adaptive:8", "executor", "asyncio")

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from helpers.generations import Service, descriptors, holds
-from helpers.support import GUARD, address, ask, talk
+from socketkit.testing.clients import address, ask, talk
+from socketkit.testing.programs import GUARD
 
 # --- nothing is lost ----------------------------------------------------------------------------------------------------
 

@@ -9,8 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from helpers.support import TESTS, Program, python, talk, with_path
+from helpers.support import TESTS, python
 from socketkit import Graceful
+from socketkit.testing.clients import talk
+from socketkit.testing.programs import Program, with_path
 
 PRELUDE = """
 import os, signal, socket, sys, threading, time
@@ -172,7 +174,7 @@ def test_a_lame_duck_takes_requests_and_is_not_ready(dispatcher, stop):
     python(
         PRELUDE
         + f"""
-from helpers.support import talk
+from socketkit.testing.clients import talk
 def upper(request, peer, server):
     request.sendall(request.recv(10).upper())
 server = Server("tcp://127.0.0.1:0", upper, dispatcher={dispatcher!r}, lifecycle=Graceful(lame_duck=0.3, drain=5))

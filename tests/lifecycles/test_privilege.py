@@ -9,7 +9,7 @@ from helpers.support import python
 SERVED = """
 import os, signal, socket, subprocess, sys, threading
 from socketkit import Server, StreamRequestHandler
-from helpers.support import talk
+from socketkit.testing.clients import talk
 
 if len(sys.argv) == 3:  # once more, with nothing
     nothing = ["setpriv", "--no-new-privs", "--inh-caps=-all", "--bounding-set=-all"]

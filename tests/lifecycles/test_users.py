@@ -17,13 +17,15 @@ from pathlib import Path
 
 import pytest
 
-from helpers.certificates import authority, certificate
-from helpers.support import GUARD, ROOT, TESTS, Program, address, run, talk, with_path
+from helpers.support import ROOT, TESTS
 from socketkit import TCP, Graceful, Server
 from socketkit.composition import builtin, capabilities, config
 from socketkit.errors import ConfigError, IncompatibleError
 from socketkit.lifecycles import graceful
 from socketkit.seams import DrainReport
+from socketkit.testing.certificates import authority, certificate
+from socketkit.testing.clients import address, talk
+from socketkit.testing.programs import GUARD, Program, run, with_path
 
 NOBODY, NOGROUP = pwd.getpwnam("nobody")[2:4]
 IDS = f"([{NOBODY}, {NOBODY}, {NOBODY}], [{NOGROUP}, {NOGROUP}, {NOGROUP}], [])"
@@ -60,7 +62,7 @@ PRELUDE = """
 import os, signal, socket, sys, threading
 from socketkit import *
 from socketkit.errors import PrivilegeError
-from helpers.support import talk
+from socketkit.testing.clients import talk
 
 def ids():
     return repr((list(os.getresuid()), list(os.getresgid()), os.getgroups())).encode()

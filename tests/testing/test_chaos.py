@@ -9,9 +9,9 @@ import time
 
 import pytest
 
-from helpers.support import talk
 from socketkit import TCP, Server, StreamRequestHandler, UnixStream
 from socketkit.testing import Blackhole, ChaosProxy, Cut, Delay, Drip, HalfClose, Reset
+from socketkit.testing.clients import talk
 
 TEXT = b"0123456789" * 10_000
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from helpers.support import Program, run, with_path
+from socketkit.testing.programs import Program, run, with_path
 
 PARTS = """
 import time

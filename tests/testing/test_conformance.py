@@ -12,8 +12,7 @@ from contextvars import ContextVar
 
 import pytest
 
-from helpers import certificates
-from helpers.support import python, run
+from helpers.support import python
 from socketkit import (
     TCP,
     TLS,
@@ -32,6 +31,7 @@ from socketkit import (
     UnixDatagram,
     UnixStream,
 )
+from socketkit.testing import certificates
 from socketkit.testing.conformance import (
     DispatcherConformance,
     LayerConformance,
@@ -44,6 +44,7 @@ from socketkit.testing.conformance import (
     check_observers,
     check_transport,
 )
+from socketkit.testing.programs import run
 
 
 @pytest.fixture(autouse=True)

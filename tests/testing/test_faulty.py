@@ -6,9 +6,9 @@ import threading
 
 import pytest
 
-from helpers.support import ask, talk
 from socketkit import TCP, UDP, Layered, Server, StreamRequestHandler
 from socketkit.testing import Delegate, Faults, FaultyTransport
+from socketkit.testing.clients import ask, talk
 
 ANYWHERE = TCP("127.0.0.1", 0)
 

@@ -6,12 +6,13 @@ import sys
 import pytest
 
 from helpers import snippets
-from helpers.support import ROOT, run, with_path
+from helpers.support import ROOT
 from socketkit import ConversationHandler, DatagramRequestHandler, Memory, StreamRequestHandler, Threads
 from socketkit.composition.catalog import Catalog
 from socketkit.errors import IncompatibleError
 from socketkit.testing import FakeClock, Stepping
 from socketkit.testing.conformance import check_dispatcher
+from socketkit.testing.programs import run, with_path
 
 
 class Upper(StreamRequestHandler):

@@ -12,8 +12,9 @@ import threading
 from functools import partial
 from pathlib import Path
 
-from helpers.support import TESTS, run, with_path
+from helpers.support import TESTS
 from socketkit.testing import Account
+from socketkit.testing.programs import run, with_path
 
 
 def left_by(leave, undo):

@@ -7,7 +7,8 @@ import logging
 
 import pytest
 
-from helpers.support import TESTS, Program, with_path
+from helpers.support import TESTS
+from socketkit.testing.programs import Program, with_path
 from testing.mutants.__main__ import KINDS
 
 COMMON = set(KINDS["transports"].promises()) & set(KINDS["dispatchers"].promises()) & set(KINDS["layers"].promises())

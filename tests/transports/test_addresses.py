@@ -8,11 +8,13 @@ import sys
 import pytest
 
 from helpers.generations import Service
-from helpers.support import GUARD, TESTS, address, ask, free_port, run, talk, with_path
+from helpers.support import TESTS, free_port
 from socketkit import TCP, Layered, Server
 from socketkit._system import activation
 from socketkit.errors import ListenError
 from socketkit.testing import FaultyTransport
+from socketkit.testing.clients import address, ask, talk
+from socketkit.testing.programs import GUARD, run, with_path
 from socketkit.transports import _inet
 
 SEVERAL = ["127.0.0.1", "127.0.0.2", "::1"]

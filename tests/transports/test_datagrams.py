@@ -7,13 +7,14 @@ import sys
 
 import pytest
 
-from helpers.support import GUARD, TESTS, python, run, with_path
+from helpers.support import TESTS, python
 from socketkit import UDP, AsyncDatagramRequestHandler, DatagramRequestHandler, InheritedFD, Server
 from socketkit._engine.accepting import Source
 from socketkit._engine.intake import Intake
 from socketkit.composition import config
 from socketkit.errors import ListenError
 from socketkit.seams.replies import ReplySocket
+from socketkit.testing.programs import GUARD, run, with_path
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="replies leave from their address on Linux only")
 

@@ -9,16 +9,18 @@ import sys
 
 import pytest
 
-from helpers.certificates import authority, certificate
-from helpers.support import GUARD, TESTS, Program, address, ask, free_port, python, talk, with_path
+from helpers.support import TESTS, free_port, python
 from socketkit import InheritedFD, Systemd
 from socketkit.composition import config
+from socketkit.testing.certificates import authority, certificate
+from socketkit.testing.clients import address, ask, talk
+from socketkit.testing.programs import GUARD, Program, with_path
 
 PRELUDE = """
 import os, socket, sys
 from socketkit import InheritedFD, Server, Systemd, TCP, UDP, UnixDatagram, UnixStream
 from socketkit.errors import ListenError
-from helpers.support import ask, talk
+from socketkit.testing.clients import ask, talk
 from helpers import innards
 
 def put(number, sock):

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from helpers.support import TESTS, run, with_path
+from helpers.support import TESTS
 from socketkit import TCP, UDP, Server, UnixStream
 from socketkit.composition import capabilities, config
 from socketkit.errors import IncompatibleError, ListenError
+from socketkit.testing.programs import run, with_path
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="an option of Linux")
 

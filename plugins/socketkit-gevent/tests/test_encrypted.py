@@ -9,17 +9,16 @@ import signal
 import socket
 import ssl
 import threading
-from pathlib import Path
 
 import pytest
 from socketkit_gevent import Gevent
 
-from helpers.certificates import authority, certificate
-from helpers.support import ROOT, TESTS, Program, address, with_path
 from socketkit import TCP, TLS, Graceful, Layered, Limits, ProxyProtocol, Server, StreamRequestHandler
+from socketkit.testing.certificates import authority, certificate
+from socketkit.testing.clients import address
+from socketkit.testing.programs import Program
 
 LATE = 20
-PATH = with_path(Path(__file__).parents[1] / "src", ROOT, TESTS)
 
 
 class Upper(StreamRequestHandler):
@@ -296,8 +295,8 @@ import sys
 if sys.argv[1] == "patched":
     import gevent.monkey
     gevent.monkey.patch_all(select=False)
-import ssl, threading
-from socketkit import Graceful, Layered, Limits, Server, StreamRequestHandler, TCP, TLS, socketserver
+import socketserver, ssl, threading
+from socketkit import Graceful, Layered, Limits, Server, StreamRequestHandler, TCP, TLS
 from socketkit_gevent import Gevent
 way, cert, key, ca, sni_cert, sni_key = sys.argv[2:]
 
@@ -339,7 +338,6 @@ if way in {"files", "context"}:
     print("ended", server.stop(), flush=True)
 else:
     context = own_context()
-    socketserver._Override.dispatcher, socketserver._Override.lifecycle = Gevent(), Graceful(drain=5)
     kind = {"listener": socketserver.ThreadingTCPServer, "get_request": GetRequest, "own thread": OwnThread}[way]
     kind.daemon_threads, kind.request_queue_size = True, 500
     server = kind(("127.0.0.1", 0), Tells)
@@ -353,10 +351,12 @@ else:
 
 
 @contextlib.contextmanager
-def program(patched, way):
+def program(patched, way, folder):
     files = (*certificate(), authority("Authority"), *certificate("other.example"))
-    words = ("-c", PROGRAM, "patched" if patched else "", way, *files)
-    with Program.python(*words, env=PATH) as running:
+    script = folder / "program.py"
+    script.write_text(PROGRAM)
+    command = ("-m", "socketkit", "run", "--dispatcher", "gevent", "--lifecycle", "graceful:drain=5", str(script))
+    with Program.python(*command, "patched" if patched else "", way, *files) as running:
         yield running, address(running.line(r"^serving (\S+)")[0][1])
 
 
@@ -379,8 +379,8 @@ def talk(where, words, name="localhost", **options):
 
 @pytest.mark.parametrize("way", ["files", "context", "listener", "get_request", "own thread"])
 @pytest.mark.parametrize("patched", [False, True], ids=["unpatched", "patched"])
-def test_silent_clients_hold_up_nobody_in_any_program(patched, way):
-    with program(patched, way) as (running, where), contextlib.ExitStack() as stack:
+def test_silent_clients_hold_up_nobody_in_any_program(patched, way, tmp_path):
+    with program(patched, way, tmp_path) as (running, where), contextlib.ExitStack() as stack:
         waiting = [stack.enter_context(socket.create_connection(where, timeout=LATE)) for _ in range(100)]
         assert [talk(where, b"who\n").partition(b" ")[0] for _ in range(3)] == [b"somebody"] * 3
         assert talk(where, b"who\n").split()[1] == b"mine"

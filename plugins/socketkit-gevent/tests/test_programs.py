@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from helpers.support import ROOT, TESTS, Program, address, ask, python, run, talk, with_path
+from socketkit.testing.clients import address, ask, talk
+from socketkit.testing.programs import Program, python, run, with_path
 
 PLUGIN = Path(__file__).parents[1]
-PATH = with_path(PLUGIN / "src", ROOT, TESTS)
 
 SERVE = """
 import sys, threading
@@ -45,7 +45,7 @@ def serve(**options):
 
 
 def program(source):
-    return Program.python("-c", SERVE + source, env=PATH)
+    return Program.python("-c", SERVE + source)
 
 
 def place(running):
@@ -106,7 +106,7 @@ Tells = Kicks
 serve(dispatcher=Gevent())
 idle.set()
 """
-    python(SERVE + source, env=PATH, guard=10)
+    python(SERVE + source, guard=10)
 
 
 def test_a_signal_drains_and_a_second_one_forces():
@@ -179,13 +179,7 @@ def test_a_server_with_nothing_to_do_sleeps_also_when_it_is_full(bound):
 # --- classic servers -------------------------------------------------------------------------------------------------
 
 CLASSIC = """
-import http.server, os, sys, threading
-from socketkit import socketserver
-sys.modules["socketserver"] = socketserver
-import importlib
-importlib.reload(http.server)
-from socketkit_gevent import Gevent
-socketserver._Override.dispatcher = Gevent()
+import http.server, os, socketserver, sys, threading
 http.server.HTTPServer.request_queue_size = 128  # all clients come at once
 before = sorted(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else None
 
@@ -204,10 +198,30 @@ class Pages(http.server.BaseHTTPRequestHandler):
         pass
 """
 
+
+@pytest.fixture
+def classic(tmp_path):
+    """Return a function that makes a program of classic servers, which has to be started, and runs under this dispatcher."""
+
+    def make(source, *arguments, options=(), **more):
+        script = tmp_path / "classic.py"
+        script.write_text(source)
+        return Program.python("-m", "socketkit", "run", "--dispatcher", "gevent", *options, str(script), *arguments, **more)
+
+    return make
+
+
+def ends_well(program):
+    """Run a program to its end; return whether it had nothing to complain about."""
+    with program as running:
+        assert running.wait() == 0, running.output
+        return running.output == ""
+
+
 GET = b"GET /%s HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
-def test_an_unmodified_threading_http_server_runs_on_greenlets():
+def test_an_unmodified_threading_http_server_runs_on_greenlets(classic):
     source = """
 server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Pages)
 print("serving tcp://127.0.0.1:%d" % server.server_port, flush=True)
@@ -217,7 +231,7 @@ if before is not None:
     assert sorted(os.listdir("/proc/self/fd")) == before
 print("ended with", threading.active_count(), flush=True)
 """
-    with Program.python("-c", CLASSIC + source, env=PATH) as running:
+    with classic(CLASSIC + source) as running:
         where = place(running)
         everyone = [socket.create_connection(where, timeout=10) for _ in range(50)]
         for _ in range(2):  # all stay connected, each between two of its requests
@@ -232,7 +246,7 @@ print("ended with", threading.active_count(), flush=True)
             client.close()
 
 
-def test_closing_a_classic_server_that_does_not_wait_kills_what_nobody_will_run_again():
+def test_closing_a_classic_server_that_does_not_wait_kills_what_nobody_will_run_again(classic):
     source = """
 import gevent.event
 
@@ -251,7 +265,7 @@ server.serve_forever()
 server.server_close()
 print("closed", flush=True)
 """
-    with Program.python("-c", CLASSIC + source, env=PATH) as running:
+    with classic(CLASSIC + source) as running:
         with socket.create_connection(place(running), timeout=10) as waits, socket.create_connection(place(running), timeout=10) as stops:
             waits.sendall(GET % b"wait")
             _answer(waits)
@@ -263,7 +277,7 @@ print("closed", flush=True)
         assert running.output.index("cleaned up") < running.output.index("closed")
 
 
-def test_a_classic_server_in_a_thread_can_be_closed_from_another_one():
+def test_a_classic_server_in_a_thread_can_be_closed_from_another_one(classic):
     source = """
 server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Pages)
 server.daemon_threads = False
@@ -281,10 +295,10 @@ with socket.create_connection(server.server_address) as left, socket.create_conn
             pass  # the rest of the answer, then the end
     thread.join()
 """
-    python(CLASSIC + source, env=PATH)
+    assert ends_well(classic(CLASSIC + source))
 
 
-def test_a_classic_datagram_server_answers_and_its_socket_blocks_again_afterwards():
+def test_a_classic_datagram_server_answers_and_its_socket_blocks_again_afterwards(classic):
     source = """
 import socket
 class Upper(socketserver.DatagramRequestHandler):
@@ -307,17 +321,11 @@ server.server_close()
 if before is not None:
     assert sorted(os.listdir("/proc/self/fd")) == before
 """
-    python(CLASSIC + source, env=PATH)
+    assert ends_well(classic(CLASSIC + source))
 
 
 OWN_THREADS = """
-import queue, socket, sys, threading
-from socketkit import socketserver
-if sys.argv[1] == "gevent":
-    from socketkit_gevent import Gevent
-    socketserver._Override.dispatcher = Gevent()
-elif sys.argv[1] == "python":
-    import socketserver
+import queue, socket, socketserver, sys, threading
 
 class Echo(socketserver.StreamRequestHandler):
     timeout = 10
@@ -351,7 +359,7 @@ class Queue(Own):
             self.process_request_thread(*self.queue.get())
 
 MUCH = 10 << 20
-kind = {"thread": Thread, "queue": Queue}[sys.argv[2]]
+kind = {"thread": Thread, "queue": Queue}[sys.argv[1]]
 server = type("Server", (kind, socketserver.TCPServer), {})(("127.0.0.1", 0), Echo)
 serving = threading.Thread(target=server.serve_forever)
 serving.start()
@@ -375,11 +383,14 @@ server.server_close()
 
 @pytest.mark.parametrize("own", ["thread", "queue"])
 @pytest.mark.parametrize("served", ["python", "gevent"])
-def test_a_server_may_hand_its_requests_to_threads_of_its_own(served, own):
-    assert python(OWN_THREADS, served, own, env=PATH).stderr == ""
+def test_a_server_may_hand_its_requests_to_threads_of_its_own(classic, served, own):
+    if served == "python":
+        assert python(OWN_THREADS, own).stderr == ""
+    else:
+        assert ends_well(classic(OWN_THREADS, own))
 
 
-def test_a_thread_of_the_servers_own_may_use_every_call_and_its_timeout():
+def test_a_thread_of_the_servers_own_may_use_every_call_and_its_timeout(classic):
     source = """
 import socket
 
@@ -434,7 +445,7 @@ for kind, type in ((Stream, socket.SOCK_STREAM), (Datagram, socket.SOCK_DGRAM)):
     server.shutdown()
     server.server_close()
 """
-    assert python(CLASSIC + source, env=PATH).stderr == ""
+    assert ends_well(classic(CLASSIC + source))
 
 
 def _answer(client):
@@ -450,7 +461,7 @@ def _answer(client):
 
 
 @pytest.mark.parametrize("kind", ["classic", "composed"])
-def test_a_program_ends_although_a_daemon_thread_serves(kind):
+def test_a_program_ends_although_a_daemon_thread_serves(classic, kind):
     source = """
 class Upper(socketserver.StreamRequestHandler):
     def handle(self):
@@ -463,7 +474,7 @@ if sys.argv[1] == "classic":
     where = server.server_address
 else:
     from socketkit import Server
-    server = Server("tcp://127.0.0.1:0", Upper, dispatcher=Gevent())
+    server = Server("tcp://127.0.0.1:0", Upper, dispatcher="gevent")
     server.__enter__()
     where = server.addresses[0]
 threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -472,7 +483,7 @@ sys.stdin.read()
 """
     for _ in range(5):  # without care it crashes in most runs, not in all
         reader, writer = os.pipe()
-        with Program.python("-c", CLASSIC + source, kind, env=PATH, stdin=reader) as running:
+        with classic(CLASSIC + source, kind, stdin=reader) as running:
             os.close(reader)
             where = place(running)
             with socket.create_connection(where, timeout=10) as waits:
@@ -517,7 +528,7 @@ with server:
     assert gevent.get_hub() is hub and hub.loop is not None
     gevent.sleep(0)
 """
-    python(SERVE + source, env=PATH)
+    python(SERVE + source)
 
 
 def test_a_timeout_of_the_programs_own_ends_serving():
@@ -529,16 +540,15 @@ try:
 except gevent.Timeout:
     print("timed out")
 """
-    assert "timed out" in python(SERVE + source, env=PATH).stdout
+    assert "timed out" in python(SERVE + source).stdout
 
 
 PATCHED = """
 import gevent.monkey
 gevent.monkey.patch_all(select=False)
-import sys
-from socketkit import DatagramRequestHandler, Graceful, Server, StreamRequestHandler, socketserver
+import socketserver, sys
+from socketkit import DatagramRequestHandler, Graceful, Server, StreamRequestHandler
 from socketkit_gevent import Gevent
-socketserver._Override.dispatcher, socketserver._Override.lifecycle = Gevent(), Graceful(drain=5)
 
 class Stream(StreamRequestHandler):
     def handle(self):
@@ -563,8 +573,8 @@ with server:
 
 
 @pytest.mark.parametrize("where", ["classic stream", "classic datagram", "tcp://127.0.0.1:0", "udp://127.0.0.1:0", "udp://*:0"])
-def test_a_patched_program_serves_and_stops_at_a_signal(where):
-    with Program.python("-c", PATCHED, where, env=PATH) as running:
+def test_a_patched_program_serves_and_stops_at_a_signal(classic, where):
+    with classic(PATCHED, where, options=("--lifecycle", "graceful:drain=5")) as running:
         for _ in range(3):
             assert (ask if "dp" in where or "datagram" in where else talk)(place(running), b"text\n") == b"TEXT\n"
         assert running.stop() == 0
@@ -579,12 +589,12 @@ try:
 except IncompatibleError as error:
     print(error)
 """
-    assert "patch with gevent.monkey.patch_all(select=False)" in python(source + SERVE + remedy, env=PATH).stdout
+    assert "patch with gevent.monkey.patch_all(select=False)" in python(source + SERVE + remedy).stdout
 
 
 def test_the_remedy_works():
     source = "import gevent.monkey\ngevent.monkey.patch_all(select=False)\n"
-    with Program.python("-c", source + SERVE + "serve(dispatcher=Gevent())", env=PATH) as running:
+    with Program.python("-c", source + SERVE + "serve(dispatcher=Gevent())") as running:
         where = place(running)
         with socket.create_connection(where, timeout=10) as first, socket.create_connection(where, timeout=10) as second:
             assert (first.recv(100), second.recv(100)) == (b"hello\n", b"hello\n")
@@ -610,7 +620,7 @@ with socket.create_connection(server.addresses[0]) as client:
     assert len(server.stop(drain=0).stuck) == 1
 """
     begun = time.monotonic()
-    python(SERVE + source, env=PATH)
+    python(SERVE + source)
     assert time.monotonic() - begun < 20
 
 
@@ -626,7 +636,7 @@ def installed(tmp_path_factory):
     run(*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(folder), str(PLUGIN), guard=120)
     (wheel,) = folder.glob("*.whl")
     run(*pip, "install", "--no-deps", "--target", str(folder / "site"), str(wheel), guard=120)
-    return with_path(folder / "site", ROOT)
+    return with_path(folder / "site")
 
 
 def test_an_installed_plugin_is_used_by_its_name(installed):

@@ -1,13 +1,14 @@
 import os
 import signal
-import socket
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from helpers.support import Program, address, ask, python, run, talk
+from helpers.support import gone, wait_until
+from socketkit.testing.clients import address
+from socketkit.testing.programs import Program, python, run, with_path
 
 
 def test_a_program_that_hangs_shows_where():
@@ -42,33 +43,45 @@ def test_all_that_a_program_has_printed_is_there_when_it_has_ended():
 def test_a_line_is_matched_when_it_is_whole():
     source = "import sys; sys.stdout.write('serving tcp'); sys.stdout.flush(); input(); print('://127.0.0.1:7 ()'); input()"
     reader, writer = os.pipe()
-    with Program.python("-c", source, stdin=reader) as program:
-        with pytest.raises(AssertionError, match="printed 0 lines"):
-            program.line("^serving", timeout=1)
+    with Program.python("-c", source, stdin=reader) as program, ThreadPoolExecutor() as other:
+        found = other.submit(program.line, r"^serving (\S+)")
+        wait_until(lambda: program.output == "serving tcp")
         os.write(writer, b"\n")
-        assert program.serving() == ["tcp://127.0.0.1:7"]
+        assert found.result()[0][1] == "tcp://127.0.0.1:7"
     os.close(reader)
     os.close(writer)
 
 
-def test_the_clients_return_all_that_a_server_says():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        served = threading.Thread(target=_answer, args=(listener,))
-        served.start()
-        assert talk(listener.getsockname(), b"all of it") == b"all of it" * 10_000
-        served.join()
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
-        receiver.bind(("127.0.0.1", 0))
-        served = threading.Thread(target=lambda: receiver.sendto(*receiver.recvfrom(100)))
-        served.start()
-        assert ask(receiver.getsockname(), b"packet") == b"packet"
-        served.join()
+def test_a_program_that_does_not_print_a_line_shows_what_it_does_instead():
+    source = "import threading; print('starts'); threading.Event().wait()"
+    with Program.python("-c", source) as program:
+        program.line("starts")
+        with pytest.raises(AssertionError, match=r"printed 0 lines with 'serving', not 1:\nstarts\n(?s:.*)in wait"):
+            program.line("serving", timeout=0.1)
+        assert program.wait() == -signal.SIGABRT
 
 
-def _answer(listener):
-    connection, _ = listener.accept()
-    with connection, connection.makefile("rb") as received:
-        connection.sendall(received.read() * 10_000)
+def test_a_program_that_does_not_end_shows_what_it_does_instead():
+    with Program.python("-c", "import signal; print('starts'); signal.pause()") as program:
+        program.line("starts")
+        with pytest.raises(AssertionError, match=r"did not end:\nstarts\n(?s:.*)most recent call first"):
+            program.wait(timeout=0.1)
+
+
+def test_with_a_program_its_whole_group_ends():
+    source = """
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
+print("started", child.pid, flush=True)
+"""
+    with Program.python("-c", source) as program:
+        [started] = program.line(r"^started (\d+)")
+        assert program.wait() == 0
+    assert gone(int(started[1]))
+
+
+def test_folders_come_first_on_the_path():
+    assert python("import sys; print(*sys.path[1:3])", env=with_path("/first", "/second")).stdout == "/first /second\n"
 
 
 def test_nobody_else_can_have_the_number_of_a_group_that_is_killed(monkeypatch):
