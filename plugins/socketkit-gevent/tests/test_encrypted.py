@@ -145,9 +145,9 @@ class Waits(StreamRequestHandler):
 
 
 @contextlib.contextmanager
-def waiting(does):
+def waiting(does, limits=None):
     """Serve a client whose handler does something; yield the server and the client once the handler is about to do it."""
-    server = encrypted(Waits)
+    server = encrypted(Waits, limits=limits)
     server.does = does
     with server.start(), connect(server) as client:
         client.sendall(b"first\n")
@@ -168,6 +168,13 @@ def test_while_one_handler_waits_to_send_others_are_served(call):
     with waiting(lambda request: SENDS[call](request, bytes(MUCH))) as (server, client):
         assert is_served(server)
         assert received(client) == MUCH
+
+
+@pytest.mark.parametrize("call", [each for each in SENDS if each != "sendfile"])  # which tries again: Lib/socket.py, _sendfile_use_send
+def test_a_client_that_takes_nothing_is_given_up_after_the_limit_for_it(call):
+    with waiting(lambda request: SENDS[call](request, bytes(MUCH)), Limits(write_stall=0.2)) as (server, _client):
+        assert server.stop(drain=LATE).forced == 0
+        assert server.stats().outcomes == {"timed out": 1}
 
 
 def test_while_one_handler_waits_for_the_last_word_of_its_client_others_are_served():

@@ -16,7 +16,7 @@ import gevent.monkey
 import pytest
 from socketkit_gevent import Gevent, socketkit_dispatchers
 
-from socketkit import DatagramRequestHandler, Server, StreamRequestHandler
+from socketkit import DatagramRequestHandler, Limits, Server, StreamRequestHandler
 from socketkit.errors import ConfigError
 from socketkit.testing.clients import ask, talk
 
@@ -191,6 +191,18 @@ def test_while_one_handler_waits_to_send_others_are_served(call):
         assert waits.recv(1) == bytes(1)
         assert talk(server.addresses[0], b"x") == b""
         assert len(waits.makefile("rb").read()) == MUCH - 1
+
+
+@pytest.mark.parametrize("call", SEND)
+def test_a_client_that_takes_nothing_is_given_up_after_the_limit_for_it(call):
+    def send(request, client_address, server):
+        request.recv(100)
+        SEND[call](request, bytes(MUCH))
+
+    with serving(send, limits=Limits(write_stall=0.2)) as server, clients(server, 1) as (stalls,):
+        stalls.sendall(b"much")
+        assert server.stop(drain=20).forced == 0
+        assert server.stats().outcomes == {"timed out": 1}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="green descriptors block on Linux only")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import gevent.monkey
 from gevent._hub_local import get_hub_if_exists  # see `_waiting`
 
-from socketkit_gevent._waiting import until_ready
+from socketkit_gevent._waiting import send_limit, until_ready
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,12 +53,12 @@ def _waiting(name: str, *, sends: bool = False) -> Callable[..., Any]:
                 if self.timeout == 0:
                     raise
                 writes = sends if isinstance(error, BlockingIOError) else isinstance(error, ssl.SSLWantWriteError)
-            left = None
+            left, late = send_limit(self) if writes else (self.timeout, TimeoutError("timed out"))
             if self.timeout is not None:
                 end = end or time.monotonic() + self.timeout
                 left = max(0.0, end - time.monotonic())
             if not until_ready(self.fileno(), left, sends=writes):
-                raise TimeoutError("timed out")
+                raise late
 
     method.__name__ = name
     return method

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import select
+import socket
+import struct
+from typing import Any
 
 import gevent.socket
 from gevent._hub_local import get_hub_if_exists  # gevent has no public way to ask without creating a hub
+
+_TIMEVAL = struct.Struct("@ll")  # seconds and microseconds
 
 
 def until_ready(fileno: int, seconds: float | None, *, sends: bool) -> bool:
@@ -23,3 +30,16 @@ def until_ready(fileno: int, seconds: float | None, *, sends: bool) -> bool:
     except TimeoutError:
         return False
     return True
+
+
+def send_limit(sock: Any) -> tuple[float | None, OSError]:
+    """Return how many seconds a send may wait for the peer (None: for ever), and what it then raises.
+
+    Without a timeout of its own, a socket has that of the kernel, SO_SNDTIMEO, which is a server's limit `write_stall`. The kernel itself
+    does not apply it to a call that must not wait. Source: socket(7), SO_SNDTIMEO; the error is the kernel's too.
+    """
+    timeout = sock.gettimeout()
+    if timeout is not None:
+        return timeout, TimeoutError("timed out")
+    seconds, microseconds = _TIMEVAL.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.size))
+    return seconds + microseconds / 1e6 or None, BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
