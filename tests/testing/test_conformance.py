@@ -4,11 +4,13 @@ import contextlib
 import functools
 import logging
 import os
+import re
 import socket
 import ssl
 import sys
 import threading
 from contextvars import ContextVar
+from pathlib import Path
 
 import pytest
 
@@ -31,6 +33,7 @@ from socketkit import (
     UnixDatagram,
     UnixStream,
 )
+from socketkit.composition import builtin
 from socketkit.testing import certificates
 from socketkit.testing.conformance import (
     DispatcherConformance,
@@ -200,6 +203,65 @@ class TestInheritedFD(TransportConformance):
 
     def make(self):
         return InheritedFD(self.number)
+
+
+OF_A_MANAGER = """
+import itertools, os, socket
+os.environ["LISTEN_PID"], checks = str(os.getpid()), 40
+taken = [socket.create_server(("127.0.0.1", 0)) for _ in range(checks)]
+for number, sock in enumerate(taken):  # first above all others, because the descriptors may overlap
+    os.dup2(sock.fileno(), 100 + number)
+for number, sock in enumerate(taken):
+    sock.close()
+for number in range(checks):
+    os.dup2(100 + number, 3 + number)
+    os.close(100 + number)
+os.environ.update(LISTEN_FDS=str(checks), LISTEN_FDNAMES=":".join(f"web{number}" for number in range(checks)))
+
+from socketkit import Systemd
+from socketkit.testing.conformance import TransportConformance
+from socketkit.testing.conformance.promises import find
+
+numbers = itertools.count()
+
+class OfAManager(TransportConformance):
+    opens_once = True
+    def __init__(self):
+        self.name = f"web{next(numbers)}"
+    def make(self):
+        return Systemd(self.name)
+
+for name in OfAManager.promises():
+    found = find(getattr(OfAManager(), name))
+    print(found.result)
+    assert found.result != "broken", found
+"""
+
+
+def test_a_socket_of_the_service_manager_keeps_its_promises():
+    assert python(OF_A_MANAGER).stdout.split().count("kept") > 10
+
+
+def test_a_transports_clients_may_be_more_than_sockets_that_connect():
+    connected = []
+
+    def connect(address):
+        connected.append(address)
+        return socket.create_connection(address)
+
+    assert not check_transport(functools.partial(TCP, "127.0.0.1", 0), connect, only="test_served").broken
+    assert connected
+
+
+def test_every_part_of_ours_is_checked():
+    checks = Path(__file__).read_text().partition("# --- as functions")[2]
+    parts = {
+        **builtin.socketkit_transports(),
+        **builtin.socketkit_layers(),
+        **builtin.socketkit_dispatchers(),
+        **builtin.socketkit_lifecycles(),
+    }
+    assert [name for name, recipe in parts.items() if not re.search(rf"\b{recipe.__name__}\b", checks)] == []
 
 
 class TestProxyProtocol(LayerConformance):

@@ -92,6 +92,18 @@ class DispatcherConformance(RecipeConformance):
 
     # called by hand
 
+    def test_force(self) -> None:
+        """`force`, if it has one, does not wait, and may be called when nothing runs."""
+        with self._live() as live:
+            applies_if(hasattr(live, "force"), "it has no force()")
+            self.at_once(live.force, "force()")
+
+    def test_unshare(self) -> None:
+        """`unshare`, if it has one, returns at once when no process holds a copy of the listeners."""
+        with self._live() as live:
+            applies_if(hasattr(live, "unshare"), "it has no unshare()")
+            self.at_once(live.unshare, "unshare()")
+
     def test_wait(self) -> None:
         """`wait` returns False while a dispatched request runs, and True once it has ended."""
         with self._dispatching() as (live, work):

@@ -416,9 +416,14 @@ class TransportConformance(RecipeConformance):
         return recipe if port is None or not hasattr(recipe, "port") else attrs.evolve(recipe, port=port)
 
 
-def check_transport(make: Callable[[], Any], *, only: str | None = None) -> Report:
-    """Check a transport; `make` returns a new recipe, for a place on this machine that is free. See `check_dispatcher`."""
-    return check(TransportConformance, make, only)
+def check_transport(make: Callable[[], Any], connect: Callable[[Any], socket.socket] | None = None, *, only: str | None = None) -> Report:
+    """Check a transport; `make` returns a new recipe, for a place on this machine that is free. See `check_dispatcher`.
+
+    connect: returns a client's socket that is connected to an address, as `TransportConformance.connect`.
+    """
+    if connect is None:
+        return check(TransportConformance, make, only)
+    return check(type("TransportConformance", (TransportConformance,), {"connect": staticmethod(connect)}), make, only)
 
 
 def _expect_url(url: object, what: str) -> None:

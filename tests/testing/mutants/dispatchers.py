@@ -127,6 +127,14 @@ class Undaunted(Sound):
 # --- called by hand ---------------------------------------------------------------------------------------------------
 
 
+class Patient(Sound):
+    class Part(Live):
+        def force(self):
+            threading.Event().wait()
+
+        unshare = force
+
+
 class Hasty(Sound):
     class Part(Live):
         def wait(self, timeout):
@@ -418,6 +426,8 @@ MUTANTS = {
     "test_kinds": (OddKinds, "kinds is frozenset({'streams'})"),
     "test_processes": (Uncounted, "processes is None; it must be the number of worker processes"),
     "test_daemonized": (Undaunted, "daemonized() returned None, which has no start()"),
+    "test_force": (Patient, "force() had not returned after 1 s; it must not block"),
+    "test_unshare": (Patient, "unshare() had not returned after 1 s; it must not block"),
     "test_wait": (Hasty, "wait(0.05) beside a running request returned True, not False"),
     "test_inline": (Mistaken, "dispatch() ran the request in another place, and inline is True"),
     "test_adapt": (Keeping, "after the request that adapt() returned was closed, the connection is still open"),
