@@ -149,7 +149,7 @@ class Server(RequestTemplate):
         except Exception:
             log.exception("%r: serving ended early", self)
         finally:
-            self.__engine.finish(run)
+            self.__engine.finish_thread(run)
 
     def connect(self, url: str | None = None) -> socket.socket:
         """Return the socket of a new client of this server, connected to a `Memory` transport. Owner: the caller.

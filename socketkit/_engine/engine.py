@@ -150,6 +150,13 @@ class Engine(Requests, ABC):
         run.started.set()
         run.done.set()
 
+    def finish_thread(self, run: Run) -> None:
+        """As `finish`, at the end of a thread of the server's own, where requests may go on: see `socketkit.seams.Lingers`."""
+        linger = None if run.drained or self.live is None or self.live.linger is None else self.live.linger()
+        self.finish(run)
+        if linger is not None:
+            linger()
+
     def stop(self, drain: float | None, *, wait: bool) -> DrainReport | None:
         """Stop the run: see `socketkit.Server.stop`."""
         run = self.run  # read once: the run may end at any moment

@@ -146,6 +146,7 @@ class StartedDispatcher:
         self.narrow = getattr(part, "narrow", None)
         self.cut = getattr(part, "cut", None)
         self.force = getattr(part, "force", None)
+        self.linger: Callable[[], Callable[[], None]] | None = getattr(part, "linger", None)
         self.unshare = getattr(part, "unshare", None)
         self.attach = getattr(part, "attach", None)
         self.renew_workers = getattr(part, "renew_workers", None)

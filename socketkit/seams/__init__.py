@@ -3,7 +3,8 @@
 A *recipe* is the configuration of one part: a frozen attrs class, comparable and printable, without sockets or threads.
 A *live part* is what a recipe creates when a server starts. It owns resources and has `close()`.
 Conform by shape; do not inherit from these classes. A power that only some parts have is a Protocol of its own (`Adapts`, `Awaits`,
-`Narrows`, `Cuts`, `Forces`, `Shares`, `Watches`, `Connects`). It is looked up once, when a server is composed, and never on a request.
+`Narrows`, `Cuts`, `Forces`, `Lingers`, `Shares`, `Watches`, `Connects`). It is looked up once, when a server is composed, and never on a
+request.
 
 Times are float seconds, deadlines are on `time.monotonic()`, and None means no limit.
 """
@@ -30,6 +31,7 @@ from socketkit.seams.powers import (
     Inline,
     IsAsync,
     Kinds,
+    Lingers,
     Located,
     NamesClient,
     Narrows,
@@ -69,6 +71,7 @@ __all__ += [
     "Expires",
     "Forces",
     "Inline",
+    "Lingers",
     "Narrows",
     "Parks",
     "Renews",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from socketkit.seams.parking import Parking
@@ -75,6 +75,19 @@ class Forces(Protocol):
 
     def force(self) -> None:
         """End the requests that still run, without waiting for them. Called once, when a drain's deadline has passed."""
+
+
+class Lingers(Protocol):
+    """Power of a driving dispatcher: its requests can go on only in the thread that called `drive`, as greenlets do."""
+
+    def linger(self) -> Callable[[], None]:
+        """Return what lets the requests of this thread go on, and returns when they have ended.
+
+        Called after a run without a drain, in the thread of `Server.start`: it then calls what this returns, as the last thing that it
+        does. Meanwhile the server counts as stopped, and may serve again in another thread. From this call on, `wait` waits for these
+        requests in any thread, and `close` ends them. In a thread of the program's own the server does not call it, because the program
+        expects that thread back: there the requests go on only inside `wait`, or when the same thread serves again.
+        """
 
 
 class Shares(Protocol):

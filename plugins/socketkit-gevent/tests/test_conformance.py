@@ -23,9 +23,6 @@ class TestGevent(DispatcherConformance):
     def make(self):
         return Gevent()
 
-    def test_starts_beside(self):
-        pytest.skip("greenlets belong to the thread that served: without a drain, those of the run before never go on")
-
 
 class TestFewGreenlets(TestGevent):
     def make(self):

@@ -496,6 +496,17 @@ sys.stdin.read()
                 assert running.wait(10) == 0
 
 
+def test_a_program_ends_although_requests_go_on_without_a_run():
+    source = """
+import socket
+server = Server("tcp://127.0.0.1:0", Greeting, dispatcher=Gevent(), lifecycle=Classic()).start()
+client = socket.create_connection(server.addresses[0])
+assert client.recv(100) == b"hello\\n"
+server.stop()
+"""
+    python(SERVE + source)
+
+
 # --- programs that use gevent ----------------------------------------------------------------------------------------
 
 

@@ -277,7 +277,7 @@ def test_a_request_that_has_not_begun_is_not_killed_because_nobody_would_account
 
     def take(timeout):
         live._spawn(lambda: ran.append(True))
-        live._kill()
+        live._kill(live.loops[gevent.get_hub()])
         intake.stopped = True
 
     intake.take = take
@@ -320,6 +320,55 @@ def test_without_a_drain_closing_waits_in_the_thread_that_served():
         other.join()
         assert client.recv(100) == b"bye\n"
     assert server.stats().outcomes == {"finished": 1}
+
+
+def test_without_a_drain_a_request_goes_on_beside_the_next_run():
+    server = Server("tcp://127.0.0.1:0", Greeting, dispatcher=Gevent(), lifecycle=Classic()).start()
+    with clients(server, 1) as (before,):
+        assert before.recv(100) == b"hello\n"
+        server.stop()
+        server.start()
+        with clients(server, 1) as (after,):
+            assert after.recv(100) == b"hello\n"
+            for client in (before, after):
+                client.sendall(b"bye\n")
+                assert client.recv(100) == b"bye\n"
+                assert client.recv(100) == b""
+        server.stop()
+    server.server_close()
+    assert server.stats().outcomes == {"finished": 2}
+
+
+def test_closing_waits_for_requests_in_the_servers_own_thread():
+    server = Server("tcp://127.0.0.1:0", Greeting, dispatcher=Gevent(), lifecycle=Classic()).start()
+    with clients(server, 1) as (client,):
+        assert client.recv(100) == b"hello\n"
+        server.stop()
+        closing = threading.Thread(target=server.server_close)
+        closing.start()
+        closing.join(0.1)
+        assert closing.is_alive()
+        client.sendall(b"bye\n")
+        assert client.recv(100) == b"bye\n"
+        closing.join(10)
+        assert not closing.is_alive()
+    assert server.stats().outcomes == {"finished": 1}
+
+
+def test_the_bound_counts_the_requests_of_the_run_before():
+    server = Server("tcp://127.0.0.1:0", Greeting, dispatcher=Gevent(1), lifecycle=Classic()).start()
+    with clients(server, 1) as (before,):
+        assert before.recv(100) == b"hello\n"
+        server.stop()
+        server.start()
+        with clients(server, 1) as (after,):
+            time.sleep(0.1)  # for what should not happen
+            assert not greeted(after)
+            before.sendall(b"bye\n")
+            assert after.recv(100) == b"hello\n"
+        server.stop()
+    server.server_close()
+    assert server.stats().active == 0
 
 
 def test_without_a_drain_requests_whose_peers_leave_as_it_stops_still_end():

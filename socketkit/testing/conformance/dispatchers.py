@@ -362,7 +362,7 @@ class DispatcherConformance(RecipeConformance):
                 self._is_served(server)
 
     def test_starts_beside(self) -> None:
-        """A server that is started again without a drain serves beside a request of the run before."""
+        """A server that is started again without a drain serves beside a request of the run before, which goes on."""
         with self._live() as live:
             applies_if(not getattr(live, "inline", False), "its requests run in the serving thread")
         applies_if(not getattr(self.make(), "forks_workers", False), "its workers end with the run")
@@ -372,6 +372,9 @@ class DispatcherConformance(RecipeConformance):
             self.until(lambda: server.state is State.STOPPED, "{seconds} s after stop(), a server without a drain has not stopped")
             self.at_once(server.start, "a start beside a request of the run before")
             self._is_served(server)
+            answer = holding.ask("go on")
+            expect(answer == "done", f"beside the next run, a request of the run before was answered {answer!r}, not 'done'")
+            self._counts(server, finished=2)
 
     def test_leaves_nothing(self) -> None:
         """After the server is closed, no thread, process, descriptor or signal handler is left."""

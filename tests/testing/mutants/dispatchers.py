@@ -367,6 +367,25 @@ class SharedThreads(Driving):
             super().drive(open_intake)
 
 
+class Abandoning(Driving):
+    """Gives up the requests of the run before when it drives again."""
+
+    class Part(Driver):
+        def __init__(self):
+            super().__init__()
+            self.requests = []
+
+        def adapt(self, request):
+            self.requests.append(request)
+            return request
+
+        def drive(self, open_intake):
+            for request in self.requests:
+                with contextlib.suppress(OSError):
+                    request.shutdown(socket.SHUT_RDWR)
+            super().drive(open_intake)
+
+
 class DrivesOnce(Driving):
     """Runs units in the serving thread, and only until the first stop."""
 
@@ -457,5 +476,6 @@ MUTANTS = {
     "test_starts_again after a drain": (Once, "RuntimeError: it was started already"),
     "test_starts_again on the same live part": (DrivesOnce, NO_ANSWER),
     "test_starts_beside": (SharedThreads, "a start beside a request of the run before had not returned after 1 s"),
+    "test_starts_beside and lets it go on": (Abandoning, "a request of the run before was answered '', not 'done'"),
     "test_leaves_nothing": (Leaky, "after the server was closed there is still: descriptors"),
 }

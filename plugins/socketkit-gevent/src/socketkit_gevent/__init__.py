@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import math
 import socket
 import sys
 import threading
+import time
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, cast
 
 import attrs
@@ -28,11 +31,11 @@ from socketkit_gevent._plain import GreenSocket
 from socketkit_gevent._waiting import until_ready
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from gevent.hub import Hub
 
-    from socketkit.seams import Adapts, Awaits, Dispatcher, Drive, Forces, Intake, OpenIntake, Request, Unit, Work
+    from socketkit.seams import Adapts, Awaits, Dispatcher, Drive, Forces, Intake, Lingers, OpenIntake, Request, Unit, Work
 
     _Greenlet: TypeAlias = gevent.Greenlet[..., object]
 
@@ -76,7 +79,7 @@ class Gevent:
         """
         if gevent.monkey.is_module_patched("select"):
             raise IncompatibleError("Gevent", "cannot watch a patched select module", "patch with gevent.monkey.patch_all(select=False)")
-        live = _Greenlets(self.max_greenlets)
+        live = _Greenlets(math.inf if self.max_greenlets is None else self.max_greenlets)
         atexit.register(live.leave)
         return live
 
@@ -91,67 +94,101 @@ def socketkit_dispatchers() -> Mapping[str, type[Gevent]]:
 
 
 @attrs.define(eq=False)
-class _Greenlets:
-    """Takes units in the serving thread and runs each on a greenlet. Everything here belongs to that thread."""
+class _Loop:
+    """A thread's hub, and what this dispatcher has on it. Only that thread uses it, except where a comment says otherwise."""
 
-    bound: int | None
+    hub: Hub
+    is_ours: bool
+    """Whether this dispatcher created the hub."""
+    thread: threading.Thread
+    answering: dict[Any, Any] = attrs.field(factory=dict)
+    """The sockets of datagram listeners, each with the socket that handlers get instead."""
+    intake: Intake | None = None
+    """The intake, while `drive` takes from it. Any thread may stop it."""
+    leaving: bool = False
+    """The program ends, so that a daemon thread must not enter the hub again."""
+    left: _Greenlet | None = None
+    """Waits for the other greenlets, while they go on without `drive`, in a thread that ends with them."""
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the calling thread is the one of the hub. From any thread."""
+        return get_hub_if_exists() is self.hub
+
+    @property
+    def lingers(self) -> bool:
+        """Whether its greenlets go on without `drive`. From any thread."""
+        return self.left is not None
+
+    def call(self, function: Callable[..., object], *arguments: object) -> None:
+        """Call the function in the hub: at once if that is in this thread, else soon. From any thread."""
+        if self.is_here:
+            function(*arguments)
+        elif self.thread.is_alive():
+            self.hub.loop.run_callback_threadsafe(function, *arguments)
+
+
+@attrs.define(eq=False)
+class _Greenlets:
+    """Takes units in the serving thread and runs each on a greenlet.
+
+    A greenlet can run only in the thread that it began in. After a run without a drain those of the server's own thread go on there
+    (`linger`), beside the next run in another thread, so there is a loop for each thread.
+    """
+
+    bound: float
     greenlets: set[_Greenlet] = attrs.field(factory=set)
-    """The greenlets of running units."""
-    held: Intake | None = None
-    """The intake, while the limit keeps it from taking more."""
+    """The greenlets of running units, in all threads."""
+    loops: dict[Hub, _Loop] = attrs.field(factory=dict)
+    held: tuple[_Loop, Intake] | None = None
+    """The intake that the limit keeps from taking more, and its loop."""
     connections: weakref.WeakSet[Any] = attrs.field(factory=weakref.WeakSet)
     """Green connections that are still referenced."""
     encrypted: dict[type, type] = attrs.field(factory=dict)
     """The green class for each class of sockets with TLS that a request had."""
-    answering: dict[Any, Any] = attrs.field(factory=dict)
-    """The sockets of datagram listeners, each with the socket that handlers get instead."""
-    hub: Hub | None = None
-    """The hub of the serving thread, if this dispatcher created it."""
     thread: threading.Thread | None = None
     """The thread that last called `drive`."""
-    intake: Intake | None = None
-    """The intake, while `drive` takes from it."""
-    leaving: bool = False
-    """The program ends, so that a daemon thread must not enter the hub again."""
     warned: bool = False
 
     # the seams
 
     def drive(self, open_intake: OpenIntake) -> None:
         """Take units and spawn them until stopped; wait in the hub, so that the greenlets run meanwhile."""
-        self.thread = threading.current_thread()
-        self._enter_hub()
-        hub = gevent.get_hub()
+        loop = self._enter()
+        self.thread = loop.thread = threading.current_thread()
         try:
             with (
                 open_intake() as intake,
-                contextlib.closing(hub.loop.io(intake.fileno(), READ)) as readable,
+                contextlib.closing(loop.hub.loop.io(intake.fileno(), READ)) as readable,
                 intake.woken_by_signals(),  # otherwise a signal just before the hub goes to sleep waits for the next event
             ):
-                self.intake = intake
-                while not (intake.stopped or self.leaving):
-                    self._take(intake)
+                loop.intake = intake
+                if len(self.greenlets) >= self.bound:  # of the run before
+                    self._hold(loop, intake)
+                while not (intake.stopped or loop.leaving):
+                    self._take(loop, intake)
                     if not intake.stopped:  # taking may have consumed the wake-up of the stop
                         with gevent.Timeout(intake.due(), exception=False):  # type: ignore[arg-type] # False: continue; missing in the stubs
-                            hub.wait(readable)
+                            loop.hub.wait(readable)
         finally:
-            self.held = self.intake = None
+            self.held = loop.intake = None
             gevent.sleep(0)  # lets greenlets that are ready to end do so: without a drain, this hub may never run again
-            if not self.greenlets:
-                self._leave_hub()
+            if not self._running(loop):
+                self._leave(loop)
 
     def adapt(self, request: Request) -> Request:
         """Return the request with a green socket instead of its own; in a thread of the server's own, return it unchanged."""
-        if self.thread is not None and get_hub_if_exists() is None:
-            return request
-        self._enter_hub()
+        if get_hub_if_exists() is None:
+            if self.thread not in {None, threading.current_thread()}:
+                return request
+            self._enter()
         if not isinstance(request, tuple):
             return self._green(request)
-        data, answer = request
+        (data, answer), loop = request, self._enter()
         listener = answer.socket if isinstance(answer, ReplySocket) else answer
-        if listener not in self.answering:
-            self.answering[listener] = self._answer_for(listener)
-        green = self.answering[listener]
+        if listener not in loop.answering:
+            loop.answering[listener] = self._answer_for(listener)
+        green = loop.answering[listener]
         return data, attrs.evolve(answer, socket=green) if isinstance(answer, ReplySocket) else green
 
     def until_ready(self, request: Request, seconds: float | None, /, *, sends: bool) -> bool:
@@ -159,60 +196,92 @@ class _Greenlets:
         return until_ready(request.fileno(), seconds, sends=sends)
 
     def wait(self, timeout: float | None) -> bool:
-        """Let the greenlets run until all except the caller's have ended.
+        """Let the greenlets of this thread run until all except the caller's have ended; wait for those of threads that linger.
 
-        Another thread cannot make them run, so the method returns at once there.
+        Nothing can make those of other threads run, so the method does not wait for them.
         """
-        others = [each for each in self.greenlets if each is not gevent.getcurrent()]
-        if others and threading.current_thread() is self.thread:
-            gevent.joinall(others, timeout)
+        end = None if timeout is None else time.monotonic() + timeout
+        others = [each for each in list(self.greenlets) if each is not gevent.getcurrent()]
+        for loop in list(self.loops.values()):
+            if loop.is_here:
+                gevent.joinall([each for each in others if each.parent is loop.hub], timeout)
+            elif loop.lingers:
+                loop.thread.join(None if end is None else max(0.0, end - time.monotonic()))
         return all(each.dead for each in others)
 
     def force(self) -> None:
         """Kill greenlets that do not end within a short time. A handler in a read has just received the end of its stream, and may finish."""
-        gevent.spawn_later(BEFORE_KILL, self._kill)
+        for loop in list(self.loops.values()):
+            loop.call(gevent.spawn_later, BEFORE_KILL, self._kill, loop)
+
+    def linger(self) -> Callable[[], None]:
+        """Return what lets the greenlets of this thread go on until they have ended, and then leaves the hub."""
+        hub = get_hub_if_exists()
+        loop = None if hub is None else self.loops.get(hub)
+        if loop is None:  # nothing runs any more
+            return lambda: None
+        loop.left = left = cast("_Greenlet", gevent.spawn(gevent.joinall, self._running(loop)))
+        return partial(self._linger, loop, left)
 
     def close(self) -> None:
-        """Close the sockets for replies. Destroy the hub if this dispatcher created it, after ending the greenlets still in it."""
+        """Close the sockets for replies. Destroy each hub that this dispatcher created, after ending the greenlets still in it."""
         if gevent.getcurrent() in self.greenlets:  # a handler is closing its own server
             return
         atexit.unregister(self.leave)
-        if self.greenlets and self.hub is not None:
+        ours = [loop for loop in self.loops.values() if loop.is_ours]
+        if self.greenlets and ours:
             for connection in list(self.connections):
                 with contextlib.suppress(OSError):  # it may be closed by now
                     connection.shutdown(socket.SHUT_RDWR)
             if not self.wait(BEFORE_KILL):
-                self._kill()
+                for loop in ours:
+                    loop.call(self._kill, loop)
                 self.wait(LAST_WORD)
-        self._leave_hub()
+        for loop in list(self.loops.values()):
+            self._leave(loop)
 
     def leave(self) -> None:
-        """Have a daemon thread leave its hub, because the program ends. Registered with atexit.
+        """Have each daemon thread leave its hub, because the program ends. Registered with atexit.
 
         Python ends such a thread when it next needs the interpreter's lock, by pthread_exit(3). That unwinds the stack, and the frames
         of greenlets on it then touch objects without the lock: a crash. Source: Python 3.11 to 3.13, PyThread_exit_thread. Handlers that
         still run are left where they wait, like daemon threads.
         """
-        thread, intake = self.thread, self.intake
-        if thread is None or thread is threading.current_thread() or not thread.daemon or not thread.is_alive():  # also in forked processes
-            return
-        self.leaving = True
-        if intake is not None:
-            intake.stop()
-        thread.join(LAST_WORD)
+        for loop in list(self.loops.values()):
+            thread, intake, left = loop.thread, loop.intake, loop.left
+            if thread is threading.current_thread() or not thread.daemon or not thread.is_alive():  # also in forked processes
+                continue
+            loop.leaving = True
+            if intake is not None:
+                intake.stop()
+            if left is not None:
+                loop.call(partial(left.kill, block=False))
+            thread.join(LAST_WORD)
 
     # inside
 
-    def _take(self, intake: Intake) -> None:
+    def _take(self, loop: _Loop, intake: Intake) -> None:
         """Spawn available units, up to a maximum: the intake signals the rest again."""
         for _ in range(UNITS_PER_TURN):
             unit = intake.take(0)
             if unit is None:
                 return
             self._spawn(unit)
-            if len(self.greenlets) == self.bound:
-                self.held = intake
-                intake.hold()
+            if len(self.greenlets) >= self.bound:
+                self._hold(loop, intake)
+
+    def _hold(self, loop: _Loop, intake: Intake) -> None:
+        self.held = loop, intake
+        intake.hold()
+        if len(self.greenlets) < self.bound:  # one of another thread has ended meanwhile, perhaps too early to see this
+            self._release()
+
+    def _release(self) -> None:
+        """Take more, because a greenlet has ended, in whatever thread."""
+        held, self.held = self.held, None
+        if held is not None:
+            loop, intake = held
+            loop.call(lambda: intake.release() if loop.intake is intake else None)
 
     def _spawn(self, unit: Unit) -> None:
         self.greenlets.add(gevent.spawn(self._run, unit))
@@ -222,15 +291,22 @@ class _Greenlets:
             unit()  # any exception is for the process; gevent raises it in the main greenlet
         finally:
             self.greenlets.discard(cast("_Greenlet", gevent.getcurrent()))
-            held, self.held = self.held, None
-            if held is not None:
-                held.release()
+            if self.held is not None:
+                self._release()
 
-    def _kill(self) -> None:
+    def _running(self, loop: _Loop) -> list[_Greenlet]:
+        return [each for each in list(self.greenlets) if each.parent is loop.hub]
+
+    def _kill(self, loop: _Loop) -> None:
         """Raise GreenletExit in every started greenlet; one that has not started would never settle its request."""
-        if threading.current_thread() is not self.thread:
-            return
-        gevent.killall([each for each in self.greenlets if each.gr_frame is not None], block=False)
+        gevent.killall([each for each in self._running(loop) if each.gr_frame is not None], block=False)
+
+    def _linger(self, loop: _Loop, left: _Greenlet) -> None:
+        left.join()
+        if loop.left is left:  # otherwise a later run in this thread lingers too, and leaves
+            loop.left = None
+            if not loop.leaving:
+                self._leave(loop)
 
     def _green(self, request: Any) -> Any:
         """Return a green socket for a plain one or one with TLS, with its timeout; return anything else unchanged."""
@@ -263,25 +339,34 @@ class _Greenlets:
         green.settimeout(listener.gettimeout())
         return green
 
-    def _enter_hub(self) -> None:
-        if get_hub_if_exists() is None:
-            self.hub = gevent.get_hub()
+    def _enter(self) -> _Loop:
+        """Return the loop of this thread."""
+        is_ours = get_hub_if_exists() is None
+        hub = gevent.get_hub()
+        loop = self.loops.get(hub)
+        if loop is None:
+            loop = self.loops[hub] = _Loop(hub, is_ours, threading.current_thread())
+        return loop
 
-    def _leave_hub(self) -> None:
-        for listener, green in self.answering.items():
+    def _leave(self, loop: _Loop) -> None:
+        """Close the sockets for replies, and destroy the hub if this dispatcher created it. A loop that lingers leaves by itself."""
+        if loop.lingers or loop.intake is not None:
+            return
+        self.loops.pop(loop.hub, None)
+        for listener, green in loop.answering.items():
             if green is not listener:
                 green.close()
                 with contextlib.suppress(OSError):  # the copies share O_NONBLOCK; the listener may be closed by now
                     listener.settimeout(listener.gettimeout())
-        self.answering.clear()
-        hub, self.hub = self.hub, None
-        if hub is not None and (get_hub_if_exists() is hub or not (self.thread and self.thread.is_alive())):
-            hub.destroy(destroy_loop=True)
+        loop.answering.clear()
+        if loop.is_ours and (loop.is_here or not loop.thread.is_alive()):
+            loop.hub.destroy(destroy_loop=True)
 
 
 if TYPE_CHECKING:
     _recipe: Dispatcher = Gevent()
-    _drive: Drive = _Greenlets(None)
-    _adapts: Adapts = _Greenlets(None)
-    _awaits: Awaits = _Greenlets(None)
-    _forces: Forces = _Greenlets(None)
+    _drive: Drive = _Greenlets(math.inf)
+    _adapts: Adapts = _Greenlets(math.inf)
+    _awaits: Awaits = _Greenlets(math.inf)
+    _forces: Forces = _Greenlets(math.inf)
+    _lingers: Lingers = _Greenlets(math.inf)
