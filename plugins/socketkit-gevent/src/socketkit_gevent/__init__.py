@@ -56,6 +56,7 @@ LAST_WORD = 0.5
 """Seconds that killed handlers get for their clean-up before the hub is destroyed."""
 
 _PLAIN: Any = gevent.monkey.get_original("socket", "socket")
+_SLEEP: Any = gevent.monkey.get_original("time", "sleep")
 
 
 @attrs.frozen
@@ -203,7 +204,9 @@ class _Greenlets:
         end = None if timeout is None else time.monotonic() + timeout
         others = [each for each in list(self.greenlets) if each is not gevent.getcurrent()]
         for loop in list(self.loops.values()):
-            if loop.is_here:
+            if loop.is_here and loop.leaving:
+                _SLEEP(LAST_WORD if timeout is None else timeout)  # outside the hub, as `leave` needs it
+            elif loop.is_here:
                 gevent.joinall([each for each in others if each.parent is loop.hub], timeout)
             elif loop.lingers:
                 loop.thread.join(None if end is None else max(0.0, end - time.monotonic()))
