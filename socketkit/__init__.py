@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from socketkit.dispatchers.sync import Sync
     from socketkit.dispatchers.threads import Threads
     from socketkit.handlers.conversation import ConversationHandler
-    from socketkit.handlers.coroutines import AsyncDatagramRequestHandler, AsyncStreamRequestHandler
+    from socketkit.handlers.coroutines import AsyncDatagramRequestHandler, AsyncRequestHandler, AsyncStreamRequestHandler
     from socketkit.handlers.messages import MessageHandler
     from socketkit.layers._proxy_header import ProxyHeader, ProxySSL
     from socketkit.layers.proxy import ProxiedAddress, ProxyProtocol
@@ -45,13 +45,13 @@ __all__ += ["TCP", "TLS", "UDP", "InheritedFD", "Layered", "Memory", "Systemd", 
 __all__ += ["ProxiedAddress", "ProxyHeader", "ProxyProtocol", "ProxySSL"]
 __all__ += ["Adaptive", "Asyncio", "Executor", "Forks", "Pool", "Prefork", "Sync", "Threads"]
 __all__ += ["Classic", "Graceful"]
-__all__ += ["AsyncDatagramRequestHandler", "AsyncStreamRequestHandler", "ConversationHandler", "MessageHandler"]
+__all__ += ["AsyncDatagramRequestHandler", "AsyncRequestHandler", "AsyncStreamRequestHandler", "ConversationHandler", "MessageHandler"]
 __all__ += ["DrainReport", "Limits", "PeerCredentials", "Stats", "peer_credentials"]
 __all__ += ["socketserver"]
 __all__ += socketserver.__all__
 
 _PLACES = {
-    "handlers.coroutines": ("AsyncDatagramRequestHandler", "AsyncStreamRequestHandler"),
+    "handlers.coroutines": ("AsyncDatagramRequestHandler", "AsyncRequestHandler", "AsyncStreamRequestHandler"),
     "_system.credentials": ("PeerCredentials", "peer_credentials"),
     "dispatchers.adaptive": ("Adaptive",),
     "dispatchers.aio": ("Asyncio",),

@@ -11,7 +11,7 @@ from socketkit._system.forking import forks
 from socketkit._system.logs import Log
 from socketkit._system.sockets import until_ready
 from socketkit.handlers.base import unwrapped
-from socketkit.seams import Address, Dispatch, Dispatcher, Drive, Parking, Request
+from socketkit.seams import Address, Dispatch, Dispatcher, Drive, EventLoop, Parking, Request
 from socketkit.seams.stats import Stats
 
 if TYPE_CHECKING:
@@ -63,10 +63,10 @@ class Work:
     def handler(self) -> Any:
         return unwrapped(self._server.RequestHandlerClass)
 
-    def run_async(self, request: Request, client_address: Address) -> Coroutine[Any, Any, None]:
+    def run_async(self, request: Request, client_address: Address, loop: EventLoop | None = None) -> Coroutine[Any, Any, None]:
         from socketkit._engine import coroutines  # noqa: PLC0415 - for asynchronous handlers only
 
-        return coroutines.serve(self._engine, request, client_address)
+        return coroutines.serve(self._engine, request, client_address, loop or coroutines.ASYNCIO)
 
     def hand_over(self, dispatch: Callable[[Request, Address], None], request: Request, client_address: Address) -> None:
         """Give the request to a dispatcher that will settle it. If the dispatcher has no thread or process for it, refuse the request."""

@@ -55,12 +55,14 @@ class TLSHandshake:
 
 
 def has_left(error: BaseException | None) -> bool:
-    """Return whether the error means that the peer has disconnected, with TLS or without.
+    """Return whether the error means that the peer has disconnected, with TLS or without; of a group, whether all its errors do.
 
     A write to a connection that the peer has reset is an `SSLEOFError`. Source: CPython, Modules/_ssl.c, PySSL_SetError.
     """
     if isinstance(error, ConnectionError):
         return True
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(has_left, error.exceptions))
     ssl = sys.modules.get("ssl")
     return ssl is not None and isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError)
 

@@ -52,8 +52,8 @@ def check(transports: Sequence[Any], dispatcher: Any, lifecycle: Any, handler: A
     for transport in transports:
         _check_kind(type(dispatcher).__name__, getattr(dispatcher, "kinds", BOTH), transport, "dispatcher")
         _check_kind(getattr(handler, "__name__", repr(handler)), _request_kinds(handler), transport, "handler")
-    if getattr(handler, "is_async", False) and not getattr(dispatcher, "runs_async", False):
-        raise IncompatibleError(handler.__name__, f"is asynchronous, and {type(dispatcher).__name__} cannot await it", "use asyncio")
+    if getattr(handler, "is_async", False):
+        _check_async(dispatcher, handler)
     for transport in transports:
         _check_layers(getattr(transport, "layers", ()), handler)
         if getattr(limits, "max_per_peer", None) is not None:
@@ -68,8 +68,18 @@ def _check_kind(name: str, kinds: Collection[str], transport: Any, role: str) ->
         raise IncompatibleError(name, reason, f"choose another {role} or transport")
 
 
+def _check_async(dispatcher: Any, handler: Any) -> None:
+    """Refuse an asynchronous handler that the dispatcher cannot await."""
+    name = type(dispatcher).__name__
+    library, found = (getattr(each, "async_library", "asyncio") for each in (handler, dispatcher))
+    if not getattr(dispatcher, "runs_async", False):
+        raise IncompatibleError(handler.__name__, f"is asynchronous, and {name} cannot await it", f"use {library}")
+    if library != found:
+        raise IncompatibleError(handler.__name__, f"is written for {library}, and {name} has an event loop of {found}", f"use {library}")
+
+
 def _check_layers(layers: Sequence[Any], handler: Any) -> None:
-    is_async = getattr(handler, "is_async", False)
+    is_async = getattr(handler, "is_async", False) and not getattr(handler, "takes_any_socket", False)  # which reads as threads do
     replacing = None
     _check_last(layers)
     for layer in layers:

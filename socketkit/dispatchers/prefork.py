@@ -74,6 +74,11 @@ class Prefork:
         """Whether the inner dispatcher runs asynchronous handlers."""
         return getattr(self.inner, "runs_async", False)
 
+    @property
+    def async_library(self) -> str:
+        """The library whose event loop the inner dispatcher has."""
+        return getattr(self.inner, "async_library", "asyncio")
+
     def check(self, handler: Any) -> None:
         """Raise whatever the inner dispatcher's own check raises for this handler."""
         refuse = getattr(self.inner, "check", None)

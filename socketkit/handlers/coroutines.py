@@ -16,7 +16,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from socketkit._system.logs import Log
-from socketkit._system.sockets import DONT_WAIT
+from socketkit._system.sockets import DONT_WAIT, reset
 from socketkit.errors import IncompatibleError, UpgradeError
 from socketkit.seams import Address, Request
 from socketkit.seams.replies import ReplySocket
@@ -47,15 +47,20 @@ class AsyncRequestHandler:
     """Handles one request in an event loop: `setup`, `handle` and `finish` are awaited in this order.
 
     `finish` is awaited even if `handle` raises or is cancelled, but not if `setup` raises. Override any of the three. They share the
-    loop's thread with all other requests, so they must not block. Only the asyncio dispatcher runs these handlers.
+    loop's thread with all other requests, so they must not block.
+
+    Derive from this class to write handlers for the event loop of another library. The constructor only registers the handler; the
+    server awaits it afterwards, and closes the request.
 
     Attributes:
-        request: the connected, non-blocking socket (stream), or (data, socket) (datagram).
+        async_library: the library for whose event loop it is written: see `socketkit.seams.UsesAsyncLibrary`.
+        request: the connected socket (stream), which may still block, or (data, socket) (datagram).
         client_address: the peer's address, as the transport returns it.
         server: the server that took the request.
     """
 
     is_async: ClassVar[bool] = True
+    async_library: ClassVar[str] = "asyncio"
 
     def __init__(self, request: Request, client_address: Address, server: Any) -> None:
         self.request = request
@@ -63,7 +68,8 @@ class AsyncRequestHandler:
         self.server = server
         made = _made.get()
         if made is None:
-            raise IncompatibleError(type(self).__name__, "is asynchronous, and nothing here awaits it", "serve it with Asyncio()")
+            remedy = f"serve it with the dispatcher {self.async_library}"
+            raise IncompatibleError(type(self).__name__, "is asynchronous, and nothing here awaits it", remedy)
         made.append(self)
 
     async def setup(self) -> None:
@@ -74,6 +80,12 @@ class AsyncRequestHandler:
 
     async def finish(self) -> None:
         """Clean up after `handle`. The default does nothing."""
+
+    def leave_loop(self) -> None:
+        """Have the event loop drop the connection, so that the server can close it. The default does nothing.
+
+        Called once, after everything else, also if `setup` or `finish` has raised. It does not wait, and raises nothing.
+        """
 
 
 class AsyncStreamRequestHandler(AsyncRequestHandler):
@@ -171,6 +183,18 @@ class AsyncStreamRequestHandler(AsyncRequestHandler):
                     raise TimeoutError(f"the peer has read nothing of the rest of the reply for {self.flush_timeout} s")
         with contextlib.suppress(OSError):  # for example, the client reset the connection before the last bytes were sent
             await closed
+
+    def leave_loop(self) -> None:
+        """Have the event loop drop the descriptor. A reply that the client has not got in full ends with a reset."""
+        if not hasattr(self, "writer"):
+            return
+        from socketkit.handlers._streams import is_cut_off  # noqa: PLC0415 - imports asyncio
+
+        with contextlib.suppress(AttributeError):  # asyncio raises this when it is closed
+            cut_off = is_cut_off(self.writer)
+            self.writer.transport.abort()
+            if cut_off:
+                reset(self.request)
 
 
 class AsyncDatagramRequestHandler(AsyncRequestHandler):

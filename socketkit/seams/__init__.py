@@ -10,7 +10,7 @@ Times are float seconds, deadlines are on `time.monotonic()`, and None means no 
 """
 
 from socketkit._system.wakeup import Wakeup
-from socketkit.seams.dispatchers import Branch, Dispatch, Dispatcher, Drive, Intake, OpenIntake, Replica, Watcher, Work
+from socketkit.seams.dispatchers import Branch, Dispatch, Dispatcher, Drive, EventLoop, Intake, OpenIntake, Replica, Watcher, Work
 from socketkit.seams.events import EVENTS
 from socketkit.seams.lifecycles import Lifecycle, Serving, State
 from socketkit.seams.parking import Parking
@@ -49,9 +49,11 @@ from socketkit.seams.powers import (
     Shares,
     SpeaksFirst,
     Starts,
+    TakesAnySocket,
     TakesKinds,
     TakesLoopConnections,
     Upgrades,
+    UsesAsyncLibrary,
     Watches,
 )
 from socketkit.seams.stats import DrainReport, Queue, Stats, Stuck
@@ -60,7 +62,7 @@ from socketkit.seams.types import Address, Clock, Kind, Request, Seconds, Unit
 from socketkit.seams.validators import at_least, permission_bits, seconds, seconds_or_none, socket_path, some_seconds_or_none
 
 __all__ = ["EVENTS", "DrainReport", "Lifecycle", "Parking", "Queue", "Serving", "State", "Stats", "Stuck", "Wakeup"]
-__all__ += ["Branch", "Dispatch", "Dispatcher", "Drive", "Intake", "OpenIntake", "Replica", "Watcher", "Work"]
+__all__ += ["Branch", "Dispatch", "Dispatcher", "Drive", "EventLoop", "Intake", "OpenIntake", "Replica", "Watcher", "Work"]
 __all__ += [
     "Adapts",
     "AnyLayer",
@@ -83,7 +85,7 @@ __all__ += [
 ]
 __all__ += ["Answers", "Checks", "Daemonizes", "ForksRequests", "ForksWorkers", "Kinds", "Located", "NeedsSocket", "Nests", "OpensSeveral"]
 __all__ += ["IsAsync", "NamesClient", "ReplacesSocket", "Requires", "RunsAsync", "SpeaksFirst", "Starts", "TakesKinds"]
-__all__ += ["TakesLoopConnections", "Upgrades"]
+__all__ += ["TakesAnySocket", "TakesLoopConnections", "Upgrades", "UsesAsyncLibrary"]
 __all__ += ["Address", "Clock", "Kind", "Request", "Seconds", "Unit"]
 __all__ += ["Answered", "Handshake", "Layer", "Listener", "Transport", "open_listeners"]
 __all__ += ["at_least", "permission_bits", "seconds", "seconds_or_none", "socket_path", "some_seconds_or_none"]

@@ -41,8 +41,12 @@ class Work(Protocol):
     def run_alone(self, request: Request, client_address: Address, /) -> str:
         """As `run`, in a process forked for the request: first close the parent's descriptors. Return the outcome, for its `settle`."""
 
-    def run_async(self, request: Request, client_address: Address, /) -> Coroutine[Any, Any, None]:
-        """As `run`, for a handler whose `is_async` is true: return a coroutine for the event loop of the serving thread."""
+    def run_async(self, request: Request, client_address: Address, loop: EventLoop | None = None, /) -> Coroutine[Any, Any, None]:
+        """As `run`, for a handler whose `is_async` is true: return a coroutine, for a task of its own in the dispatcher's event loop.
+
+        loop: how to wait in that event loop; None: as in one of asyncio, which has to be running where the coroutine is awaited.
+        The coroutine contains the request's errors and cancellation, as `run` does. The request runs in the thread that awaits it.
+        """
 
     def release(self, request: Request, /) -> None:
         """Close this process's copy of a request that another process serves."""
@@ -55,6 +59,32 @@ class Work(Protocol):
 
     def branch(self) -> Replica:
         """Return a replica for a process that is about to be forked and will serve on its own. Call it before each fork."""
+
+
+class EventLoop(Protocol):
+    """How the server waits in the event loop of a dispatcher that awaits `Work.run_async`, whichever library the loop is of.
+
+    The server calls these methods from the coroutine. The two that wait may be cancelled as that library cancels.
+    """
+
+    async def until_ready(self, request: Request, /, *, sends: bool) -> None:
+        """Wait until the connection can receive, or with `sends` until it can send; a layer waits for the client.
+
+        It has to return when another thread shuts down the connection. Raises: OSError or ValueError if it is closed.
+        """
+
+    async def run_in_thread(self, function: Callable[[], Any], /) -> Any:
+        """Call the function in another thread and return its result: it is a layer that blocks. Raises: what the function raises.
+
+        A cancellation meanwhile takes effect after the function has returned, because nothing can interrupt it.
+        """
+
+    def is_cancellation(self, error: BaseException, /) -> bool:
+        """Return whether the error is nothing but a cancellation that was asked for, such as by a drain at its deadline.
+
+        Such a request ends without a line in the log, and the coroutine returns. Any other exception that no handler should raise, such
+        as SystemExit, is logged. Called in the task that was cancelled.
+        """
 
 
 class Replica(Protocol):
@@ -108,7 +138,13 @@ class Dispatch(Protocol):
 
 
 class Drive(Protocol):
-    """Live dispatcher, powerful shape: it takes requests itself."""
+    """Live dispatcher, powerful shape: it takes requests itself.
+
+    It may also have the `dispatch` of a `Dispatch`, to run requests elsewhere than where their units are called, such as in tasks of an
+    event loop. A unit then calls `verify_request` and `process_request`, which calls `dispatch`, and returns. Whoever calls `Work.run`, or
+    awaits `Work.run_async`, closes and settles the request. `Server.handle_request` and a server's own threads call `dispatch` outside
+    of `drive`, from any thread: there it returns when the request has ended.
+    """
 
     def drive(self, open_intake: OpenIntake, /) -> None:
         """Take units and run them until the intake is `stopped`. The serving thread calls it and stays inside until then.

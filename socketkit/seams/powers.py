@@ -166,9 +166,9 @@ class ShakesHands(Protocol):
 
 
 class BeginsInLoop(Protocol):
-    """Power of a layer with `begin` that replaces the socket: for an asynchronous handler, the event loop shakes hands.
+    """Power of a layer with `begin` that replaces the socket: for a handler with `TakesLoopConnections`, asyncio's loop shakes hands.
 
-    It has to be the last layer. begins_in_loop: a trait of its recipe. `begin_in_loop` is a method of its live part, if it has one.
+    It has to be the last layer then. begins_in_loop: a trait of its recipe. `begin_in_loop` is a method of its live part, if it has one.
     """
 
     begins_in_loop: bool
@@ -233,6 +233,18 @@ class RunsAsync(Protocol):
     """Trait of a dispatcher's recipe: it awaits handlers whose `is_async` is true."""
 
     runs_async: bool
+
+
+class UsesAsyncLibrary(Protocol):
+    """Trait of a dispatcher's recipe with `RunsAsync`, and of a handler with `IsAsync`: whose event loop awaits the handler.
+
+    async_library: the name of the library, such as ``"trio"``, which is also that of the dispatcher; without it, ``"asyncio"``. A server
+        is refused if its dispatcher and its handler differ.
+    """
+
+    @property
+    def async_library(self) -> str:
+        """See above. An attribute is enough."""
 
 
 class Kinds(Protocol):
@@ -324,13 +336,27 @@ class TakesKinds(Protocol):
 
 
 class IsAsync(Protocol):
-    """Trait of a handler: its `handle` is a coroutine, which a dispatcher with `RunsAsync` awaits."""
+    """Trait of a handler: its `handle` is a coroutine, which a dispatcher with `RunsAsync` awaits.
+
+    Derive such a handler from `socketkit.AsyncRequestHandler`, which the server awaits.
+    """
 
     is_async: bool
 
 
+class TakesAnySocket(Protocol):
+    """Trait of an asynchronous handler: if true, it reads and writes whatever socket it gets, also an `ssl.SSLSocket`, without blocking.
+
+    Layers such as `tls` then shake hands for it as for a blocking handler.
+    """
+
+    @property
+    def takes_any_socket(self) -> bool:
+        """See above. An attribute is enough."""
+
+
 class TakesLoopConnections(Protocol):
-    """Trait of an asynchronous handler: it takes over a connection on which the event loop has shaken hands for a layer.
+    """Trait of a handler for asyncio: it takes over a connection on which the event loop has shaken hands for a layer.
 
     loop_connection: None in the class, which means that the handler uses the request. The server sets it before `setup`, and closes
         it after `finish`. `loop_connection.hand_over(protocol)` gives the connection to an `asyncio.Protocol`.

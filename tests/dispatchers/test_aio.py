@@ -1018,7 +1018,7 @@ def test_options_out_of_range_are_refused(options):
 
 
 def test_an_asynchronous_handler_under_a_dispatcher_that_cannot_run_it_says_so(monkeypatch):
-    with pytest.raises(IncompatibleError, match=r"Upper is asynchronous, and nothing here awaits it; serve it with Asyncio\(\)"):
+    with pytest.raises(IncompatibleError, match=r"Upper is asynchronous, and nothing here awaits it; serve it with the dispatcher asyncio"):
         Upper(None, None, None)
     assert Upper.is_async
     assert Asyncio.runs_async

@@ -48,24 +48,51 @@ class Commands(StreamRequestHandler):
             misbehave(command, self.request)
 
 
-class AsyncCommands(AsyncStreamRequestHandler):
-    """The same as a coroutine."""
+class Obeys:
+    """What makes an asynchronous handler do what the clients of the checks say, whichever library its event loop is of.
+
+    Derive a handler from this class first, then from the stream handler of your library, and define `read_line` and `write`.
+    """
+
+    request: Any
+    server: Any
+
+    async def read_line(self) -> bytes:
+        """Return the client's next line, with its line end; nothing if the client has ended its side."""
+        raise NotImplementedError(f"{type(self).__name__} needs a coroutine read_line(), which returns the client's next line")
+
+    async def write(self, data: bytes) -> None:
+        """Send data to the client."""
+        raise NotImplementedError(f"{type(self).__name__} needs a coroutine write(data), which sends data to the client")
 
     async def handle(self) -> None:
-        """Obey."""
-        command, _, text = (await self.reader.readline()).decode().strip().partition(" ")
+        """Obey one command: see `Commands`."""
+        command, _, text = (await self.read_line()).decode().strip().partition(" ")
         if command == "echo":
-            self.writer.write(f"{text}\n".encode())
+            await self.write(f"{text}\n".encode())
         elif command == "hold":
-            self.writer.write(b"held\n")
-            self.writer.write(b"done\n" if await self.reader.readline() else b"")
+            await self.write(b"held\n")
+            if await self.read_line():
+                await self.write(b"done\n")
         elif command in _FACTS:
-            self.writer.write(f"{_FACTS[command](self)}\n".encode())
+            await self.write(f"{_FACTS[command](self)}\n".encode())
         elif command == "stop":
             self.server.stop(wait=False)
-            self.writer.write(b"stopping\n")
+            await self.write(b"stopping\n")
         else:
             misbehave(command, self.request)
+
+
+class AsyncCommands(Obeys, AsyncStreamRequestHandler):
+    """The same as a coroutine of asyncio."""
+
+    async def read_line(self) -> bytes:
+        """Return the next line."""
+        return await self.reader.readline()
+
+    async def write(self, data: bytes) -> None:
+        """Send data."""
+        self.writer.write(data)
 
 
 def misbehave(command: str, request: Any) -> None:

@@ -32,9 +32,20 @@ CROWD = 50
 
 
 class DispatcherConformance(RecipeConformance):
-    """The promises of a dispatcher, most of them tried with a server and real clients on the loopback interface."""
+    """The promises of a dispatcher, most of them tried with a server and real clients on the loopback interface.
+
+    For a dispatcher whose event loop is not asyncio's, set `async_commands`. To have everything tried with asynchronous handlers, derive
+    a second class, and set `commands` and `mirror` too.
+    """
 
     seam: ClassVar[str] = "dispatcher"
+
+    commands: Any = None
+    """The handler of most checks, which does what a client says. None: a blocking one, or `async_commands` if the dispatcher runs no other."""
+    async_commands: Any = AsyncCommands
+    """The asynchronous one: a class derived from `Obeys`, and from a handler of the library whose event loop the dispatcher has."""
+    mirror: Any = Mirror
+    """The handler of datagrams, which answers each with itself."""
 
     # what it is
 
@@ -68,7 +79,7 @@ class DispatcherConformance(RecipeConformance):
 
     def test_check(self) -> None:
         """`check`, if it has one, accepts a handler or refuses it with IncompatibleError."""
-        handlers = (Commands, AsyncCommands, Lines, Mirror, functools.partial(Commands), lambda *_: None)
+        handlers = (Commands, self.async_commands, Lines, self.mirror, functools.partial(Commands), lambda *_: None)
         check_handlers(self.make(), handlers, IncompatibleError)
 
     def test_kinds(self) -> None:
@@ -253,7 +264,7 @@ class DispatcherConformance(RecipeConformance):
 
     def test_datagrams(self) -> None:
         """Datagrams are run and answered."""
-        with self._serving(Mirror, UDP("127.0.0.1", 0)) as server, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        with self._serving(self.mirror, UDP("127.0.0.1", 0)) as server, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
             asking.settimeout(self.patience)
             asking.connect(server.addresses[0])
             for number in range(20):
@@ -281,8 +292,13 @@ class DispatcherConformance(RecipeConformance):
 
     def test_async(self) -> None:
         """If it runs asynchronous handlers, it awaits them."""
-        applies_if(getattr(self.make(), "runs_async", False), "it does not declare runs_async")
-        with self._serving(AsyncCommands) as server:
+        recipe = self.make()
+        applies_if(getattr(recipe, "runs_async", False), "it does not declare runs_async")
+        library, found = (getattr(each, "async_library", "asyncio") for each in (recipe, self.async_commands))
+        applies_if(
+            library == found, f"it awaits handlers of {library}, and async_commands is one of {found}; set it in a class of the checks"
+        )
+        with self._serving(self.async_commands) as server:
             self._is_served(server)
             self._counts(server, finished=1)
 
@@ -388,14 +404,16 @@ class DispatcherConformance(RecipeConformance):
     # inside
 
     def _handler(self) -> Any:
-        """Return the blocking handler, or the asynchronous one for a dispatcher that runs no other."""
+        """Return the handler to serve: see `commands`."""
+        if self.commands is not None:
+            return self.commands
         recipe = self.make()
         try:
             if hasattr(recipe, "check"):
                 recipe.check(Commands)
         except IncompatibleError:
             applies_if(getattr(recipe, "runs_async", False), "it refuses the handlers of this check")
-            return AsyncCommands
+            return self.async_commands
         return Commands
 
     def _accepts(self, handler: Any) -> None:
