@@ -17,11 +17,12 @@ import attrs
 import pytest
 
 from helpers.support import TESTS, python
-from socketkit import TCP, UDP, Classic, Graceful, Layered, Limits, Server, UnixDatagram, socketserver
+from socketkit import TCP, UDP, Classic, Graceful, Layered, Limits, Prefork, ProxyProtocol, Server, UnixDatagram, socketserver
+from socketkit._engine import coroutines
 from socketkit._engine.override import Override
 from socketkit._system import logs
 from socketkit.dispatchers import aio
-from socketkit.dispatchers._aio import new_loop
+from socketkit.dispatchers._aio import EventLoop, new_loop
 from socketkit.dispatchers._workers import ConcurrencyLimit, WorkerThreads
 from socketkit.dispatchers.aio import Asyncio
 from socketkit.errors import ConfigError, IncompatibleError
@@ -1119,3 +1120,47 @@ def test_a_layer_that_replaces_the_socket_is_refused_at_composition():
 
     with pytest.raises(IncompatibleError, match="Replaces replaces the socket with another object"):
         Server(Layered(ANYWHERE, Replaces()), Upper, dispatcher=Asyncio())
+
+
+# --- other libraries -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("recipe", [Asyncio(), Prefork(1, Asyncio())], ids=["asyncio", "prefork"])
+def test_a_handler_for_another_library_is_refused(recipe):
+    with pytest.raises(IncompatibleError, match=r"is written for trio, and \w+ has an event loop of asyncio; use trio"):
+        Server(ANYWHERE, asynchronous(hold, async_library="trio"), dispatcher=recipe)
+
+
+def test_a_group_of_disconnections_counts_as_aborted():
+    async def handle(self):
+        raise ExceptionGroup("tasks", [ConnectionResetError(), BrokenPipeError()])
+
+    with Server(ANYWHERE, asynchronous(handle), dispatcher=Asyncio()).start() as server:
+        assert talk(server.addresses[0], b"x") == b""
+        server.stop()
+    assert server.stats().outcomes == {"aborted": 1}
+
+
+def test_whoever_awaits_a_request_may_say_how_to_wait():
+    asked = threading.Event()
+
+    class Waits(coroutines.Asyncio):
+        async def until_ready(self, request, *, sends):
+            asked.set()
+            await super().until_ready(request, sends=sends)
+
+    class Loop(EventLoop):
+        def dispatch(self, request, client_address):
+            self._start(self._work.run_async(request, client_address, Waits()), "a request")
+
+    @attrs.frozen
+    class Recipe(Asyncio):
+        def start(self, work):
+            return Loop(self, work)
+
+    transport = Layered(ANYWHERE, ProxyProtocol(["127.0.0.0/8"]))
+    with Server(transport, Upper, dispatcher=Recipe()).start() as server, connect(server) as client:
+        client.sendall(b"PROXY TCP4 192.0.2.7 192.0.2.1 5000")
+        assert asked.wait(10)
+        client.sendall(b"0 443\r\nhello\n")
+        assert client.recv(100) == b"HELLO\n"

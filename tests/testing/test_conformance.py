@@ -9,6 +9,7 @@ import socket
 import ssl
 import sys
 import threading
+import unittest
 from contextvars import ContextVar
 from pathlib import Path
 
@@ -47,6 +48,7 @@ from socketkit.testing.conformance import (
     check_observers,
     check_transport,
 )
+from socketkit.testing.conformance.commands import AsyncCommands
 from socketkit.testing.programs import run
 
 
@@ -143,6 +145,27 @@ print(check_dispatcher(lambda: {recipe}).summary)
 """
     )
     assert "promises kept" in checked.stdout
+
+
+class TestAsyncioAwaits(DispatcherConformance):
+    commands = AsyncCommands
+
+    def make(self):
+        return Asyncio()
+
+
+def test_handlers_of_another_library_are_not_awaited():
+    class Other(AsyncCommands):
+        async_library = "trio"
+
+    class Checks(DispatcherConformance):
+        async_commands = Other
+
+        def make(self):
+            return Asyncio()
+
+    with pytest.raises(unittest.SkipTest, match="it awaits handlers of asyncio, and async_commands is one of trio"):
+        Checks().test_async()
 
 
 @pytest.mark.parametrize("make", [Classic, Graceful], ids=lambda make: make.__name__)
