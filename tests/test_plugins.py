@@ -8,7 +8,8 @@ import pytest
 from packaging.requirements import Requirement
 
 from helpers import snippets
-from helpers.support import ROOT, python, run
+from helpers.support import ROOT, python
+from socketkit.testing.programs import run
 
 PLUGINS = sorted(path for path in (ROOT / "plugins").iterdir() if path.is_dir())
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]

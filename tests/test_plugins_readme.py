@@ -14,8 +14,9 @@ import pytest
 from packaging.requirements import Requirement
 
 from helpers import snippets
-from helpers.support import ROOT, run
+from helpers.support import ROOT
 from socketkit.testing.conformance import DispatcherConformance
+from socketkit.testing.programs import run
 
 PAGE = ROOT / "plugins/README.md"
 GUIDE = ROOT / "docs/how-to/publish-a-plugin.md"
