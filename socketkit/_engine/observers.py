@@ -11,7 +11,9 @@ log = Log("socketkit.stats")
 
 
 class Observers:
-    """The observers of one server, sorted by event. An observer's error is logged once and never reaches the server.
+    """The observers of one server, sorted by event; one that is given twice is told once.
+
+    An observer's error is logged once and never reaches the server.
 
     watch_handlers: whether any observer asks when handlers are entered or left.
     """
@@ -19,7 +21,7 @@ class Observers:
     def __init__(self, observers: Iterable[object] = ()) -> None:
         self._listeners: dict[str, tuple[Callable[..., object], ...]] = {}
         self._complained: set[Callable[..., object]] = set()
-        everyone = tuple(observers)
+        everyone = {id(each): each for each in observers}.values()
         for event in EVENTS:
             listeners = tuple(method for method in (getattr(each, event, None) for each in everyone) if callable(method))
             if listeners:

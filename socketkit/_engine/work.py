@@ -120,6 +120,8 @@ class Replica:
         self._engine.ledger.replicas.close(self._tally)
         if reason:
             self._engine.tell("worker_died", worker, reason)
+        elif worker is not None:
+            self._engine.tell("worker_left", worker)
 
 
 class StartedDispatcher:

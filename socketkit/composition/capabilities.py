@@ -50,16 +50,22 @@ def check(transports: Sequence[Any], dispatcher: Any, lifecycle: Any, handler: A
                 raise IncompatibleError(type(part).__name__, reason, remedy)
     handler = unwrapped(handler)
     for transport in transports:
-        _check_kind(type(dispatcher).__name__, getattr(dispatcher, "kinds", BOTH), transport, "dispatcher")
-        _check_kind(getattr(handler, "__name__", repr(handler)), _request_kinds(handler), transport, "handler")
-    if getattr(handler, "is_async", False):
+        _check_kinds(dispatcher, handler, transport)
+    is_async = getattr(handler, "is_async", False)
+    if is_async:
         _check_async(dispatcher, handler)
     for transport in transports:
-        _check_layers(getattr(transport, "layers", ()), handler)
+        _check_layers(getattr(transport, "layers", ()), handler, is_async=is_async and not _answers(transport))
         if getattr(limits, "max_per_peer", None) is not None:
             _check_count(getattr(transport, "layers", ()), dispatcher)
     if hasattr(dispatcher, "check"):
         dispatcher.check(handler)
+
+
+def _check_kinds(dispatcher: Any, handler: Any, transport: Any) -> None:
+    _check_kind(type(dispatcher).__name__, getattr(dispatcher, "kinds", BOTH), transport, "dispatcher")
+    if not _answers(transport):
+        _check_kind(getattr(handler, "__name__", repr(handler)), _request_kinds(handler), transport, "handler")
 
 
 def _check_kind(name: str, kinds: Collection[str], transport: Any, role: str) -> None:
@@ -78,8 +84,14 @@ def _check_async(dispatcher: Any, handler: Any) -> None:
         raise IncompatibleError(handler.__name__, f"is written for {library}, and {name} has an event loop of {found}", f"use {library}")
 
 
-def _check_layers(layers: Sequence[Any], handler: Any) -> None:
-    is_async = getattr(handler, "is_async", False) and not getattr(handler, "takes_any_socket", False)  # which reads as threads do
+def _answers(transport: Any) -> bool:
+    """Return whether the last layer of a transport answers every client, so that no handler sees any."""
+    return any(getattr(layer, "answers", False) for layer in getattr(transport, "layers", ()))
+
+
+def _check_layers(layers: Sequence[Any], handler: Any, *, is_async: bool) -> None:
+    """is_async: whether an asynchronous handler comes after the layers. One that takes any socket reads it as threads do."""
+    is_async = is_async and not getattr(handler, "takes_any_socket", False)
     replacing = None
     _check_last(layers)
     for layer in layers:

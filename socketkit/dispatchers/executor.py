@@ -38,6 +38,11 @@ class Executor(ParkingOptions):
     limit: int | None = attrs.field(default=None, kw_only=True, validator=attrs.validators.optional(at_least(1)))
     """Most requests at once; nothing more is accepted meanwhile. None: the executor's number of workers, or 32 if it is unknown."""
 
+    @property
+    def max_handlers(self) -> int | None:
+        """Most handlers at once. None: only the executor knows."""
+        return self.limit
+
     def daemonized(self) -> Executor:
         """Return the recipe with daemon threads in place of the default executor; an executor that was asked for stays."""
         return attrs.evolve(self, factory=_DAEMON) if self.factory == _USUAL else self

@@ -34,6 +34,11 @@ class Forks:
     requires: ClassVar[frozenset[str]] = frozenset({"fork"})
     forks_requests: ClassVar[bool] = True
 
+    @property
+    def max_handlers(self) -> int:
+        """Most handlers at once: one in each child."""
+        return self.max_children
+
     def start(self, work: Work) -> _ForkPerRequest:
         """Return the live part."""
         return _ForkPerRequest(work, self.max_children)

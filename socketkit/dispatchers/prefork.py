@@ -65,6 +65,12 @@ class Prefork:
         return self.workers or cores()
 
     @property
+    def max_handlers(self) -> int | None:
+        """Most handlers at once, in all processes together. None: the inner dispatcher does not say, or is the usual one."""
+        each: int | None = getattr(self.inner, "max_handlers", None)
+        return None if each is None else self.processes * each
+
+    @property
     def kinds(self) -> tuple[str, ...]:
         """Kinds of request that the inner dispatcher runs."""
         return tuple(getattr(self.inner, "kinds", ("stream", "datagram")))

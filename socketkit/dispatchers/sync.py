@@ -15,6 +15,7 @@ class Sync:
     """One request at a time, in the serving thread. Fastest for quick handlers, but nothing else is served while one runs."""
 
     requires: ClassVar[frozenset[str]] = frozenset()
+    max_handlers: ClassVar[int] = 1
 
     def start(self, work: Work) -> _Here:
         """Return the live part."""

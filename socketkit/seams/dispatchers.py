@@ -113,7 +113,10 @@ class Replica(Protocol):
         """In the parent: return the number of requests that the child has ended so far, in a conversation or outside of one."""
 
     def close(self, worker: object = None, reason: str = "", /) -> None:
-        """In the parent, after the child has ended: add its counts, its unfinished requests as died. Tell observers `reason`, if given."""
+        """In the parent, after the child has ended: add its counts, its unfinished requests as died.
+
+        Observers are told that `worker` died, for this `reason`; or, without a reason, that it has left. None: they are told nothing.
+        """
 
 
 Branch = Replica

@@ -23,7 +23,8 @@ EVENTS: Mapping[str, str] = {
     "accept_paused": "(server, url, error, seconds): the system refused a descriptor or memory; that listener rests",
     "accept_resumed": "(server, url, failures): a listener that rested takes requests again",
     "worker_started": "(server, worker): a dispatcher started a process that serves more than one request",
-    "worker_died": "(server, worker, reason): one of those ended without being asked to",
+    "worker_died": "(server, worker, reason): one of those, or one that had not started yet, ended without being asked to",
+    "worker_left": "(server, worker): one of those has ended, as it was asked to",
 }
 """The methods that an observer may have; any object with any of them is one. The thread in which the event happens calls the method,
 which must return quickly. An error that it raises is logged, once per observer and event, and does no harm."""

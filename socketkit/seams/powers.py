@@ -229,6 +229,17 @@ class Daemonizes(Protocol):
         """Return the recipe to use for a classic server whose `daemon_threads` is true."""
 
 
+class BoundsHandlers(Protocol):
+    """Trait of a dispatcher's recipe: it runs a limited number of handlers at once.
+
+    max_handlers: most handlers at once, in all its processes together; None: not known, or no limit.
+    """
+
+    @property
+    def max_handlers(self) -> int | None:
+        """See above. An attribute is enough."""
+
+
 class RunsAsync(Protocol):
     """Trait of a dispatcher's recipe: it awaits handlers whose `is_async` is true."""
 
@@ -300,7 +311,10 @@ class Upgrades(Protocol):
 
 
 class Answers(Protocol):
-    """Trait of a layer's recipe: it answers each client itself and raises `Answered`, so no handler runs. It has to be the last layer."""
+    """Trait of a layer's recipe: it answers each client itself and raises `Answered`, so no handler runs. It has to be the last layer.
+
+    Its transport may carry requests of a kind that the server's handler does not take.
+    """
 
     answers: bool
 

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from socketkit.errors import ConfigError, IncompatibleError
 from socketkit.lifecycles.graceful import Graceful
+from socketkit.seams import Answered
 from socketkit.seams.limits import Limits
 from socketkit.server import Server
 from socketkit.testing.chaos import ChaosProxy, Drip
@@ -26,6 +27,9 @@ from socketkit.transports.tcp import TCP
 HANDSHAKE = 0.3
 """Seconds that a server of a check gives to handshakes that cannot succeed."""
 
+ENDED = (OSError, ValueError, Answered)
+"""What a layer may raise to end a connection."""
+
 
 class LayerConformance(RecipeConformance):
     """The promises of a layer. Override `client` unless the layer waits for nothing from its clients."""
@@ -33,7 +37,10 @@ class LayerConformance(RecipeConformance):
     seam: ClassVar[str] = "layer"
 
     def client(self, sock: socket.socket) -> socket.socket:
-        """Do a client's part on a connected, blocking socket, and return the socket to go on with."""
+        """Do a client's part on a connected, blocking socket, and return the socket to go on with.
+
+        If the layer answers its clients itself, that is to ask for what it answers.
+        """
         return sock
 
     # what it is
@@ -57,7 +64,7 @@ class LayerConformance(RecipeConformance):
         applies_if(hasattr(layer, "begin"), "it has wrap(), which may block")
         ours, theirs = self._connected()
         with ours, theirs, _begun(layer, ours, theirs.getsockname()) as handshake:
-            passed = self.at_once(handshake.go_on, "go_on() without a word from the client")
+            passed = self.at_once(functools.partial(_go_on, handshake), "go_on() without a word from the client")
             applies_if(passed is None, "it waits for nothing from its clients")
             expect(handshake.sends in {False, True}, f"sends is {handshake.sends!r}")
             again = self.at_once(handshake.go_on, "the second go_on() without a word from the client")
@@ -69,7 +76,7 @@ class LayerConformance(RecipeConformance):
         applies_if(hasattr(layer, "begin"), "it has wrap()")
         ours, theirs = self._connected()
         with ours, _begun(layer, ours, theirs.getsockname()) as handshake:
-            applies_if(self.at_once(handshake.go_on, "go_on()") is None, "it waits for nothing from its clients")
+            applies_if(self.at_once(functools.partial(_go_on, handshake), "go_on()") is None, "it waits for nothing from its clients")
             theirs.close()
             try:
                 passed = self.at_once(handshake.go_on, "go_on() after the client has left")
@@ -100,7 +107,7 @@ class LayerConformance(RecipeConformance):
         applies_if(hasattr(layer, "begin"), "it has wrap()")
         ours, theirs = self._connected()
         with ours, theirs:
-            with _begun(layer, ours, theirs.getsockname()) as handshake, contextlib.suppress(OSError, ValueError):
+            with _begun(layer, ours, theirs.getsockname()) as handshake, contextlib.suppress(*ENDED):
                 handshake.go_on()
             self._has_ended(theirs, "after `request` of a handshake was closed")
 
@@ -122,6 +129,7 @@ class LayerConformance(RecipeConformance):
 
     def test_address(self) -> None:
         """Handlers get the client's address: that of the peer, unless the layer declares `names_client`."""
+        self._reaches_handlers()
         applies_if(not getattr(self.make(), "names_client", False), "it declares names_client")
         with self._serving(Commands) as server, self._client(server.addresses[0]) as talking:
             expected = talking.address
@@ -130,6 +138,7 @@ class LayerConformance(RecipeConformance):
 
     def test_replaces_socket(self) -> None:
         """A layer that gives handlers another object than the socket declares `replaces_socket`."""
+        self._reaches_handlers()
         with self._serving(Commands) as server, self._client(server.addresses[0]) as talking:
             found = talking.ask("type")
         declared = all(getattr(each, "replaces_socket", False) for each in (self.make(), self._live()))
@@ -137,6 +146,7 @@ class LayerConformance(RecipeConformance):
 
     def test_no_timeout(self) -> None:
         """Handlers get a request that blocks, without a timeout."""
+        self._reaches_handlers()
         with self._serving(Commands) as server, self._client(server.addresses[0]) as talking:
             found = talking.ask("timeout")
             expect(found == "None", f"the handler got a request with a timeout of {found} s; restore what the layer changes")
@@ -152,6 +162,7 @@ class LayerConformance(RecipeConformance):
 
     def test_passes_both_ways(self) -> None:
         """What a client sends reaches the handler, and its reply the client, to the last byte."""
+        self._reaches_handlers()
         with self._serving(Commands) as server:
             for size in (1, 60_000):
                 text = "x" * size
@@ -165,6 +176,7 @@ class LayerConformance(RecipeConformance):
 
     def test_end_of_stream(self) -> None:
         """The end of the reply arrives as the end of the stream."""
+        self._reaches_handlers()
         with self._serving(Commands) as server, self._client(server.addresses[0]) as talking:
             talking.ask("echo x")
             rest = talking.hear()
@@ -172,6 +184,7 @@ class LayerConformance(RecipeConformance):
 
     def test_conversation(self) -> None:
         """The requests of a conversation pass one by one and several at a time."""
+        self._reaches_handlers()
         with self._serving(Lines) as server, self._client(server.addresses[0]) as talking:
             for number in range(10):
                 expect((answer := talking.ask(str(number))) == str(number), f"request {number} of a conversation was answered {answer!r}")
@@ -183,11 +196,12 @@ class LayerConformance(RecipeConformance):
         """It understands what arrives one byte at a time, and takes no byte that is meant for the handler."""
         with self._serving(Commands) as server, ChaosProxy(server.addresses[0], Drip(1, 0.0), Drip(1, 0.001, to="server")) as proxy:
             with self._client(proxy.address) as talking:
-                answer = talking.ask("echo hello")
-            expect(answer == "hello", f"through a line that carries one byte at a time, the answer was {answer!r}")
+                answer = self._answer(talking)
+            expect(self._is_right(answer), f"through a line that carries one byte at a time, the answer was {answer!r}")
 
     def test_together(self) -> None:
         """It takes no byte that is meant for the handler, though that byte arrives together with its own."""
+        self._reaches_handlers()
         applies_if(hasattr(socket, "TCP_CORK"), "this system cannot hold a client's bytes back")
         with self._serving(Commands) as server, socket.create_connection(server.addresses[0], self.patience) as sock:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)  # for 200 ms at most. Source: tcp(7)
@@ -219,10 +233,23 @@ class LayerConformance(RecipeConformance):
                 silent.enter_context(socket.create_connection(server.addresses[0], self.patience))
             time.sleep(0.05)  # until the layer has begun with them, which nothing announces
             with self._client(server.addresses[0]) as talking:
-                expect(talking.ask("hello") == "hello", "beside 50 silent clients, another one was not answered")
+                expect(self._is_right(self._answer(talking, "hello")), "beside 50 silent clients, another one was not answered")
             waits = hasattr(self._live(), "begin") and not self._passes_at_once()
             applies_if(waits, "it waits for nothing from its clients")
             self.until(lambda: not server.stats().active, "{seconds} s later, silent clients still have not been given up")
+
+    def test_answers(self) -> None:
+        """If it declares `answers`, each client gets an answer and counts as finished, and no handler runs."""
+        applies_if(self._declares_answers, "it does not declare answers")
+        ran = list[Any]()
+        with self._serving(lambda *request: ran.append(request)) as server:
+            for _ in range(2):
+                with self._client(server.addresses[0]) as talking:
+                    expect(talking.hear(), "a client was not answered")
+                    while talking.hear():
+                        pass
+            self._counts(server, finished=2)
+        expect(not ran, "a handler ran; raise Answered once all is sent")
 
     def test_leaves_nothing(self) -> None:
         """After the server is closed, nothing is left of the layer."""
@@ -236,6 +263,20 @@ class LayerConformance(RecipeConformance):
 
     # inside
 
+    @property
+    def _declares_answers(self) -> bool:
+        return getattr(self.make(), "answers", False)
+
+    def _reaches_handlers(self) -> None:
+        applies_if(not self._declares_answers, "it declares answers, so no client reaches a handler")
+
+    def _answer(self, talking: Client, question: str = "echo hello") -> str:
+        """Return the first line that the layer answers or, if it answers nobody, the answer of a handler to the question."""
+        return talking.hear() if self._declares_answers else talking.ask(question)
+
+    def _is_right(self, answer: str) -> bool:
+        return bool(answer) if self._declares_answers else answer == "hello"
+
     def _live(self) -> Any:
         recipe = self.make()
         return recipe.start() if hasattr(recipe, "start") else recipe
@@ -243,7 +284,7 @@ class LayerConformance(RecipeConformance):
     def _passes_at_once(self) -> bool:
         ours, theirs = self._connected()
         with ours, theirs, _begun(self._live(), ours, theirs.getsockname()) as handshake:
-            return handshake.go_on() is not None
+            return _go_on(handshake) is not None
 
     @contextlib.contextmanager
     def _serving(self, handler: Any, handshake: float | None = None, recipe: Any = None) -> Iterator[Server]:
@@ -266,8 +307,8 @@ class LayerConformance(RecipeConformance):
 
     def _is_served(self, server: Server) -> None:
         with self._client(server.addresses[0]) as talking:
-            answer = talking.ask("echo hello")
-        expect(answer == "hello", f"a client that sent 'hello' was answered {answer!r}")
+            answer = self._answer(talking)
+        expect(self._is_right(answer), f"a client that sent 'hello' was answered {answer!r}")
 
     def _has_ended(self, sock: socket.socket, when: str) -> None:
         sock.settimeout(self.patience)
@@ -302,6 +343,14 @@ def _begun(layer: Any, sock: socket.socket, address: Any) -> Iterator[Any]:
         handshake.request.close()
 
 
+def _go_on(handshake: Any) -> Any:
+    """Return what `go_on` of the handshake returns, or the exception by which it says that it has answered."""
+    try:
+        return handshake.go_on()
+    except Answered as answered:
+        return answered
+
+
 def _passed(layer: Any, sock: socket.socket, address: Any) -> tuple[Any, bool]:
     """Pass a connection; return the request to close, and whether the layer has raised."""
     handshake: Any = None
@@ -313,7 +362,7 @@ def _passed(layer: Any, sock: socket.socket, address: Any) -> tuple[Any, bool]:
         while handshake.go_on() is None:
             waiting = [handshake.request]
             select.select([] if handshake.sends else waiting, waiting if handshake.sends else [], [])
-    except (OSError, ValueError):
+    except ENDED:
         return sock if handshake is None else handshake.request, True
     return handshake.request, False
 

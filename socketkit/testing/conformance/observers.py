@@ -103,6 +103,7 @@ class ObserverConformance(Conformance):
             "accept_resumed": [(server, "tcp://127.0.0.1:9999", 3)],
             "worker_started": [(server, 12345)],
             "worker_died": [(server, 12345, "SIGKILL, perhaps because memory ran out")],
+            "worker_left": [(server, 12345)],
         }
         for name in EVENTS:
             if hasattr(self.make(), name):

@@ -7,6 +7,7 @@ from typing import ClassVar
 import attrs
 
 from socketkit.errors import ConfigError
+from socketkit.seams import Answered
 
 GREETING = b"hello, I would like to be served, please\n"
 
@@ -245,6 +246,29 @@ class OneByOne(Sound):
             return super().go_on()
 
 
+class Welcoming(Sound):
+    """Answers every client itself."""
+
+    answers = True
+
+    class Part(Handshake):
+        def go_on(self):
+            if super().go_on() is not None:
+                self.request.sendall(b"welcome\n")
+                raise Answered
+
+
+class Ashamed(Welcoming):
+    """Answers as if that were a failure."""
+
+    class Part(Welcoming.Part):
+        def go_on(self):
+            try:
+                return super().go_on()
+            except Answered:
+                raise ValueError("answered") from None
+
+
 class Leaky(Sound):
     def begin(self, request, client_address):
         self.kept.append(request.dup())
@@ -253,7 +277,7 @@ class Leaky(Sound):
     kept: ClassVar[list] = []
 
 
-SOUND = (Sound, Waiting, Replacing)
+SOUND = (Sound, Waiting, Replacing, Welcoming)
 MUTANTS = {
     "test_shape": (Both, "a Both has wrap and begin; it needs one of them"),
     "test_check": (Fussy, "check() raised TypeError (not this one) for"),
@@ -273,5 +297,6 @@ MUTANTS = {
     "test_together": (Greedy, "the server had neither answered nor closed a connection after 1 s"),
     "test_garbage": (Unforgiving, "a client that sent 'hello' was answered ''"),
     "test_silent_clients": (OneByOne, "beside 50 silent clients, another one was not answered"),
+    "test_answers": (Ashamed, "the requests were counted as {'failed': 2}, not {'finished': 2}"),
     "test_leaves_nothing": (Leaky, "after the server was closed there is still: descriptors"),
 }
