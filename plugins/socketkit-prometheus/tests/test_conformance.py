@@ -1,0 +1,33 @@
+"""The plugin keeps the promises of a layer and of an observer, as the kit for authors of plugins checks them."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from socketkit_prometheus import Metrics, Prometheus
+
+from socketkit.testing.conformance import LayerConformance, ObserverConformance
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    """Show nobody what the checks provoke on purpose."""
+    handler = logging.NullHandler()
+    logging.getLogger("socketkit").addHandler(handler)
+    yield
+    logging.getLogger("socketkit").removeHandler(handler)
+
+
+class TestPrometheus(LayerConformance):
+    def make(self):
+        return Prometheus()
+
+    def client(self, sock):
+        sock.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        return sock
+
+
+class TestMetrics(ObserverConformance):
+    def make(self):
+        return Metrics()

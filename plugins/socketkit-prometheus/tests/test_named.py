@@ -1,0 +1,138 @@
+"""The layer by its name: which servers are observed, and that each has its own metrics."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_support import LATE, ask, metrics_of, scrape, until
+from socketkit_prometheus import BUCKETS, Metrics, Prometheus, socketkit_layers, socketkit_observers
+
+from socketkit import (
+    TCP,
+    AsyncDatagramRequestHandler,
+    AsyncStreamRequestHandler,
+    DatagramRequestHandler,
+    Layered,
+    Server,
+    StreamRequestHandler,
+    compose,
+)
+from socketkit.errors import ConfigError
+
+LISTEN = ["tcp://127.0.0.1:0", "tcp+prometheus://127.0.0.1:0"]
+
+
+class Echo(StreamRequestHandler):
+    def handle(self):
+        self.wfile.write(self.rfile.readline())
+
+
+class DatagramEcho(DatagramRequestHandler):
+    def handle(self):
+        self.wfile.write(self.rfile.read())
+
+
+class AsyncEcho(AsyncStreamRequestHandler):
+    async def handle(self):
+        self.writer.write(await self.reader.readline())
+
+
+class AsyncDatagramEcho(AsyncDatagramRequestHandler):
+    async def handle(self):
+        await self.reply(self.packet)
+
+
+def test_the_hooks():
+    assert socketkit_layers() == {"prometheus": Prometheus}
+    with_it = Layered(TCP("127.0.0.1", 0), Prometheus())
+    assert socketkit_observers(Server([TCP("127.0.0.1", 0), with_it], Echo)) == [with_it.layers[0].metrics]
+    assert socketkit_observers(Server(TCP("127.0.0.1", 0), Echo)) == []
+
+
+def test_servers_of_one_program_have_metrics_of_their_own():
+    spec = {"handler": Echo, "listen": LISTEN}
+    with compose(spec) as one, compose(spec) as other:
+        one.start()
+        other.start()
+        for _ in range(3):
+            ask(one.addresses[0], "hello")
+        ask(other.addresses[0], "hello")
+        assert scrape(one.addresses[1])["socketkit_handler_wait_seconds_count"] == 3
+        assert scrape(other.addresses[1])["socketkit_handler_wait_seconds_count"] == 1
+
+
+def test_an_observer_that_is_given_and_named_counts_once():
+    recipe = Prometheus()
+    with Server(["tcp://127.0.0.1:0", Layered(TCP("127.0.0.1", 0), recipe)], Echo, observers=[recipe.metrics]) as server:
+        server.start()
+        ask(server.addresses[0], "hello")
+        until(lambda: server.stats().outcomes == {"finished": 1})
+        assert scrape(server.addresses[1])['socketkit_requests_ended_total{outcome="finished"}'] == 1
+
+
+def test_a_restarted_server_counts_on():
+    server = Server(LISTEN, Echo)
+    for _ in range(2):
+        with server:
+            server.start()
+            ask(server.addresses[0], "hello")
+    assert metrics_of(generate_latest(server.transports[1].layers[0].metrics).decode())["socketkit_requests_accepted_total"] == 2
+
+
+@pytest.mark.parametrize(("handler", "dispatcher"), [(DatagramEcho, "adaptive"), (AsyncDatagramEcho, "asyncio"), (AsyncEcho, "asyncio")])
+def test_servers_of_datagrams_and_of_asynchronous_handlers_can_be_scraped(handler, dispatcher):
+    listen = [f"{'tcp' if handler is AsyncEcho else 'udp'}://127.0.0.1:0", LISTEN[1]]
+    with Server(listen, handler, dispatcher=dispatcher) as server:
+        server.start()
+        if handler is AsyncEcho:
+            assert ask(server.addresses[0], "hello") == "hello\n"
+        else:
+            with socket.socket(type=socket.SOCK_DGRAM) as client:
+                client.settimeout(LATE)
+                client.connect(server.addresses[0])
+                client.send(b"hello")
+                assert client.recv(100) == b"hello"
+        until(lambda: server.stats().outcomes == {"finished": 1})
+        found = scrape(server.addresses[1])
+    assert found["socketkit_handler_duration_seconds_count"] == 1
+    assert found.get("socketkit_datagrams_dropped_total", 0) == 0
+
+
+def test_a_registry_of_the_program_takes_them():
+    registry = CollectorRegistry()
+    metrics = Metrics((0.5, 1))
+    registry.register(metrics)
+    with Server(TCP("127.0.0.1", 0), Echo, observers=[metrics]) as server:
+        server.start()
+        ask(server.addresses[0], "hello")
+        until(lambda: server.stats().outcomes == {"finished": 1})
+        found = metrics_of(generate_latest(registry).decode())
+    assert found["socketkit_requests_accepted_total"] == 1
+    assert [name for name in found if name.startswith("socketkit_handler_wait_seconds_bucket")] == [
+        f'socketkit_handler_wait_seconds_bucket{{le="{bound}"}}' for bound in ("0.5", "1.0", "+Inf")
+    ]
+
+
+def test_options_as_text():
+    server = Server(["tcp+prometheus://127.0.0.1:0?prometheus.path=/internal/metrics"], Echo)
+    assert server.transports[0].layers == (Prometheus("/internal/metrics"),)
+    assert Prometheus().buckets == BUCKETS
+
+
+@pytest.mark.parametrize("buckets", [(), (0,), (1, 1), (2, 1), (1, float("inf")), ("a",), 5])
+def test_buckets_that_are_none_are_refused(buckets):
+    with pytest.raises(ValueError, match=r"buckets must be a list of seconds, each more than the one before, such as \[0.001, 0.1, 10\]"):
+        Prometheus(buckets=buckets)
+
+
+@pytest.mark.parametrize("path", ["metrics", "", "/a b", "/m\r\nX: y", 5, "/\N{LATIN SMALL LETTER E WITH ACUTE}"])
+def test_a_path_that_is_none_is_refused(path):
+    with pytest.raises(ValueError, match="path must be a path such as /metrics"):
+        Prometheus(path)
+
+
+def test_a_faulty_option_is_reported_by_its_key():
+    with pytest.raises(ConfigError, match="path"):
+        Server(["tcp+prometheus://127.0.0.1:0?prometheus.path=metrics"], Echo)

@@ -1,0 +1,173 @@
+"""The real thing: Prometheus scrapes a server, and its tools check the metrics, the alert rules and the dashboard."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import socket
+import subprocess
+import urllib.parse
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from prometheus_support import LATE, PLUGIN, ask, until
+
+RULES = PLUGIN / "rules/socketkit.rules.yml"
+DASHBOARD = PLUGIN / "dashboards/socketkit.json"
+
+SERVER = """
+import json, sys
+from socketkit import Server, StreamRequestHandler
+
+class Obeys(StreamRequestHandler):
+    def handle(self):
+        if self.rfile.readline() == b"raise\\n":
+            raise ValueError("asked to")
+        self.wfile.write(b"hello\\n")
+
+class Says:
+    def server_started(self, server):
+        print(*server.urls, flush=True)
+
+import logging
+logging.getLogger("socketkit").addHandler(logging.NullHandler())
+server = Server(["tcp://127.0.0.1:0", "tcp+prometheus://127.0.0.1:0"], Obeys, dispatcher="prefork:2/pool:4", observers=[Says()])
+server.serve_forever()
+print(json.dumps([server.stats().accepted, dict(server.stats().outcomes)]))
+"""
+
+
+def promtool(*arguments, **options):
+    """Run promtool; fail the test with what it says unless it finds nothing wrong. Return what it says."""
+    done = subprocess.run(["promtool", *map(str, arguments)], check=False, capture_output=True, text=True, timeout=LATE, **options)
+    said = f"{done.stdout}\n{done.stderr}"
+    assert done.returncode == 0, said
+    return said
+
+
+def serve(start):
+    program = start(SERVER)
+    return program, *[(host, int(port)) for host, port in re.findall(r"//(.+?):(\d+)", program.line())]
+
+
+def read(address, path, accept="*/*"):
+    request = urllib.request.Request(f"http://{address[0]}:{address[1]}{path}", headers={"Accept": accept})
+    with urllib.request.urlopen(request, timeout=LATE) as answer:
+        return answer.read().decode()
+
+
+@pytest.mark.clients("promtool")
+def test_promtool_finds_nothing_wrong_with_the_metrics(start):
+    _, address, metrics = serve(start)
+    ask(address, "hello")
+    said = promtool("check", "metrics", input=read(metrics, "/metrics"))
+    assert said.strip() == ""
+
+
+@pytest.mark.clients("promtool")
+def test_promtool_finds_nothing_wrong_with_the_alert_rules():
+    assert "SUCCESS: 10 rules found" in promtool("check", "rules", RULES)
+
+
+@pytest.mark.clients("promtool")
+def test_the_alert_rules_raise_what_they_should():
+    assert "SUCCESS" in promtool("test", "rules", PLUGIN / "rules/tests.yml")
+
+
+def test_every_alert_rule_has_a_test():
+    names = set(re.findall(r"- alert: (\w+)", RULES.read_text()))
+    raised = set(re.findall(r"alertname: (\w+)\n +exp_alerts", (PLUGIN / "rules/tests.yml").read_text()))
+    assert names == raised
+
+
+def expressions():
+    """Return every query of the dashboard, with values for what Grafana replaces."""
+    board = json.loads(DASHBOARD.read_text())
+    queries = [target["expr"] for panel in board["panels"] for target in panel.get("targets", ())]
+    queries += [each["expr"] for each in board["annotations"]["list"]]
+    return [query.replace("$__rate_interval", "1m").replace("$job", ".*").replace("$instance", ".*") for query in queries]
+
+
+@pytest.mark.clients("promtool")
+def test_promtool_parses_every_query_of_the_dashboard(tmp_path):
+    queries = expressions()
+    rules = [{"record": f"query_{number}", "expr": query} for number, query in enumerate(queries)]
+    (tmp_path / "queries.yml").write_text(json.dumps({"groups": [{"name": "queries", "rules": rules}]}))  # JSON is YAML
+    assert f"SUCCESS: {len(queries)} rules found" in promtool("check", "rules", tmp_path / "queries.yml")
+
+
+def test_rules_and_dashboard_name_metrics_that_there_are(start):
+    _, _, metrics = serve(start)
+    exposed = set(re.findall(r"^(socketkit_\w+)", read(metrics, "/metrics"), re.MULTILINE))
+    exposed |= {"socketkit_datagrams_dropped_total", "socketkit_certificate_expiry_timestamp_seconds"}  # of servers of another kind
+    text = RULES.read_text() + "\n".join(expressions())
+    assert set(re.findall(r"\bsocketkit_\w+", text)) - exposed == set()
+    for name in exposed:
+        if not name.endswith(("_created", "_info")):
+            assert name in text, f"neither a rule nor the dashboard uses {name}"
+
+
+CONFIG = """
+global:
+  scrape_interval: 200ms
+  scrape_timeout: 200ms
+scrape_configs:
+  - job_name: socketkit
+    static_configs:
+      - targets: ["{host}:{port}"]
+"""
+
+
+@pytest.mark.clients("prometheus")
+@pytest.mark.timeout(120)
+def test_prometheus_scrapes_what_the_server_counts(start, tmp_path):
+    program, address, metrics = serve(start)
+    (tmp_path / "prometheus.yml").write_text(CONFIG.format(host=metrics[0], port=metrics[1]))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with (tmp_path / "log").open("w") as log:
+        start(
+            [
+                shutil.which("prometheus"),
+                f"--config.file={tmp_path / 'prometheus.yml'}",
+                f"--storage.tsdb.path={tmp_path / 'data'}",
+                f"--web.listen-address=127.0.0.1:{port}",
+            ],
+            stderr=log,
+        )
+        api = ("127.0.0.1", port)
+        until(lambda: "Server is ready to receive web requests" in (tmp_path / "log").read_text())
+
+        with ThreadPoolExecutor(4) as clients:
+            list(clients.map(lambda number: ask(address, "raise" if number % 10 == 0 else "hello"), range(200)))
+        until(lambda: query(api, 'socketkit_requests_ended_total{outcome="failed"}') == [20])
+        until(lambda: query(api, "socketkit_handler_duration_seconds_count") == [200])
+        assert query(api, "socketkit_workers_running") == [2]
+        assert query(api, "socketkit_handlers_limit") == [8]
+        assert query(api, "socketkit_handlers_running") == [0]
+        assert query(api, "up") == [1]
+        until(lambda: query(api, "histogram_quantile(0.99, socketkit_handler_wait_seconds_bucket) > 0"))
+        metadata = json.loads(read(api, "/api/v1/targets/metadata?match_target=" + urllib.parse.quote('{job="socketkit"}')))["data"]
+    assert all(each["help"] for each in metadata)
+    accepted, outcomes = json.loads(program.stop())
+    scrapes = outcomes["finished"] - 180
+    assert outcomes["failed"] == 20
+    assert scrapes > 2
+    assert accepted == 200 + scrapes
+
+
+def query(api, expression):
+    """Return the values that Prometheus finds now."""
+    found = json.loads(read(api, "/api/v1/query?" + urllib.parse.urlencode({"query": expression})))
+    return [float(each["value"][1]) for each in found["data"]["result"]]
+
+
+def test_the_package_holds_dashboard_and_rules():
+    folder = Path(__import__("socketkit_prometheus").__file__).parent
+    if folder.is_relative_to(PLUGIN):
+        pytest.skip("the plugin is used from its sources")
+    assert (folder / "dashboards/socketkit.json").read_text() == DASHBOARD.read_text()
+    assert (folder / "rules/socketkit.rules.yml").read_text() == RULES.read_text()
