@@ -274,3 +274,38 @@ def test_a_forked_process_tells_its_observers_that_it_is_about_to_exit(dispatche
     assert [pid for said, pid in lines if said == "ending"] == forked
     for pid in forked:
         assert [said for said, which in lines if which == pid][-1] == "ending"
+
+
+def test_an_observer_that_is_given_twice_is_told_once():
+    recorder = Recorder()
+    server = Server("tcp://127.0.0.1:0", Tells, observers=[recorder, recorder]).start()
+    with socket.create_connection(server.addresses[0], timeout=LATE) as client:
+        ask(client)
+    server.stop()
+    assert recorder.names() == ["entered", "left", "ended"]
+
+
+def test_workers_that_leave_are_told_of():
+    told = python(
+        """
+import os, signal
+from socketkit import Server, StreamRequestHandler
+
+class Tells:
+    def server_started(self, server):
+        self.alive = set()
+    def worker_started(self, server, worker):
+        self.alive.add(worker)
+        if len(self.alive) == 2:
+            server.stop(wait=False)
+    def worker_left(self, server, worker):
+        self.alive.remove(worker)
+    def worker_died(self, server, worker, reason):
+        print("died", reason)
+
+tells = Tells()
+Server("tcp://127.0.0.1:0", StreamRequestHandler, dispatcher="prefork:2", observers=[tells]).serve_forever()
+print(tells.alive)
+"""
+    )
+    assert told.stdout == "set()\n"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 from typing import ClassVar
 
 import attrs
 import pytest
 
-from socketkit import TCP, TLS, BaseRequestHandler, Layered, Server
+from socketkit import TCP, TLS, UDP, AsyncStreamRequestHandler, BaseRequestHandler, DatagramRequestHandler, Layered, Server
 from socketkit.errors import IncompatibleError
 from socketkit.seams import Answered
 
@@ -49,6 +50,13 @@ class _Waiting:
             raise Answered
 
 
+class Passes:
+    """Lets every client pass."""
+
+    def wrap(self, request, client_address):
+        return request, client_address
+
+
 class Never(BaseRequestHandler):
     def handle(self):
         raise AssertionError("the handler ran")
@@ -74,6 +82,29 @@ def test_an_answered_connection_is_finished(layer, dispatcher):
     server.stop()
     assert server.stats().outcomes == {"finished": 1}
     assert failures.failures == []
+
+
+def test_a_server_of_datagrams_can_have_a_listener_that_answers():
+    class Echo(DatagramRequestHandler):
+        def handle(self):
+            self.wfile.write(self.rfile.read())
+
+    server = Server([UDP("127.0.0.1", 0), Layered(TCP("127.0.0.1", 0), Healthy())], Echo).start()
+    with socket.create_connection(server.addresses[1], timeout=LATE) as client, client.makefile("rb") as answer:
+        assert answer.read() == b"healthy\n"
+    server.stop()
+    with pytest.raises(IncompatibleError, match="accepts only datagram requests"):
+        Server(Layered(TCP("127.0.0.1", 0)), Echo)
+
+
+def test_a_server_of_asynchronous_handlers_can_have_one_behind_tls():
+    class Awaits(AsyncStreamRequestHandler):
+        pass
+
+    tls = TLS(context=ssl.create_default_context(ssl.Purpose.CLIENT_AUTH))
+    Server(Layered(TCP("127.0.0.1", 0), tls, HealthyOnRequest()), Awaits, dispatcher="asyncio")
+    with pytest.raises(IncompatibleError, match="cannot follow TLS"):
+        Server(Layered(TCP("127.0.0.1", 0), tls, Passes()), Awaits, dispatcher="asyncio")
 
 
 def test_no_layer_can_follow_one_that_answers(tmp_path):

@@ -150,6 +150,7 @@ def test_prometheus_scrapes_what_the_server_counts(start, tmp_path):
         assert query(api, "socketkit_handlers_running") == [0]
         assert query(api, "up") == [1]
         until(lambda: query(api, "histogram_quantile(0.99, socketkit_handler_wait_seconds_bucket) > 0"))
+        until(lambda: query(api, "count_over_time(up[1m]) > 2"))
         metadata = json.loads(read(api, "/api/v1/targets/metadata?match_target=" + urllib.parse.quote('{job="socketkit"}')))["data"]
     assert all(each["help"] for each in metadata)
     accepted, outcomes = json.loads(program.stop())
