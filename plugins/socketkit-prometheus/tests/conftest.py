@@ -14,10 +14,9 @@ import pytest
 
 from socketkit.testing.pytest_plugin import nothing_left_behind  # noqa: F401 - importing a fixture activates it
 
-SOURCES = Path(__file__).parents[1] / "src"
-sys.path[:0] = [str(SOURCES), str(Path(__file__).parent)]
+sys.path.insert(0, str(Path(__file__).parent))
 
-from prometheus_support import GUARDED, LATE, Running  # noqa: E402 - the path is only known now
+from prometheus_support import GUARDED, LATE, Running
 
 
 def pytest_runtest_setup(item):
@@ -34,10 +33,7 @@ def start():
 
         def begin(source, *arguments, **options):
             command = [sys.executable, "-u", "-c", GUARDED + source, *arguments] if isinstance(source, str) else [*source, *arguments]
-            path = os.pathsep.join(filter(None, (str(SOURCES), os.environ.get("PYTHONPATH"))))
-            process = subprocess.Popen(
-                command, stdout=subprocess.PIPE, text=True, start_new_session=True, env={**os.environ, "PYTHONPATH": path}, **options
-            )
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True, **options)
             running.callback(end, process)
             return Running(process)
 
