@@ -85,9 +85,7 @@ def test_a_readme_has_an_example_and_says_how_to_install(plugin):
 
 
 @every_plugin
-def test_the_tests_of_a_plugin_run_with_settings_of_their_own(plugin, request):
-    if plugin.name == "socketkit-gevent":  # to go away once its tests do without this checkout's helpers
-        request.applymarker(pytest.mark.xfail(strict=False, reason="its tests need the settings and the helpers of this checkout"))
+def test_the_tests_of_a_plugin_run_with_settings_of_their_own(plugin):
     settings = tomllib.loads((plugin / "pyproject.toml").read_text("utf-8"))["tool"]["pytest"]["ini_options"]
     assert settings["testpaths"] == ["tests"]
     assert "pythonpath" not in settings
