@@ -9,6 +9,7 @@ import socketserver
 import struct
 import threading
 
+import attrs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,7 +17,9 @@ from hypothesis import strategies as st
 from socketkit import TCP, UDP, Server, Sync, Threads, UnixDatagram
 from socketkit.dispatchers.adaptive import Adaptive
 from socketkit.dispatchers.pool import Pool
-from socketkit.handlers.messages import MessageHandler, MessageTooLargeError, answer, answered_by
+from socketkit.handlers.base import StreamRequestHandler
+from socketkit.handlers.messages import MessageHandler, MessageTooLargeError
+from socketkit.seams.messages import answer, answered_by, replies_to_messages, reply_of
 from socketkit.testing.clients import ask, talk
 
 ANYWHERE = TCP("127.0.0.1", 0)
@@ -341,8 +344,8 @@ def test_datagrams_are_answered_under_the_standard_librarys_server():
 def test_a_reply_can_come_from_elsewhere():
     asked = []
 
-    def elsewhere(handler, message, client_address):
-        asked.append((handler, message, client_address))
+    def elsewhere(handler, message, client_address, request):
+        asked.append((handler, message, client_address, request))
         return b"from elsewhere"
 
     with Opened(Upper) as opened:
@@ -350,7 +353,61 @@ def test_a_reply_can_come_from_elsewhere():
             opened.feed(b"a\n")
         opened.feed(b"b\n")
         assert opened.replies() == b"from elsewhere\nB\n"
-    assert asked == [(Upper, b"a", "peer")]
+    assert asked == [(Upper, b"a", "peer", opened.request)]
+
+
+class Words(StreamRequestHandler):
+    """A handler of somebody's own that declares the trait: its replies come word by word."""
+
+    replies_to_messages = True
+
+    def handle(self):
+        for word in self.rfile.readline().split():
+            self.wfile.write(reply_of(self, word))
+
+    def reply(self, message, client_address):
+        return message.upper()
+
+
+def test_replies_of_any_handler_with_the_trait_can_come_from_elsewhere():
+    def elsewhere(handler, message, client_address, request):
+        return answer(handler, message, client_address) + b"!"
+
+    here, there = Server(ANYWHERE, Words, dispatcher=Sync()), Server(ANYWHERE, Words, dispatcher=Elsewhere(elsewhere))
+    with here.start(), there.start():
+        assert talk(here.addresses[0], b"a b\n") == b"AB"
+        assert talk(there.addresses[0], b"a b\n") == b"A!B!"
+
+
+@attrs.frozen
+class Elsewhere:
+    """A dispatcher that gets its replies from a function."""
+
+    answer: object
+
+    def start(self, work):
+        return self._Live(self.answer, work)
+
+    @attrs.define
+    class _Live:
+        answer: object
+        work: object
+        inline = True
+
+        def dispatch(self, request, client_address):
+            with answered_by(self.answer):
+                self.work.run(request, client_address)
+
+        def wait(self, timeout):
+            return True
+
+        def close(self):
+            pass
+
+
+def test_only_classes_with_the_trait_reply_to_messages():
+    found = [replies_to_messages(each) for each in (Upper, Words, StreamRequestHandler, lambda *_: None, Upper.reply)]
+    assert found == [True, True, False, False, False]
 
 
 class UnpicklableError(Exception):

@@ -1,7 +1,8 @@
 """The live part of the executor dispatcher.
 
-With a `MessageHandler`, only messages go to the executor, because another process can take nothing else. Connections stay in this
-process, where worker threads read messages and write replies. With any other handler, whole units go there; only threads can run those.
+With a handler that answers messages, only messages go to the executor, because another process can take nothing else. Connections stay
+in this process, where worker threads read messages and write replies. With any other handler, whole units go there; only threads can run
+those.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ from socketkit._system.threads import BackgroundThread
 from socketkit._system.wakeup import Wakeup
 from socketkit.dispatchers._workers import ConcurrencyLimit, WorkerThreads
 from socketkit.errors import ConfigError, IncompatibleError
-from socketkit.handlers.messages import MessageHandler, answer, answered_by
 from socketkit.logs import Log
-from socketkit.seams import Address, Work
+from socketkit.seams import Address, RepliesToMessages, Request, Work
+from socketkit.seams.messages import answer, answered_by, replies_to_messages
 
 if TYPE_CHECKING:
     from socketkit.dispatchers.executor import Executor
@@ -61,7 +62,7 @@ class ExecutorDriver:
         limit = recipe.limit or getattr(self._executor, "_max_workers", None) or LIMIT
         self._load = (
             WorkerThreads(limit, self._freed, "socketkit-executor")
-            if _is_message_handler(work.handler)
+            if replies_to_messages(work.handler)
             else ConcurrencyLimit(limit, self._freed)
         )
 
@@ -130,7 +131,7 @@ class ExecutorDriver:
         with answered_by(self._answer):
             unit()
 
-    def _answer(self, handler: type[MessageHandler], message: bytes, client_address: Address) -> bytes | None:
+    def _answer(self, handler: type[RepliesToMessages], message: bytes, client_address: Address, _request: Request) -> bytes | None:
         return self._submit(answer, handler, message, client_address).result()  # type: ignore[no-any-return]
 
     # --- the executor ------------------------------------------------------------------------------------------------
@@ -246,10 +247,6 @@ def _resolve(factory: Any) -> Callable[[], AnyExecutor]:
     return make
 
 
-def _is_message_handler(handler: Any) -> bool:
-    return isinstance(handler, type) and issubclass(handler, MessageHandler)
-
-
 def is_processes(kind: type) -> bool:
     module = sys.modules.get("concurrent.futures.process")  # do not import it just to check: it imports a lot
     return module is not None and issubclass(kind, module.ProcessPoolExecutor)
@@ -258,7 +255,7 @@ def is_processes(kind: type) -> bool:
 def check(handler: Any, context: Any) -> None:
     """Check that a handler can run in another process. Raises: IncompatibleError."""
     name = getattr(handler, "__qualname__", repr(handler))
-    if not _is_message_handler(handler):
+    if not replies_to_messages(handler):
         raise IncompatibleError("Executor", f"has processes, which cannot run {name}", "derive it from MessageHandler, or use threads")
     try:
         pickle.dumps(handler)

@@ -1,23 +1,21 @@
 """A handler for request-and-reply protocols: bytes in, bytes out, without access to the connection.
 
-`MessageHandler.reply` needs only a message and the peer's address, so it can run in another process. The executor dispatcher sends
-these two there, and writes the reply itself.
+`MessageHandler.reply` needs only a message and the peer's address, so it can run in another process. A dispatcher such as `executor`
+sends these two there, and writes the reply itself: see `socketkit.seams.messages`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextvars import ContextVar
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal
 
 import attrs
 
 from socketkit.errors import SocketkitError
 from socketkit.handlers.conversation import ConversationHandler
 from socketkit.seams import Address
+from socketkit.seams.messages import reply_of
 
 PREFIX = 4
 """Bytes of the big-endian length before each message, with the framing "length"."""
@@ -47,6 +45,7 @@ class MessageHandler(ConversationHandler):
         max_message: bytes of the largest message; a larger one raises `MessageTooLargeError` and ends the connection.
     """
 
+    replies_to_messages: ClassVar[bool] = True
     request_kinds: ClassVar[frozenset[str]] = frozenset({"stream", "datagram"})
     framing: ClassVar[Literal["line", "length"]] = "line"
     max_message: int = 65536
@@ -96,25 +95,19 @@ class MessageHandler(ConversationHandler):
             return
         message = self._frames.read(self.rfile)
         if message is not None:
-            reply = self._reply_to(message)
+            reply = reply_of(self, message)
             if reply is not None:
                 self.wfile.write(self._frames.encode(reply))
 
     def _answer_datagram(self, packet: bytes, sock: Any) -> None:
         if len(packet) > self.max_message:
             raise MessageTooLargeError(self.max_message)
-        reply = self._reply_to(packet)
+        reply = reply_of(self, packet)
         if reply is None:
             return
         if not self.client_address:
             raise OSError(errno.EDESTADDRREQ, "the sender has no address to reply to")
         sock.sendto(reply, self.client_address)
-
-    def _reply_to(self, message: bytes) -> bytes | None:
-        elsewhere = _answer.get()
-        if elsewhere is None:
-            return _checked(type(self), self.reply(message, self.client_address))
-        return elsewhere(type(self), message, self.client_address)
 
 
 # --- framings --------------------------------------------------------------------------------------------------------
@@ -195,52 +188,3 @@ class _Lengths(_Framing):
 
 
 _FRAMINGS: dict[str, type[_Framing]] = {"line": _Lines, "length": _Lengths}
-
-
-# --- replies from elsewhere ------------------------------------------------------------------------------------------
-
-Answer: TypeAlias = Callable[[type[MessageHandler], bytes, Address], bytes | None]
-"""Returns the reply to a message in place of the handler's `reply`."""
-
-_answer: ContextVar[Answer | None] = ContextVar("_answer", default=None)
-
-
-@contextlib.contextmanager
-def answered_by(answer: Answer) -> Iterator[None]:
-    """Use `answer` to get the reply to every message handled inside this block."""
-    token = _answer.set(answer)
-    try:
-        yield
-    finally:
-        _answer.reset(token)
-
-
-def answer(handler: type[MessageHandler], message: bytes, client_address: Address) -> bytes | None:
-    """Return the reply of a handler of this class; an `Answer` that any process can run.
-
-    Raises: whatever `reply` raises, or a RuntimeError that describes it if pickle cannot carry it to another process.
-    """
-    try:
-        return _checked(handler, object.__new__(handler).reply(message, client_address))
-    except BaseException as error:
-        import pickle  # noqa: PLC0415 - most programs never need it
-
-        try:
-            pickle.loads(pickle.dumps(error))  # noqa: S301 - it was made in this process
-        except Exception:  # noqa: BLE001 - an error's own methods may raise anything
-            raise RuntimeError(_told(error)) from None
-        raise
-
-
-def _checked(handler: type[MessageHandler], reply: Any) -> bytes | None:
-    if reply is None or type(reply) is bytes:
-        return reply
-    if isinstance(reply, bytes | bytearray | memoryview):
-        return bytes(reply)
-    raise TypeError(f"{handler.__name__}.reply must return bytes or None, not {type(reply).__name__}")
-
-
-def _told(error: BaseException) -> str:
-    with contextlib.suppress(Exception):
-        return f"{type(error).__name__}: {error}"
-    return type(error).__name__

@@ -43,6 +43,7 @@ from socketkit.seams.powers import (
     Renews,
     RenewsWorkers,
     ReplacesSocket,
+    RepliesToMessages,
     Requires,
     RunsAsync,
     RunsInPlace,
@@ -86,7 +87,7 @@ __all__ += [
     "Watches",
 ]
 __all__ += ["Answers", "Checks", "Daemonizes", "ForksRequests", "ForksWorkers", "Kinds", "Located", "NeedsSocket", "Nests", "OpensSeveral"]
-__all__ += ["IsAsync", "NamesClient", "ReplacesSocket", "Requires", "RunsAsync", "SpeaksFirst", "Starts", "TakesKinds"]
+__all__ += ["IsAsync", "NamesClient", "ReplacesSocket", "RepliesToMessages", "Requires", "RunsAsync", "SpeaksFirst", "Starts", "TakesKinds"]
 __all__ += ["TakesAnySocket", "TakesLoopConnections", "Upgrades", "UsesAsyncLibrary"]
 __all__ += ["Address", "Clock", "Kind", "Request", "Seconds", "Unit"]
 __all__ += ["Answered", "Handshake", "Layer", "Listener", "Transport", "open_listeners"]

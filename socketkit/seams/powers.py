@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 from socketkit.seams.parking import Parking
 from socketkit.seams.transports import Layer
@@ -377,3 +377,15 @@ class TakesLoopConnections(Protocol):
     """
 
     loop_connection: Any
+
+
+class RepliesToMessages(Protocol):
+    """Trait of a handler: its replies depend only on a message and the client's address, so they can be computed elsewhere.
+
+    `socketkit.MessageHandler` has it. A handler with the trait gets each reply from `socketkit.seams.messages.reply_of`.
+    """
+
+    replies_to_messages: ClassVar[bool]
+
+    def reply(self, message: bytes, client_address: Address, /) -> bytes | None:
+        """Return the reply to a message; None: send no reply. Elsewhere, `self` has only the attributes of its class."""
