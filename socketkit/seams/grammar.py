@@ -3,7 +3,8 @@
 Parsers turn text into small values. They do not know which parts exist or what their options mean.
 
 * A part is ``NAME[:VALUE][,key=value]...``. ``outer/inner`` nests one part in another. VALUE ends at the next ``,`` or ``/`` and may
-  contain colons (``executor:module:factory``). Without a VALUE, options may follow the colon: ``graceful:drain=10``.
+  contain colons (``executor:module:factory``) and ``://`` (``dask:tcp://10.0.0.5:8786``). Without a VALUE, options may follow the colon:
+  ``graceful:drain=10``.
 * A URL is ``transport[+layer]...://PLACE[?key=value&...]``. Only an abstract Unix socket has no slashes: ``unix:@name``. Options
   of a layer are dotted: ``layer.key=value``. ``tls://`` is short for ``tcp+tls://``.
 * Values, places and options may contain percent-codes such as ``%2C``, so that any text can be written. Only the ``%`` before the scope
@@ -24,6 +25,7 @@ from socketkit.errors import ConfigError, did_you_mean
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _KEY = re.compile(rf"(?:{_NAME.pattern}\.)?[A-Za-z_][A-Za-z0-9_]*")
+_NESTS = re.compile(r"(?<!:)(?<!:/)/|(?<=:)/(?!/)")  # a slash, but not of "://"
 _OPTION = re.compile(rf"{_KEY.pattern}=")
 _URL = re.compile(r"([^:/?]*):(?://|(?=@))([^?]*)(?:\?(.*))?", re.DOTALL)
 _IPV6 = re.compile(r"\[[0-9A-Fa-f:.]+(?:%[^\]]+)?\]")
@@ -87,7 +89,7 @@ def part(text: str) -> Part:
     Raises: ConfigError with one sentence that gives the correct form.
     """
     with _form_given(text, _PART_FORM):
-        *outer, innermost = text.split("/")
+        *outer, innermost = _NESTS.split(text)
         part = _segment(innermost)
         for segment in reversed(outer):
             part = _segment(segment, part)
@@ -143,7 +145,7 @@ def _form_given(text: str, form: str) -> Iterator[None]:
 def _segment(text: str, inner: Part | None = None) -> Part:
     head, *options = text.split(",")
     name, colon, value = head.partition(":")
-    if colon and not value:
+    if colon and (not value or value.startswith("//")):
         raise ValueError(f"has nothing after the ':' of {name!r}")
     if _OPTION.match(value):
         value, options = "", [value, *options]
