@@ -195,7 +195,7 @@ class ComposedEngine(Engine):
         dispatcher, narrow = self.recipe(), self._started().narrow
         shared = self.server.limits.shared_by(getattr(dispatcher, "processes", 1))
         recipe = getattr(dispatcher, "inner", None) or dispatcher
-        others = len(self.listeners) + getattr(recipe, "workers", 0)
+        others = len(self.listeners) + (getattr(recipe, "workers", None) or 0)
         self._fitted = fitted(shared if narrow is None else narrow(shared), others)
 
     def _deadlines(self, live: StartedDispatcher, limits: Limits, run: Run) -> Deadlines | None:

@@ -11,6 +11,8 @@ from typing import Any
 from socketkit.handlers.base import DatagramRequestHandler, StreamRequestHandler
 from socketkit.handlers.conversation import ConversationHandler
 from socketkit.handlers.coroutines import AsyncStreamRequestHandler
+from socketkit.handlers.messages import MessageHandler
+from socketkit.seams.messages import reply_of
 from socketkit.testing.clients import hang_up
 from socketkit.testing.conformance.promises import expect
 
@@ -33,7 +35,11 @@ class Commands(StreamRequestHandler):
 
     def handle(self) -> None:
         """Obey."""
-        command, _, text = self.rfile.readline().decode().strip().partition(" ")
+        self.obey(self.rfile.readline())
+
+    def obey(self, line: bytes) -> None:
+        """Obey one line."""
+        command, _, text = line.decode().strip().partition(" ")
         if command == "echo":
             self.wfile.write(f"{text}\n".encode())
         elif command == "hold":
@@ -95,6 +101,25 @@ class AsyncCommands(Obeys, AsyncStreamRequestHandler):
         self.writer.write(data)
 
 
+class MessageCommands(Commands):
+    """The same for a dispatcher that has replies computed elsewhere: `reply` obeys each command that needs no connection."""
+
+    replies_to_messages = True
+
+    def obey(self, line: bytes) -> None:
+        """Obey one line."""
+        if line.split(b" ")[0].strip() in {b"echo", b"raise", b"exit"}:
+            self.wfile.write(reply_of(self, line) or b"")
+        else:
+            super().obey(line)
+
+    def reply(self, message: bytes, _client_address: Any) -> bytes:
+        """Obey, wherever this runs."""
+        command, _, text = message.decode().strip().partition(" ")
+        misbehave(command, None)
+        return f"{text}\n".encode()
+
+
 def misbehave(command: str, request: Any) -> None:
     """Do what a handler should not."""
     if command == "raise":
@@ -119,6 +144,14 @@ class Mirror(DatagramRequestHandler):
     def handle(self) -> None:
         """Answer it."""
         self.wfile.write(self.rfile.read())
+
+
+class Repeat(MessageHandler):
+    """`Lines` and `Mirror` for a dispatcher that has replies computed elsewhere."""
+
+    def reply(self, message: bytes, _client_address: Any) -> bytes:
+        """Return the message."""
+        return message
 
 
 class Client:

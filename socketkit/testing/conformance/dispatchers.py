@@ -19,8 +19,17 @@ from socketkit.lifecycles.graceful import Graceful
 from socketkit.seams import DrainReport, Parking, State
 from socketkit.seams.limits import Limits
 from socketkit.server import Server
-from socketkit.testing.conformance.commands import AsyncCommands, Client, Commands, Lines, Mirror, client
-from socketkit.testing.conformance.promises import BrokenPromiseError, Report, applies_if, check, expect
+from socketkit.testing.conformance.commands import (
+    AsyncCommands,
+    Client,
+    Commands,
+    Lines,
+    MessageCommands,
+    Mirror,
+    Repeat,
+    client,
+)
+from socketkit.testing.conformance.promises import BrokenPromiseError, DoesNotApplyError, Report, applies_if, check, expect
 from socketkit.testing.conformance.recipes import RecipeConformance, check_handlers
 from socketkit.testing.conformance.spies import Notes, Spied
 from socketkit.testing.leaks import Account
@@ -79,7 +88,16 @@ class DispatcherConformance(RecipeConformance):
 
     def test_check(self) -> None:
         """`check`, if it has one, accepts a handler or refuses it with IncompatibleError."""
-        handlers = (Commands, self.async_commands, Lines, self.mirror, functools.partial(Commands), lambda *_: None)
+        handlers = (
+            Commands,
+            self.async_commands,
+            MessageCommands,
+            Lines,
+            self.mirror,
+            Repeat,
+            functools.partial(Commands),
+            lambda *_: None,
+        )
         check_handlers(self.make(), handlers, IncompatibleError)
 
     def test_kinds(self) -> None:
@@ -403,26 +421,24 @@ class DispatcherConformance(RecipeConformance):
 
     # inside
 
-    def _handler(self) -> Any:
-        """Return the handler to serve: see `commands`."""
-        if self.commands is not None:
-            return self.commands
-        recipe = self.make()
-        try:
-            if hasattr(recipe, "check"):
-                recipe.check(Commands)
-        except IncompatibleError:
-            applies_if(getattr(recipe, "runs_async", False), "it refuses the handlers of this check")
-            return self.async_commands
-        return Commands
-
-    def _accepts(self, handler: Any) -> None:
-        recipe = self.make()
-        if hasattr(recipe, "check"):
+    def _handler(self, wanted: Any = None) -> Any:
+        """Return the wanted handler, that of `commands` by default, or the first in its place that the dispatcher accepts."""
+        recipe, wanted = self.make(), wanted or self.commands or Commands
+        if not hasattr(recipe, "check"):
+            return wanted
+        others = {Commands: (self.async_commands, MessageCommands), Lines: (Repeat,), Mirror: (Repeat,)}
+        refusals = []
+        for each in (wanted, *others.get(wanted, ())):
+            if getattr(each, "is_async", False) and not getattr(recipe, "runs_async", False):
+                refusals.append("it does not declare runs_async")
+                continue
             try:
-                recipe.check(handler)
+                recipe.check(each)
             except IncompatibleError as error:
-                applies_if(False, str(error))
+                refusals.append(str(error))
+            else:
+                return each
+        raise DoesNotApplyError(f"it refuses the handlers of this check: {refusals[0]}")
 
     @contextlib.contextmanager
     def _serving(
@@ -434,9 +450,7 @@ class DispatcherConformance(RecipeConformance):
         lifecycle: Any = None,
         limits: Limits | None = None,
     ) -> Iterator[Server]:
-        if handler is None:
-            handler = self._handler()
-        self._accepts(handler)
+        handler = self._handler(handler)
         transport, recipe = transport or TCP("127.0.0.1", 0), recipe or self.make()
         applies_if(transport.kind in getattr(recipe, "kinds", (transport.kind,)), f"its kinds have no {transport.kind}")
         server = Server(transport, handler, dispatcher=recipe, lifecycle=lifecycle or Graceful(drain=self.patience), limits=limits)
