@@ -33,6 +33,10 @@ def serve(scheduler, **options):
     return Errors(TCP("127.0.0.1", 0), dask_replies.Replies, dispatcher=recipe, lifecycle=Graceful(drain=5)).start()
 
 
+def room(server):
+    return server._socketkit_engine.live.part._cluster.room()
+
+
 def settled(server):
     until(lambda: not server.stats().active)
     return dict(server.stats().outcomes)
@@ -66,7 +70,7 @@ def test_a_message_that_kills_its_worker_is_tried_again_as_often_as_allowed_and_
             with Line(server.addresses[0]) as client:
                 return client.ask(f"die {scheduler.folder}" if number == 10 else f"upper a{number}")
 
-        until(lambda: server._socketkit_engine.live.part._cluster.room() >= 8)
+        until(lambda: room(server) >= 8)
         answers = list(clients.map(ask, range(20))) if retries else [ask(10), ask(0)]
         expected = ["" if number == 10 else f"A{number}" for number in (range(20) if retries else (10, 0))]
         assert answers == expected
@@ -80,7 +84,7 @@ def test_a_message_that_kills_its_worker_is_tried_again_as_often_as_allowed_and_
 def test_a_load_in_which_a_worker_is_killed_loses_no_request(scheduler):
     workers = [scheduler.work() for _ in range(3)]
     with serve(scheduler, backlog=3) as server, ThreadPoolExecutor(8) as clients:
-        until(lambda: server._socketkit_engine.live.part._cluster.room() == 12)
+        until(lambda: room(server) == 12)
         halfway = threading.Barrier(9)
 
         def ask(number):
@@ -118,6 +122,7 @@ def test_without_workers_nothing_is_taken_and_what_was_taken_waits_until_its_pat
         client.tell(str(held))
         held.begun()
         scheduler.kill(worker)
+        until(lambda: room(server) == 0)
         with Line(server.addresses[0]) as waiting:
             waiting.tell("upper a")
             assert client.hear() == ""

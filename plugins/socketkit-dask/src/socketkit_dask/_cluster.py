@@ -100,8 +100,11 @@ class Cluster:
     # the connection
 
     def _run(self) -> None:
-        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            runner.run(self._serve())
+        try:
+            with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+                runner.run(self._serve())
+        finally:
+            self._capacity = 0
 
     async def _serve(self) -> None:
         async with contextlib.AsyncExitStack() as stack:
@@ -111,20 +114,17 @@ class Cluster:
                     self._client = await self._connect(cluster)
                     await self._look(self._client)
             except Exception as error:  # noqa: BLE001 - whatever is wrong with the cluster, the caller of `start` is told
-                if self._client is not None:
-                    await self._disconnect()
+                await self._disconnect()
                 self._started.set_exception(self._unusable(error))
                 return
             self._started.set_result(None)
-            while not self._end.is_set():
+            while self._client is not None:
                 await self._watch(self._client)
                 await self._disconnect()
                 if not self._end.is_set():
                     self._fail_all(f"the connection to the scheduler {self._address} was lost")
                     log.error("lost the scheduler %s; nothing more is accepted until it is back", self._address)
                     self._client = await self._reconnect()
-            if self._client is not None:
-                await self._disconnect()
 
     @contextlib.asynccontextmanager
     async def _local(self) -> AsyncIterator[LocalCluster]:
@@ -193,21 +193,22 @@ class Cluster:
 
     # the load
 
-    async def _watch(self, client: Client | None) -> None:
+    async def _watch(self, client: Client) -> None:
         """Look at the load until the end, or until the connection is lost."""
-        while client is not None and client.status == "running":
-            if await self._ended_within(LOOK_EVERY):
-                return
-            await self._look(client)
+        while not await self._ended_within(LOOK_EVERY) and await self._look(client):
             self._looked()
 
-    async def _look(self, client: Client) -> None:
-        try:
-            threads, others = await asyncio.wait_for(getattr(client.scheduler, self._agent)(), STALE)
-        except (OSError, TimeoutError):  # it is busy or has gone; `client.status` says which
-            threads, others = 0, 0
+    async def _look(self, client: Client) -> bool:
+        """Look at the load; return False if the scheduler has gone, or another is in its place that does not know our agent."""
+        load: tuple[int, int] | None = (0, 0)
+        with contextlib.suppress(OSError, TimeoutError):  # it is busy or has gone; `client.status` says which
+            load = await asyncio.wait_for(getattr(client.scheduler, self._agent)(), STALE)
+        if load is None or client.status != "running":
+            return False
+        threads, others = load
         self._capacity = int(threads * (1 + self._recipe.backlog)) - others
         self._mind_workers(bool(threads))
+        return True
 
     def _mind_workers(self, are_there: bool) -> None:
         """Say once that there are no workers, and fail what has waited for one too long."""
