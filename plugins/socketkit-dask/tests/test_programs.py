@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 
 import pytest
-from dask_clusters import ENVIRONMENT, Held, Line, Program, is_gone, until
+from dask_clusters import ENVIRONMENT, GUARD, Held, Line, Program, is_gone, until
 
 SERVE = """
 import sys
@@ -50,10 +52,19 @@ def test_a_second_signal_ends_what_still_runs(tmp_path):
         client.tell(str(held))
         worker = held.begun()
         os.kill(program.pid, signal.SIGTERM)
+        until(lambda: refuses(client.socket.getpeername()))  # the drain has begun; two signals at once would count as one
         os.kill(program.pid, signal.SIGTERM)
         assert client.hear() == ""
-        program.wait()
-        until(lambda: is_gone(worker))
+        assert program.wait() == 0
+        assert is_gone(worker)
+
+
+def refuses(where):
+    try:
+        socket.create_connection(where, timeout=GUARD).close()
+    except ConnectionRefusedError:
+        return True
+    return False
 
 
 def test_the_local_cluster_ends_when_its_server_is_killed():
@@ -95,10 +106,10 @@ if __name__ == "__main__":
     assert os.listdir(tempfile.gettempdir()) == [], os.listdir(tempfile.gettempdir())
     print("clean")
 """
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
-        ran = subprocess.run([sys.executable, "-c", source], env={**ENVIRONMENT, "TMPDIR": folder}, capture_output=True, text=True, timeout=50)
+        ran = subprocess.run(
+            [sys.executable, "-c", source], env={**ENVIRONMENT, "TMPDIR": folder}, capture_output=True, text=True, timeout=50
+        )
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "clean\n", "")
 
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import tempfile
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any
 
@@ -166,7 +167,8 @@ class Cluster:
     async def _disconnect(self) -> None:
         client, self._client, self._capacity = self._client, None, 0
         if client is not None:
-            await client.close()
+            with _unreported() if client.status != "running" else contextlib.nullcontext():
+                await client.close()
 
     async def _reconnect(self) -> Client | None:
         """Return a client once the scheduler is back; None at the end."""
@@ -195,7 +197,7 @@ class Cluster:
 
     async def _watch(self, client: Client) -> None:
         """Look at the load until the end, or until the connection is lost."""
-        while not await self._ended_within(LOOK_EVERY) and await self._look(client):
+        while not await self._ended_within(LOOK_EVERY) and client.status == "running" and await self._look(client):
             self._looked()
 
     async def _look(self, client: Client) -> bool:
@@ -253,8 +255,10 @@ class Cluster:
                 except KilledWorker:
                     pass
                 except CancelledError:
-                    was = f"was cancelled on the cluster as {key}" if client.status == "running" else "was lost with the scheduler"
-                    raise ClusterError(f"a message {was}") from None
+                    if client.status == "running":
+                        raise ClusterError(f"somebody cancelled the task {key} on the cluster") from None
+                    self._capacity = 0  # until `_watch` has noticed it too
+                    raise ClusterError(f"the message was lost with the scheduler {self._address}") from None
                 finally:
                     future.release()  # also takes it from a worker, if nobody waits for it any more
         raise WorkersLostError(self._recipe.retries + 1)
@@ -280,3 +284,18 @@ class Cluster:
             yield {"workers": free[:1], "allow_other_workers": True}
         finally:
             self._retrying.discard(free[0])
+
+
+@contextlib.contextmanager
+def _unreported() -> Iterator[None]:
+    """Keep Dask from logging with a traceback that a client stopped looking for its scheduler: our log has a line about it."""
+    logger = logging.getLogger("distributed.client")
+    logger.addFilter(_nothing)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_nothing)
+
+
+def _nothing(_record: logging.LogRecord) -> bool:
+    return False
