@@ -43,7 +43,7 @@ def settled(server):
 
 
 @pytest.fixture(params=[0, 3], ids=["no failures allowed", "three failures allowed"])
-def scheduler(request, cluster, tmp_path):  # noqa: ARG001 - `cluster` has warmed up Dask
+def scheduler(request, cluster, tmp_path):  # `cluster` has warmed up Dask
     with Scheduler(tmp_path, request.param) as scheduler:
         yield scheduler
 

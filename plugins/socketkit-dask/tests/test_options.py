@@ -156,5 +156,5 @@ import pathlib, pickle, sys
 sys.modules.update(socketkit=None, socketkit_dask=None)
 assert pickle.loads(pathlib.Path(sys.argv[1]).read_bytes()).name == "socketkit-client"
 """
-    (tmp_path / "agent").write_bytes(dumps(_scheduling.make_agent("client")))
+    (tmp_path / "agent").write_bytes(dumps(_scheduling.make_agent("socketkit-client", "client")))
     subprocess.run([sys.executable, "-c", source, str(tmp_path / "agent")], check=True)

@@ -14,9 +14,9 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import CancelledError, Future
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from distributed import Client, LocalCluster
+import distributed
 from distributed.scheduler import KilledWorker
 
 from socketkit.logs import Log
@@ -29,6 +29,12 @@ if TYPE_CHECKING:
     from socketkit_dask import Dask
 
 log = Log("socketkit_dask")
+
+Client: TypeAlias = Any
+LocalCluster: TypeAlias = Any
+"""Those of Dask, which has few annotations for them."""
+
+_dask: Any = distributed
 
 LOOK_EVERY = 0.1
 """Seconds between two looks at the cluster's load."""
@@ -131,7 +137,7 @@ class Cluster:
     async def _local(self) -> AsyncIterator[LocalCluster]:
         recipe = self._recipe
         with tempfile.TemporaryDirectory(prefix="socketkit-dask-", ignore_cleanup_errors=True) as folder:
-            async with LocalCluster(
+            async with _dask.LocalCluster(
                 n_workers=recipe.workers,
                 threads_per_worker=recipe.threads,
                 processes=True,
@@ -146,7 +152,7 @@ class Cluster:
 
     async def _connect(self, cluster: LocalCluster | None = None) -> Client:
         """Return a client that is connected. Raises: OSError, and whatever the scheduler objects to."""
-        client = Client(
+        client = _dask.Client(
             cluster or self._address,
             asynchronous=True,
             set_as_default=False,
@@ -156,12 +162,12 @@ class Cluster:
         )
         try:
             await client
-            agent = make_agent(client.id)
-            await client.register_plugin(agent)
+            agent = f"socketkit-{client.id}"
+            await client.register_plugin(make_agent(agent, client.id))
         except BaseException:
             await client.close()
             raise
-        self._agent = agent.name
+        self._agent = agent
         return client
 
     async def _disconnect(self) -> None:
@@ -237,7 +243,8 @@ class Cluster:
         failing = self._failing
         attempts = asyncio.ensure_future(self._attempts(handler, message, client_address))
         try:
-            await asyncio.wait({attempts, failing}, return_when=asyncio.FIRST_COMPLETED)
+            first: set[asyncio.Future[Any]] = {attempts, failing}
+            await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
             if attempts.done():
                 return attempts.result()
             raise ClusterError(failing.result())

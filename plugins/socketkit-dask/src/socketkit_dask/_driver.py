@@ -13,7 +13,7 @@ from socketkit_dask._cluster import Cluster
 from socketkit_dask._threads import UnitThreads
 
 if TYPE_CHECKING:
-    from socketkit.seams import Address, Drive, Forces, Intake, OpenIntake, Parks, RepliesToMessages, Request, RunsInPlace, Unit
+    from socketkit.seams import Address, Drive, Forces, Intake, OpenIntake, Parking, Parks, RepliesToMessages, Request, RunsInPlace, Unit
     from socketkit.seams.messages import Answer
     from socketkit_dask import Dask
 
@@ -26,7 +26,7 @@ class DaskDriver:
 
     def __init__(self, recipe: Dask) -> None:
         self.runs_in_place = True
-        self.parking = recipe.parking
+        self.parking: Parking | None = recipe.parking
         self._leaves = 0 if recipe.half_close else GONE
         self._is_paused = False  # for want of room
         self._is_held = False  # the intake, inside `take`, for the same reason

@@ -7,14 +7,14 @@ from typing import Any
 from distributed.diagnostics.plugin import SchedulerPlugin
 
 
-def make_agent(client: str) -> SchedulerPlugin:
-    """Return a plugin for the scheduler. It serves one client, and removes itself when that leaves.
+def make_agent(agent: str, owner: str) -> SchedulerPlugin:
+    """Return a plugin for the scheduler, with this name. It serves the client `owner`, and removes itself when that leaves.
 
     The class is made in a function because cloudpickle sends the code only of what cannot be imported by its name.
     """
 
     class Agent(SchedulerPlugin):
-        name = f"socketkit-{client}"
+        name = agent
 
         async def start(self, scheduler: Any) -> None:
             self.scheduler = scheduler
@@ -29,21 +29,21 @@ def make_agent(client: str) -> SchedulerPlugin:
             threads = sum(worker.nthreads for worker in scheduler.running)  # not of workers that are paused or leave
             tasks = len(scheduler.queued) + len(scheduler.unrunnable)
             tasks += sum(len(worker.processing) for worker in scheduler.workers.values())
-            known = scheduler.clients.get(client)
+            known = scheduler.clients.get(owner)
             own = sum(task.state in {"processing", "queued", "no-worker"} for task in known.wants_what) if known else 0
             return threads, tasks - own
 
-        def update_graph(self, scheduler: Any, **facts: Any) -> None:
+        def update_graph(self, scheduler: Any, *, client: str, tasks: list[Any], **_facts: Any) -> None:
             """Have a task of this client fail as soon as its worker dies, whatever `allowed-failures` is: the client tries again.
 
             Otherwise a message that kills its worker would kill several before anybody knows.
             """
-            if facts["client"] == client:
-                for key in facts["tasks"]:
+            if client == owner:
+                for key in tasks:
                     scheduler.tasks[key].suspicious = scheduler.allowed_failures
 
-        def remove_client(self, scheduler: Any, **facts: Any) -> None:
-            if facts["client"] == client and self.name in scheduler.plugins:
+        def remove_client(self, scheduler: Any, client: str) -> None:
+            if client == owner and self.name in scheduler.plugins:
                 scheduler.handlers.pop(self.name, None)
                 scheduler.remove_plugin(name=self.name)
 
