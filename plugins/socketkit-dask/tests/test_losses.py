@@ -37,6 +37,12 @@ def room(server):
     return server._socketkit_engine.live.part._cluster.room()
 
 
+def is_paused(server):
+    """Return whether the serving thread has noticed that there is no room at all."""
+    live = server._socketkit_engine.live.part
+    return room(server) == 0 and live._is_paused
+
+
 def settled(server):
     until(lambda: not server.stats().active)
     return dict(server.stats().outcomes)
@@ -122,7 +128,7 @@ def test_without_workers_nothing_is_taken_and_what_was_taken_waits_until_its_pat
         client.tell(str(held))
         held.begun()
         scheduler.kill(worker)
-        until(lambda: room(server) == 0)
+        until(lambda: is_paused(server))
         with Line(server.addresses[0]) as waiting:
             waiting.tell("upper a")
             assert client.hear() == ""
@@ -149,7 +155,7 @@ def test_a_scheduler_that_goes_away_fails_what_it_had_and_is_used_again_when_it_
         scheduler.kill(scheduler.programs[0])
         assert client.hear() == ""
         assert isinstance(server.errors.get(timeout=10), ClusterError)
-        assert room(server) == 0
+        until(lambda: is_paused(server))
         waiting = stack.enter_context(Line(server.addresses[0]))
         waiting.tell("upper a")
         held.leave()

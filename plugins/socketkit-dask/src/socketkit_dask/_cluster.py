@@ -49,7 +49,7 @@ RETRY_EVERY = 1.0
 class Cluster:
     """A cluster, local or not, and the thread that talks to it. Owner: the live dispatcher, which calls `start` and `close`.
 
-    looked: called in that thread after each look at the load.
+    looked: called in that thread when `room` may have changed.
     """
 
     def __init__(self, recipe: Dask, looked: Callable[[], None]) -> None:
@@ -172,6 +172,7 @@ class Cluster:
 
     async def _disconnect(self) -> None:
         client, self._client, self._capacity = self._client, None, 0
+        self._looked()
         if client is not None:
             with _unreported() if client.status != "running" else contextlib.nullcontext():
                 await client.close()
@@ -264,7 +265,8 @@ class Cluster:
                 except CancelledError:
                     if client.status == "running":
                         raise ClusterError(f"somebody cancelled the task {key} on the cluster") from None
-                    self._capacity = 0  # until `_watch` has noticed it too
+                    self._capacity = 0  # `_watch` will notice it too, but only when it looks again
+                    self._looked()
                     raise ClusterError(f"the message was lost with the scheduler {self._address}") from None
                 finally:
                     future.release()  # also takes it from a worker, if nobody waits for it any more

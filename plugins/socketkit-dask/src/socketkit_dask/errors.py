@@ -11,7 +11,7 @@ class ClusterError(SocketkitError, RuntimeError):
     """The cluster cannot be used: it is not there at the start, or it did not compute a reply."""
 
 
-@attrs.define
+@attrs.define(slots=False)  # tblib, which Dask may install, does not pickle slots
 class WorkersLostError(ClusterError):
     """Every worker that computed this message died meanwhile. Only this request fails."""
 
