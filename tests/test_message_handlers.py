@@ -405,6 +405,15 @@ class Elsewhere:
             pass
 
 
+def test_a_recipe_s_option_workers_may_be_none():
+    @attrs.frozen
+    class Counting(Elsewhere):
+        workers: int | None = None
+
+    with Server(ANYWHERE, Words, dispatcher=Counting(lambda *_: b"x")).start() as server:
+        assert talk(server.addresses[0], b"a\n") == b"x"
+
+
 def test_only_classes_with_the_trait_reply_to_messages():
     found = [replies_to_messages(each) for each in (Upper, Words, StreamRequestHandler, lambda *_: None, Upper.reply)]
     assert found == [True, True, False, False, False]

@@ -168,6 +168,22 @@ def test_handlers_of_another_library_are_not_awaited():
         Checks().test_async()
 
 
+def test_a_dispatcher_that_takes_only_messages_is_checked_with_messages():
+    checked = python(
+        """
+import functools, logging, multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from socketkit import Executor
+from socketkit.testing.conformance import check_dispatcher
+logging.getLogger("socketkit").addHandler(logging.NullHandler())
+factory = functools.partial(ProcessPoolExecutor, 2, mp_context=multiprocessing.get_context("forkserver"))
+report = check_dispatcher(lambda: Executor(factory))
+print({each.check for each in report.findings if each.result == "kept"} >= {"test_answers", "test_conversation", "test_datagrams"})
+"""
+    )
+    assert checked.stdout == "True\n"
+
+
 @pytest.mark.parametrize("make", [Classic, Graceful], ids=lambda make: make.__name__)
 def test_a_lifecycle_of_ours_keeps_its_promises(make):
     assert not check_lifecycle(make).broken

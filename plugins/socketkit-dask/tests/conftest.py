@@ -1,6 +1,7 @@
 """A cluster for all tests. Every test leaves the process as it found it."""
 
 import sys
+from importlib.util import find_spec
 from multiprocessing import resource_tracker
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from socketkit.testing.pytest_plugin import nothing_left_behind  # noqa: F401 - 
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "src")]
+
+collect_ignore_glob = [] if find_spec("distributed") else ["test_*.py"]  # whoever tests only socketkit need not install Dask
 
 
 @pytest.fixture(scope="session")

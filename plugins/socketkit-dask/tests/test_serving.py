@@ -236,7 +236,8 @@ def test_what_others_have_queued_counts_and_room_that_they_leave_is_used(serve, 
         held.begun()
         held.begun()
         until(lambda: wanted(cluster) == 4)
-        until(lambda: server._socketkit_engine.live.part._cluster.room() <= 0)
+        live = server._socketkit_engine.live.part
+        until(lambda: live._cluster.room() <= 0 and live._is_paused)
         with connect(server) as client:
             client.tell("upper a")
             client.socket.settimeout(0.3)

@@ -552,6 +552,9 @@ class _Idle:
     def __init__(self, handler: Any) -> None:
         self.handler = handler
 
+    def forget(self) -> None:
+        """Do nothing: there are no listeners for a child to close."""
+
     def __getattr__(self, name: str) -> Any:
         raise AssertionError(f"start() or close() used work.{name}, which is for requests")
 
