@@ -41,6 +41,7 @@ def test_the_programs_of_a_page_run_and_its_servers_answer(page, tmp_path):
     ("page", "call"),
     [
         ("write-a-dispatcher", "check_dispatcher(lambda: Crew(4))"),
+        ("write-an-event-loop", "check_dispatcher(Loop)"),
         ("write-a-transport", "check_transport(lambda: Adopted("),
         ("write-a-layer", "check_layer(Proxied, balancer)"),
         ("write-a-lifecycle", "check_lifecycle(make)"),
