@@ -37,7 +37,13 @@ def _everything(catalog: Catalog) -> Iterator[str]:
             names = [offer.name for offer in plugin.offers if offer.kind == kind]
             if names:
                 yield f"  {kind + ':':<12}{', '.join(names)}"
+        yield from _observers(plugin)
     yield from _clashes(catalog)
+
+
+def _observers(plugin: Plugin) -> Iterator[str]:
+    if plugin.observes:
+        yield f"  {'observers:':<12}for servers that are composed by name"
 
 
 def _headline(plugin: Plugin) -> str:
@@ -72,6 +78,7 @@ def _details(catalog: Catalog, name: str) -> Iterator[str]:
         raise ConfigError.of(f"no plugin or part is named {name!r}{did_you_mean(name, known)}; installed: {', '.join(known)}")
     for plugin in found:
         yield _headline(plugin)
+        yield from _observers(plugin)
     for offer in offers:
         yield from _part(offer)
 

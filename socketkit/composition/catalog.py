@@ -58,6 +58,11 @@ class Plugin:
     blocked: bool = False
     _hooks: PluginManager | None = attrs.field(default=None, eq=False, repr=False)
 
+    @property
+    def observes(self) -> bool:
+        """Whether it has observers, which it may give to each server that is composed by name."""
+        return self._hooks is not None and bool(self._hooks.hook.socketkit_observers.get_hookimpls())
+
     def observers(self, server: object) -> list[object]:
         """Return this plugin's observers for `server`. An error in its hook is logged, not raised."""
         if self._hooks is None:

@@ -68,6 +68,22 @@ def test_others_are_listed_with_their_distribution_and_version(here, install):
     assert "green, from socketkit-green 1.2\n  dispatcher: green\n" in plugins()
 
 
+EARS = """
+    from socketkit.hookspecs import hookimpl
+
+    @hookimpl
+    def socketkit_observers(server):
+        raise AssertionError("there is no server to observe")
+"""
+
+
+def test_a_plugin_with_observers_says_so(here, install):
+    install("socketkit-ears", "ears", EARS)
+    observes = "ears, from socketkit-ears 1.2\n  observers:  for servers that are composed by name\n"
+    assert observes in plugins()
+    assert plugins("ears") == observes
+
+
 def test_a_broken_plugin_is_listed_with_the_reason_and_the_rest_all_the_same(here, install):
     install("socketkit-sad", "sad", "import nowhere_to_be_found")
     install("socketkit-green", "green", GREEN)
