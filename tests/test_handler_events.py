@@ -183,6 +183,70 @@ def test_a_handler_that_exits_is_left_with_its_outcome(handler, dispatcher):
     assert recorder.events[-1][:2] == ("ended", "failed")
 
 
+class Raises(ConversationHandler):
+    """Raises the error that its client names; parks after any other line."""
+
+    def handle_one_request(self):
+        line = self.rfile.readline().strip()
+        if line in ERRORS:
+            raise ERRORS[line]("asked to")
+        self.wfile.write(line + b"\n")
+
+
+class AsyncRaises(AsyncStreamRequestHandler):
+    async def handle(self):
+        while line := (await self.reader.readline()).strip():
+            if line in ERRORS:
+                raise ERRORS[line]("asked to")
+            self.writer.write(line + b"\n")
+
+
+ERRORS = {each.__name__.encode(): each for each in (ValueError, SystemExit, KeyboardInterrupt, asyncio.CancelledError)}
+
+
+class Failures(Recorder):
+    def request_failed(self, server, client_address, error):
+        self._say("failed", type(error).__name__)
+
+
+@pytest.mark.parametrize("error", [each.decode() for each in ERRORS])
+@pytest.mark.parametrize(
+    ("handler", "dispatcher"),
+    [(Raises, "sync"), (Raises, "thread"), (Raises, "pool:2"), (Raises, "adaptive"), (Raises, "executor"), (AsyncRaises, "asyncio")],
+)
+def test_observers_hear_why_a_request_has_failed_before_its_handler_is_left(handler, dispatcher, error):
+    recorder = Failures()
+    server = serve(handler, recorder, dispatcher)
+    with socket.create_connection(server.addresses[0], timeout=LATE) as client:
+        assert ask(client, b"hello\n") == ["hello"]
+        if dispatcher == "adaptive":
+            recorder.wait_for("left")  # it is parked
+        client.sendall(error.encode() + b"\n")
+        assert client.recv(10) == b""
+    recorder.wait_for("ended")
+    server.stop()
+    assert recorder.names()[-3:] == ["failed", "left", "ended"]
+    assert [event[1] for event in recorder.events if event[0] == "failed"] == [error]
+
+
+class Complains(Server):
+    """Raises in place of a report of what its handler has raised."""
+
+    def handle_error(self, request, client_address):
+        raise SystemExit(1)
+
+
+def test_only_the_first_error_of_a_request_is_told():
+    recorder = Failures()
+    server = Complains("tcp://127.0.0.1:0", Raises, dispatcher="thread", observers=[recorder]).start()
+    with socket.create_connection(server.addresses[0], timeout=LATE) as client:
+        client.sendall(b"ValueError\n")
+        assert client.recv(10) == b""
+    recorder.wait_for("ended")
+    server.stop()
+    assert [event[:2] for event in recorder.events if event[0] in {"failed", "ended"}] == [("failed", "ValueError"), ("ended", "failed")]
+
+
 def test_a_refused_request_ends_without_a_handler():
     recorder = Recorder()
     server = Server("tcp://127.0.0.1:0", Tells, limits={"deny": ["127.0.0.1"]}, observers=[recorder]).start()
@@ -201,6 +265,9 @@ class Tells(StreamRequestHandler):
     def handle(self):
         self.rfile.readline()
         self.wfile.write(b"%d\\n" % os.getpid())
+        if sys.argv[2:]:
+            self.wfile.flush()
+            raise {"ValueError": ValueError, "SystemExit": SystemExit, "KeyboardInterrupt": KeyboardInterrupt}[sys.argv[2]]
 
 class Prints:
     def say(self, *words):
@@ -209,6 +276,8 @@ class Prints:
         self.say("entered")
     def handler_left(self, server, client_address, outcome, seconds):
         self.say("left", outcome)
+    def request_failed(self, server, client_address, error):
+        self.say("failed", type(error).__name__)
     def request_ended(self, server, client_address, outcome, seconds):
         self.say("ended", outcome)
 
@@ -234,6 +303,14 @@ def test_handlers_are_entered_where_they_run_and_requests_end_where_they_were_ac
         assert said["ended finished"] == said["served"]
     else:
         assert said["ended finished"] not in {said["served"], said["parent"]}
+
+
+@pytest.mark.parametrize("error", ["ValueError", "SystemExit", "KeyboardInterrupt"])
+@pytest.mark.parametrize("dispatcher", ["fork", "prefork:1/sync", "prefork:1/fork"])
+def test_a_forked_process_hears_why_a_request_has_failed_before_its_handler_is_left(dispatcher, error):
+    lines = [line.rsplit(" ", 1) for line in python(PROCESSES, dispatcher, error).stdout.splitlines()]
+    [served] = [pid for said, pid in lines if said == "served"]
+    assert [said for said, pid in lines if pid == served][:3] == ["entered", f"failed {error}", "left failed"]
 
 
 ENDING = """

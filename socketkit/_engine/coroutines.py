@@ -93,9 +93,7 @@ async def _process(engine: Engine, request: Request, client_address: Address, co
         engine.fail_request(request, client_address, error)
     except BaseException as error:
         leave_if_forked(error, behind)
-        if leave is not None:
-            leave(error=error)
-            leave = None
+        engine.ledger.fail(request, error)
         raise
     finally:
         if leave is not None:

@@ -62,6 +62,11 @@ class Entry:
         """Whether it has been recorded as timed out."""
         return self.outcome == TIMED_OUT
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether a failure of it has been recorded: it has failed, timed out, or was aborted."""
+        return self.outcome not in {"finished", "refused"}
+
 
 class Ledger:
     """The requests of one server. Thread-safe."""
@@ -119,9 +124,12 @@ class Ledger:
             self.peers.name(entry)
 
     def fail(self, request: Request, error: BaseException) -> None:
-        """Record that the request's handler, or a hook, raised `error`. A request that was already cut stays "timed out"."""
+        """Record that the request's handler, or a hook, raised `error`.
+
+        Only the first failure counts: each step that an error passes may record it, and a request that was cut stays "timed out".
+        """
         entry = self.find(request)
-        if entry is not None and not entry.is_cut:
+        if entry is not None and not entry.has_failed:
             entry.outcome = outcome_of(request, error)
             if self._observed:
                 self.observers.tell("request_failed", self.server, entry.client_address, error)

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from socketkit._engine.ledger import Entry, Ledger, outcome_of
+from socketkit._engine.ledger import Entry, Ledger
 from socketkit._engine.passage import Passage
 from socketkit._engine.peers import TurnedAwayError
 from socketkit._system.forking import leave_if_forked
@@ -78,7 +78,7 @@ class Requests:
         """Tell the observers that this thread is about to run the handler of a request, in its context.
 
         again: whether its connection was parked before. Return what tells them that the handler was left: with `parked=True` if it
-        will be entered again, with the `error` if one is on its way out that is not recorded yet. Return None if no observer asks.
+        will be entered again, otherwise after its failure is recorded, if there is one. Return None if no observer asks.
         """
         observers, clock = self.ledger.observers, self.ledger.clock
         if entry is None or not observers.watch_handlers:
@@ -86,8 +86,8 @@ class Requests:
         began = clock()
         observers.tell("handler_entered", self.server, entry.request, entry.client_address, None if again else began - entry.since)
 
-        def leave(*, parked: bool = False, error: BaseException | None = None) -> None:
-            outcome = None if parked else entry.outcome if error is None or entry.is_cut else outcome_of(entry.request, error)
+        def leave(*, parked: bool = False) -> None:
+            outcome = None if parked else entry.outcome
             observers.tell("handler_left", self.server, entry.client_address, outcome, clock() - began)
 
         return leave

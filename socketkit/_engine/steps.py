@@ -87,9 +87,7 @@ class RequestTemplate:
             engine.fail_request(request if entry is None else entry.request, client_address, error)
         except BaseException as error:
             leave_if_forked(error, behind)
-            if leave is not None:
-                leave(error=error)
-                leave = None
+            engine.ledger.fail(request if entry is None else entry.request, error)
             raise
         finally:
             if leave is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -194,8 +193,6 @@ class _Serving:
 
     def end(self, outcome: str) -> None:
         error, self.error = self.error, None  # whose traceback refers to the handler
-        if error is None and outcome == "failed":
-            error = sys.exception()  # SystemExit or a cancellation, which is told of once it has passed
         try:
             if self.span.is_recording():
                 self._conclude(outcome, error)
