@@ -183,6 +183,7 @@ def tables() -> dict[str, str]:
                 ("`UNITS_PER_WAIT`", f"{intake.UNITS_PER_WAIT}", "the number of requests taken before the selector is asked again"),
             ],
         ),
+        "refusals": _table(("kind", "meaning"), ((f"`{kind}`", text) for kind, text in seams.REFUSALS.items())),
         "events": _table(("event", "arguments and meaning"), ((f"`{name}`", text) for name, text in seams.EVENTS.items())),
         "parts": _table(
             ("kind", "name", "class", "page"),

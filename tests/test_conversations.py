@@ -498,7 +498,7 @@ def test_a_conversation_that_is_turned_away_is_finished():
         assert turned_away.wait(10)
         assert file.readline() == b""
         assert finished == [client.getsockname()]
-    assert reasons == ["no room"]
+    assert [(each, each.kind) for each in reasons] == [("no room", "other")]
     assert server.stats().outcomes == {"refused": 1}
 
 

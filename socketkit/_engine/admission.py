@@ -10,12 +10,17 @@ from socketkit._engine.peers import Peers, is_stranger
 from socketkit._engine.rate import Bucket, Chance
 from socketkit._system.credentials import user_id
 from socketkit._system.sockets import is_readable
-from socketkit.seams import Address, Request
+from socketkit.seams import Address, Refusal, Request
 from socketkit.seams.limits import Limits
 
 if TYPE_CHECKING:
     from socketkit._engine.accepting import Source
     from socketkit._engine.ledger import Ledger
+
+FULL = Refusal("max_connections is reached", "max_connections")
+NEARLY_FULL = Refusal("max_connections is nearly reached, and this client was among those chosen to be refused", "max_connections")
+WRONG_USER = Refusal("the client's user is not allowed", "user")
+EVICTED = Refusal("closed while idle, to make room for another connection", "idle")
 
 
 class Admission:
@@ -72,7 +77,7 @@ class Admission:
                 source.intake.call_later(seconds, self._resume)
                 raise NoRoomError(self._sources)
 
-    def objection(self, source: Source, request: Request, client_address: Address) -> str | None:
+    def objection(self, source: Source, request: Request, client_address: Address) -> Refusal | None:
         """Return why an accepted request must be refused, or None to serve it. Takes a token if there is a rate.
 
         The limits for peers wait for a layer that names the client: see `socketkit._engine.passage`.
@@ -80,7 +85,7 @@ class Admission:
         if self._bucket is not None:
             self._bucket.take()
         if self._users and is_stranger(request, self._users):
-            return "the client's user is not allowed"
+            return WRONG_USER
         crowd = self._crowd() if source.counted else None
         if crowd is None and self._peers is not None and source.knows_clients:
             return self._peers.objection(client_address, counted=source.counted)
@@ -88,14 +93,14 @@ class Admission:
 
     # inside
 
-    def _crowd(self) -> str | None:
+    def _crowd(self) -> Refusal | None:
         """Return why there are too many connections to take one more, or None."""
         if self._rejects and self._most is not None:
             others = self._ledger.connections()
             if others >= self._most:
-                return "max_connections is reached"
+                return FULL
             if self._chance is not None and self._chance.is_against(others):
-                return "max_connections is nearly reached, and this client was among those chosen to be refused"
+                return NEARLY_FULL
         return None
 
     def _look_for_room(self, source: Source, most: int) -> None:
@@ -112,7 +117,7 @@ class Admission:
             idle = intake.lot.longest()
             if idle is not None:
                 intake.parked_one = None
-                idle.evict("closed while idle, to make room for another connection")
+                idle.evict(EVICTED)
                 intake.again(idle)  # closes it as a unit of work, because that may take a while
         raise NoRoomError(self._counted)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from socketkit._engine.conversation import GOODBYE, has_more, is_conversation, opener_of, say_goodbye
 from socketkit._engine.parking import NEVER
 from socketkit._engine.passage import Passage
-from socketkit._engine.request import STOPPED_EARLY, RequestUnit
+from socketkit._engine.request import NOT_VERIFIED, STOPPED_EARLY, RequestUnit
 from socketkit._system.sockets import discard_unread, peek
 from socketkit.handlers.conversation import ConversationHandler
 from socketkit.handlers.files import discard_rest
@@ -172,7 +172,7 @@ class Connection(RequestUnit):
         if not self._verified:
             self._verified = self._source.server.verify_request(self.request, self.client_address)
             if not self._verified:
-                self._source.ledger.refuse(self.request, "verify_request returned false")
+                self._source.ledger.refuse(self.request, NOT_VERIFIED)
                 discard_unread(self.request)
                 self._close()
         return self._verified

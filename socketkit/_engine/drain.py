@@ -12,6 +12,7 @@ from socketkit._engine.parking import FINE_GRAIN
 from socketkit._engine.request import STOPPED_EARLY
 from socketkit._system.logs import Log
 from socketkit._system.sockets import received
+from socketkit.seams import Refusal
 from socketkit.seams.stats import DrainReport
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from socketkit._engine.run import Run
 
 log = Log("socketkit.serving")
+
+STOPPED = Refusal("the server stopped before the request was run", "stop")
 
 WAIT_SLICE = 0.1
 """Seconds between a drain's checks for a shortened deadline."""
@@ -80,7 +83,7 @@ class Drain:
                 connection.abandon()
             for unit in last.units.empty():
                 self._refused += 1
-                unit.refuse("the server stopped before the request was run")
+                unit.refuse(STOPPED)
 
     def _open_last(self) -> Intake:
         """Return an intake without sources. If no descriptor is left for it, close the listeners to make room."""

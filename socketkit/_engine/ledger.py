@@ -16,7 +16,7 @@ from socketkit._engine.tally import TIMED_OUT, Tallies, Tally, total
 from socketkit._system.sockets import has_unread, is_writable, received
 from socketkit._system.tls import has_left
 from socketkit.errors import StalledError
-from socketkit.seams import Address, Clock, Layer, Request, ShakesHands
+from socketkit.seams import Address, Clock, Layer, Refusal, Request, ShakesHands
 from socketkit.seams.stats import Stats
 
 _EVENTS = ("request_accepted", "request_finished", "request_failed", "request_refused", "request_ended")
@@ -144,12 +144,13 @@ class Ledger:
             self.observers.tell("request_failed", self.server, entry.client_address, TimeoutError(reason))
 
     def refuse(self, request: Request, reason: str) -> None:
-        """Record that the request was refused before a handler saw it."""
+        """Record that the request was refused before a handler saw it. Observers hear a reason that is no `Refusal` as one of another kind."""
         entry = self.find(request)
         if entry is not None:
             entry.outcome = "refused"
             if self._observed:
-                self.observers.tell("request_refused", self.server, entry.client_address, reason)
+                refusal = reason if isinstance(reason, Refusal) else Refusal(reason)
+                self.observers.tell("request_refused", self.server, entry.client_address, refusal)
 
     def settle(self, request: Request, outcome: str | None = None) -> None:
         """Close the request's entry with one of `OUTCOMES`, by default the one recorded in it. A second call does nothing."""

@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING
 
 from socketkit._system.credentials import peer_credentials
 from socketkit._system.networks import V4_BITS, V6_BITS, Networks, number
-from socketkit.seams import Address, Request
+from socketkit.seams import Address, Refusal, Request
 
 if TYPE_CHECKING:
     from socketkit._engine.ledger import Entry
     from socketkit.seams.limits import Limits
 
 _AF_UNIX = getattr(socket, "AF_UNIX", -1)
+
+WRONG_NETWORK = Refusal("the client's network is not allowed", "network")
+TOO_MANY = Refusal("max_per_peer is reached", "max_per_peer")
 
 
 def is_stranger(request: Request, users: frozenset[int]) -> bool:
@@ -32,8 +35,9 @@ def is_stranger(request: Request, users: frozenset[int]) -> bool:
 class TurnedAwayError(Exception):
     """A limit turns a client away, whose address is only known now that a layer has found it. reply: what to send it."""
 
-    def __init__(self, reason: str, reply: bytes) -> None:
+    def __init__(self, reason: Refusal, reply: bytes) -> None:
         super().__init__(reason)
+        self.reason = reason
         self.reply = reply
 
 
@@ -62,16 +66,16 @@ class Peers:
         """Return whether there is a limit for peers."""
         return bool(limits.max_per_peer is not None or limits.allow or limits.deny)
 
-    def objection(self, client_address: Address, *, counted: bool) -> str | None:
+    def objection(self, client_address: Address, *, counted: bool) -> Refusal | None:
         """Return why one more request from this address must be refused, or None. counted: whether it is a connection."""
         if self._asks_who:
             who = number(client_address)
             if who is not None and (who in self._deny or (self._allow and who not in self._allow)):
-                return "the client's network is not allowed"
+                return WRONG_NETWORK
         if counted and self._most is not math.inf:
             peer = self._peer(client_address)
             if peer is not None and self._counts.get(peer, 0) >= self._most:
-                return "max_per_peer is reached"
+                return TOO_MANY
         return None
 
     def enter(self, entry: Entry) -> None:

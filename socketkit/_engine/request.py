@@ -15,7 +15,7 @@ from socketkit._system.forking import leave_if_forked
 from socketkit._system.logs import Log
 from socketkit._system.sockets import DONT_WAIT, cut_off, discard_unread, is_open
 from socketkit.errors import UpgradeError
-from socketkit.seams import Address, Answered, Layer, Request, ShakesHands
+from socketkit.seams import Address, Answered, Layer, Refusal, Request, ShakesHands
 
 if TYPE_CHECKING:
     from socketkit._engine.sources import RequestSource
@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 
 log = Log("socketkit.template")
 
-STOPPED_EARLY = "the server stopped before the handshake was over"
+STOPPED_EARLY = Refusal("the server stopped before the handshake was over", "stop")
 """The reason for refusing a connection in its layers."""
+
+NOT_VERIFIED = Refusal("verify_request returned false", "verify_request")
 
 
 class Requests:
@@ -58,7 +60,7 @@ class Requests:
             if verified or server.verify_request(request, client_address):
                 server.process_request(request, client_address)
             else:
-                ledger.refuse(request, "verify_request returned false")
+                ledger.refuse(request, NOT_VERIFIED)
                 self.end_request(request)
         except BaseException as error:  # noqa: BLE001 - every error of a request is judged here
             if entry.elsewhere and self.is_interruptible and not isinstance(error, Exception):
@@ -166,7 +168,7 @@ class Requests:
         """End a connection in one of its layers, because of `error`: it failed, was answered, or is refused by a stop."""
         if isinstance(error, TurnedAwayError):
             reply = b"" if entry.layers else error.reply  # which the client could take for the next layer's
-            self.refuse_request(entry.request, entry.client_address, str(error), reply)
+            self.refuse_request(entry.request, entry.client_address, error.reason, reply)
             return
         if entry.outcome != "refused" and not isinstance(error, Answered):
             log.debug("%s: %s ended the connection: %s", entry.client_address, entry.layers[0], error)

@@ -17,7 +17,7 @@ from socketkit._system.forking import forks
 from socketkit._system.logs import Log
 from socketkit._system.sockets import is_readable
 from socketkit.handlers.base import unwrapped
-from socketkit.seams import Address, Layer, Listener, Parking, Request, ShakesHands, Transport, Unit
+from socketkit.seams import Address, Layer, Listener, Parking, Refusal, Request, ShakesHands, Transport, Unit
 
 if TYPE_CHECKING:
     from socketkit._engine.admission import Admission
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 log = Log("socketkit.sources")
 
-TRUNCATED = "truncated"
+TRUNCATED = Refusal("truncated", "truncated")
 """The reason for refusing a datagram larger than its listener accepts."""
 
 MOST_QUEUED = 4096

@@ -11,7 +11,7 @@ from socketkit._system.forking import forks
 from socketkit._system.logs import Log
 from socketkit._system.sockets import until_ready
 from socketkit.handlers.base import unwrapped
-from socketkit.seams import Address, Dispatch, Dispatcher, Drive, EventLoop, Parking, Request
+from socketkit.seams import Address, Dispatch, Dispatcher, Drive, EventLoop, Parking, Refusal, Request
 from socketkit.seams.stats import Stats
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Work:
             dispatch(request, client_address)
         except (OSError, RuntimeError) as error:
             log.warning("refused %s: no thread or process can run its request: %s", client_address, error)
-            self._ledger.refuse(request, str(error))
+            self._ledger.refuse(request, Refusal(str(error), "resources"))
             self._server.shutdown_request(request)
             self._ledger.settle(request)
 

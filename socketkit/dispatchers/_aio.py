@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from socketkit._system.wakeup import Wakeup
 from socketkit.dispatchers._workers import WorkerThreads
 from socketkit.logs import Log
-from socketkit.seams import Address, Request, Work
+from socketkit.seams import Address, Refusal, Request, Work
 from socketkit.seams.parking import Parking
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class EventLoop:
             self._crew.give(unit)
         except RuntimeError as error:
             log.warning("refused a request because no thread is available to run it: %s", error)
-            unit.refuse(str(error))
+            unit.refuse(Refusal(str(error), "resources"))
 
     def _is_full(self) -> bool:
         return self._crew.is_full or len(self._tasks) >= self._recipe.limit

@@ -27,7 +27,7 @@ from socketkit._system.wakeup import Wakeup
 from socketkit.dispatchers._workers import ConcurrencyLimit, WorkerThreads
 from socketkit.errors import ConfigError, IncompatibleError
 from socketkit.logs import Log
-from socketkit.seams import Address, RepliesToMessages, Request, Work
+from socketkit.seams import Address, Refusal, RepliesToMessages, Request, Work
 from socketkit.seams.messages import answer, answered_by, replies_to_messages
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ def _refuse(unit: Any, error: BaseException) -> None:
     if unit.begun:
         unit.abandon()
     else:
-        unit.refuse(str(error))
+        unit.refuse(Refusal(str(error), "resources"))
 
 
 # --- what is given ---------------------------------------------------------------------------------------------------

@@ -14,11 +14,13 @@ from socketkit._system.wakeup import Wakeup
 from socketkit.dispatchers._parking import ParkingOptions, own_first
 from socketkit.dispatchers._workers import run_unit
 from socketkit.logs import Log
-from socketkit.seams import Work
+from socketkit.seams import Refusal, Work
 from socketkit.seams.limits import Limits
 from socketkit.seams.validators import at_least
 
 log = Log(__name__)
+
+BUSY = Refusal("every thread is busy", "busy")
 
 UNTIL_HOME = 1.0
 """Seconds until the driver leaves a thread behind that an accept still blocks, such as a `get_request` that speaks TLS."""
@@ -170,6 +172,6 @@ class _Pool:
                 if not self._full() or unit.begun:
                     going_on.append(unit)
                 else:
-                    unit.refuse("every thread is busy", self._reply)
+                    unit.refuse(BUSY, self._reply)
             for unit in going_on:
                 self._intake.again(unit)

@@ -11,7 +11,7 @@ Times are float seconds, deadlines are on `time.monotonic()`, and None means no 
 
 from socketkit._system.wakeup import Wakeup
 from socketkit.seams.dispatchers import Branch, Dispatch, Dispatcher, Drive, EventLoop, Intake, OpenIntake, Replica, Watcher, Work
-from socketkit.seams.events import EVENTS
+from socketkit.seams.events import EVENTS, REFUSALS, Refusal
 from socketkit.seams.lifecycles import Lifecycle, Serving, State
 from socketkit.seams.parking import Parking
 from socketkit.seams.powers import (
@@ -63,7 +63,7 @@ from socketkit.seams.transports import Answered, Handshake, Layer, Listener, Tra
 from socketkit.seams.types import Address, Clock, Kind, Request, Seconds, Unit
 from socketkit.seams.validators import at_least, permission_bits, seconds, seconds_or_none, socket_path, some_seconds_or_none
 
-__all__ = ["EVENTS", "DrainReport", "Lifecycle", "Parking", "Queue", "Serving", "State", "Stats", "Stuck", "Wakeup"]
+__all__ = ["EVENTS", "REFUSALS", "DrainReport", "Lifecycle", "Parking", "Queue", "Refusal", "Serving", "State", "Stats", "Stuck", "Wakeup"]
 __all__ += ["Branch", "Dispatch", "Dispatcher", "Drive", "EventLoop", "Intake", "OpenIntake", "Replica", "Watcher", "Work"]
 __all__ += [
     "Adapts",

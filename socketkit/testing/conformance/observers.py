@@ -11,7 +11,7 @@ from functools import partial
 from statistics import median
 from typing import Any, ClassVar
 
-from socketkit.seams import EVENTS, DrainReport, Stuck
+from socketkit.seams import EVENTS, DrainReport, Refusal, Stuck
 from socketkit.server import Server
 from socketkit.testing.conformance.commands import Commands, client
 from socketkit.testing.conformance.promises import Conformance, Report, check, expect
@@ -86,7 +86,7 @@ class ObserverConformance(Conformance):
         """Yield each event of the observer, with arguments that servers pass."""
         server = Server(TCP("127.0.0.1", 0), Commands)
         report = DrainReport(1, 2, (Stuck(_ADDRESSES[0], 3.0, "a stack"),))
-        refused, failure = "max_connections is reached", RuntimeError("a handler raised")
+        refused, failure = Refusal("max_connections is reached", "max_connections"), RuntimeError("a handler raised")
         samples: dict[str, list[tuple[Any, ...]]] = {
             "server_started": [(server,)],
             "server_stopping": [(server,)],

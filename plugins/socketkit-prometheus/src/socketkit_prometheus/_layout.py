@@ -7,26 +7,13 @@ from itertools import accumulate
 
 import attrs
 
+from socketkit.seams import REFUSALS, Refusal
+
 OUTCOMES = ("finished", "failed", "aborted", "refused", "died", "timed out")
 """How a request can end, see `socketkit.Stats`; any other outcome counts as failed."""
 
-REASONS: Mapping[str, str] = {
-    "max_connections is": "max_connections",
-    "max_per_peer is": "max_per_peer",
-    "the client's network is": "network",
-    "the client's user is": "user",
-    "closed while idle": "idle",
-    "every thread is busy": "busy",
-    "verify_request": "verify_request",
-    "the server stopped": "stop",
-    "truncated": "truncated",
-}
-"""The label of a refusal, by what its reason begins with."""
-
-OTHER = "other"
-"""The label of all other refusals, such as for lack of a thread or process."""
-
-LABELS = (*REASONS.values(), OTHER)
+KINDS = tuple(REFUSALS)
+"""The kinds of refusals; any other kind counts as "other"."""
 
 NANOSECONDS = 1_000_000_000
 
@@ -36,7 +23,7 @@ ACCEPTED = ENDED + len(OUTCOMES)
 LEFT = ACCEPTED + 1
 ENTERED = LEFT + 1
 REFUSED = ENTERED + 1
-PAUSES = REFUSED + len(LABELS)
+PAUSES = REFUSED + len(KINDS)
 WORKERS = PAUSES + 1
 WORKERS_DIED = WORKERS + 1
 WAITED = WORKERS_DIED + 1  # nanoseconds
@@ -46,15 +33,18 @@ WAITS = TOOK + 1  # the first of the buckets
 _DIED = ENDED + OUTCOMES.index("died")
 _FAILED = ENDED + OUTCOMES.index("failed")
 _OUTCOME_PLACES = {outcome: ENDED + place for place, outcome in enumerate(OUTCOMES)}
-_LABEL_PLACES = {label: REFUSED + place for place, label in enumerate(LABELS)}
+_KIND_PLACES = {kind: REFUSED + place for place, kind in enumerate(KINDS)}
+
+
+_OTHER = _KIND_PLACES["other"]
 
 
 def place_of_outcome(outcome: str) -> int:
     return _OUTCOME_PLACES.get(outcome, _FAILED)
 
 
-def place_of_reason(reason: str) -> int:
-    return _LABEL_PLACES[next((label for beginning, label in REASONS.items() if reason.startswith(beginning)), OTHER)]
+def place_of_refusal(refusal: Refusal) -> int:
+    return _KIND_PLACES.get(refusal.kind, _OTHER)
 
 
 def settle(words: memoryview) -> None:
@@ -99,7 +89,7 @@ class Counts:
             accepted=sums[ACCEPTED],
             active=max(0, sums[ACCEPTED] - sum(sums[ENDED:ACCEPTED])),
             outcomes=dict(zip(OUTCOMES, sums[ENDED:ACCEPTED], strict=True)),
-            refusals=dict(zip(LABELS, sums[REFUSED:PAUSES], strict=True)),
+            refusals=dict(zip(KINDS, sums[REFUSED:PAUSES], strict=True)),
             running=max(0, sums[ENTERED] - sums[LEFT]),
             waits=Histogram(bounds, tuple(accumulate(sums[WAITS:durations])), sums[WAITED] / NANOSECONDS),
             durations=Histogram(bounds, tuple(accumulate(sums[durations:])), sums[TOOK] / NANOSECONDS),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from socketkit.seams import Address, DrainReport, Queue, Request
+from socketkit.seams import Address, DrainReport, Queue, Refusal, Request
 from socketkit_prometheus import _layout as at
 from socketkit_prometheus._board import Board
 
@@ -120,9 +120,9 @@ class Metrics:
             words[self._durations + bisect_left(self._bounds, seconds)] += 1
             words[at.TOOK] += int(seconds * at.NANOSECONDS)
 
-    def request_refused(self, server: Server, client_address: Address, reason: str) -> None:  # noqa: ARG002
-        """Count it by its reason."""
-        self._add(at.place_of_reason(reason))
+    def request_refused(self, server: Server, client_address: Address, reason: Refusal) -> None:  # noqa: ARG002
+        """Count it by its kind."""
+        self._add(at.place_of_refusal(reason))
 
     def request_ended(self, server: Server, client_address: Address, outcome: str, seconds: float) -> None:  # noqa: ARG002
         """Count it by its outcome."""
