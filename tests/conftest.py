@@ -6,8 +6,6 @@ import pytest
 
 from socketkit._system import logs
 
-pytest_plugins = ["socketkit.testing.pytest_plugin"]
-
 
 @pytest.fixture(autouse=True)
 def own_log():

@@ -88,7 +88,8 @@ def test_a_readme_has_an_example_and_says_how_to_install(plugin):
 def test_the_tests_of_a_plugin_run_with_settings_of_their_own(plugin):
     settings = tomllib.loads((plugin / "pyproject.toml").read_text("utf-8"))["tool"]["pytest"]["ini_options"]
     assert settings["testpaths"] == ["tests"]
-    assert "pythonpath" not in settings
+    assert settings.get("pythonpath", ["tests"]) == ["tests"]  # of the plugin's folder: modules that only its own tests share
+    assert "-p socketkit.testing.pytest_plugin" in " ".join(settings["addopts"])
 
 
 NAMES = """

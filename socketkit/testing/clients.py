@@ -42,7 +42,12 @@ def talk(address: Any, data: bytes, timeout: Seconds = 10.0) -> bytes:
     with connect(address, "stream", timeout) as client:
         client.sendall(data)
         client.shutdown(socket.SHUT_WR)
-        return b"".join(iter(lambda: client.recv(65536), b""))
+        return rest_of(client)
+
+
+def rest_of(client: socket.socket) -> bytes:
+    """Return all that the server still sends to a client until it closes. Raises: OSError, of which TimeoutError is one."""
+    return b"".join(iter(lambda: client.recv(65536), b""))
 
 
 def ask(address: Any, data: bytes, timeout: Seconds = 10.0) -> bytes:

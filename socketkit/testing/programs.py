@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -181,6 +182,18 @@ class Program:
                 unfinished = self._lines.pop() if self._lines and not self._lines[-1].endswith("\n") else ""
                 self._lines += io.StringIO(unfinished + decoder.decode(data, self._ended)).readlines()
                 self._more.notify_all()
+
+
+def wait_until(condition: Callable[[], object], timeout: Seconds = GUARD) -> None:
+    """Return once the condition is true: for what nothing announces, such as the counts of a server.
+
+    Raises: AssertionError, if it does not become true in time.
+    """
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() >= deadline:
+            raise AssertionError(f"the condition did not become true within {timeout:g} s")
+        time.sleep(0.001)
 
 
 def with_path(*folders: Path | str) -> dict[str, str]:

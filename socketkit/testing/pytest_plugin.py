@@ -1,6 +1,6 @@
 """A pytest plugin: servers for tests, every dispatcher and transport as a parameter, and a check that no test leaves anything behind.
 
-Enable it in the top-level ``conftest.py`` with ``pytest_plugins = ["socketkit.testing.pytest_plugin"]``.
+Enable it in ``pyproject.toml``, in the table ``[tool.pytest.ini_options]``, with ``addopts = ["-p", "socketkit.testing.pytest_plugin"]``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Programs that need this checkout, and waiting for what nothing announces.
+"""Programs that need this checkout.
 
 What users' tests need as well is in `socketkit.testing`: programs in `socketkit.testing.programs`, clients in `socketkit.testing.clients`.
 """
@@ -13,7 +13,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +25,7 @@ ROOT = TESTS.parent
 SERVE = (sys.executable, "-X", "faulthandler", "-m", "socketkit", "serve")
 """The command `socketkit serve`, which prints the stacks of its threads if it hangs."""
 
-
-def wait_until(condition: Callable[[], object], timeout: float = GUARD) -> None:
-    """Return once the condition is true: for what nothing announces. Fail the test if it never becomes true."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "the condition never became true"
-        time.sleep(0.001)
+wait_until = programs.wait_until
 
 
 def python(source: str, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:

@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from socketkit.testing.clients import address, ask, talk
+from socketkit.testing.clients import address, ask, rest_of, talk
 
 
 def test_the_clients_return_all_that_a_server_says():
@@ -47,3 +47,12 @@ def test_a_unix_datagram_is_answered(tmp_path):
         served.start()
         assert ask(f"{tmp_path}/socket", b"packet") == b"packet"
         served.join()
+
+
+def test_the_rest_is_all_that_follows():
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            theirs.sendall(b"greeting" + b"rest" * 30_000)
+        assert ours.recv(8) == b"greeting"
+        assert rest_of(ours) == b"rest" * 30_000

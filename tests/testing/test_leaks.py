@@ -3,7 +3,6 @@
 import errno
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -12,9 +11,8 @@ import threading
 from functools import partial
 from pathlib import Path
 
-from helpers.support import TESTS
 from socketkit.testing import Account
-from socketkit.testing.programs import run, with_path
+from socketkit.testing.programs import run
 
 
 def left_by(leave, undo):
@@ -88,7 +86,6 @@ def test_a_signal_handler_a_umask_and_a_working_directory_are_seen(tmp_path):
 
 
 def test_a_test_that_leaves_something_behind_fails_unless_it_says_why_it_may(tmp_path):
-    shutil.copy(TESTS / "conftest.py", tmp_path)
     (tmp_path / "test_it.py").write_text("""
 import os, pytest
 
@@ -110,9 +107,8 @@ def test_gives_no_reason():
 def test_not_forgiven():
     os.umask(0o113)
 """)
-    report = run(
-        sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rA", cwd=tmp_path, env={**with_path(TESTS), "COLUMNS": "200"}, code=1
-    ).stdout
+    command = (sys.executable, "-m", "pytest", "-p", "socketkit.testing.pytest_plugin", "-p", "no:cacheprovider", "-rA")
+    report = run(*command, cwd=tmp_path, env={**os.environ, "COLUMNS": "200"}, code=1).stdout
     for line in (
         "PASSED test_it.py::test_clean",
         "ERROR test_it.py::test_leaves - Failed: the test left behind:",

@@ -98,3 +98,14 @@ def test_nobody_else_can_have_the_number_of_a_group_that_is_killed(monkeypatch):
         assert program.wait() == 0
         program.send_signal(signal.SIGTERM)  # to one that has ended, and to nobody else
     assert states == ["Z", "Z"], "both had ended, and nobody had waited for them yet"
+
+
+def test_a_condition_is_waited_for_until_it_is_true():
+    answers = iter([0, "", None, "true"])
+    assert wait_until(lambda: next(answers)) is None
+    assert list(answers) == []
+
+
+def test_a_condition_that_does_not_become_true_fails_the_test():
+    with pytest.raises(AssertionError, match=r"the condition did not become true within 0\.01 s"):
+        wait_until(lambda: False, 0.01)

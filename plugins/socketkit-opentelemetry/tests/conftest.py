@@ -1,22 +1,11 @@
-"""Tests the plugin from its sources. Every test leaves the process as it found it."""
+"""Providers and a collector for the tests."""
 
-import contextlib
 import gzip
-import subprocess
-import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
-
-from socketkit.testing.pytest_plugin import nothing_left_behind  # noqa: F401 - importing a fixture activates it
-
-HERE = Path(__file__).parent
-SOURCES = HERE.parent / "src"
-sys.path[:0] = [str(SOURCES), str(HERE)]
-
-from otel_helpers import LATE, Collector, Measurements, Spans  # noqa: E402 - from the path above
+from otel_helpers import LATE, Collector, Measurements, Spans
 
 
 @pytest.fixture
@@ -60,21 +49,3 @@ def collector():
         yield found
         server.shutdown()
         thread.join()
-
-
-GUARD = "import faulthandler; faulthandler.dump_traceback_later({}, exit=True)\n"
-
-
-@pytest.fixture
-def program():
-    """Start a program from its source; a program that hangs prints its stacks and ends."""
-    with contextlib.ExitStack() as started:
-
-        def start(source, *arguments, **environment):
-            command = [sys.executable, "-c", GUARD.format(LATE) + source, *arguments]
-            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-            process = started.enter_context(subprocess.Popen(command, env={"PYTHONPATH": str(SOURCES), **environment}, **pipes))
-            started.callback(process.kill)
-            return process
-
-        yield start

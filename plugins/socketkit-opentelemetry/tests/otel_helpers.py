@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import socket
+import os
 import threading
 
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
@@ -13,8 +13,10 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from socketkit_opentelemetry import OpenTelemetry
 
 from socketkit import Server
+from socketkit.testing.clients import connect
 
 LATE = 20
 """Seconds after which something that is waited for counts as lost."""
@@ -70,6 +72,11 @@ class Collector:
             return list(self.spans)
 
 
+def sending_to(endpoint, **options):
+    """Return the environment of a program that sends to a collector. options: of the SDK, by the names of their variables."""
+    return {**os.environ, "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, **options}
+
+
 def facts(thing):
     """Return the attributes of a span or a data point that was received."""
     return {each.key: getattr(each.value, each.value.WhichOneof("value")) for each in thing.attributes}
@@ -95,8 +102,6 @@ class Ended:
 @contextlib.contextmanager
 def serving(handler, spans, dispatcher="adaptive", url="tcp://127.0.0.1:0", observers=None, **options):
     """Serve with the observer, and with one more that says when requests have ended."""
-    from socketkit_opentelemetry import OpenTelemetry  # once the path to the sources is set
-
     ended = Ended()
     observers = [OpenTelemetry(tracer_provider=spans.provider)] if observers is None else observers
     server = Server(url, handler, dispatcher=dispatcher, observers=[*observers, ended], **options)
@@ -106,7 +111,8 @@ def serving(handler, spans, dispatcher="adaptive", url="tcp://127.0.0.1:0", obse
 
 
 def ask(server, *lines):
-    with socket.create_connection(server.addresses[0], timeout=LATE) as client, client.makefile("rb") as replies:
+    """Send lines to a server that echoes them, unless it closes instead; return the client's address."""
+    with connect(server.addresses[0], "stream", LATE) as client, client.makefile("rb") as replies:
         for line in lines:
             client.sendall(line)
             assert replies.readline() in {line, b""}

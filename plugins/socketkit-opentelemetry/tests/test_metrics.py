@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 
 import pytest
 from otel_helpers import LATE, ask, serving
 from socketkit_opentelemetry import OpenTelemetry
 
 from socketkit import DatagramRequestHandler, Server, StreamRequestHandler
+from socketkit.testing.clients import connect
 
 
 class Echoes(StreamRequestHandler):
@@ -65,7 +65,7 @@ class Holds(StreamRequestHandler):
 def test_requests_in_progress_are_counted(spans, measurements, observers):
     with serving(Holds, spans, observers=observers) as server, contextlib.ExitStack() as clients:
         for _ in range(2):
-            client = clients.enter_context(socket.create_connection(server.addresses[0], timeout=LATE))
+            client = clients.enter_context(connect(server.addresses[0], "stream", LATE))
             assert client.recv(10) == b"here\n"
         [(_, point)] = measurements.take()["socketkit.server.active_requests"]
         assert point.value == 2

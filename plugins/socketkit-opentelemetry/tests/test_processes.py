@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import signal
+import os
 import socket
 from collections import Counter
 
 import pytest
-from otel_helpers import LATE, facts
+from otel_helpers import LATE, facts, sending_to
+
+from socketkit.testing.clients import address, connect
+from socketkit.testing.programs import Program, python
 
 SERVER = """
 import os, sys
@@ -36,7 +39,7 @@ class Works(StreamRequestHandler):
 
 observers = [OpenTelemetry(flush_timeout=float(sys.argv[2]))] if sys.argv[2] else []
 with Server("tcp://127.0.0.1:0", Works, dispatcher=sys.argv[1], lifecycle="graceful:drain=10", observers=observers) as server:
-    print(server.addresses[0][1], flush=True)
+    print("serving", *server.urls, flush=True)
     server.serve_forever()
 print("stopped", flush=True)
 """
@@ -45,8 +48,8 @@ print("stopped", flush=True)
 class Visit:
     """A client in its handler, which knows its process."""
 
-    def __init__(self, port):
-        self.client = socket.create_connection(("127.0.0.1", port), timeout=LATE)
+    def __init__(self, where):
+        self.client = connect(where, "stream", LATE)
         self.replies = self.client.makefile("rb")
         self.pid = int(self.replies.readline())
 
@@ -58,26 +61,32 @@ class Visit:
         return self.pid
 
 
-def stop(process):
-    """End the server as a service manager does; return what it has written to standard error."""
-    process.send_signal(signal.SIGTERM)
-    output, errors = process.communicate(timeout=LATE + 5)
-    assert output == "stopped\n", errors
-    assert process.returncode == 0, errors
-    return errors
+def serve(dispatcher, *arguments, **environment):
+    """Return the server as a program. arguments: the flush timeout, "" for the usual one, and "metrics" if it measures."""
+    return Program.python("-c", SERVER, dispatcher, *arguments, **environment)
+
+
+def place(program):
+    return address(program.line(r"^serving (\S+)")[0][1])
+
+
+def stop(program):
+    """End the server as a service manager does, and return its output."""
+    assert program.stop() == 0, program.output
+    assert "stopped\n" in program.output
+    return program.output
 
 
 @pytest.mark.parametrize("delay", ["60000", "20"], ids=["sent at the end", "sent at once"])
 @pytest.mark.parametrize("dispatcher", ["prefork:2/sync", "prefork:2/pool:2", "prefork:2/fork", "fork", "adaptive"])
-def test_all_spans_of_all_processes_arrive_once(program, collector, dispatcher, delay):
-    environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint, "OTEL_BSP_SCHEDULE_DELAY": delay}
-    process = program(SERVER, dispatcher, "", **environment)
-    port = int(process.stdout.readline())
+def test_all_spans_of_all_processes_arrive_once(collector, dispatcher, delay):
     served = []
-    for _ in range(3):
-        visits = [Visit(port), Visit(port)]  # under prefork:2/sync, each in a worker of its own
-        served += [visit.end() for visit in visits]
-    stop(process)
+    with serve(dispatcher, "", env=sending_to(collector.endpoint, OTEL_BSP_SCHEDULE_DELAY=delay)) as program:
+        where = place(program)
+        for _ in range(3):
+            visits = [Visit(where), Visit(where)]  # under prefork:2/sync, each in a worker of its own
+            served += [visit.end() for visit in visits]
+        stop(program)
 
     spans = collector.wait_for(2 * len(served))
     assert len({span.span_id for span in spans}) == len(spans) == 2 * len(served)
@@ -92,12 +101,12 @@ def test_all_spans_of_all_processes_arrive_once(program, collector, dispatcher, 
         assert len(set(served)) == 2
 
 
-def test_workers_and_parent_measure_apart(program, collector):
-    process = program(SERVER, "prefork:2/sync", "", "metrics", OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint)
-    port = int(process.stdout.readline())
-    visits = [Visit(port), Visit(port)]
-    served = [visit.end() for visit in visits]
-    stop(process)
+def test_workers_and_parent_measure_apart(collector):
+    with serve("prefork:2/sync", "", "metrics", env=sending_to(collector.endpoint)) as program:
+        where = place(program)
+        visits = [Visit(where), Visit(where)]
+        served = [visit.end() for visit in visits]
+        stop(program)
 
     histograms = [metric for metric in collector.metrics if metric.name == "socketkit.server.request.duration"]
     last = {facts(point)["process.pid"]: point.count for metric in histograms for point in metric.histogram.data_points}
@@ -115,49 +124,44 @@ def is_absent(request):
 
 @pytest.fixture
 def away(is_absent):
-    """The address of a collector that accepts connections and never answers, or of one that is not there."""
+    """The environment of a program whose collector accepts connections and never answers, or is not there."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         if is_absent:
             listener.close()
-        yield {
-            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}",
-            "OTEL_EXPORTER_OTLP_TIMEOUT": "60",  # longer than the tests wait for anything
-            "OTEL_BSP_SCHEDULE_DELAY": "20",
-        }
+        longer = "60"  # than the tests wait for anything
+        yield sending_to(f"http://127.0.0.1:{port}", OTEL_EXPORTER_OTLP_TIMEOUT=longer, OTEL_BSP_SCHEDULE_DELAY="20")
 
 
 @pytest.mark.parametrize("dispatcher", ["prefork:2/sync", "prefork:2/pool:2"])
-def test_a_stop_does_not_wait_for_a_collector_that_is_away(program, away, is_absent, dispatcher):
-    process = program(SERVER, dispatcher, "0.5", **away)
-    port = int(process.stdout.readline())
-    for _ in range(3):
-        visits = [Visit(port), Visit(port)]
-        for visit in visits:
-            visit.end()
-    complaints = stop(process).count("could not send its spans within 0.5 s")
+def test_a_stop_does_not_wait_for_a_collector_that_is_away(away, is_absent, dispatcher):
+    with serve(dispatcher, "0.5", env=away) as program:
+        where = place(program)
+        for _ in range(3):
+            visits = [Visit(where), Visit(where)]
+            for visit in visits:
+                visit.end()
+        complaints = stop(program).count("could not send its spans within 0.5 s")
     assert complaints == 1 or (is_absent and complaints == 0)  # older exporters give up at once then, and say so
 
 
-def test_a_client_does_not_wait_for_a_collector_that_is_away(program, away):
-    process = program(SERVER, "fork", str(2 * LATE), **away)
-    port = int(process.stdout.readline())
-    for _ in range(3):
-        Visit(port).end()
-    process.kill()
+def test_a_client_does_not_wait_for_a_collector_that_is_away(away):
+    with serve("fork", str(2 * LATE), env=away) as program:
+        where = place(program)
+        for _ in range(3):
+            Visit(where).end()
 
 
 IN_PROCESS = (
     SERVER.partition("observers =")[0]
     + """
-import socket, time
+import time
+from socketkit.testing.clients import talk
 with Server("tcp://127.0.0.1:0", Works, dispatcher=sys.argv[1]) as server:
     server.start()
     began = time.monotonic()
     for _ in range(200):
-        with socket.create_connection(server.addresses[0], timeout=20) as client:
-            client.sendall(b"\\n")
-            assert client.makefile().readline()
+        assert talk(server.addresses[0], b"\\n")
     served = time.monotonic()
     server.stop()
     print(served - began, time.monotonic() - served, flush=True)
@@ -167,12 +171,11 @@ os._exit(0)
 
 
 @pytest.mark.parametrize("dispatcher", ["adaptive", "pool:2", "sync"])
-def test_serving_goes_on_without_a_collector(program, away, dispatcher):
-    process = program(IN_PROCESS, dispatcher, **away)
-    output, errors = process.communicate(timeout=LATE + 5)
-    serving, stopping = map(float, output.split())
-    assert serving < LATE / 2, errors  # 200 requests; one export would take a minute
-    assert stopping < LATE / 4, errors
+def test_serving_goes_on_without_a_collector(away, dispatcher):
+    ended = python(IN_PROCESS, dispatcher, env=away)
+    serving, stopping = map(float, ended.stdout.split())
+    assert serving < LATE / 2, ended.stderr  # 200 requests; one export would take a minute
+    assert stopping < LATE / 4, ended.stderr
 
 
 SWITCHED_OFF = """
@@ -197,7 +200,6 @@ print([type(each).__name__ for each in Catalog.load().observers(server)])
         ("tcp://127.0.0.1:9999", {"SOCKETKIT_DISABLED_PLUGINS": "opentelemetry"}, False),
     ],
 )
-def test_the_environment_switches_it_off(program, urls, environment, is_on):
-    process = program(SWITCHED_OFF, *urls.split(), **environment)
-    output, errors = process.communicate(timeout=LATE)
-    assert ("OpenTelemetry" in output) is is_on, errors
+def test_the_environment_switches_it_off(urls, environment, is_on):
+    ended = python(SWITCHED_OFF, *urls.split(), env={**os.environ, **environment})
+    assert ("OpenTelemetry" in ended.stdout) is is_on

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import time
 
 import pytest
@@ -17,6 +16,7 @@ from socketkit_opentelemetry import OpenTelemetry
 
 from socketkit import AsyncStreamRequestHandler, ConversationHandler, DatagramRequestHandler, Server, StreamRequestHandler
 from socketkit.testing import FakeClock
+from socketkit.testing.clients import connect, talk
 
 
 class Works(StreamRequestHandler):
@@ -105,7 +105,7 @@ def test_a_span_of_the_program_is_no_parent_of_requests(spans):
 
         def server_started(self, server):
             nonlocal client
-            client = socket.create_connection(server.addresses[0], timeout=LATE)
+            client = connect(server.addresses[0], "stream", LATE)
             client.sendall(b"hello\n")
 
     server = Server("tcp://127.0.0.1:0", Stops, dispatcher="sync", observers=[OpenTelemetry(tracer_provider=spans.provider), Started()])
@@ -120,10 +120,7 @@ def test_a_span_of_the_program_is_no_parent_of_requests(spans):
 
 def test_a_parked_conversation_is_one_span(spans):
     with serving(Asks, spans, "adaptive") as server:
-        with socket.create_connection(server.addresses[0], timeout=LATE) as client, client.makefile("rb") as replies:
-            for line in (b"first\n", b"second\n", b"last\n"):
-                client.sendall(line)
-                assert replies.readline() == line
+        ask(server, b"first\n", b"second\n", b"last\n")
         server.ended.wait()
     *requests, conversation = spans.get_finished_spans()
     assert [span.name for span in requests] == ["first", "second", "last"]
@@ -203,7 +200,7 @@ class Waits(StreamRequestHandler):
 def test_a_request_that_times_out_is_an_error(spans):
     clock = FakeClock()
     with serving(Waits, spans, "thread", limits={"request": 5}, clock=clock) as server:
-        with socket.create_connection(server.addresses[0], timeout=LATE) as client, client.makefile("rb") as replies:
+        with connect(server.addresses[0], "stream", LATE) as client, client.makefile("rb") as replies:
             assert replies.readline() == b"go on\n"
             clock.advance(6)
             server.ended.wait()
@@ -229,10 +226,8 @@ class Answers(DatagramRequestHandler):
 
 def test_a_datagram_is_a_span(spans):
     with serving(Answers, spans, url="udp://127.0.0.1:0") as server:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-            client.settimeout(LATE)
-            client.bind(("127.0.0.1", 0))
-            client.sendto(b"hello", server.addresses[0])
+        with connect(server.addresses[0], "datagram", LATE) as client:
+            client.send(b"hello")
             assert client.recv(10) == b"hello"
             port = client.getsockname()[1]
         server.ended.wait()
@@ -246,11 +241,7 @@ def test_a_datagram_is_a_span(spans):
 def test_a_unix_socket_is_named_by_its_path(spans, tmp_path):
     path = str(tmp_path / "socket")
     with serving(Works, spans, url=f"unix://{path}") as server:
-        with socket.socket(socket.AF_UNIX) as client, client.makefile("rb") as replies:
-            client.settimeout(LATE)
-            client.connect(path)
-            client.sendall(b"hello\n")
-            assert replies.readline() == b"hello\n"
+        ask(server, b"hello\n")
         server.ended.wait()
     attributes = spans.by_name()["Works"].attributes
     assert attributes["network.transport"] == "unix"
@@ -260,7 +251,7 @@ def test_a_unix_socket_is_named_by_its_path(spans, tmp_path):
 
 def test_the_client_that_a_proxy_names_is_not_the_peer(spans):
     with serving(Works, spans, url="tcp+proxy://127.0.0.1:0?proxy.trusted=127.0.0.1") as server:
-        with socket.create_connection(server.addresses[0], timeout=LATE) as client, client.makefile("rb") as replies:
+        with connect(server.addresses[0], "stream", LATE) as client, client.makefile("rb") as replies:
             client.sendall(b"PROXY TCP4 192.0.2.7 192.0.2.1 5000 80\r\nhello\n")
             assert replies.readline() == b"hello\n"
             port = client.getsockname()[1]
@@ -279,8 +270,7 @@ def test_a_sampler_decides_for_the_request_and_its_children(spans):
             self.wfile.write(f"{span.get_span_context().is_valid} {span.is_recording()}\n".encode())
 
     with serving(Tells, spans) as server:
-        with socket.create_connection(server.addresses[0], timeout=LATE) as client, client.makefile("rb") as replies:
-            assert replies.readline() == b"True False\n"
+        assert talk(server.addresses[0], b"") == b"True False\n"
 
 
 def test_a_server_is_recorded_by_one_observer_only(spans):

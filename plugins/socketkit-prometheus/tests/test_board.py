@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from socketkit.testing.programs import python
+
 PROGRAM = """
 import os, signal, sys, threading
 from socketkit_prometheus import _board
@@ -35,14 +37,12 @@ def add(count, then=lambda: None):
 """
 
 
-def run(start, source):
-    program = start(PROGRAM + source)
-    assert program.process.communicate(timeout=30)[0] == "done\n"
+def run(source):
+    assert python(PROGRAM + source).stdout == "done\n"
 
 
-def test_each_process_adds_to_the_sums(start):
+def test_each_process_adds_to_the_sums():
     run(
-        start,
         """
 add(1)
 for pid in [child(lambda: add(10)) for _ in range(5)]:
@@ -53,9 +53,8 @@ print("done")
     )
 
 
-def test_the_counts_of_a_killed_process_stay_and_are_settled(start):
+def test_the_counts_of_a_killed_process_stay_and_are_settled():
     run(
-        start,
         """
 reader, writer = os.pipe()
 pid = child(lambda: add(3, lambda: (os.write(writer, b"x"), signal.pause())))
@@ -70,9 +69,8 @@ print("done")
     )
 
 
-def test_slots_are_used_again(start):
+def test_slots_are_used_again():
     run(
-        start,
         """
 _board.SLOTS = 2
 board = Board(2, settle)
@@ -86,9 +84,8 @@ print("done")
     )
 
 
-def test_a_process_too_many_is_told_so(start):
+def test_a_process_too_many_is_told_so():
     run(
-        start,
         """
 _board.SLOTS = 2
 board = Board(2, settle)
@@ -117,9 +114,8 @@ print("done")
     )
 
 
-def test_a_fork_while_other_threads_count_does_no_harm(start):
+def test_a_fork_while_other_threads_count_does_no_harm():
     run(
-        start,
         """
 stop = threading.Event()
 counted = []
@@ -145,9 +141,8 @@ print("done")
     )
 
 
-def test_a_grandchild_counts_for_itself(start):
+def test_a_grandchild_counts_for_itself():
     run(
-        start,
         """
 def both():
     add(1)
@@ -161,9 +156,8 @@ print("done")
     )
 
 
-def test_a_program_that_is_executed_gets_no_descriptor(start):
+def test_a_program_that_is_executed_gets_no_descriptor():
     run(
-        start,
         """
 import subprocess
 listing = subprocess.run([sys.executable, "-c", "import os; print([os.readlink(f'/proc/self/fd/{each}') for each in os.listdir('/proc/self/fd') if os.path.exists(f'/proc/self/fd/{each}')])"],

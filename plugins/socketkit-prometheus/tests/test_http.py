@@ -5,16 +5,18 @@ from __future__ import annotations
 import gzip
 import socket
 import ssl
-import subprocess
 import urllib.request
 
 import pytest
-from prometheus_support import LATE, metrics_of, until
+from prometheus_support import LATE, metrics_of
 from socketkit_prometheus import Prometheus
 from socketkit_prometheus._scrape import LARGE, MOST, Scrape, Scrapes, takes_gzip
 
 from socketkit import TCP, TLS, BaseRequestHandler, Layered, Server
 from socketkit.seams import Answered
+from socketkit.testing.certificates import authority, certificate
+from socketkit.testing.clients import connect, talk
+from socketkit.testing.programs import wait_until
 
 
 class Never(BaseRequestHandler):
@@ -29,16 +31,14 @@ def server():
         yield server.start()
 
 
-def talk(server, data):
+def request(server, data):
     """Send bytes; return the head of the answer in lines, and its body."""
-    with socket.create_connection(server.addresses[0], timeout=LATE) as client:
-        client.sendall(data)
-        head, _, body = client.makefile("rb").read().partition(b"\r\n\r\n")
+    head, _, body = talk(server.addresses[0], data).partition(b"\r\n\r\n")
     return head.decode().split("\r\n"), body
 
 
 def get(server, *headers, line="GET /metrics HTTP/1.1"):
-    return talk(server, "\r\n".join((line, "Host: localhost", *headers, "", "")).encode())
+    return request(server, "\r\n".join((line, "Host: localhost", *headers, "", "")).encode())
 
 
 def test_a_scrape_is_answered(server):
@@ -58,7 +58,7 @@ def test_other_forms_of_the_request_are_answered_too(server, line):
 
 
 def test_bare_newlines_end_lines(server):
-    assert talk(server, b"GET /metrics HTTP/1.0\nAccept: text/plain\n\n")[0][0] == "HTTP/1.1 200 OK"
+    assert request(server, b"GET /metrics HTTP/1.0\nAccept: text/plain\n\n")[0][0] == "HTTP/1.1 200 OK"
 
 
 def test_head_is_answered_without_a_body(server):
@@ -91,7 +91,7 @@ def test_anything_else_is_refused(server, line, status, text):
 
 @pytest.mark.parametrize("data", [b"GET /" + b"x" * MOST, b"\xff" * 10 * MOST])
 def test_a_head_that_is_too_long_is_refused(server, data):
-    with socket.create_connection(server.addresses[0], timeout=LATE) as client:
+    with connect(server.addresses[0], "stream", LATE) as client:
         client.sendall(data)
         assert client.makefile("rb").readline() == b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
 
@@ -173,27 +173,18 @@ def test_an_answer_larger_than_the_buffers_goes_on_when_it_can():
     assert received == 3_000_000
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory):
-    file = tmp_path_factory.mktemp("tls") / "cert.pem"
-    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", "-", "-subj", "/CN=localhost"]
-    made = subprocess.run(["openssl", "req", "-x509", "-days", "30", *key], capture_output=True, check=True)
-    file.write_bytes(made.stdout)
-    return file
-
-
 @pytest.mark.clients("openssl")
 @pytest.mark.parametrize("dispatcher", ["adaptive", "pool:2", "thread", "asyncio"])
-def test_it_answers_behind_tls(certificate, dispatcher):
+def test_it_answers_behind_tls(dispatcher):
     recipe = Prometheus()
-    listen = Layered(TCP("127.0.0.1", 0), TLS(str(certificate)), recipe)
-    trusting = ssl.create_default_context(cafile=str(certificate))
-    trusting.check_hostname = False
+    cert, key = certificate()
+    listen = Layered(TCP("127.0.0.1", 0), TLS(cert, key), recipe)
+    trusting = ssl.create_default_context(cafile=authority())
     with Server(listen, Never, dispatcher=dispatcher, observers=[recipe.metrics]) as server:
         server.start()
         with urllib.request.urlopen(f"https://127.0.0.1:{server.addresses[0][1]}/metrics", context=trusting, timeout=LATE) as answer:
             found = metrics_of(answer.read().decode())
-        until(lambda: not server.stats().active)
+        wait_until(lambda: not server.stats().active)
     [expiry] = server.stats().expiries.values()
-    assert found[f'socketkit_certificate_expiry_timestamp_seconds{{file="{certificate}"}}'] == expiry.timestamp()
+    assert found[f'socketkit_certificate_expiry_timestamp_seconds{{file="{cert}"}}'] == expiry.timestamp()
     assert server.stats().outcomes == {"finished": 1}

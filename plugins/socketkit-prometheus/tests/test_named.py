@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import socket
-
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_support import LATE, ask, metrics_of, scrape, until
+from prometheus_support import metrics_of, scrape
 from socketkit_prometheus import BUCKETS, Metrics, Prometheus, socketkit_layers, socketkit_observers
 
 from socketkit import (
@@ -20,6 +18,8 @@ from socketkit import (
     compose,
 )
 from socketkit.errors import ConfigError
+from socketkit.testing.clients import ask, talk
+from socketkit.testing.programs import wait_until
 
 LISTEN = ["tcp://127.0.0.1:0", "tcp+prometheus://127.0.0.1:0"]
 
@@ -57,8 +57,8 @@ def test_servers_of_one_program_have_metrics_of_their_own():
         one.start()
         other.start()
         for _ in range(3):
-            ask(one.addresses[0], "hello")
-        ask(other.addresses[0], "hello")
+            talk(one.addresses[0], b"hello\n")
+        talk(other.addresses[0], b"hello\n")
         assert scrape(one.addresses[1])["socketkit_handler_wait_seconds_count"] == 3
         assert scrape(other.addresses[1])["socketkit_handler_wait_seconds_count"] == 1
 
@@ -67,8 +67,8 @@ def test_an_observer_that_is_given_and_named_counts_once():
     recipe = Prometheus()
     with Server(["tcp://127.0.0.1:0", Layered(TCP("127.0.0.1", 0), recipe)], Echo, observers=[recipe.metrics]) as server:
         server.start()
-        ask(server.addresses[0], "hello")
-        until(lambda: server.stats().outcomes == {"finished": 1})
+        talk(server.addresses[0], b"hello\n")
+        wait_until(lambda: server.stats().outcomes == {"finished": 1})
         assert scrape(server.addresses[1])['socketkit_requests_ended_total{outcome="finished"}'] == 1
 
 
@@ -77,7 +77,7 @@ def test_a_restarted_server_counts_on():
     for _ in range(2):
         with server:
             server.start()
-            ask(server.addresses[0], "hello")
+            talk(server.addresses[0], b"hello\n")
     assert metrics_of(generate_latest(server.transports[1].layers[0].metrics).decode())["socketkit_requests_accepted_total"] == 2
 
 
@@ -87,14 +87,10 @@ def test_servers_of_datagrams_and_of_asynchronous_handlers_can_be_scraped(handle
     with Server(listen, handler, dispatcher=dispatcher) as server:
         server.start()
         if handler is AsyncEcho:
-            assert ask(server.addresses[0], "hello") == "hello\n"
+            assert talk(server.addresses[0], b"hello\n") == b"hello\n"
         else:
-            with socket.socket(type=socket.SOCK_DGRAM) as client:
-                client.settimeout(LATE)
-                client.connect(server.addresses[0])
-                client.send(b"hello")
-                assert client.recv(100) == b"hello"
-        until(lambda: server.stats().outcomes == {"finished": 1})
+            assert ask(server.addresses[0], b"hello") == b"hello"
+        wait_until(lambda: server.stats().outcomes == {"finished": 1})
         found = scrape(server.addresses[1])
     assert found["socketkit_handler_duration_seconds_count"] == 1
     assert found.get("socketkit_datagrams_dropped_total", 0) == 0
@@ -106,8 +102,8 @@ def test_a_registry_of_the_program_takes_them():
     registry.register(metrics)
     with Server(TCP("127.0.0.1", 0), Echo, observers=[metrics]) as server:
         server.start()
-        ask(server.addresses[0], "hello")
-        until(lambda: server.stats().outcomes == {"finished": 1})
+        talk(server.addresses[0], b"hello\n")
+        wait_until(lambda: server.stats().outcomes == {"finished": 1})
         found = metrics_of(generate_latest(registry).decode())
     assert found["socketkit_requests_accepted_total"] == 1
     assert [name for name in found if name.startswith("socketkit_handler_wait_seconds_bucket")] == [

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-import shutil
 import socket
-import subprocess
 import urllib.parse
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from prometheus_support import LATE, PLUGIN, ask, until
+from prometheus_support import PLUGIN, read
+
+from socketkit.testing.clients import address, talk
+from socketkit.testing.programs import Program, run, wait_until
 
 RULES = PLUGIN / "rules/socketkit.rules.yml"
 DASHBOARD = PLUGIN / "dashboards/socketkit.json"
@@ -30,41 +31,37 @@ class Obeys(StreamRequestHandler):
 
 class Says:
     def server_started(self, server):
-        print(*server.urls, flush=True)
+        print("serving", *server.urls, flush=True)
 
 import logging
 logging.getLogger("socketkit").addHandler(logging.NullHandler())
 server = Server(["tcp://127.0.0.1:0", "tcp+prometheus://127.0.0.1:0"], Obeys, dispatcher="prefork:2/pool:4", observers=[Says()])
 server.serve_forever()
-print(json.dumps([server.stats().accepted, dict(server.stats().outcomes)]))
+print("counted", json.dumps([server.stats().accepted, dict(server.stats().outcomes)]))
 """
 
 
 def promtool(*arguments, **options):
-    """Run promtool; fail the test with what it says unless it finds nothing wrong. Return what it says."""
-    done = subprocess.run(["promtool", *map(str, arguments)], check=False, capture_output=True, text=True, timeout=LATE, **options)
-    said = f"{done.stdout}\n{done.stderr}"
-    assert done.returncode == 0, said
-    return said
+    """Run promtool, which has to find nothing wrong. Return what it says."""
+    done = run("promtool", *map(str, arguments), **options)
+    return done.stdout + done.stderr
 
 
-def serve(start):
-    program = start(SERVER)
-    return program, *[(host, int(port)) for host, port in re.findall(r"//(.+?):(\d+)", program.line())]
-
-
-def read(address, path, accept="*/*"):
-    request = urllib.request.Request(f"http://{address[0]}:{address[1]}{path}", headers={"Accept": accept})
-    with urllib.request.urlopen(request, timeout=LATE) as answer:
-        return answer.read().decode()
+@contextlib.contextmanager
+def serving():
+    """Serve in a program; return it, and the addresses of its handler and of its metrics."""
+    with Program.python("-c", SERVER) as program:
+        [urls] = program.line(r"^serving (\S+) (\S+)")
+        yield program, *map(address, urls.groups())
 
 
 @pytest.mark.clients("promtool")
-def test_promtool_finds_nothing_wrong_with_the_metrics(start):
-    _, address, metrics = serve(start)
-    ask(address, "hello")
-    said = promtool("check", "metrics", input=read(metrics, "/metrics"))
-    assert said.strip() == ""
+def test_promtool_finds_nothing_wrong_with_the_metrics(tmp_path):
+    with serving() as (_, where, metrics):
+        talk(where, b"hello\n")
+        (tmp_path / "metrics").write_text(read(metrics, "/metrics"))
+    with (tmp_path / "metrics").open() as file:
+        assert promtool("check", "metrics", stdin=file) == ""
 
 
 @pytest.mark.clients("promtool")
@@ -99,9 +96,9 @@ def test_promtool_parses_every_query_of_the_dashboard(tmp_path):
     assert f"SUCCESS: {len(queries)} rules found" in promtool("check", "rules", tmp_path / "queries.yml")
 
 
-def test_rules_and_dashboard_name_metrics_that_there_are(start):
-    _, _, metrics = serve(start)
-    exposed = set(re.findall(r"^(socketkit_\w+)", read(metrics, "/metrics"), re.MULTILINE))
+def test_rules_and_dashboard_name_metrics_that_there_are():
+    with serving() as (_, _, metrics):
+        exposed = set(re.findall(r"^(socketkit_\w+)", read(metrics, "/metrics"), re.MULTILINE))
     exposed |= {"socketkit_datagrams_dropped_total", "socketkit_certificate_expiry_timestamp_seconds"}  # of servers of another kind
     text = RULES.read_text() + "\n".join(expressions())
     assert set(re.findall(r"\bsocketkit_\w+", text)) - exposed == set()
@@ -123,37 +120,29 @@ scrape_configs:
 
 @pytest.mark.clients("prometheus")
 @pytest.mark.timeout(120)
-def test_prometheus_scrapes_what_the_server_counts(start, tmp_path):
-    program, address, metrics = serve(start)
-    (tmp_path / "prometheus.yml").write_text(CONFIG.format(host=metrics[0], port=metrics[1]))
+def test_prometheus_scrapes_what_the_server_counts(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    with (tmp_path / "log").open("w") as log:
-        start(
-            [
-                shutil.which("prometheus"),
-                f"--config.file={tmp_path / 'prometheus.yml'}",
-                f"--storage.tsdb.path={tmp_path / 'data'}",
-                f"--web.listen-address=127.0.0.1:{port}",
-            ],
-            stderr=log,
-        )
-        api = ("127.0.0.1", port)
-        until(lambda: "Server is ready to receive web requests" in (tmp_path / "log").read_text())
+        api = free.getsockname()
+    options = (f"--config.file={tmp_path / 'prometheus.yml'}", f"--storage.tsdb.path={tmp_path / 'data'}")
+    with serving() as (program, where, metrics):
+        (tmp_path / "prometheus.yml").write_text(CONFIG.format(host=metrics[0], port=metrics[1]))
+        with Program("prometheus", *options, f"--web.listen-address=127.0.0.1:{api[1]}") as prometheus:
+            prometheus.line("Server is ready to receive web requests")
 
-        with ThreadPoolExecutor(4) as clients:
-            list(clients.map(lambda number: ask(address, "raise" if number % 10 == 0 else "hello"), range(200)))
-        until(lambda: query(api, 'socketkit_requests_ended_total{outcome="failed"}') == [20])
-        until(lambda: query(api, "socketkit_handler_duration_seconds_count") == [200])
-        assert query(api, "socketkit_workers_running") == [2]
-        assert query(api, "socketkit_handlers_limit") == [8]
-        assert query(api, "socketkit_handlers_running") == [0]
-        assert query(api, "up") == [1]
-        until(lambda: query(api, "histogram_quantile(0.99, socketkit_handler_wait_seconds_bucket) > 0"))
-        until(lambda: query(api, "count_over_time(up[1m]) > 2"))
-        metadata = json.loads(read(api, "/api/v1/targets/metadata?match_target=" + urllib.parse.quote('{job="socketkit"}')))["data"]
+            with ThreadPoolExecutor(4) as clients:
+                list(clients.map(lambda number: talk(where, b"hello\n" if number % 10 else b"raise\n"), range(200)))
+            wait_until(lambda: query(api, 'socketkit_requests_ended_total{outcome="failed"}') == [20])
+            wait_until(lambda: query(api, "socketkit_handler_duration_seconds_count") == [200])
+            assert query(api, "socketkit_workers_running") == [2]
+            assert query(api, "socketkit_handlers_limit") == [8]
+            assert query(api, "socketkit_handlers_running") == [0]
+            assert query(api, "up") == [1]
+            wait_until(lambda: query(api, "histogram_quantile(0.99, socketkit_handler_wait_seconds_bucket) > 0"))
+            wait_until(lambda: query(api, "count_over_time(up[1m]) > 2"))
+            metadata = json.loads(read(api, "/api/v1/targets/metadata?match_target=" + urllib.parse.quote('{job="socketkit"}')))["data"]
+        assert program.stop() == 0
     assert all(each["help"] for each in metadata)
-    accepted, outcomes = json.loads(program.stop())
+    accepted, outcomes = json.loads(program.line(r"^counted (.*)")[0][1])
     scrapes = outcomes["finished"] - 180
     assert outcomes["failed"] == 20
     assert scrapes > 2

@@ -8,12 +8,13 @@ import os
 import attrs
 import pytest
 from prometheus_client import generate_latest
-from prometheus_support import LATE, metrics_of, until
+from prometheus_support import LATE, metrics_of
 from socketkit_prometheus import Metrics, Prometheus
 
 from socketkit import TCP, ConversationHandler, DatagramRequestHandler, Layered, Server, StreamRequestHandler
 from socketkit.seams import REFUSALS, Refusal
 from socketkit.testing.clients import connect
+from socketkit.testing.programs import wait_until
 
 
 class Echo(ConversationHandler):
@@ -88,14 +89,15 @@ def crowd(server, clients):
 
 def visit(server, clients, data=b""):
     client = clients.enter_context(connect(server.addresses[0], server.transports[0].kind, LATE))
-    client.sendall(data)
+    if data:  # otherwise it may be turned away already
+        client.sendall(data)
     return client
 
 
 def stop_early(server, clients):
     """A client that is still silent when the server stops."""
     visit(server, clients)
-    until(lambda: server.stats().active == 1)
+    wait_until(lambda: server.stats().active == 1)
     server.stop()
 
 
@@ -135,7 +137,7 @@ def provoked(provoke, folder, listen="tcp://127.0.0.1:0", handler=Echo, server=S
     with server(places.get(listen, listen), handler, observers=[metrics], **parts) as serving, contextlib.ExitStack() as clients:
         serving.start()
         provoke(serving, clients)
-        until(lambda: serving.stats().outcomes.get("refused"))
+        wait_until(lambda: serving.stats().outcomes.get("refused"))
     prefix = 'socketkit_requests_refused_total{reason="'
     found = {
         name.removeprefix(prefix)[:-2]: value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -11,7 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
-from prometheus_support import LATE, ask, metrics_of, scrape
+from prometheus_support import LATE, metrics_of, scrape
+
+from socketkit.testing.clients import address, connect, rest_of, talk
+from socketkit.testing.programs import Program, wait_until
 
 SERVER = """
 import json, os, signal, sys
@@ -32,7 +36,7 @@ class Obeys(StreamRequestHandler):
 
 class Says:
     def server_started(self, server):
-        print(*server.urls, flush=True)
+        print("serving", *server.urls, flush=True)
 
 def main(handler=Obeys):
     import logging
@@ -41,7 +45,7 @@ def main(handler=Obeys):
     server = Server(listen, handler, dispatcher=sys.argv[1], limits=dict(deny=["127.0.0.7"]), observers=[Says()])
     server.serve_forever()
     stats = server.stats()
-    print(json.dumps([stats.accepted, stats.active, dict(stats.outcomes)]))
+    print("counted", json.dumps([stats.accepted, stats.active, dict(stats.outcomes)]))
     print(generate_latest(server.transports[1].layers[0].metrics).decode())
 """
 
@@ -65,25 +69,37 @@ IN_ONE_PROCESS = ["sync", "thread", "pool:4", "adaptive", "executor", "asyncio"]
 IN_SEVERAL = ["fork", "prefork:2", "prefork:2/pool:2", "prefork:2/sync", "prefork:2/asyncio", "prefork:2/fork"]
 
 
-def serve(start, dispatcher, source="main()"):
-    program = start(SERVER + source, dispatcher)
-    return program, *[(host, int(port)) for host, port in re.findall(r"//(.+?):(\d+)", program.line())]
+@contextlib.contextmanager
+def serving(dispatcher, source="main()"):
+    """Serve in a program; return it, and the addresses of its handler and of its metrics."""
+    with Program.python("-c", SERVER + source, dispatcher) as program:
+        [urls] = program.line(r"^serving (\S+) (\S+)")
+        yield program, *map(address, urls.groups())
 
 
-def settled(address, **expected):
+def visit(where, word):
+    """Send a word, and return all that is answered; nothing if the connection is reset."""
+    with contextlib.suppress(ConnectionError):
+        return talk(where, b"%s\n" % word, LATE)
+    return b""
+
+
+def settled(metrics, **expected):
     """Scrape until the samples have these values, and return all of them."""
-    deadline = time.monotonic() + LATE
-    while True:
-        found = scrape(address)
-        seen = {name: found[name] for name in expected}
-        if seen == expected:
-            return found
-        assert time.monotonic() < deadline, (seen, expected)
+    found = {}
+
+    def is_settled():
+        found.update(scrape(metrics))
+        return {name: found[name] for name in expected} == expected
+
+    wait_until(is_settled)
+    return found
 
 
-def agree(rest):
-    """Fail unless the server's own statistics at its end are what its metrics say; return the metrics."""
-    line, _, text = rest.partition("\n")
+def agree(program):
+    """End the server; fail unless its own statistics are what its metrics say. Return the metrics."""
+    assert program.stop() == 0, program.output
+    line, _, text = program.output.partition("counted ")[2].partition("\n")
     accepted, active, outcomes = json.loads(line)
     found = metrics_of(text)
     said = {
@@ -96,17 +112,15 @@ def agree(rest):
     return found
 
 
-def check_load(program, address, metrics, *, held=True):
+def check_load(program, where, metrics, *, held=True):
     for _ in range(15):
-        assert ask(address, "hello").isdigit()
+        assert visit(where, b"hello").isdigit()
     for _ in range(3):
-        ask(address, "raise")
-    with socket.socket() as stranger:
-        stranger.bind(("127.0.0.7", 0))
-        stranger.connect(address)
-        assert stranger.makefile("rb").read() == b""
+        visit(where, b"raise")
+    with socket.create_connection(where, timeout=LATE, source_address=("127.0.0.7", 0)) as stranger:
+        assert rest_of(stranger) == b""
     if held:
-        with socket.create_connection(address, timeout=LATE) as client:
+        with connect(where, "stream", LATE) as client:
             client.sendall(b"hold\n")
             assert client.recv(100).isdigit()
             settled(metrics, socketkit_requests_active=2, socketkit_handlers_running=1)
@@ -123,66 +137,68 @@ def check_load(program, address, metrics, *, held=True):
     queues = [name for name in found if name.startswith("socketkit_accept_queue_limit")]
     assert len(queues) == 2
     assert all(found[name] > 0 for name in queues)
-    found = agree(program.stop())
+    found = agree(program)
     assert found["socketkit_handlers_running"] == 0
     return found
 
 
 @pytest.mark.parametrize("dispatcher", [*IN_ONE_PROCESS, *IN_SEVERAL])
-def test_the_metrics_agree_with_the_statistics(start, dispatcher):
-    found = check_load(*serve(start, dispatcher), held=dispatcher not in {"sync", "prefork:2/sync"})
+def test_the_metrics_agree_with_the_statistics(dispatcher):
+    with serving(dispatcher) as served:
+        found = check_load(*served, held=dispatcher not in {"sync", "prefork:2/sync"})
     assert found["socketkit_workers_running"] == found["socketkit_workers_died_total"] == 0
 
 
 @pytest.mark.parametrize("dispatcher", ["asyncio", "prefork:2/asyncio"])
-def test_the_metrics_agree_for_asynchronous_handlers(start, dispatcher):
-    check_load(*serve(start, dispatcher, ASYNC))
+def test_the_metrics_agree_for_asynchronous_handlers(dispatcher):
+    with serving(dispatcher, ASYNC) as served:
+        check_load(*served)
 
 
 @pytest.mark.parametrize("dispatcher", ["prefork:2", "prefork:2/pool:2", "prefork:2/asyncio", "prefork:2/fork"])
-def test_a_killed_worker_takes_its_requests_along_and_nothing_else(start, dispatcher):
-    program, address, metrics = serve(start, dispatcher)
-    for _ in range(8):
-        ask(address, "hello")
-    with socket.create_connection(address, timeout=LATE) as client:
-        client.sendall(b"hold\n")
-        pid = int(client.recv(100))
-        before = settled(metrics, socketkit_workers_running=2, socketkit_handlers_running=1, socketkit_requests_active=2)
-        if "fork" in dispatcher.partition("/")[2]:
-            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])  # its parent, the worker
-        os.kill(pid, signal.SIGKILL)
-        found = settled(metrics, socketkit_workers_died_total=1, socketkit_workers_running=2)
-    assert found['socketkit_requests_ended_total{outcome="died"}'] >= 1
-    assert found["socketkit_requests_accepted_total"] > before["socketkit_requests_accepted_total"]
-    for _ in range(8):
-        assert ask(address, "hello").isdigit()
-    settled(metrics, socketkit_handlers_running=0, socketkit_requests_active=1)
-    found = agree(program.stop())
-    assert found['socketkit_requests_ended_total{outcome="died"}'] in {1, 2}  # and maybe a scrape whose answer had been sent
+def test_a_killed_worker_takes_its_requests_along_and_nothing_else(dispatcher):
+    with serving(dispatcher) as (program, where, metrics):
+        for _ in range(8):
+            visit(where, b"hello")
+        with connect(where, "stream", LATE) as client:
+            client.sendall(b"hold\n")
+            pid = int(client.recv(100))
+            before = settled(metrics, socketkit_workers_running=2, socketkit_handlers_running=1, socketkit_requests_active=2)
+            if "fork" in dispatcher.partition("/")[2]:
+                pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])  # its parent, the worker
+            os.kill(pid, signal.SIGKILL)
+            found = settled(metrics, socketkit_workers_died_total=1, socketkit_workers_running=2)
+        assert found['socketkit_requests_ended_total{outcome="died"}'] >= 1
+        assert found["socketkit_requests_accepted_total"] > before["socketkit_requests_accepted_total"]
+        for _ in range(8):
+            assert visit(where, b"hello").isdigit()
+        settled(metrics, socketkit_handlers_running=0, socketkit_requests_active=1)
+        found = agree(program)
+        assert found['socketkit_requests_ended_total{outcome="died"}'] in {1, 2}  # and maybe a scrape whose answer had been sent
 
 
-def test_a_killed_child_of_a_request_has_died(start):
-    program, address, metrics = serve(start, "fork")
-    for _ in range(3):
-        ask(address, "die")
-        ask(address, "hello")
-    found = settled(metrics, socketkit_requests_active=1, socketkit_handlers_running=0)
-    assert found['socketkit_requests_ended_total{outcome="died"}'] == 3
-    agree(program.stop())
+def test_a_killed_child_of_a_request_has_died():
+    with serving("fork") as (program, where, metrics):
+        for _ in range(3):
+            visit(where, b"die")
+            visit(where, b"hello")
+        found = settled(metrics, socketkit_requests_active=1, socketkit_handlers_running=0)
+        assert found['socketkit_requests_ended_total{outcome="died"}'] == 3
+        agree(program)
 
 
-def test_workers_that_are_replaced_leave_their_counts(start):
-    program, address, metrics = serve(start, "prefork:2,max_requests=5")
-    for _ in range(40):
-        assert ask(address, "hello").isdigit()
-    found = settled(metrics, socketkit_workers_running=2, socketkit_handlers_running=0, socketkit_requests_active=1)
-    assert found["socketkit_handler_duration_seconds_count"] == 40
-    assert agree(program.stop())["socketkit_workers_died_total"] == 0
+def test_workers_that_are_replaced_leave_their_counts():
+    with serving("prefork:2,max_requests=5") as (program, where, metrics):
+        for _ in range(40):
+            assert visit(where, b"hello").isdigit()
+        found = settled(metrics, socketkit_workers_running=2, socketkit_handlers_running=0, socketkit_requests_active=1)
+        assert found["socketkit_handler_duration_seconds_count"] == 40
+        assert agree(program)["socketkit_workers_died_total"] == 0
 
 
 @pytest.mark.parametrize(("dispatcher", "limit"), [("pool:3", 3), ("prefork:2/pool:3", 6), ("fork:7", 7), ("sync", 1), ("thread", None)])
-def test_the_most_handlers_are_those_of_the_dispatcher(start, dispatcher, limit):
-    _, _, metrics = serve(start, dispatcher)
-    found = scrape(metrics)
-    assert found.get("socketkit_handlers_limit") == limit
-    assert found["socketkit_server_start_time_seconds"] == pytest.approx(time.time(), abs=LATE)
+def test_the_most_handlers_are_those_of_the_dispatcher(dispatcher, limit):
+    with serving(dispatcher) as (_, _, metrics):
+        found = scrape(metrics)
+        assert found.get("socketkit_handlers_limit") == limit
+        assert found["socketkit_server_start_time_seconds"] == pytest.approx(time.time(), abs=LATE)

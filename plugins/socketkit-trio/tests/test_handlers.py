@@ -17,6 +17,7 @@ from socketkit_trio import ConnectionLostError, Trio, TrioDatagramRequestHandler
 from socketkit import ConversationHandler, Limits, UnixDatagram, UnixStream
 from socketkit.errors import IncompatibleError, StalledError
 from socketkit.logs import flush
+from socketkit.testing.clients import rest_of
 
 
 def stream_handler(handle, **attributes):
@@ -54,16 +55,6 @@ def logged(caplog):
         return [record.exc_text for record in caplog.records if record.levelno >= logging.ERROR]
 
     return errors
-
-
-def rest_of(client):
-    """Return what a client still receives; None at the end if the connection was reset."""
-    received = b""
-    with contextlib.suppress(ConnectionResetError):
-        while data := client.recv(65536):
-            received += data
-        return received
-    return None
 
 
 # --- streams ---------------------------------------------------------------------------------------------------------
@@ -267,7 +258,8 @@ def test_a_client_that_reads_nothing_for_too_long_has_timed_out_and_sees_that_th
     client.sendall(b"x")
     served.server.stop()
     assert served.server.stats().outcomes == {"timed out": 1}
-    assert rest_of(client) is None
+    with pytest.raises(ConnectionResetError):
+        rest_of(client)
 
 
 def test_a_reply_that_is_cancelled_in_the_middle_does_not_look_complete(serve):
@@ -278,7 +270,8 @@ def test_a_reply_that_is_cancelled_in_the_middle_does_not_look_complete(serve):
     served = serve(stream_handler(handle), dispatcher=Trio())
     client = served.client()
     served.server.stop()
-    assert rest_of(client) is None
+    with pytest.raises(ConnectionResetError):
+        rest_of(client)
 
 
 def test_a_silent_client_is_disconnected_at_its_deadline(serve):

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import select
-import socket
 import ssl
 import threading
 
 import attrs
 import pytest
-import trustme
 from socketkit_trio import Trio, TrioStreamRequestHandler
 
 from socketkit import TCP, TLS, Layered, Limits, ProxyProtocol, Server
 from socketkit.errors import IncompatibleError
+from socketkit.testing.certificates import authority, certificate
+from socketkit.testing.clients import connect, rest_of
 
 
 class Upper(TrioStreamRequestHandler):
@@ -27,42 +27,20 @@ def stream_handler(handle, **attributes):
     return type("Handler", (TrioStreamRequestHandler,), {"handle": handle, **attributes})
 
 
-@pytest.fixture(scope="module")
-def authority():
-    return trustme.CA()
-
-
-@pytest.fixture(scope="module")
-def context(authority):
+@pytest.fixture
+def context():
     """Return the context of clients."""
-    found = ssl.create_default_context()
-    authority.configure_trust(found)
-    return found
+    return ssl.create_default_context(cafile=authority())
 
 
-@pytest.fixture(scope="module")
-def layer(authority, tmp_path_factory):
+@pytest.fixture
+def layer():
     """Return the layer with the server's certificate."""
-    return TLS(**files_of(authority.issue_cert("localhost"), tmp_path_factory.mktemp("certificates")))
-
-
-def files_of(certificate, folder):
-    cert, key = folder / "cert.pem", folder / "key.pem"
-    certificate.cert_chain_pems[0].write_to_path(str(cert))
-    certificate.private_key_pem.write_to_path(str(key))
-    key.chmod(0o600)
-    return {"cert": str(cert), "key": str(key)}
+    return TLS(*certificate())
 
 
 def behind(*layers):
     return Layered(TCP("127.0.0.1", 0), *layers)
-
-
-def rest_of(client):
-    received = b""
-    while data := client.recv(65536):
-        received += data
-    return received
 
 
 # --- PROXY headers -----------------------------------------------------------------------------------------------------
@@ -161,18 +139,15 @@ def test_a_client_without_tls_gets_an_alert(serve, layer):
     assert served.server.stats().outcomes == {"failed": 1}
 
 
-def test_the_certificate_of_a_client_is_known(serve, authority, layer, context, tmp_path):
+def test_the_certificate_of_a_client_is_known(serve, layer, context):
     async def handle(self):
-        ((_, name),) = self.peer_certificate["subjectAltName"]
+        ((_, name), _) = self.peer_certificate["subjectAltName"]
         await self.stream.send_all(name.encode())
 
-    authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))
-    asking = attrs.evolve(layer, client="required", client_ca=str(tmp_path / "authority.pem"))
-    found = ssl.create_default_context()
-    authority.configure_trust(found)
-    authority.issue_cert("client.example").configure_cert(found)
+    asking = attrs.evolve(layer, client="required", client_ca=authority())
+    context.load_cert_chain(*certificate("client.example"))
     served = serve(stream_handler(handle, speaks_first=True), transport=behind(asking), dispatcher=Trio())
-    with found.wrap_socket(served.client(), server_hostname="localhost") as client:
+    with context.wrap_socket(served.client(), server_hostname="localhost") as client:
         assert rest_of(client) == b"client.example"
 
 
@@ -231,7 +206,7 @@ def test_a_layer_that_blocks_holds_up_nobody_else(serve):
     transport = [behind(waits), TCP("127.0.0.1", 0)]
     served = serve(stream_handler(handle_address), transport=transport, dispatcher=Trio())
     client = served.client()
-    with socket.create_connection(served.server.addresses[1], timeout=10) as other:
+    with connect(served.server.addresses[1], "stream", 10) as other:
         assert rest_of(other) == b"127.0.0.1"
     waits.go.set()
     assert rest_of(client) == b"named"
@@ -287,7 +262,7 @@ def test_what_a_layer_raises_for_the_process_ends_serving():
     with Server(behind(Ends()), Upper, dispatcher=Trio()) as server:
         serving = threading.Thread(target=run)
         serving.start()
-        with socket.create_connection(server.addresses[0], timeout=10) as client:
+        with connect(server.addresses[0], "stream", 10) as client:
             assert client.recv(10) == b""
         serving.join(10)
     assert ended == ["a layer that ends the process"]

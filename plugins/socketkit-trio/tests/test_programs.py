@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-import subprocess
 
 import pytest
 from socketkit_trio import Trio, TrioStreamRequestHandler
+
+from socketkit.testing.programs import python, run
 
 START = """
 import os, signal, socket, sys, threading
@@ -33,7 +35,14 @@ def signalled(*signals):
 """
 
 
-def test_ctrl_c_ends_serve_forever_in_the_main_thread(program):
+def program(source):
+    """Run Python source to its end, in which no warning and no Cancelled may be seen; return its output."""
+    ended = python(source, env={**os.environ, "PYTHONWARNINGS": "error"})
+    assert "Cancelled" not in ended.stderr, ended.stderr
+    return ended.stdout
+
+
+def test_ctrl_c_ends_serve_forever_in_the_main_thread():
     output = program(
         START
         + """
@@ -57,7 +66,7 @@ except KeyboardInterrupt:
 
 
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
-def test_a_signal_drains_and_at_the_deadline_cancels(program, number):
+def test_a_signal_drains_and_at_the_deadline_cancels(number):
     output = program(
         START
         + f"""
@@ -83,7 +92,7 @@ print(server.stats().outcomes)
     assert sorted(output.splitlines()) == ["True", "b''", "cleaned up", "{'failed': 1}"]
 
 
-def test_ctrl_c_ends_a_single_request(program):
+def test_ctrl_c_ends_a_single_request():
     output = program(
         START
         + """
@@ -104,7 +113,7 @@ print(server.stats().active)
     assert output.splitlines()[-1] == "0"
 
 
-def test_it_serves_in_worker_processes(program):
+def test_it_serves_in_worker_processes():
     output = program(
         START
         + """
@@ -129,7 +138,7 @@ print(server.stats().outcomes)
     assert output == "{'finished': 20}\n"
 
 
-def test_a_handler_may_start_processes_and_threads(program):
+def test_a_handler_may_start_processes_and_threads():
     output = program(
         """
 import socket, sys, trio
@@ -149,7 +158,7 @@ with Server("tcp://127.0.0.1:0", Runs, dispatcher=Trio()).start() as server:
     assert output == "from a process\nand a thread\n"
 
 
-def test_looking_up_its_name_does_not_import_trio(program):
+def test_looking_up_its_name_does_not_import_trio():
     output = program(
         """
 import sys
@@ -161,7 +170,7 @@ print("trio" in sys.modules, server.dispatcher)
     assert output == "False Trio(limit=10000, workers=32)\n"
 
 
-def test_a_server_with_trio_does_not_import_asyncio(program):
+def test_a_server_with_trio_does_not_import_asyncio():
     output = program(
         START
         + """
@@ -195,23 +204,9 @@ class Pings(TrioStreamRequestHandler):
 @pytest.mark.parametrize("options", [(), ("-P", "16")], ids=["one by one", "pipelined"])
 def test_redis_benchmark_is_served(serve, options):
     served = serve(Pings, dispatcher=Trio())
-    command = (
-        "redis-benchmark",
-        "-h",
-        "127.0.0.1",
-        "-p",
-        str(served.address[1]),
-        "-t",
-        "ping_mbulk",
-        "-n",
-        "2000",
-        "-c",
-        "20",
-        "-q",
-        *options,
-    )
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=40, check=True)
-    assert "requests per second" in ended.stdout
+    where = ("-h", "127.0.0.1", "-p", str(served.address[1]))
+    command = ("redis-benchmark", *where, "-t", "ping_mbulk", "-n", "2000", "-c", "20", "-q", *options)
+    assert "requests per second" in run(*command).stdout
 
 
 class Pages(TrioStreamRequestHandler):
@@ -230,7 +225,6 @@ class Pages(TrioStreamRequestHandler):
 def test_curl_is_served(serve):
     served = serve(Pages, dispatcher=Trio())
     where = f"http://127.0.0.1:{served.address[1]}"
-    ended = subprocess.run(["curl", "-sS", f"{where}/one", f"{where}/two"], capture_output=True, text=True, timeout=30, check=True)
-    assert ended.stdout == "/one\n/two\n"
+    assert run("curl", "-sS", f"{where}/one", f"{where}/two").stdout == "/one\n/two\n"
     served.server.stop()
     assert served.server.stats().outcomes == {"finished": 1}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 
 import pytest
@@ -21,6 +20,7 @@ from socketkit import (
 )
 from socketkit.catalog import Catalog
 from socketkit.errors import ConfigError, IncompatibleError
+from socketkit.testing.clients import connect, talk
 
 
 class Greeting(TrioStreamRequestHandler):
@@ -43,16 +43,6 @@ class Stopping:
 
 def stream_handler(handle, **attributes):
     return type("Handler", (TrioStreamRequestHandler,), {"handle": handle, **attributes})
-
-
-def talk(server, data=b"bye"):
-    """Return all that a new client receives."""
-    with socket.create_connection(server.addresses[0], timeout=10) as client:
-        client.sendall(data)
-        received = b""
-        while piece := client.recv(100):
-            received += piece
-        return received
 
 
 # --- many --------------------------------------------------------------------------------------------------------------
@@ -104,7 +94,7 @@ def test_a_server_is_started_and_stopped_again_and_again():
     server = Server("tcp://127.0.0.1:0", Greeting, dispatcher=Trio())
     for _ in range(20):
         server.start()
-        assert talk(server) == b"hellobye"
+        assert talk(server.addresses[0], b"bye") == b"hellobye"
         server.stop()
     assert server.stats().outcomes == {"finished": 20}
 
@@ -115,7 +105,7 @@ def test_a_handler_may_stop_its_server(serve):
         await self.stream.send_all(b"stopping")
 
     served = serve(stream_handler(handle), dispatcher=Trio())
-    assert talk(served.server) == b"stopping"
+    assert talk(served.address, b"bye") == b"stopping"
     served.server.stop()
     assert served.server.stats().outcomes == {"finished": 1}
 
@@ -127,7 +117,7 @@ def test_a_handler_may_close_its_server(lifecycle):
         await self.stream.send_all(b"closed")
 
     server = Server("tcp://127.0.0.1:0", stream_handler(handle), dispatcher=Trio(), lifecycle=lifecycle).start()
-    assert talk(server) == b"closed"
+    assert talk(server.addresses[0], b"bye") == b"closed"
     server.server_close()
     assert server.stats().outcomes == {"finished": 1}
 
@@ -205,11 +195,11 @@ def test_clients_in_the_kernel_s_queue_are_served_by_a_drain_though_the_server_i
 def test_requests_of_the_run_before_go_on_beside_those_of_the_next():
     server = Server("tcp://127.0.0.1:0", Greeting, dispatcher=Trio(), lifecycle=Classic())
     with server.start():
-        with socket.create_connection(server.addresses[0], timeout=10) as client:
+        with connect(server.addresses[0], "stream", 10) as client:
             assert client.recv(5) == b"hello"
             server.stop()
             server.start()
-            assert talk(server) == b"hellobye"
+            assert talk(server.addresses[0], b"bye") == b"hellobye"
             client.sendall(b"bye")
             assert client.recv(5) == b"bye"
     assert server.stats().outcomes == {"finished": 2}
@@ -221,7 +211,7 @@ def test_requests_of_the_run_before_go_on_beside_those_of_the_next():
 def test_a_single_request_is_served_to_its_end_in_the_calling_thread():
     with Server(TCP("127.0.0.1", 0), Greeting, dispatcher=Trio()) as server:
         for _ in range(3):
-            with socket.create_connection(server.addresses[0], timeout=10) as client:
+            with connect(server.addresses[0], "stream", 10) as client:
                 client.sendall(b"bye")
                 server.handle_request()
                 assert server.stats().active == 0
@@ -236,7 +226,7 @@ def test_a_server_that_hands_requests_to_threads_of_its_own_is_served():
 
     threads = []
     with Threading(TCP("127.0.0.1", 0), Greeting, dispatcher=Trio()).start() as server:
-        assert talk(server) == b"hellobye"
+        assert talk(server.addresses[0], b"bye") == b"hellobye"
         for thread in threads:
             thread.join(10)
     assert len(threads) == 1
@@ -276,7 +266,7 @@ def test_an_error_of_the_intake_ends_serving():
     with server:
         serving = threading.Thread(target=run)
         serving.start()
-        with socket.create_connection(server.addresses[0], timeout=10) as client:
+        with connect(server.addresses[0], "stream", 10) as client:
             assert client.recv(5) == b""
         server.stop()
         serving.join(10)
@@ -305,7 +295,7 @@ def test_a_program_may_serve_in_a_task_of_its_own():
     with server:
         serving = threading.Thread(target=trio.run, args=(main,))
         serving.start()
-        assert talk(server) == b"hellobye"
+        assert talk(server.addresses[0], b"bye") == b"hellobye"
         server.stop()
         serving.join()
 
