@@ -236,6 +236,11 @@ class Server(RequestTemplate):
         """The URL of each listener, with the address and port that it is bound to; while not open, the URL of each transport."""
         return [each.url for each in self.__engine.listeners or self.transports]
 
+    @property
+    def max_handlers(self) -> int | None:
+        """Most handlers that run at once, in all processes together; None: not known, or no limit. In a worker process: in that one."""
+        return self.__engine.max_handlers
+
     def stats(self) -> Stats:
         """Return the counts of requests so far; `accepted == active + sum(outcomes)` in every reading."""
         return self.__engine.stats()

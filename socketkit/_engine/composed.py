@@ -123,6 +123,15 @@ class ComposedEngine(Engine):
             for listener in closing:
                 stack.callback(listener.close)
 
+    @property
+    def max_handlers(self) -> int | None:
+        """See `socketkit.Server.max_handlers`."""
+        dispatcher: Any = self.recipe()
+        if getattr(dispatcher, "inner", dispatcher) is None:
+            dispatcher = attrs.evolve(dispatcher, inner=self.usual_dispatcher())
+        bound = getattr(dispatcher, "max_handlers", None)
+        return None if bound is None else bound(unwrapped(self.server.RequestHandlerClass))
+
     def stats(self) -> Stats:
         dropped = _sum((self._dropped, *map(_drops, self.listeners)))
         return attrs.evolve(self.ledger.stats(), dropped=dropped, queues=self._queues(), expiries=self._expiries())

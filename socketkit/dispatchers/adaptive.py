@@ -80,9 +80,8 @@ class Adaptive(ParkingOptions):
     handoff: Seconds = attrs.field(default=0.001, kw_only=True, validator=seconds)
     """How long a handler may hold the leader before another worker takes the lead."""
 
-    @property
-    def max_handlers(self) -> int:
-        """Most handlers at once: one in each thread."""
+    def max_handlers(self, handler: Any) -> int:  # noqa: ARG002 - the same for every handler
+        """Return the most handlers at once: one in each thread."""
         return self.workers
 
     def start(self, work: Work) -> _Adaptive:  # noqa: ARG002 - units already refer to their server

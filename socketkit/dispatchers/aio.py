@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import attrs
 
@@ -37,6 +37,10 @@ class Asyncio:
 
     requires: ClassVar[frozenset[str]] = frozenset({"epoll or kqueue", "threads"})
     runs_async: ClassVar[bool] = True
+
+    def max_handlers(self, handler: Any) -> int:
+        """Return the most handlers at once: one in each task, or in each thread if they block."""
+        return self.limit if getattr(handler, "is_async", False) else self.workers
 
     def start(self, work: Work) -> EventLoop:
         """Return the live part."""

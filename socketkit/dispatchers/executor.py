@@ -38,9 +38,8 @@ class Executor(ParkingOptions):
     limit: int | None = attrs.field(default=None, kw_only=True, validator=attrs.validators.optional(at_least(1)))
     """Most requests at once; nothing more is accepted meanwhile. None: the executor's number of workers, or 32 if it is unknown."""
 
-    @property
-    def max_handlers(self) -> int | None:
-        """Most handlers at once. None: only the executor knows."""
+    def max_handlers(self, handler: Any) -> int | None:  # noqa: ARG002 - the same for every handler
+        """Return the most handlers at once. None: only the executor knows."""
         return self.limit
 
     def daemonized(self) -> Executor:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import socket
 import time
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import attrs
 
@@ -34,9 +34,8 @@ class Forks:
     requires: ClassVar[frozenset[str]] = frozenset({"fork"})
     forks_requests: ClassVar[bool] = True
 
-    @property
-    def max_handlers(self) -> int:
-        """Most handlers at once: one in each child."""
+    def max_handlers(self, handler: Any) -> int:  # noqa: ARG002 - the same for every handler
+        """Return the most handlers at once: one in each child."""
         return self.max_children
 
     def start(self, work: Work) -> _ForkPerRequest:

@@ -45,9 +45,8 @@ class Pool(ParkingOptions):
     reply: str = attrs.field(default="", kw_only=True, validator=attrs.validators.instance_of(str))
     """Text sent to a refused client, encoded as UTF-8."""
 
-    @property
-    def max_handlers(self) -> int:
-        """Most handlers at once: one in each thread."""
+    def max_handlers(self, handler: Any) -> int:  # noqa: ARG002 - the same for every handler
+        """Return the most handlers at once: one in each thread."""
         return self.workers
 
     def start(self, work: Work) -> _Pool:  # noqa: ARG002 - units already refer to their server

@@ -64,10 +64,10 @@ class Prefork:
         """Number of processes that serve together. Each gets an equal share of the server's limits."""
         return self.workers or cores()
 
-    @property
-    def max_handlers(self) -> int | None:
-        """Most handlers at once, in all processes together. None: the inner dispatcher does not say, or is the usual one."""
-        each: int | None = getattr(self.inner, "max_handlers", None)
+    def max_handlers(self, handler: Any) -> int | None:
+        """Return the most handlers at once, in all processes together. None: the inner dispatcher does not say, or is the usual one."""
+        bound = getattr(self.inner, "max_handlers", None)
+        each: int | None = None if bound is None else bound(handler)
         return None if each is None else self.processes * each
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextvars import copy_context
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import attrs
 
@@ -15,7 +15,10 @@ class Sync:
     """One request at a time, in the serving thread. Fastest for quick handlers, but nothing else is served while one runs."""
 
     requires: ClassVar[frozenset[str]] = frozenset()
-    max_handlers: ClassVar[int] = 1
+
+    def max_handlers(self, handler: Any) -> int:  # noqa: ARG002 - the same for every handler
+        """Return the most handlers at once: one."""
+        return 1
 
     def start(self, work: Work) -> _Here:
         """Return the live part."""

@@ -230,14 +230,14 @@ class Daemonizes(Protocol):
 
 
 class BoundsHandlers(Protocol):
-    """Trait of a dispatcher's recipe: it runs a limited number of handlers at once.
+    """Trait of a dispatcher's recipe: it runs a limited number of handlers at once."""
 
-    max_handlers: most handlers at once, in all its processes together; None: not known, or no limit.
-    """
+    def max_handlers(self, handler: Any, /) -> int | None:
+        """Return the most handlers at once, in all its processes together; None: not known, or no limit.
 
-    @property
-    def max_handlers(self) -> int | None:
-        """See above. An attribute is enough."""
+        handler: the handler of the server, out of any `functools.partial`. A dispatcher with an event loop may have room for more
+            asynchronous handlers than for blocking ones.
+        """
 
 
 class RunsAsync(Protocol):

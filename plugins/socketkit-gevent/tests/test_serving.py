@@ -393,6 +393,11 @@ def test_without_a_drain_requests_whose_peers_leave_as_it_stops_still_end():
     server.server_close()
 
 
+@pytest.mark.parametrize(("dispatcher", "most"), [("gevent:7", 7), ("prefork:2/gevent:7", 14), (Gevent(None), None)])
+def test_a_server_says_how_many_handlers_it_runs_at_once(dispatcher, most):
+    assert Server("tcp://127.0.0.1:0", Greeting, dispatcher=dispatcher).max_handlers == most
+
+
 def test_a_reply_leaves_from_the_address_that_the_datagram_came_to_and_one_socket_serves_all():
     python(
         """

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_support import metrics_of, scrape
+from prometheus_support import LATE, metrics_of, scrape
 from socketkit_prometheus import BUCKETS, Metrics, Prometheus, socketkit_layers, socketkit_observers
 
 from socketkit import (
@@ -18,7 +22,8 @@ from socketkit import (
     compose,
 )
 from socketkit.errors import ConfigError
-from socketkit.testing.clients import ask, talk
+from socketkit.testing import Account
+from socketkit.testing.clients import ask, connect, rest_of, talk
 from socketkit.testing.programs import wait_until
 
 LISTEN = ["tcp://127.0.0.1:0", "tcp+prometheus://127.0.0.1:0"]
@@ -94,6 +99,41 @@ def test_servers_of_datagrams_and_of_asynchronous_handlers_can_be_scraped(handle
         found = scrape(server.addresses[1])
     assert found["socketkit_handler_duration_seconds_count"] == 1
     assert found.get("socketkit_datagrams_dropped_total", 0) == 0
+
+
+@pytest.mark.parametrize("dispatcher", ["adaptive", "sync", "fork"])
+def test_a_server_that_takes_single_requests_can_be_scraped(dispatcher):
+    """Nobody starts it, so that its first request is the first that its observers hear of."""
+    with Server(LISTEN, Echo, dispatcher=dispatcher) as server, ThreadPoolExecutor(1) as client:
+        found = client.submit(scrape, server.addresses[1])
+        server.handle_request()
+        assert found.result(LATE)["socketkit_requests_accepted_total"] == 1
+        answer = client.submit(talk, server.addresses[0], b"hello\n")
+        server.handle_request()
+        assert answer.result(LATE) == b"hello\n"
+        found = client.submit(scrape, server.addresses[1])
+        server.handle_request()
+        found = found.result(LATE)
+    assert found["socketkit_requests_accepted_total"] == 3
+    assert found["socketkit_handler_wait_seconds_count"] == 1
+    assert found["socketkit_server_start_time_seconds"] == pytest.approx(time.time(), abs=LATE)
+
+
+def test_a_request_that_ends_after_its_server_has_stopped_is_counted_and_leaves_no_descriptor():
+    def counts():
+        return metrics_of(generate_latest(server.transports[1].layers[0].metrics).decode())
+
+    server = Server(LISTEN, Echo, dispatcher="thread", lifecycle="classic")
+    with server, ExitStack() as clients:
+        server.start()
+        client = clients.enter_context(connect(server.addresses[0], "stream", LATE))
+        wait_until(lambda: server.stats().active == 1)
+        server.stop()
+        client.sendall(b"hello\n")
+        assert rest_of(client) == b"hello\n"
+        wait_until(lambda: counts()['socketkit_requests_ended_total{outcome="finished"}'] == 1)
+    assert counts()["socketkit_handlers_running"] == 0
+    assert not [each for each in Account.take().descriptors.values() if "socketkit-prometheus" in each]
 
 
 def test_a_registry_of_the_program_takes_them():

@@ -8,13 +8,16 @@ import os
 import re
 import signal
 import socket
+import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from prometheus_support import LATE, metrics_of, scrape
 
-from socketkit.testing.clients import address, connect, rest_of, talk
+from socketkit import Adaptive
+from socketkit.testing.clients import address, ask, connect, rest_of, talk
 from socketkit.testing.programs import Program, wait_until
 
 SERVER = """
@@ -38,11 +41,11 @@ class Says:
     def server_started(self, server):
         print("serving", *server.urls, flush=True)
 
-def main(handler=Obeys):
+def main(handler=Obeys, url="tcp://127.0.0.1:0", says=Says()):
     import logging
     logging.getLogger("socketkit").addHandler(logging.NullHandler())
-    listen = ["tcp://127.0.0.1:0", "tcp+prometheus://127.0.0.1:0"]
-    server = Server(listen, handler, dispatcher=sys.argv[1], limits=dict(deny=["127.0.0.7"]), observers=[Says()])
+    listen = [url, "tcp+prometheus://127.0.0.1:0"]
+    server = Server(listen, handler, dispatcher=sys.argv[1], limits=dict(deny=["127.0.0.7"]), observers=[says])
     server.serve_forever()
     stats = server.stats()
     print("counted", json.dumps([stats.accepted, stats.active, dict(stats.outcomes)]))
@@ -65,14 +68,34 @@ class Awaits(AsyncStreamRequestHandler):
 main(Awaits)
 """
 
+DATAGRAMS = """
+import socket
+from socketkit import DatagramRequestHandler
+
+class Echoes(DatagramRequestHandler):
+    def handle(self):
+        self.wfile.write(self.packet)
+
+class Floods(Says):
+    "Sends more than there is room for, before anybody takes it."
+    def server_started(self, server):
+        server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+        with socket.socket(type=socket.SOCK_DGRAM) as client:
+            for _ in range(100):
+                client.sendto(bytes(1000), server.addresses[0])
+        super().server_started(server)
+
+main(Echoes, "udp://127.0.0.1:0", Floods() if sys.argv[2:] else Says())
+"""
+
 IN_ONE_PROCESS = ["sync", "thread", "pool:4", "adaptive", "executor", "asyncio"]
 IN_SEVERAL = ["fork", "prefork:2", "prefork:2/pool:2", "prefork:2/sync", "prefork:2/asyncio", "prefork:2/fork"]
 
 
 @contextlib.contextmanager
-def serving(dispatcher, source="main()"):
+def serving(dispatcher, source="main()", *arguments):
     """Serve in a program; return it, and the addresses of its handler and of its metrics."""
-    with Program.python("-c", SERVER + source, dispatcher) as program:
+    with Program.python("-c", SERVER + source, dispatcher, *arguments) as program:
         [urls] = program.line(r"^serving (\S+) (\S+)")
         yield program, *map(address, urls.groups())
 
@@ -196,8 +219,52 @@ def test_workers_that_are_replaced_leave_their_counts():
         assert agree(program)["socketkit_workers_died_total"] == 0
 
 
-@pytest.mark.parametrize(("dispatcher", "limit"), [("pool:3", 3), ("prefork:2/pool:3", 6), ("fork:7", 7), ("sync", 1), ("thread", None)])
+@pytest.mark.parametrize("dispatcher", ["adaptive", "fork", "prefork:2", "prefork:2/pool:2", "prefork:2/sync", "prefork:2/asyncio"])
+def test_a_server_of_datagrams_is_scraped_over_tcp(dispatcher):
+    with serving(dispatcher, DATAGRAMS) as (program, where, metrics):
+        for _ in range(20):
+            assert ask(where, b"hello") == b"hello"
+        found = settled(metrics, socketkit_handlers_running=0, socketkit_requests_active=1)
+        assert found["socketkit_handler_duration_seconds_count"] == 20
+        assert found["socketkit_handler_wait_seconds_count"] == 20
+        assert found["socketkit_datagrams_dropped_total"] == 0
+        agree(program)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell")
+@pytest.mark.parametrize("dispatcher", ["adaptive", "fork", "prefork:2", "prefork:2/sync"])
+def test_dropped_datagrams_are_those_that_the_system_has_told_the_server_of(dispatcher):
+    with serving(dispatcher, DATAGRAMS, "flood") as (program, _, metrics):
+        dropped = scrape(metrics)["socketkit_datagrams_dropped_total"]
+        assert dropped > 0
+        settled(metrics, socketkit_handler_duration_seconds_count=100 - dropped)
+        assert agree(program)["socketkit_datagrams_dropped_total"] == dropped
+
+
+LIMITS = {
+    "pool:3": 3,
+    "prefork:2/pool:3": 6,
+    "prefork:2": 2 * Adaptive().workers,
+    "fork:7": 7,
+    "sync": 1,
+    "thread": None,
+    "asyncio,limit=500,workers=3": 3,
+    "prefork:2/asyncio,limit=500,workers=3": 6,
+    "gevent:5": 5,
+    "trio:500,workers=3": 3,
+}
+
+
+def test_the_most_asynchronous_handlers_are_those_of_the_event_loop():
+    with serving("asyncio,limit=500,workers=3", ASYNC) as (_, _, metrics):
+        assert scrape(metrics)["socketkit_handlers_limit"] == 500
+
+
+@pytest.mark.parametrize(("dispatcher", "limit"), LIMITS.items())
 def test_the_most_handlers_are_those_of_the_dispatcher(dispatcher, limit):
+    name = dispatcher.partition(":")[0]
+    if name in {"gevent", "trio"} and not find_spec(f"socketkit_{name}"):
+        pytest.skip(f"needs socketkit-{name}")
     with serving(dispatcher) as (_, _, metrics):
         found = scrape(metrics)
         assert found.get("socketkit_handlers_limit") == limit

@@ -308,6 +308,12 @@ def test_it_is_found_by_its_name():
     assert Server("tcp://127.0.0.1:0", Greeting, dispatcher="trio:500,workers=3").dispatcher == Trio(500, workers=3)
 
 
+@pytest.mark.parametrize(("handler", "most"), [(Greeting, 500), (StreamRequestHandler, 3)])
+def test_a_server_says_how_many_handlers_it_runs_at_once(handler, most):
+    for dispatcher, processes in (("trio:500,workers=3", 1), ("prefork:2/trio:500,workers=3", 2)):
+        assert Server("tcp://127.0.0.1:0", handler, dispatcher=dispatcher).max_handlers == processes * most
+
+
 @pytest.mark.parametrize("options", ["trio:0", "trio:many", "trio,workers=0"])
 def test_an_option_that_is_wrong_is_refused(options):
     with pytest.raises((ConfigError, ValueError), match="whole number"):

@@ -73,6 +73,10 @@ class Gevent:
         if bound is not None and (not isinstance(bound, int) or isinstance(bound, bool) or bound < 1):
             raise ValueError(f"max_greenlets must be a whole number of at least 1, or nothing for no bound, not {bound!r}")
 
+    def max_handlers(self, handler: object) -> int | None:  # noqa: ARG002 - the same for every handler
+        """Return the most handlers at once: one in each greenlet. None: no limit."""
+        return self.max_greenlets
+
     def start(self, work: Work) -> _Greenlets:  # noqa: ARG002 - units already refer to it
         """Return the live part.
 

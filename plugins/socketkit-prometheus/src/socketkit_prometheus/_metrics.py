@@ -12,7 +12,7 @@ import attrs
 
 from socketkit.seams import Address, DrainReport, Queue, Refusal, Request
 from socketkit_prometheus import _layout as at
-from socketkit_prometheus._board import Board
+from socketkit_prometheus._board import Board, Slot
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -49,7 +49,7 @@ class Served:
             dispatcher="/".join(type(each).__name__ for each in (recipe, inner) if each is not None),
             lifecycle=type(server.lifecycle).__name__,
             started=time.time(),
-            max_handlers=getattr(recipe, "max_handlers", None),
+            max_handlers=server.max_handlers,
             reads_ahead=any(getattr(each, "forks_requests", False) for each in (recipe, inner)),
         )
 
@@ -75,7 +75,7 @@ class Metrics:
 
     @property
     def observes(self) -> bool:
-        """Whether a server that it observes has started."""
+        """Whether a server that it observes has started, or has taken a request."""
         return bool(self._servers)
 
     # --- what it hears: see `socketkit.seams.EVENTS`. Its methods for requests are on the path of each, so they call nothing twice -----
@@ -84,8 +84,7 @@ class Metrics:
         """Share memory with the processes that the server is about to fork."""
         self._board.open()
         self._running.add(server)
-        served = self._servers[server] = Served.of(server)
-        self._reads_ahead = self._reads_ahead or served.reads_ahead
+        self._note(server)
 
     def server_stopped(self, server: Server, report: DrainReport | None) -> None:  # noqa: ARG002 - the arguments of the event
         """Hold no descriptor while no server runs."""
@@ -95,7 +94,7 @@ class Metrics:
 
     def request_accepted(self, server: Server, request: Request, client_address: Address) -> None:  # noqa: ARG002 - the arguments of the event
         """Count it."""
-        slot = self._board.slot or self._board.claim()
+        slot = self._board.slot or self._begin(server)
         with slot.lock:
             slot.words[at.ACCEPTED] += 1
         if self._reads_ahead and (served := self._servers.get(server)) is not None:
@@ -129,6 +128,8 @@ class Metrics:
         slot = self._board.slot or self._board.claim()
         with slot.lock:
             slot.words[at.place_of_outcome(outcome)] += 1
+        if not self._running:  # it was taken by `handle_request`, or its server has stopped without a drain
+            self._board.close()
 
     def accept_paused(self, server: Server, url: str, error: OSError, seconds: float) -> None:  # noqa: ARG002
         """Count it."""
@@ -159,6 +160,16 @@ class Metrics:
         return families(at.Counts.read(self._board.sums(), self._bounds), dict(self._servers.items()))
 
     # --- inside ----------------------------------------------------------------------------------------------------------
+
+    def _begin(self, server: Server) -> Slot:
+        """Claim the slot of this process. It is the first event of a server whose requests are taken by `handle_request` alone."""
+        if server not in self._servers:
+            self._note(server)
+        return self._board.claim()
+
+    def _note(self, server: Server) -> None:
+        served = self._servers[server] = Served.of(server)
+        self._reads_ahead = self._reads_ahead or served.reads_ahead
 
     def _add(self, place: int) -> None:
         slot = self._board.slot or self._board.claim()

@@ -16,7 +16,7 @@ from socketkit.seams import at_least
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from socketkit.seams import Dispatcher, Drive, UsesAsyncLibrary, Work
+    from socketkit.seams import BoundsHandlers, Dispatcher, Drive, UsesAsyncLibrary, Work
     from socketkit_trio._stream import ConnectionLostError, RequestStream
     from socketkit_trio.handlers import TrioDatagramRequestHandler, TrioStreamRequestHandler
 
@@ -51,6 +51,10 @@ class Trio:
     runs_async: ClassVar[bool] = True
     async_library: ClassVar[str] = "trio"
 
+    def max_handlers(self, handler: object) -> int:
+        """Return the most handlers at once: one in each task, or in each thread if they block."""
+        return self.limit if getattr(handler, "is_async", False) else self.workers
+
     def start(self, work: Work) -> Drive:
         """Return the live part: for a blocking handler, which has no use for an event loop, that of `socketkit.Pool`."""
         if not getattr(work.handler, "is_async", False):
@@ -71,6 +75,7 @@ def socketkit_dispatchers() -> Mapping[str, type[Trio]]:
 if TYPE_CHECKING:
     _recipe: Dispatcher = Trio()
     _uses: UsesAsyncLibrary = Trio()
+    _bounds: BoundsHandlers = Trio()
 else:  # a type checker that saw it would accept any name
 
     def __getattr__(name: str) -> Any:
