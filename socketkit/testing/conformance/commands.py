@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from socketkit._system.sockets import is_readable
 from socketkit.handlers.base import DatagramRequestHandler, StreamRequestHandler
 from socketkit.handlers.conversation import ConversationHandler
 from socketkit.handlers.coroutines import AsyncStreamRequestHandler
@@ -182,6 +183,11 @@ class Client:
         """Send a command and return the answer."""
         self.tell(command)
         return self.hear()
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether there is something to hear now."""
+        return is_readable(self._sock)
 
     def close(self) -> None:
         """Close the connection."""

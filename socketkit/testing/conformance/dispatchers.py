@@ -214,6 +214,23 @@ class DispatcherConformance(RecipeConformance):
                 lambda: notes.called == notes.taken, "{seconds} s after a request was taken, it waits because there is no room to run it"
             )
 
+    def test_max_handlers(self) -> None:
+        """`max_handlers`, if it has one, returns the most handlers that run at once, or None."""
+        recipe = self.make()
+        applies_if(hasattr(recipe, "max_handlers"), "it has no max_handlers()")
+        most = recipe.max_handlers(self.commands)
+        expect(most is None or (isinstance(most, int) and most > 0), f"max_handlers() returned {most!r}; it must be a number, or None")
+        if most is None or most >= CROWD:
+            return
+        with self._serving() as server, contextlib.ExitStack() as stack:
+            everyone = [stack.enter_context(client(server.addresses[0], self.patience)) for _ in range(CROWD)]
+            for each in everyone:
+                each.tell("hold")
+            self.until(lambda: any(each.is_answered for each in everyone), "{seconds} s after clients have come, no handler runs")
+            time.sleep(0.1)  # for what should not happen
+            found = sum(each.is_answered for each in everyone)
+            expect(found <= most, f"{found} handlers ran at once, and max_handlers() returned {most}")
+
     def test_watch(self) -> None:
         """If it has `attach`, it stops watching each descriptor before it closes it."""
         with self._watched("attach") as (server, notes):

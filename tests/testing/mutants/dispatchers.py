@@ -119,6 +119,13 @@ class Uncounted(Sound):
     forks_workers = True
 
 
+class Boastful(Sound):
+    """Says that it runs one handler at a time."""
+
+    def max_handlers(self, handler):
+        return 1
+
+
 class Undaunted(Sound):
     def daemonized(self):
         pass
@@ -454,6 +461,7 @@ MUTANTS = {
     "test_take_raises": (Numb, "1 s after take() has raised, the server has not failed"),
     "test_units": (Repeating, "some were called 2 times"),
     "test_room": (Hoarding, "it waits because there is no room to run it"),
+    "test_max_handlers": (Boastful, "handlers ran at once, and max_handlers() returned 1"),
     "test_watch": (Unwatchful, "a descriptor was closed before unwatch()"),
     "test_answers": (Forgetful, "a client that sent '4' was answered ''"),
     "test_all_at_once": (Slow, "30 clients were answered ["),
