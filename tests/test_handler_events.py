@@ -11,6 +11,7 @@ import pytest
 
 from helpers.support import python
 from socketkit import AsyncStreamRequestHandler, ConversationHandler, Server, StreamRequestHandler
+from socketkit.testing import FakeClock
 
 LATE = 20
 
@@ -243,6 +244,26 @@ def test_only_the_first_error_of_a_request_is_told():
         client.sendall(b"ValueError\n")
         assert client.recv(10) == b""
     recorder.wait_for("ended")
+    server.stop()
+    assert [event[:2] for event in recorder.events if event[0] in {"failed", "ended"}] == [("failed", "ValueError"), ("ended", "failed")]
+
+
+def test_a_deadline_that_passes_after_an_error_is_not_told():
+    release = threading.Event()
+
+    class Reports(Server):
+        def handle_error(self, request, client_address):
+            release.wait(LATE)
+
+    clock, recorder = FakeClock(), Failures()
+    server = Reports("tcp://127.0.0.1:0", Raises, dispatcher="thread", limits={"request": 5}, clock=clock, observers=[recorder]).start()
+    with socket.create_connection(server.addresses[0], timeout=LATE) as client:
+        client.sendall(b"ValueError\n")
+        recorder.wait_for("failed")
+        clock.advance(6)
+        assert client.recv(10) == b""  # the deadline has ended the connection
+        release.set()
+        recorder.wait_for("ended")
     server.stop()
     assert [event[:2] for event in recorder.events if event[0] in {"failed", "ended"}] == [("failed", "ValueError"), ("ended", "failed")]
 

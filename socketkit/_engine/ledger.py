@@ -135,9 +135,9 @@ class Ledger:
                 self.observers.tell("request_failed", self.server, entry.client_address, error)
 
     def cut(self, entry: Entry, reason: str) -> None:
-        """Record that the request timed out. A second call does nothing."""
+        """Record that the request timed out, unless a failure of it is recorded already."""
         with self._lock:  # two deadlines of a handshake may pass at the same moment
-            if entry.is_cut:
+            if entry.has_failed:
                 return
             entry.outcome = TIMED_OUT
         if self._observed:
