@@ -2,21 +2,9 @@
 
 from __future__ import annotations
 
-import logging
-
-import pytest
 from socketkit_gevent import Gevent
 
 from socketkit.testing.conformance import DispatcherConformance
-
-
-@pytest.fixture(autouse=True)
-def quiet():
-    """Show nobody what the checks provoke on purpose."""
-    handler = logging.NullHandler()
-    logging.getLogger("socketkit").addHandler(handler)
-    yield
-    logging.getLogger("socketkit").removeHandler(handler)
 
 
 class TestGevent(DispatcherConformance):

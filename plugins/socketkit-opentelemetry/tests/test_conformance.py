@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-
-import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.trace import TracerProvider
 from socketkit_opentelemetry import OpenTelemetry
 
 from socketkit.testing.conformance import ObserverConformance
-
-
-@pytest.fixture(autouse=True)
-def quiet():
-    """Show nobody what the checks provoke on purpose."""
-    handler = logging.NullHandler()
-    logging.getLogger("socketkit").addHandler(handler)
-    yield
-    logging.getLogger("socketkit").removeHandler(handler)
 
 
 class TestWithoutProviders(ObserverConformance):
