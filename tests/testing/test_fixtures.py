@@ -93,7 +93,9 @@ def test_the_tests_of_the_guide_pass_as_they_stand_there(tmp_path):
     said = run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=tmp_path, env=with_path(tmp_path)).stdout
     assert "failed" not in said
     passed, skipped = (int(re.search(rf"(\d+) {word}", said)[1]) for word in ("passed", "skipped"))
-    assert (passed - len(Catalog.load().offers("dispatcher")), skipped) == (6, 2)
+    dispatchers = len(Catalog.load().offers("dispatcher"))  # one that a plugin has installed may refuse the handler
+    assert passed + skipped == dispatchers + 8
+    assert skipped >= 2
 
 
 # --- steps ----------------------------------------------------------------------------------------------------------------

@@ -1,29 +1,18 @@
-"""A cluster for all tests. Every test leaves the process as it found it."""
+"""A cluster for all tests."""
 
-import sys
-from importlib.util import find_spec
 from multiprocessing import resource_tracker
-from pathlib import Path
 
+import dask_clusters
+import dask_replies
 import pytest
+from socketkit_dask import Dask
 
-from socketkit.testing.pytest_plugin import nothing_left_behind  # noqa: F401 - importing a fixture activates it
-
-HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "src")]
-
-collect_ignore_glob = [] if find_spec("distributed") else ["test_*.py"]  # whoever tests only socketkit need not install Dask
+from socketkit import TCP, Server
 
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory):
     """Return a scheduler with two workers of one thread each, for tests that harm neither."""
-    import dask_clusters
-    import dask_replies
-    from socketkit_dask import Dask
-
-    from socketkit import TCP, Server
-
     with dask_clusters.Scheduler(tmp_path_factory.mktemp("cluster")) as scheduler:
         scheduler.work()
         scheduler.work()
