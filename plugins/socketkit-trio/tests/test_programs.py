@@ -16,22 +16,26 @@ import trio
 from socketkit import Classic, Graceful, Prefork, Server
 from socketkit_trio import Trio, TrioStreamRequestHandler
 
+def say(*words):
+    "Print a line at once, which the lines of other threads cannot come between."
+    os.write(1, (" ".join(map(str, words)) + "\\n").encode())
+
 class Greeting(TrioStreamRequestHandler):
     async def handle(self):
         await self.stream.send_all(b"%d" % os.getpid())
         try:
             await self.stream.receive_some()
         except trio.Cancelled:
-            print("cancelled", flush=True)
+            say("cancelled")
             raise
 
 def signalled(*signals):
     "Connect, wait for the greeting, and send signals to this process."
     with socket.create_connection(server.addresses[0], timeout=10) as client:
-        print(int(client.recv(100)) == os.getpid(), flush=True)
+        say(int(client.recv(100)) == os.getpid())
         for each in signals:
             os.kill(os.getpid(), each)
-        print(client.recv(100), flush=True)
+        say(client.recv(100))
 """
 
 
@@ -54,11 +58,11 @@ try:
         try:
             server.serve_forever()
         except KeyboardInterrupt:
-            print("interrupted", flush=True)
+            say("interrupted")
             raise
 except KeyboardInterrupt:
     other.join()
-    print(server.stats().active)
+    say(server.stats().active)
 """
     )
     assert output.splitlines()[:2] == ["True", "interrupted"]
@@ -78,7 +82,7 @@ class Stubborn(Greeting):
         finally:
             with trio.move_on_after(5, shield=True):
                 await trio.sleep(0)
-                print("cleaned up", flush=True)
+                say("cleaned up")
 
 server = Server("tcp://127.0.0.1:0", Stubborn, dispatcher=Trio(), lifecycle=Graceful(drain=0.1))
 with server:
@@ -86,7 +90,7 @@ with server:
     other.start()
     server.serve_forever()
     other.join()
-print(server.stats().outcomes)
+say(server.stats().outcomes)
 """
     )
     assert sorted(output.splitlines()) == ["True", "b''", "cleaned up", "{'failed': 1}"]
@@ -103,9 +107,9 @@ with server:
     try:
         server.handle_request()
     except KeyboardInterrupt:
-        print("interrupted", flush=True)
+        say("interrupted")
     other.join()
-print(server.stats().active)
+say(server.stats().active)
 """
     )
     assert output.splitlines()[0] == "True"
@@ -177,7 +181,7 @@ def test_a_server_with_trio_does_not_import_asyncio():
 with Server("tcp://127.0.0.1:0", Greeting, dispatcher="trio").start() as server:
     with socket.create_connection(server.addresses[0], timeout=10) as client:
         assert client.recv(100)
-print("asyncio" in sys.modules)
+say("asyncio" in sys.modules)
 """
     )
     assert output == "False\n"
