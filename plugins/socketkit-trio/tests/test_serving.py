@@ -113,6 +113,7 @@ def test_a_handler_may_stop_its_server(serve):
 @pytest.mark.parametrize("lifecycle", [Classic(), Graceful(drain=10)], ids=["classic", "graceful"])
 def test_a_handler_may_close_its_server(lifecycle):
     async def handle(self):
+        await self.stream.receive_some()
         self.server.server_close()
         await self.stream.send_all(b"closed")
 
