@@ -101,6 +101,7 @@ def test_a_server_is_started_and_stopped_again_and_again():
 
 def test_a_handler_may_stop_its_server(serve):
     async def handle(self):
+        await self.stream.receive_some()
         assert self.server.stop() is None
         await self.stream.send_all(b"stopping")
 

@@ -114,6 +114,10 @@ class RequestStream(trio.abc.HalfCloseableStream):
                 await self._until_writable()
             except OSError as error:
                 self._fail(error)
+            else:
+                if sent < len(rest):  # a client that reads as fast as this sends must not keep other tasks from running
+                    has_waited = True
+                    await trio.lowlevel.checkpoint()
         self._is_cut_off = False
         return has_waited
 
