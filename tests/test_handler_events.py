@@ -82,11 +82,11 @@ def serve(handler, recorder, dispatcher):
     return Server("tcp://127.0.0.1:0", handler, dispatcher=dispatcher, observers=[recorder]).start()
 
 
-@pytest.mark.parametrize("dispatcher", ["sync", "thread", "pool:2", "adaptive", "executor", "asyncio"])
-@pytest.mark.parametrize("handler", [Tells, AsyncTells])
+@pytest.mark.parametrize(
+    ("handler", "dispatcher"),
+    [*((Tells, each) for each in ("sync", "thread", "pool:2", "adaptive", "executor", "asyncio")), (AsyncTells, "asyncio")],
+)
 def test_a_handler_runs_in_the_thread_and_the_context_in_which_it_was_entered(handler, dispatcher):
-    if handler is AsyncTells and dispatcher != "asyncio":
-        return
     recorder = Recorder()
     server = serve(handler, recorder, dispatcher)
     with socket.create_connection(server.addresses[0], timeout=LATE) as client:

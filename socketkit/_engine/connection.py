@@ -276,10 +276,14 @@ class Connection(RequestUnit):
 
     def _suspend(self) -> None:
         """Leave the handler, and keep its context, until the connection goes on."""
+        self._leave_handler(parked=True)
+        self._context = copy_context()
+
+    def _leave_handler(self, *, parked: bool) -> None:
+        """Have observers know that this thread has left the handler, if they know that it had entered."""
         leave, self._leave = self._leave, None
         if leave is not None:
-            leave(parked=True)
-        self._context = copy_context()
+            leave(parked=parked)
 
     def _serve_requests(self) -> _Then:
         """Serve requests that can be read without waiting, `max_inline` at most."""
@@ -393,9 +397,7 @@ class Connection(RequestUnit):
         if self._handler is not None:
             discard_rest(self._handler)  # our `finish` has done it already; that of http.server's handlers does not
         self._say_no_goodbye()
-        leave, self._leave = self._leave, None
-        if leave is not None:
-            leave()
+        self._leave_handler(parked=False)
         super()._close()
 
     def _say_no_goodbye(self) -> None:

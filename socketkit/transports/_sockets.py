@@ -155,7 +155,7 @@ class StreamListener(Owner):
     @property
     def queue(self) -> Queue | None:
         """The connections that wait to be accepted; None once closed, or if the system does not say."""
-        if sys.platform != "linux" or self.socket.proto not in {0, socket.IPPROTO_TCP} or self._kind[0] == socket.AF_UNIX:
+        if sys.platform != "linux":
             return None
         try:
             facts = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO[-1].stop)
