@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import queue
 import select
 import signal
 import socket
@@ -12,6 +13,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any, ClassVar
+from weakref import WeakValueDictionary
+
+from socketkit_dask import Dask
+
+from socketkit import Server
 
 HERE = Path(__file__).parent
 GUARD = 40.0
@@ -32,6 +39,34 @@ def until(condition, timeout=GUARD):
         assert time.monotonic() < deadline, "the condition never became true"
         time.sleep(0.01)
     return found
+
+
+class Kept(Dask):
+    """A dispatcher that keeps its live part, for a test to look at."""
+
+    lives: ClassVar[WeakValueDictionary[int, Any]] = WeakValueDictionary()
+
+    def start(self, work):
+        live = self.lives[id(self)] = super().start(work)
+        return live
+
+
+class Watched(Server):
+    """A server that keeps what its requests fail with. Its dispatcher is `Kept`."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.errors = queue.SimpleQueue()
+
+    @property
+    def live(self):
+        return Kept.lives[id(self.dispatcher)]
+
+    def handle_error(self, request, client_address):
+        self.errors.put(sys.exception())
+
+    def error(self):
+        return self.errors.get(timeout=20)
 
 
 class Scheduler:

@@ -4,42 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import queue
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import dask_replies
 import pytest
-from dask_clusters import Held, Line, Scheduler, until
-from socketkit_dask import ClusterError, Dask, WorkersLostError
+from dask_clusters import Held, Kept, Line, Scheduler, Watched, until
+from socketkit_dask import ClusterError, WorkersLostError
 
-from socketkit import TCP, Graceful, Server, logs
-
-
-class Errors(Server):
-    """A server that keeps what its requests fail with."""
-
-    def __init__(self, *arguments, **options):
-        super().__init__(*arguments, **options)
-        self.errors = queue.SimpleQueue()
-
-    def handle_error(self, request, client_address):
-        self.errors.put(sys.exception())
+from socketkit import TCP, Graceful, logs
 
 
 def serve(scheduler, **options):
-    recipe = Dask(scheduler.address, **options)
-    return Errors(TCP("127.0.0.1", 0), dask_replies.Replies, dispatcher=recipe, lifecycle=Graceful(drain=5)).start()
+    recipe = Kept(scheduler.address, **options)
+    return Watched(TCP("127.0.0.1", 0), dask_replies.Replies, dispatcher=recipe, lifecycle=Graceful(drain=5)).start()
 
 
 def room(server):
-    return server._socketkit_engine.live.part._cluster.room()
+    return server.live._cluster.room()
 
 
 def is_paused(server):
     """Return whether the serving thread has noticed that there is no room at all."""
-    live = server._socketkit_engine.live.part
+    live = server.live
     return room(server) == 0 and live._is_paused
 
 
@@ -80,7 +67,7 @@ def test_a_message_that_kills_its_worker_is_tried_again_as_often_as_allowed_and_
         answers = list(clients.map(ask, range(20))) if retries else [ask(10), ask(0)]
         expected = ["" if number == 10 else f"A{number}" for number in (range(20) if retries else (10, 0))]
         assert answers == expected
-        error = server.errors.get(timeout=10)
+        error = server.error()
         assert (type(error), error.attempts) == (WorkersLostError, retries + 1)
         assert len(set(deaths(scheduler.folder))) == retries + 1
         assert settled(server) == {"finished": len(expected) - 1, "failed": 1}
@@ -132,7 +119,7 @@ def test_without_workers_nothing_is_taken_and_what_was_taken_waits_until_its_pat
         with Line(server.addresses[0]) as waiting:
             waiting.tell("upper a")
             assert client.hear() == ""
-            error = server.errors.get(timeout=10)
+            error = server.error()
             assert isinstance(error, ClusterError)
             assert "has had no workers for 1 s; start one with `dask worker`" in str(error)
             assert server.stats().accepted == 1
@@ -154,7 +141,7 @@ def test_a_scheduler_that_goes_away_fails_what_it_had_and_is_used_again_when_it_
         held.begun()
         scheduler.kill(scheduler.programs[0])
         assert client.hear() == ""
-        assert isinstance(server.errors.get(timeout=10), ClusterError)
+        assert isinstance(server.error(), ClusterError)
         until(lambda: is_paused(server))
         waiting = stack.enter_context(Line(server.addresses[0]))
         waiting.tell("upper a")

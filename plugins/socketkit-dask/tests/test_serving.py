@@ -3,35 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import queue
 import socket
 import struct
-import sys
 import threading
 
 import dask_replies
 import distributed
 import pytest
-from dask_clusters import Held, Line, until
-from socketkit_dask import ClusterError, Dask
+from dask_clusters import Held, Kept, Line, Watched, until
+from socketkit_dask import ClusterError
 
-from socketkit import TCP, UDP, Graceful, Limits, Server
+from socketkit import TCP, UDP, Graceful, Limits
 
 ANYWHERE = TCP("127.0.0.1", 0)
-
-
-class Errors(Server):
-    """A server that keeps what its requests fail with."""
-
-    def __init__(self, *arguments, **options):
-        super().__init__(*arguments, **options)
-        self.errors = queue.SimpleQueue()
-
-    def handle_error(self, request, client_address):
-        self.errors.put(sys.exception())
-
-    def error(self):
-        return self.errors.get(timeout=20)
 
 
 @pytest.fixture
@@ -46,8 +30,8 @@ def serve(cluster):
     with contextlib.ExitStack() as stack:
 
         def start(handler=dask_replies.Replies, transport=ANYWHERE, *, limits=None, **options):
-            recipe = Dask(cluster.address, **options)
-            server = Errors(transport, handler, dispatcher=recipe, lifecycle=Graceful(drain=20), limits=limits)
+            recipe = Kept(cluster.address, **options)
+            server = Watched(transport, handler, dispatcher=recipe, lifecycle=Graceful(drain=20), limits=limits)
             return stack.enter_context(server).start()
 
         yield start
@@ -236,7 +220,7 @@ def test_what_others_have_queued_counts_and_room_that_they_leave_is_used(serve, 
         held.begun()
         held.begun()
         until(lambda: wanted(cluster) == 4)
-        live = server._socketkit_engine.live.part
+        live = server.live
         until(lambda: live._cluster.room() <= 0 and live._is_paused)
         with connect(server) as client:
             client.tell("upper a")

@@ -47,11 +47,11 @@ class Fails(StreamRequestHandler):
         raise LookupError("nothing of that name")
 
 
-@pytest.mark.parametrize("dispatcher", ["sync", "thread", "pool:2", "adaptive", "executor", "asyncio"])
-@pytest.mark.parametrize("handler", [Works, AsyncWorks])
+@pytest.mark.parametrize(
+    ("handler", "dispatcher"),
+    [*((Works, each) for each in ("sync", "thread", "pool:2", "adaptive", "executor", "asyncio")), (AsyncWorks, "asyncio")],
+)
 def test_a_request_is_a_span_and_its_handlers_spans_are_its_children(spans, handler, dispatcher):
-    if handler is AsyncWorks and dispatcher != "asyncio":
-        pytest.skip("only asyncio runs asynchronous handlers")
     before = time.time_ns()
     with serving(handler, spans, dispatcher) as server:
         client = ask(server, b"hello\n")

@@ -10,7 +10,6 @@ import signal
 import socket
 import sys
 import time
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -250,8 +249,6 @@ LIMITS = {
     "thread": None,
     "asyncio,limit=500,workers=3": 3,
     "prefork:2/asyncio,limit=500,workers=3": 6,
-    "gevent:5": 5,
-    "trio:500,workers=3": 3,
 }
 
 
@@ -262,9 +259,6 @@ def test_the_most_asynchronous_handlers_are_those_of_the_event_loop():
 
 @pytest.mark.parametrize(("dispatcher", "limit"), LIMITS.items())
 def test_the_most_handlers_are_those_of_the_dispatcher(dispatcher, limit):
-    name = dispatcher.partition(":")[0]
-    if name in {"gevent", "trio"} and not find_spec(f"socketkit_{name}"):
-        pytest.skip(f"needs socketkit-{name}")
     with serving(dispatcher) as (_, _, metrics):
         found = scrape(metrics)
         assert found.get("socketkit_handlers_limit") == limit
