@@ -3,6 +3,7 @@
 import select
 import selectors
 import socket
+import sys
 import threading
 import time
 
@@ -287,36 +288,68 @@ def test_a_loop_that_watches_the_poller_watches_it_still_after_a_closed_socket_w
     poller.close()
 
 
+@pytest.fixture
+def threads_take_turns_at_once():
+    """Switch between threads as often as the interpreter can, so that more of their possible orders happen."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
 @pytest.mark.skipif(not hasattr(select, "epoll"), reason="epoll is Linux's")
+@pytest.mark.usefixtures("threads_take_turns_at_once")
 def test_nothing_armed_is_lost_while_the_epoll_is_replaced():
     poller, rounds = EpollPoller(), 500
     pairs = [socket.socketpair() for _ in range(4)]
+    turns = [threading.Semaphore(0) for _ in pairs]
 
-    def arm_again_and_again(ours, theirs, served):
+    def arm_again_and_again(ours, theirs, turn):
         for _ in range(rounds):
-            served.acquire()
+            turn.acquire()
             theirs.send(b"x")
-            poller.arm(ours.fileno(), (ours, served))
+            poller.arm(ours.fileno(), ours)
 
-    threads = [threading.Thread(target=arm_again_and_again, args=(*ends, threading.Semaphore())) for ends in pairs]
+    threads = [threading.Thread(target=arm_again_and_again, args=(*ends, turn)) for ends, turn in zip(pairs, turns, strict=True)]
     for thread in threads:
         thread.start()
-    for _ in range(rounds * len(pairs)):
-        poller._renew()
-        while not (reports := poller.poll(5)):
-            poller._renew()
-        for ours, served in reports:
-            ours.recv(1)
-            served.release()
-        if not any(thread.is_alive() for thread in threads):
-            break
+    for _ in range(rounds):
+        for turn in turns:
+            turn.release()
+        poller._renew()  # once: another would find what this one lost
+        left, until = len(pairs), time.monotonic() + 20
+        while left:
+            for ours in poller.poll(1):
+                ours.recv(1)
+                poller.forget(ours.fileno())
+                left -= 1
+            assert time.monotonic() < until, "a report was lost"
     for thread in threads:
         thread.join(10)
-        assert not thread.is_alive(), "a report was lost"
+        assert not thread.is_alive()
     poller.close()
     for ours, theirs in pairs:
         ours.close()
         theirs.close()
+
+
+@pytest.mark.skipif(not hasattr(select, "epoll"), reason="epoll is Linux's")
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_what_is_armed_just_as_the_epoll_is_replaced_is_reported(pair, moment):
+    class Renewing(dict):
+        def __setitem__(self, fileno, thing):
+            if moment == "before":
+                poller._renew()
+            super().__setitem__(fileno, thing)
+            if moment == "after":
+                poller._renew()
+
+    poller = EpollPoller()
+    poller._things = Renewing()
+    pair[1].send(b"x")
+    poller.arm(pair[0].fileno(), "thing")
+    assert poller.poll(1) == ["thing"]
+    poller.close()
 
 
 @pytest.mark.skipif(not hasattr(select, "epoll"), reason="epoll is Linux's")
