@@ -3,12 +3,13 @@
 import select
 import selectors
 import socket
-import sys
 import threading
 import time
 
 import pytest
 
+from helpers.interleaving import schedules
+from socketkit._engine import poller as pollers
 from socketkit._engine.poller import EpollPoller, SelectorPoller
 from socketkit._system.wakeup import Wakeup
 
@@ -288,68 +289,27 @@ def test_a_loop_that_watches_the_poller_watches_it_still_after_a_closed_socket_w
     poller.close()
 
 
-@pytest.fixture
-def threads_take_turns_at_once():
-    """Switch between threads as often as the interpreter can, so that more of their possible orders happen."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
-
-
 @pytest.mark.skipif(not hasattr(select, "epoll"), reason="epoll is Linux's")
-@pytest.mark.usefixtures("threads_take_turns_at_once")
-def test_nothing_armed_is_lost_while_the_epoll_is_replaced():
-    poller, rounds = EpollPoller(), 500
-    pairs = [socket.socketpair() for _ in range(4)]
-    turns = [threading.Semaphore(0) for _ in pairs]
+@pytest.mark.parametrize("first", ["arm", "renew"])
+@pytest.mark.parametrize("was_armed", [False, True])
+def test_nothing_armed_is_lost_however_arming_and_replacing_the_epoll_interleave(pair, was_armed, first):
+    def make():
+        poller = EpollPoller()
+        if was_armed:
+            poller.arm(pair[0].fileno(), "before")
+            assert poller.poll(1) == ["before"]
+        return (poller,)
 
-    def arm_again_and_again(ours, theirs, turn):
-        for _ in range(rounds):
-            turn.acquire()
-            theirs.send(b"x")
-            poller.arm(ours.fileno(), ours)
+    def arm(poller):
+        return poller.arm, pair[0].fileno(), "thing"
 
-    threads = [threading.Thread(target=arm_again_and_again, args=(*ends, turn)) for ends, turn in zip(pairs, turns, strict=True)]
-    for thread in threads:
-        thread.start()
-    for _ in range(rounds):
-        for turn in turns:
-            turn.release()
-        poller._renew()  # once: another would find what this one lost
-        left, until = len(pairs), time.monotonic() + 20
-        while left:
-            for ours in poller.poll(1):
-                ours.recv(1)
-                poller.forget(ours.fileno())
-                left -= 1
-            assert time.monotonic() < until, "a report was lost"
-    for thread in threads:
-        thread.join(10)
-        assert not thread.is_alive()
-    poller.close()
-    for ours, theirs in pairs:
-        ours.close()
-        theirs.close()
+    def renew(poller):
+        return (poller._renew,)
 
-
-@pytest.mark.skipif(not hasattr(select, "epoll"), reason="epoll is Linux's")
-@pytest.mark.parametrize("moment", ["before", "after"])
-def test_what_is_armed_just_as_the_epoll_is_replaced_is_reported(pair, moment):
-    class Renewing(dict):
-        def __setitem__(self, fileno, thing):
-            if moment == "before":
-                poller._renew()
-            super().__setitem__(fileno, thing)
-            if moment == "after":
-                poller._renew()
-
-    poller = EpollPoller()
-    poller._things = Renewing()
     pair[1].send(b"x")
-    poller.arm(pair[0].fileno(), "thing")
-    assert poller.poll(1) == ["thing"]
-    poller.close()
+    for poller, *_results in schedules(pollers, make, *((arm, renew) if first == "arm" else (renew, arm))):
+        assert poller.poll(1) == ["thing"]
+        poller.close()
 
 
 @pytest.mark.skipif(not hasattr(select, "epoll"), reason="epoll is Linux's")

@@ -33,7 +33,8 @@ class Stepped:
     def __init__(self, modules, function, *arguments):
         self._files = {module.__file__ for module in modules}
         self._may, self._stands, self._over, self._free = threading.Semaphore(0), threading.Semaphore(0), False, False
-        self._thread = threading.Thread(target=self._run, args=(function, *arguments))
+        arguments = (function, *arguments)
+        self._thread = threading.Thread(target=self._run, args=arguments, daemon=True)  # nobody lets it finish if the test fails
         self._thread.start()
         self._stands.acquire()
 
