@@ -81,7 +81,7 @@ class Ledger:
         self.in_work: Mapping[int, Entry] = self._active  # for frequent lock-free counting
         self.mixed = True  # whether there may be datagrams among them
         self.peers: Any = None  # the `socketkit._engine.peers.Peers` that limits peers, if any
-        self.is_copy = False  # in a child forked for a request, which its parent settles too
+        self.is_copy = False  # see `become_copy`
         self.vacated: Callable[[], None] | None = None  # called once, when a connection is settled: there may be room for another
         self._outcomes: dict[str, int] = {}
         self._settled = 0
@@ -91,6 +91,11 @@ class Ledger:
     def settled(self) -> int:
         """Number of settled requests; read without a lock, so safe in a signal handler."""
         return self._settled + self.replicas.settled
+
+    def become_copy(self) -> None:
+        """In a child forked for a request, which its parent settles too: let go of a lock that another thread held at the fork."""
+        self.is_copy = True
+        self._lock = threading.Lock()
 
     def admit(self, request: Request, client_address: Address) -> Entry:
         """Create, open and return the entry of a request that was just accepted."""

@@ -50,7 +50,7 @@ class Work:
 
     def run_alone(self, request: Request, client_address: Address) -> str:
         forks.note_request()
-        self._ledger.is_copy = True
+        self._ledger.become_copy()
         self._engine.forget_parent(request)
         entry = self._ledger.find(request)
         try:

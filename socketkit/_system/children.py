@@ -11,11 +11,15 @@ import socket
 import sys
 import threading
 import time
+import warnings
 import weakref
 from collections.abc import Callable, Iterable
 
 from socketkit._system import logs
 from socketkit._system.forking import forks
+from socketkit._system.threads import BackgroundThread
+
+log = logs.Log("socketkit.forks")
 
 
 def fork(run: Callable[[], int]) -> int:
@@ -23,7 +27,11 @@ def fork(run: Callable[[], int]) -> int:
 
     The child flushes its standard streams and exits by `os._exit`, so none of the parent's clean-up runs in it. The parent flushes its
     streams before it forks, or buffered output would appear twice. Neither waits long for a slow reader.
+
+    The first fork beside threads that may hold locks is logged, with their names. Python's own warning is ignored.
     """
+    _warnings.log_threads()
+    _warnings.ignore_pythons()
     if logs.flush(logs.SHORT_PATIENCE):  # so that usually the emitter thread has ended before the fork
         logs.flush_streams()
     _forking.add(threading.get_ident())
@@ -40,6 +48,42 @@ def fork(run: Callable[[], int]) -> int:
         status = run()
     finally:
         logs.leave(status)
+
+
+class _Warnings:
+    """Forks beside threads: one line in the log for the first, in place of Python's warning."""
+
+    def __init__(self) -> None:
+        self._logged = False
+        self._filter: object = None
+
+    def log_threads(self) -> None:
+        """Log, once, which threads run that may hold a lock. The library's background threads hold none that a child needs."""
+        if self._logged:
+            return
+        ours = threading.current_thread()
+        others = [each.name for each in threading.enumerate() if each is not ours and not isinstance(each, BackgroundThread)]
+        if others:
+            self._logged = True
+            log.warning(
+                "this process forks while other threads run (%s): a lock that one of these holds stays locked in the child; "
+                "serve in the main thread, before other threads start, and in a process without other servers",
+                ", ".join(others),
+            )
+
+    def ignore_pythons(self) -> None:
+        """Make a filter the first one of `warnings`, unless it still is: ignore Python's warning that this module forks beside threads.
+
+        Python also counts threads that have just ended. If its warning is made an error, Python 3.15 raises it after the fork, and the
+        child is lost: neither waited for nor stopped. Source: CPython's Modules/posixmodule.c, `warn_about_fork_with_threads`.
+        """
+        if self._filter is None or self._filter not in warnings.filters[:1]:
+            text, module = r"This process \(pid=\d+\) is multi-threaded, use of fork\(\)", __name__.replace(".", r"\.")
+            warnings.filterwarnings("ignore", text, DeprecationWarning, rf"{module}\Z")
+            self._filter = warnings.filters[0]
+
+
+_warnings = _Warnings()
 
 
 def drop_exit_functions() -> None:

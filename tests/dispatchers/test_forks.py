@@ -47,6 +47,22 @@ assert server.stats().outcomes == {"finished": 5}, server.stats()
     )
 
 
+def test_a_child_ends_although_another_thread_reads_the_counts_at_the_fork():
+    python(
+        PRELUDE
+        + """
+from helpers.support import gone
+def handler(request, peer, server):
+    request.sendall(b"%d" % os.getpid())
+server = serve(handler)
+with innards.ledger(server)._lock:  # as in `Server.stats`
+    assert gone(int(answer(client(server.addresses[0]))), within=10)
+server.server_close()
+assert server.stats().outcomes == {"finished": 1}, server.stats()
+"""
+    )
+
+
 def test_datagrams_too():
     python(
         PRELUDE

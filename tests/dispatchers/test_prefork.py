@@ -524,7 +524,7 @@ def test_forking_beside_other_threads_is_warned_of():
         program,
         _,
     ):
-        program.line(r"log: WARNING prefork forks workers while other threads run \(bystander\)")
+        program.line(r"log: WARNING this process forks while other threads run \(bystander\)")
         started(program)
         ended(program)
     with serving("serve(Prefork(1))") as (program, _):

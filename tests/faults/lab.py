@@ -195,7 +195,7 @@ class Lab:
         return latch
 
     def log(self) -> str:
-        """Return the log and standard error, without the warning that prefork forks beside threads, which the scenario causes."""
+        """Return the log and standard error, without the warning of forks beside threads, which the scenario causes."""
         lines = self.log_file.read_text(errors="replace").splitlines()
         return "\n".join(line for line in lines if "while other threads run" not in line and not line.startswith("INFO"))
 

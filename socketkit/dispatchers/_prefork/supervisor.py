@@ -9,7 +9,6 @@ import contextlib
 import random
 import signal
 import socket
-import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -71,7 +70,6 @@ class Supervisor:
     # --- serving ---------------------------------------------------------------------------------------------------------
 
     def drive(self, open_intake: Callable[..., Any]) -> None:
-        _warn_of_threads()
         self._failures, self._pause, self._resting, self._error = 0, SHORTEST_PAUSE, False, None
         with open_intake(listening=False) as intake, intake.woken_by_signals():
             self._intake = intake
@@ -341,14 +339,3 @@ class Supervisor:
             else:
                 say(process.channel, PING)
         self._intake.call_later(limit / LOOKS, partial(self._look_after, limit))
-
-
-def _warn_of_threads() -> None:
-    ours = threading.current_thread()
-    others = [thread.name for thread in threading.enumerate() if thread is not ours and not logs.is_emitter(thread)]
-    if others:
-        log.warning(
-            "prefork forks workers while other threads run (%s): a lock that one of these holds stays locked in the worker; "
-            "call serve_forever() in the main thread, before you start other threads",
-            ", ".join(others),
-        )
