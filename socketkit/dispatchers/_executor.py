@@ -8,9 +8,7 @@ those.
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
-import pickle
 import signal
 import sys
 import threading
@@ -21,11 +19,10 @@ from functools import partial, reduce
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from socketkit._system import signals
-from socketkit._system.threads import BackgroundThread
 from socketkit._system.wakeup import Wakeup
+from socketkit.dispatchers import _pools
 from socketkit.dispatchers._workers import ConcurrencyLimit, WorkerThreads
-from socketkit.errors import ConfigError, IncompatibleError
+from socketkit.errors import ConfigError
 from socketkit.logs import Log
 from socketkit.seams import Address, Refusal, RepliesToMessages, Request, Work
 from socketkit.seams.messages import answer, answered_by, replies_to_messages
@@ -46,16 +43,16 @@ class ExecutorDriver:
         self.runs_in_place = True
         self.parking = recipe.parking
         self._work = work
-        self._make = _resolve(recipe.factory)
+        self._make = partial(_make, recipe.factory, find(recipe.factory))
         self._replacing = threading.Lock()
         self._closed = False
         self._waits = False  # the driver is waiting for room, so `_alarm` is set
         self._alarm: Wakeup
         self._executor = self._make()
         try:
-            if is_processes(type(self._executor)):
-                check(work.handler, getattr(self._executor, "_mp_context", None))
-                self._submit(int)  # start the processes now, while this one has no connections to copy
+            kind = type(self._executor)
+            _pools.check(kind, work.handler, getattr(self._executor, "_mp_context", None))
+            _pools.start(kind, self._submit, work.handler)
         except BaseException:
             self._executor.shutdown(wait=False)
             raise
@@ -222,85 +219,33 @@ def _refuse(unit: Any, error: BaseException) -> None:
 # --- what is given ---------------------------------------------------------------------------------------------------
 
 
-def _resolve(factory: Any) -> Callable[[], AnyExecutor]:
-    """Return a function that makes an executor. Raises: ConfigError, now or when that function is called."""
-    found = factory
-    if isinstance(factory, str):
-        module, _, name = factory.partition(":")
-        try:
-            found = reduce(getattr, name.split("."), import_module(module))
-        except (Exception, SystemExit) as error:  # importing runs the module, which may raise anything
-            raise ConfigError.of(f"executor {factory!r} cannot be imported ({type(error).__name__}: {error})") from error
-
-    def make() -> AnyExecutor:
-        try:
-            executor = found()
-        except Exception as error:
-            raise ConfigError.of(f"executor {factory!r} cannot be created ({type(error).__name__}: {error})") from error
-        if not isinstance(executor, AnyExecutor):
-            kind = type(executor).__name__
-            raise ConfigError.of(f"executor {factory!r} returned a {kind}; it must return a concurrent.futures.Executor")
-        if is_processes(type(executor)):
-            _shield(executor)
-        return executor
-
-    return make
-
-
-def is_processes(kind: type) -> bool:
-    module = sys.modules.get("concurrent.futures.process")  # do not import it just to check: it imports a lot
-    return module is not None and issubclass(kind, module.ProcessPoolExecutor)
-
-
-def check(handler: Any, context: Any) -> None:
-    """Check that a handler can run in another process. Raises: IncompatibleError."""
-    name = getattr(handler, "__qualname__", repr(handler))
-    if not replies_to_messages(handler):
-        raise IncompatibleError("Executor", f"has processes, which cannot run {name}", "derive it from MessageHandler, or use threads")
+def find(factory: Any) -> Callable[[], AnyExecutor]:
+    """Return the factory itself, or what its name stands for. Raises: ConfigError."""
+    if not isinstance(factory, str):
+        return factory  # type: ignore[no-any-return] # the recipe has checked that it is callable
+    module, _, name = factory.partition(":")
     try:
-        pickle.dumps(handler)
+        return reduce(getattr, name.split("."), import_module(module))  # type: ignore[return-value] # if not, calling it fails
+    except (Exception, SystemExit) as error:  # importing runs the module, which may raise anything
+        raise ConfigError.of(f"executor {factory!r} cannot be imported ({_describe(error)})") from error
+
+
+def _make(factory: Any, found: Callable[[], AnyExecutor]) -> AnyExecutor:
+    """Return a new executor. factory: how the recipe names it. Raises: ConfigError."""
+    try:
+        executor = found()
     except Exception as error:
-        reason = f"cannot send {name} to a process ({error})"
-        raise IncompatibleError("Executor", reason, "define it at the top of a module") from error
-    method = (context or multiprocessing).get_start_method(allow_none=True)  # without choosing a method for the program
-    method = method or multiprocessing.get_all_start_methods()[0]
-    if handler.__module__ == "__main__" and method != "fork":
-        reason = f"starts processes by {method}, which cannot import {name} from the program's main file"
-        raise IncompatibleError("Executor", reason, "define it in a module that can be imported")
+        raise ConfigError.of(f"executor {factory!r} cannot be created ({_describe(error)})") from error
+    if not isinstance(executor, AnyExecutor):
+        kind = type(executor).__name__
+        raise ConfigError.of(f"executor {factory!r} returned a {kind}; it must return a concurrent.futures.Executor")
+    _pools.prepare(executor)
+    return executor
 
 
-# --- processes of the executor ---------------------------------------------------------------------------------------
-
-
-class _Shielded(dict[int, Any]):
-    """The processes of a pool, by pid. They ignore SIGTERM, so what the pool means to terminate it has to kill."""
-
-    def __setitem__(self, pid: int, process: Any) -> None:
-        process.terminate = process.kill
-        super().__setitem__(pid, process)
-
-
-def _shield(pool: Any) -> None:
-    """Have the server alone decide when the processes of a pool end, unless they run already. The pool may have its own initializer."""
-    if not pool._processes:  # noqa: SLF001 - there is no public way, and `ProcessPoolExecutor` has had both names since Python 3.7
-        pool._processes = _Shielded()  # noqa: SLF001 - as above
-        pool._initializer = partial(_live_as_long_as_the_server, pool._initializer)  # noqa: SLF001 - as above
-
-
-def _live_as_long_as_the_server(initializer: Callable[..., object] | None, *arguments: Any) -> None:
-    """In a new process: leave it to the server when to end. Then call the initializer that the executor had."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signals.ignore(number)  # a terminal or a service manager sends them to the server too, which drains
-    server = multiprocessing.parent_process()
-    if server is not None:
-        BackgroundThread(partial(_end_with, server), "socketkit-executor-watch").start()
-    if initializer is not None:
-        initializer(*arguments)
-
-
-def _end_with(server: Any) -> None:
-    server.join()
-    os._exit(1)
+def _describe(error: BaseException) -> str:
+    is_too_old = sys.version_info < (3, 14) and "InterpreterPoolExecutor" in str(error)
+    return f"{type(error).__name__}: {error}" + ("; it needs Python 3.14" if is_too_old else "")
 
 
 # --- processes forked by the executor --------------------------------------------------------------------------------

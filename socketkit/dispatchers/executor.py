@@ -47,13 +47,14 @@ class Executor(ParkingOptions):
         return attrs.evolve(self, factory=_DAEMON) if self.factory == _USUAL else self
 
     def check(self, handler: Any) -> None:
-        """Raise IncompatibleError if it is already clear that the handler cannot run in the executor."""
-        kind = unwrapped(self.factory)
-        if isinstance(kind, type):
-            from socketkit.dispatchers import _executor  # noqa: PLC0415 - it imports a lot that few programs need
+        """Raise IncompatibleError if it is already clear that the handler cannot run in the executor, or ConfigError if there is none."""
+        from socketkit.dispatchers import _executor, _pools  # noqa: PLC0415 - they import a lot that few programs need
 
-            if _executor.is_processes(kind):
-                _executor.check(unwrapped(handler), getattr(self.factory, "keywords", {}).get("mp_context"))
+        is_standard = isinstance(self.factory, str) and self.factory.startswith("concurrent.futures:")  # importing that has no effects
+        factory = _executor.find(self.factory) if is_standard else self.factory
+        kind = unwrapped(factory)
+        if isinstance(kind, type):
+            _pools.check(kind, unwrapped(handler), getattr(factory, "keywords", {}).get("mp_context"))
 
     def start(self, work: Work) -> ExecutorDriver:
         """Return the live part. Raises: ConfigError if no executor can be made, IncompatibleError."""

@@ -26,6 +26,16 @@ def two_spawned():
     return ProcessPoolExecutor(2, mp_context=get_context("spawn"))
 
 
+def two_default():
+    return ProcessPoolExecutor(2)
+
+
+def two_interpreters():
+    from concurrent.futures import InterpreterPoolExecutor
+
+    return InterpreterPoolExecutor(2)
+
+
 def two_threads():
     return ThreadPoolExecutor(2, thread_name_prefix="from-the-factory")
 
@@ -72,6 +82,11 @@ class Worker(MessageHandler):
 
     def pid(self, _text):
         return str(os.getpid()).encode()
+
+    def interpreter(self, _text):
+        from concurrent import interpreters
+
+        return b"%d" % interpreters.get_current().id
 
     def quiet(self, _text):
         return None

@@ -12,22 +12,27 @@ import sys
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from importlib.util import find_spec
 from multiprocessing import resource_tracker
 
 import pytest
 
-from helpers.support import TESTS, gone, python
+from helpers.support import SERVE, TESTS, gone, python, wait_until
 from socketkit import TCP, Graceful, Server, StreamRequestHandler
 from socketkit._system import logs
 from socketkit.dispatchers.executor import Executor
 from socketkit.errors import ConfigError, IncompatibleError
 from socketkit.handlers import ConversationHandler
-from socketkit.testing.clients import talk
+from socketkit.testing.clients import address, talk
 from socketkit.testing.programs import Program, with_path
 
 FOLDER = pathlib.Path(__file__).parent
 ANYWHERE = TCP("127.0.0.1", 0)
 PATH = with_path(TESTS, FOLDER)
+SINCE = (3, 14)  # the first Python whose executors have interpreters
+
+needs_interpreters = pytest.mark.skipif(sys.version_info < SINCE, reason="InterpreterPoolExecutor is new in Python 3.14")
+INTERPRETERS = pytest.param("two_interpreters", marks=needs_interpreters)
 
 
 @pytest.fixture(scope="module")
@@ -356,12 +361,12 @@ from socketkit.testing.clients import ask, talk
 """
 
 
-def program(source, **options):
-    return python(PROGRAM + source, env=PATH, **options)
+def program(source, *arguments, **options):
+    return python(PROGRAM + source, *arguments, env=PATH, **options)
 
 
-@pytest.mark.parametrize("factory", ["two_processes", "two_forks"])
-def test_lengths_and_datagrams_work_in_processes_too(factory):
+@pytest.mark.parametrize("factory", ["two_processes", "two_forks", "two_default", INTERPRETERS])
+def test_lengths_and_datagrams_work_too(factory):
     program(
         """
 with Server(TCP("127.0.0.1", 0), executors.Lengths, dispatcher=Executor("executors:FACTORY")).start() as server:
@@ -580,21 +585,25 @@ def pool_of(factory):
             yield program, file
 
 
+def running(group):
+    """Return the processes of a process group that have not ended. Source: proc(5)."""
+    found = []
+    for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has just ended
+            number, _, rest = stat.read_text().rpartition(")")
+            state, _parent, its_group = rest.split()[:3]
+            if state != "Z" and int(its_group) == group:
+                found.append(number)
+    return found
+
+
 def asked(file, message):
     file.write(message + b"\n")
     return file.readline().strip()
 
 
-@pytest.mark.parametrize(
-    ("factory", "number"),  # SIGTERM ends the fork server of `two_processes`, whoever sends it
-    [
-        ("two_forks", signal.SIGINT),
-        ("two_forks", signal.SIGTERM),
-        ("two_spawned", signal.SIGINT),
-        ("two_spawned", signal.SIGTERM),
-        ("two_processes", signal.SIGINT),
-    ],
-)
+@pytest.mark.parametrize("factory", ["two_forks", "two_spawned", INTERPRETERS])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_the_group_lets_running_messages_finish_and_then_ends_the_processes(factory, number, tmp_path):
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
@@ -607,7 +616,9 @@ def test_a_signal_to_the_group_lets_running_messages_finish_and_then_ends_the_pr
         assert file.readline() == other.recv(100) == b"held\n"
         assert program.wait() == 0
         assert gone(*pids)
+        wait_until(lambda: not running(program.pid))  # the fork server and the resource tracker, too
         assert "Traceback" not in program.output
+        assert "Warning" not in program.output
 
 
 @pytest.mark.parametrize("factory", ["two_forks", "two_processes"])
@@ -630,6 +641,89 @@ def test_a_pool_that_breaks_leaves_no_process_behind(factory):
 def test_a_program_that_a_process_starts_does_not_ignore_signals():
     with pool_of("two_forks") as (_program, file):
         assert asked(file, b"ignored_by_programs") == b"[<Signals.SIGPIPE: 13>, <Signals.SIGXFSZ: 25>]"
+
+
+# --- interpreters -----------------------------------------------------------------------------------------------------
+
+INTERPRETER_POOL = "concurrent.futures:InterpreterPoolExecutor"
+
+SERVED = """
+class Upper(MessageHandler):
+    def reply(self, message, client_address):
+        return message.upper()
+"""
+
+
+@needs_interpreters
+def test_replies_come_from_interpreters_of_the_same_process():
+    program(
+        """
+import os
+with Server(TCP("127.0.0.1", 0), executors.Worker, dispatcher="executor:concurrent.futures:InterpreterPoolExecutor").start() as server:
+    first = talk(server.addresses[0], b"interpreter\\npid\\nupper a\\n", 20).split()
+    assert first[0] != b"0" and first[1:] == [b"%d" % os.getpid(), b"A"], first
+    for line in (b"fail no good\\n", b"exit\\n", b"number\\n"):
+        assert talk(server.addresses[0], line + b"upper a\\n", 20) == b""
+    assert talk(server.addresses[0], b"upper a\\n", 20) == b"A\\n"
+assert server.stats().outcomes == {"finished": 2, "failed": 3}, server.stats()
+"""
+    )
+
+
+@needs_interpreters
+def test_interpreters_are_refused_for_handlers_that_they_cannot_run_at_composition(executors):
+    class Inner(executors.Worker):
+        pass
+
+    for factory in (INTERPRETER_POOL, "concurrent.futures:ProcessPoolExecutor"):
+        with pytest.raises(IncompatibleError, match="which cannot run Upper; derive it from MessageHandler, or use threads"):
+            Server(ANYWHERE, Upper, dispatcher=Executor(factory))
+    with pytest.raises(IncompatibleError, match=r"cannot send .*Inner to an interpreter \(.*\); define it at the top of a module"):
+        Executor(INTERPRETER_POOL).check(Inner)
+    own = type("Own", (executors.Worker,), {"__module__": "__main__"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys.modules["__main__"], "Own", own, raising=False)
+        with pytest.raises(IncompatibleError, match="has interpreters, which cannot import Own from the program's main file; define it in"):
+            Executor(INTERPRETER_POOL).check(own)
+    Executor(INTERPRETER_POOL).check(executors.Worker)
+
+
+@pytest.mark.skipif(sys.version_info >= SINCE, reason="this Python has InterpreterPoolExecutor")
+def test_interpreters_need_a_newer_python(executors):
+    with pytest.raises(ConfigError, match=f"executor '{INTERPRETER_POOL}' cannot be imported .*; it needs Python 3.14"):
+        Server(ANYWHERE, executors.Worker, dispatcher=f"executor:{INTERPRETER_POOL}")
+    with pytest.raises(ConfigError, match=r"cannot be created .*; it needs Python 3.14"):
+        Server(ANYWHERE, executors.Worker, dispatcher=Executor("executors:two_interpreters")).start()
+
+
+@needs_interpreters
+@pytest.mark.skipif(find_spec("_testsinglephase") is None, reason="this Python lacks its own test modules")
+def test_a_module_that_interpreters_cannot_import_is_named_at_the_start(tmp_path):
+    (tmp_path / "single.py").write_text("import _testsinglephase\nfrom executors import Worker\nclass Single(Worker): pass\n")
+    ran = program(
+        """
+sys.path.append(sys.argv[1])
+import single
+from socketkit.errors import IncompatibleError
+try:
+    Server(TCP("127.0.0.1", 0), single.Single, dispatcher=Executor("executors:two_interpreters")).start()
+except IncompatibleError as error:
+    print(error)
+""",
+        str(tmp_path),
+    )
+    reason = "ImportError: module _testsinglephase does not support loading in subinterpreters"
+    assert ran.stdout == f"Executor has interpreters, which cannot run Single ({reason}); use processes\n"
+
+
+@needs_interpreters
+def test_interpreters_import_from_the_folder_that_a_command_serves(tmp_path, monkeypatch):
+    (tmp_path / "served.py").write_text("from socketkit import MessageHandler\n" + SERVED)
+    monkeypatch.chdir(tmp_path)
+    with Program(*SERVE, "served:Upper", "--listen", "tcp://127.0.0.1:0", "--dispatcher", f"executor:{INTERPRETER_POOL}") as program:
+        [url] = program.serving()
+        assert talk(address(url), b"hello\n", 20) == b"HELLO\n"
+        assert program.stop() == 0
 
 
 def test_importing_it_does_not_import_multiprocessing_pools():
