@@ -100,6 +100,8 @@ def _shield(pool: Any) -> None:
     if not pool._processes:  # noqa: SLF001 - there is no public way, and `ProcessPoolExecutor` has had both names since Python 3.7
         pool._processes = _Shielded()  # noqa: SLF001 - as above
         pool._initializer = partial(_live_as_long_as_the_server, pool._initializer)  # noqa: SLF001 - as above
+        if pool._mp_context.get_start_method() == "forkserver":  # noqa: SLF001 - as above
+            _shield_fork_server()
 
 
 def _live_as_long_as_the_server(initializer: Callable[..., object] | None, *arguments: Any) -> None:
@@ -116,6 +118,19 @@ def _live_as_long_as_the_server(initializer: Callable[..., object] | None, *argu
 def _end_with(server: Any) -> None:
     server.join()
     os._exit(1)
+
+
+def _shield_fork_server() -> None:
+    """Have the fork server, if it does not run yet, import what keeps SIGTERM from ending it: all its processes would end with it.
+
+    Source: CPython's multiprocessing/forkserver.py, `ForkServer` and `main`.
+    """
+    from multiprocessing import forkserver  # noqa: PLC0415 - only systems with fork have it
+
+    server: Any = forkserver._forkserver  # noqa: SLF001 - the public function replaces what the program has it import
+    module = "socketkit.dispatchers._fork_server"
+    if module not in server._preload_modules:  # noqa: SLF001 - as above
+        server._preload_modules = [*server._preload_modules, module]  # noqa: SLF001 - as above
 
 
 # --- interpreters ------------------------------------------------------------------------------------------------------

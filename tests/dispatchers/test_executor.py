@@ -602,7 +602,7 @@ def asked(file, message):
     return file.readline().strip()
 
 
-@pytest.mark.parametrize("factory", ["two_forks", "two_spawned", INTERPRETERS])
+@pytest.mark.parametrize("factory", ["two_forks", "two_spawned", "two_processes", "two_default", INTERPRETERS])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_the_group_lets_running_messages_finish_and_then_ends_the_processes(factory, number, tmp_path):
     fifo = tmp_path / "fifo"
