@@ -102,12 +102,32 @@ def _shield(pool: Any) -> None:
         pool._initializer = partial(_live_as_long_as_the_server, pool._initializer)  # noqa: SLF001 - as above
         if pool._mp_context.get_start_method() == "forkserver":  # noqa: SLF001 - as above
             _shield_fork_server()
+        else:
+            pool._spawn_process = partial(_spawn, pool._spawn_process)  # noqa: SLF001 - as above
+
+
+_FOR_THE_SERVER = (signal.SIGINT, signal.SIGTERM)
+"""Signals that a terminal or a service manager sends to all processes of a server. The server drains."""
+
+
+def _spawn(spawn: Callable[[], object]) -> None:
+    """Start a process. It inherits that signals are held back, until it ignores them: starting takes time."""
+    if not hasattr(signal, "pthread_sigmask"):
+        spawn()
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _FOR_THE_SERVER)
+    try:
+        spawn()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _live_as_long_as_the_server(initializer: Callable[..., object] | None, *arguments: Any) -> None:
     """In a new process: leave it to the server when to end. Then call the initializer that the executor had."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signals.ignore(number)  # a terminal or a service manager sends them to the server too, which drains
+    for number in _FOR_THE_SERVER:
+        signals.ignore(number)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _FOR_THE_SERVER)
     server = multiprocessing.parent_process()
     if server is not None:
         BackgroundThread(partial(_end_with, server), "socketkit-executor-watch").start()

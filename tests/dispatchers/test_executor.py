@@ -621,21 +621,76 @@ def test_a_signal_to_the_group_lets_running_messages_finish_and_then_ends_the_pr
         assert "Warning" not in program.output
 
 
-@pytest.mark.parametrize("factory", ["two_forks", "two_processes"])
+@pytest.mark.parametrize("factory", ["two_forks", "two_spawned", "two_processes"])
 def test_processes_end_when_their_server_is_killed(factory):
     with pool_of(factory) as (program, file):
-        pid = int(asked(file, b"pid"))
+        assert asked(file, b"upper a") == b"A"
         os.kill(program.pid, signal.SIGKILL)
-        assert gone(pid)
+        wait_until(lambda: not running(program.pid))
+        assert "Traceback" not in program.output
 
 
-@pytest.mark.parametrize("factory", ["two_forks", "two_processes"])
+@pytest.mark.parametrize("factory", ["two_forks", "two_spawned", "two_processes"])
 def test_a_pool_that_breaks_leaves_no_process_behind(factory):
     with pool_of(factory) as (program, file):
         pids = {int(asked(file, b"pid")) for _ in range(20)}
         assert asked(file, b"die") == b""
-        assert program.stop() == 0
         assert gone(*pids)
+        assert program.stop() == 0
+        wait_until(lambda: not running(program.pid))
+
+
+SCRIPT = """
+from executors import Worker
+from socketkit import Executor, Server, TCP
+if __name__ == "__main__":
+    with Server(TCP("127.0.0.1", 0), Worker, dispatcher=Executor("executors:{}")) as server:
+        print("serving", *server.urls, "(under run)", flush=True)
+        server.serve_forever()
+"""
+
+
+@pytest.mark.parametrize("command", ["serve", "run"])
+@pytest.mark.parametrize("factory", ["two_forks", "two_spawned", "two_processes", "two_default", INTERPRETERS])
+def test_ctrl_c_ends_a_command_and_all_its_processes_in_silence(command, factory, tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT.format(factory))
+    how = {
+        "serve": ("executors:Worker", "--listen", "tcp://127.0.0.1:0", "--dispatcher", f"executor:executors:{factory}"),
+        "run": (str(tmp_path / "script.py"),),
+    }
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with Program.python("-m", "socketkit", command, *how[command], env=PATH) as program, contextlib.ExitStack() as stack:
+        where = address(program.serving()[0])
+        clients = [stack.enter_context(socket.create_connection(where, timeout=20)) for _ in range(2)]
+        for client in clients:
+            client.sendall(b"hold_until %s\n" % os.fsencode(fifo))
+        program.line("^holding", 2)  # both have started
+        with fifo.open("r+b", 0) as both:
+            both.write(b"12")
+            assert [client.recv(10) for client in clients] == [b"held\n"] * 2
+        os.killpg(program.pid, signal.SIGINT)
+        assert program.wait() == 0
+        wait_until(lambda: not running(program.pid))
+    assert len(program.output.splitlines()) == 3, program.output
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_group_does_not_disturb_a_process_that_is_still_starting(number, tmp_path):
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    starting = f'if __name__ == "__mp_main__":\n    print("starting", flush=True)\n    open({str(fifo)!r}).close()\n'
+    (tmp_path / "script.py").write_text(starting + SCRIPT.format("two_spawned"))
+    with Program.python(str(tmp_path / "script.py"), env=PATH) as program:
+        with socket.create_connection(address(program.serving()[0]), timeout=20) as client:
+            client.sendall(b"upper a\n")
+            program.line("^starting")
+            os.killpg(program.pid, number)
+            with fifo.open("r+b", 0):
+                assert client.recv(10) == b"A\n"
+                assert program.wait() == 0
+        wait_until(lambda: not running(program.pid))
+    assert "Traceback" not in program.output
 
 
 def test_a_program_that_a_process_starts_does_not_ignore_signals():
