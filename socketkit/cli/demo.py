@@ -100,7 +100,7 @@ def _try(offer: Offer, transport: Any, handler: Any, client: Callable[[Any, floa
         capabilities.check([transport], dispatcher, lifecycle)
     except (TypeError, ValueError) as error:  # a TypeError is also what an IncompatibleError is
         raise _Unfit(str(error)) from error
-    logging.getLogger("socketkit.dispatchers.prefork").setLevel(logging.ERROR)  # it warns of other threads; here they are only ours
+    logging.getLogger("socketkit.forks").setLevel(logging.ERROR)  # it warns of other threads; here they are only ours
     with Server(transport, handler, dispatcher=dispatcher, lifecycle=lifecycle) as server:
         server.start()
         replies: list[bytes] = []
