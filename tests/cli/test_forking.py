@@ -67,6 +67,25 @@ def test_no_fork_beside_threads_of_the_library_warns(dispatcher, here):
     assert "while other threads run" not in service.output
 
 
+@pytest.mark.parametrize("dispatcher", ["fork", "prefork:2/sync"])
+@pytest.mark.usefixtures("strict")
+def test_forks_beside_other_servers_of_a_file_are_logged_once(dispatcher, here):
+    Path("given.py").write_text(GIVEN)
+    other = '[servers.other]\nlisten = "tcp://127.0.0.1:0?backlog=9"\nhandler = "given:{}"\ndispatcher = "pool:2"\n'
+    Path("two.toml").write_text(ONE.format("upper", dispatcher) + other.format("upper"))
+    with Service("two.toml") as service:
+        urls = service.serving(3)
+        assert service.told() == ["READY=1"]
+        for url in urls * 2:
+            assert (ask if url.startswith("udp") else talk)(address(url), b"Aa") == b"AA"
+        Path("two.toml").write_text(ONE.format("lower", dispatcher) + other.format("upper"))
+        assert service.reload() == ["READY=1"]
+        assert service.stop() == 0
+    assert service.output.count("this process forks while other threads run (MainThread") == 1
+    assert "DeprecationWarning" not in service.output
+    assert "Traceback" not in service.output
+
+
 BESIDE = """
 import sys, threading
 from socketkit import BaseRequestHandler, ForkingTCPServer, Server
