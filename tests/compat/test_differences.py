@@ -551,6 +551,28 @@ with serving(server):
     assert both(source, env=buffered) == ("from the parent", "from the parent\nfrom the handler")
 
 
+def test_a_fork_beside_other_threads():
+    source = """
+import logging, socketserver, warnings
+from compat.classic import LOCAL, serving, talk
+
+class Keep(logging.Handler):
+    def emit(self, record):
+        logged.append(record)
+
+warned, logged = [], []
+warnings.simplefilter("always", DeprecationWarning)
+warnings.showwarning = lambda message, *_: warned.append(message) if "is multi-threaded" in str(message) else None
+logging.getLogger("socketkit.forks").addHandler(Keep())
+server = socketserver.ForkingTCPServer(LOCAL, socketserver.BaseRequestHandler)
+with serving(server):
+    for _ in range(2):
+        talk(server, b"")
+print(len(warned), len(logged))
+"""
+    assert both(source) == ("2 0" if sys.version_info >= (3, 12) else "0 0", "0 1")
+
+
 # --- classes and handlers -------------------------------------------------------------------------------------------------
 
 
