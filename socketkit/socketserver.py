@@ -1,8 +1,8 @@
 """The classic names: a drop-in for the standard library's `socketserver`.
 
-It has every public name of Python 3.11 to 3.13, and the private ones that programs use. It behaves like CPython's
-Lib/socketserver.py, except as listed in `docs/reference/differences.md`: mostly, it never deadlocks, spins or waits for child
-processes that it did not start.
+It has every public name of the module of the Python that it runs on, 3.11 to 3.15, and the private ones that programs use. It behaves
+like that Python's Lib/socketserver.py, except as listed in `docs/reference/differences.md`: mostly, it never deadlocks, spins or waits
+for child processes that it did not start.
 
 State is created on first use, because some programs never call a constructor and some call it twice. Attributes and module
 globals are read at each use, because programs may replace them at any time.
@@ -19,11 +19,12 @@ import socket
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable
 from functools import partial
 from io import BufferedIOBase as BufferedIOBase  # noqa: PLC0414 - re-exported: programs import it from this module
 from time import monotonic as time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from socketkit._engine.encrypted import shakes_hands
 from socketkit._engine.engine import Engine as _Engine
@@ -45,8 +46,6 @@ from socketkit.handlers.files import SocketWriter as _SocketWriter
 from socketkit.lifecycles.classic import Classic
 from socketkit.seams import Address, Dispatcher, Lifecycle, Request
 
-__version__ = "0.4"
-
 __all__ = [
     "BaseRequestHandler",
     "BaseServer",
@@ -64,6 +63,21 @@ if hasattr(socket, "AF_UNIX"):
     __all__ += ["ThreadingUnixDatagramServer", "ThreadingUnixStreamServer", "UnixDatagramServer", "UnixStreamServer"]
     if hasattr(os, "fork"):
         __all__ += ["ForkingUnixDatagramServer", "ForkingUnixStreamServer"]
+
+# What differs between versions of Python stands here alone. tests/compat/test_interface.py finds what a new version changes.
+_BACKLOG: int = 5 if sys.version_info < (3, 15) else getattr(socket, "SOMAXCONN", 5)
+
+if sys.version_info < (3, 15):
+    __version__ = "0.4"
+elif not TYPE_CHECKING:  # a type checker that saw it would accept any name
+
+    def __getattr__(name: str) -> str:
+        """Return `__version__`, with a warning, until Python 3.20 removes it. Source: Lib/socketserver.py of Python 3.15."""
+        if name != "__version__" or sys.version_info >= (3, 20):
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        warnings.warn("'__version__' is deprecated and slated for removal in Python 3.20", DeprecationWarning, stacklevel=2)
+        return "0.4"
+
 
 _ServerSelector: Any = getattr(selectors, "PollSelector", selectors.SelectSelector)  # programs may replace it
 _OwnSelector = _ServerSelector
@@ -451,13 +465,13 @@ class TCPServer(BaseServer):
     Attributes, each read when its phase runs, from the instance first:
         address_family, socket_type: the family and type that the socket is created with.
         allow_reuse_address: set SO_REUSEADDR before binding. allow_reuse_port: the same for SO_REUSEPORT, if the platform has it.
-        request_queue_size: the listen backlog: how many connections may wait in the kernel.
+        request_queue_size: the listen backlog: how many connections may wait in the kernel. 5; from Python 3.15 on, `socket.SOMAXCONN`.
         socket: the listening socket. It may be replaced at any time.
     """
 
     address_family: int = socket.AF_INET
     socket_type: int = socket.SOCK_STREAM
-    request_queue_size: int = 5
+    request_queue_size: int = _BACKLOG
     allow_reuse_address: bool = False
     allow_reuse_port: bool = False
 

@@ -73,15 +73,6 @@ def test_a_name_that_is_not_there_is_no_attribute():
         exec("from socketkit import Treads")
 
 
-def test_the_classic_module_has_every_public_name_of_the_standard_library():
-    import socketserver as standard
-
-    from socketkit import socketserver as ours
-
-    assert set(standard.__all__) - set(ours.__all__) == set()
-    assert set(ours.__all__) - set(socketkit.__all__) == set()
-
-
 @pytest.mark.parametrize("path", SOURCES, ids=map(module_name, SOURCES))
 def test_everything_public_says_what_it_is(path):
     """In a private module the module and its classes; of its functions those that need more words than their names."""

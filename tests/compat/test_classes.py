@@ -1,12 +1,11 @@
 """Every classic server class with every handler class that fits it, driven by real clients."""
 
-import sys
 import tempfile
 
 import pytest
 
 import socketkit.socketserver
-from compat.classic import NEW, exercise, program
+from compat.classic import exercise, program
 
 REPLIES = [b"REQUEST %d\n" % number for number in range(5)]
 
@@ -54,12 +53,3 @@ socketserver.Mixed{server} = type("Mixed{server}", ({f"socketserver.{strategy}Mi
 def test_every_class_of_the_module_was_exercised_above():
     classes = {name for name in socketkit.socketserver.__all__ if name.endswith("Server")} - {"BaseServer"}
     assert classes == {strategy + server for strategy in ("", "Threading", "Forking") for server, _ in PAIRS}
-
-
-def test_the_names_are_those_of_the_standard_library():
-    import socketserver
-
-    missing = {"ForkingUnixStreamServer", "ForkingUnixDatagramServer"} if sys.version_info < (3, 12) else set()
-    assert sorted(socketkit.socketserver.__all__) == sorted({*socketserver.__all__, *missing})
-    assert socketkit.socketserver.__name__ == NEW
-    assert socketkit.socketserver.__version__ == socketserver.__version__

@@ -543,12 +543,13 @@ def test_allow_reuse_address_is_false_unless_a_subclass_says_otherwise(library, 
         assert bool(server.socket.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)) is reuse
 
 
-def test_request_queue_size_is_five_and_may_be_overridden(library):
+def test_request_queue_size_is_passed_to_listen_and_may_be_overridden(library):
     class Listener:
         def listen(self, backlog):
             self.backlog = backlog
 
-    for attributes, expected in (({}, 5), ({"request_queue_size": 17}, 17)):
+    default = 5 if sys.version_info < (3, 15) else socket.SOMAXCONN
+    for attributes, expected in (({}, default), ({"request_queue_size": 17}, 17)):
         server = type("Server", (library.TCPServer,), attributes)(LOCAL, None, bind_and_activate=False)
         server.socket.close()
         server.socket = Listener()
