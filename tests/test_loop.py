@@ -1,11 +1,13 @@
 """The intake: what it hands out, how it rests, and how it is told to stop."""
 
+import contextlib
 import errno
 import logging
 import os
 import socket
 import ssl
 import threading
+from unittest import mock
 
 import pytest
 
@@ -16,6 +18,7 @@ from socketkit._engine.intake import Intake
 from socketkit._engine.parking import NEVER
 from socketkit._engine.retirement import LINGER
 from socketkit._system import logs
+from socketkit._system.sockets import is_readable
 from socketkit._system.wakeup import Wakeup
 from socketkit.testing import FakeClock
 
@@ -134,6 +137,17 @@ def test_stop_after_close_is_harmless(script):
     intake.close()
     intake.stop()
     intake.close()
+
+
+def test_a_wakeup_is_real_even_if_the_socket_class_is_not():
+    with mock.patch("socket.socket"):
+        wakeup = Wakeup()
+    with contextlib.closing(wakeup):
+        assert not is_readable(wakeup)
+        wakeup.wake()
+        assert is_readable(wakeup)
+        wakeup.clear()
+        assert not is_readable(wakeup)
 
 
 def test_a_wakeup_that_is_full_is_awake():

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import _socket
 import contextlib
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from socketkit._system.sockets import is_readable
+
+_make_pair: Callable[[], tuple[socket.socket, socket.socket]] = getattr(_socket, "socketpair", socket.socketpair)
+"""Not `socket.socketpair`, if possible: that makes sockets of the class `socket.socket`, which a program's tests may have replaced."""
 
 
 class Wakeup:
     """A descriptor that any thread and any signal handler can make readable. Owner: its creator, which closes it."""
 
     def __init__(self) -> None:
-        self._reader, self._writer = socket.socketpair()
+        self._reader, self._writer = _make_pair()
         self._reader.setblocking(False)
         self._writer.setblocking(False)
 

@@ -9,10 +9,11 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from unittest import mock
 
 import pytest
 
-from compat.classic import LOCAL, NEW, OLD, WAIT, connection, looping, program, read, serving, talk
+from compat.classic import LOCAL, NEW, OLD, WAIT, asleep, connection, looping, program, read, serving, talk
 
 BOTH = pytest.mark.parametrize("name", [OLD, NEW], ids=["stdlib", "socketkit"])
 
@@ -502,6 +503,16 @@ def test_the_socket_class_may_be_replaced_where_the_module_looks_for_it(library,
     monkeypatch.setattr(library.socket, "socket", Named)
     with library.TCPServer(LOCAL, None) as server:
         assert type(server.socket) is Named
+
+
+def test_a_server_starts_while_the_socket_class_is_a_mock(library, upper):
+    with library.TCPServer(LOCAL, upper) as server:
+        with mock.patch("socket.socket"):  # as in CPython's test_logging, just after it has started a thread that serves
+            thread = start(server)
+            assert asleep(thread)
+        assert talk(server, b"x\n") == b"X\n"
+        server.shutdown()
+        assert ended(thread)
 
 
 @BOTH
