@@ -25,7 +25,7 @@ PLUGINS = sorted(path.parent.name for path in ROOT.glob("plugins/*/pyproject.tom
 INTERPRETERS = {"3.11": "3.11", "3.12": "3.12.1", "3.13": "3.13.0"}
 """The Python versions that CPython's own tests run on, each with its pyenv release."""
 
-SUITES = ("test_socketserver", "test_httpservers")
+SUITES = ("test_socketserver", "test_httpservers", "test_xmlrpc", "test_docxmlrpc", "test_wsgiref", "test_logging")
 
 
 @nox.session

@@ -51,9 +51,7 @@ ONE_STRATEGY = {
 }
 """By dispatcher, the tests that fail because they ask for another strategy than that."""
 
-ENDLESS = {
-    "fork": ("test_threading_handled", "test_threading_not_handled", "*RequestHandlerLoggingTestCase.test_get", "*LoggingTestCase.test_err")
-}
+ENDLESS = {"fork": ("test_threading_handled", "test_threading_not_handled", "*LoggingTestCase.test_get", "*LoggingTestCase.test_err")}
 """By dispatcher, the tests that ask for another one and wait for it for ever, or make others do so."""
 
 
