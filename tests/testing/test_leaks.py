@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from socketkit.testing import Account
-from socketkit.testing.programs import run
+from socketkit.testing.programs import python, run
 
 
 def left_by(leave, undo):
@@ -31,6 +31,17 @@ def test_an_open_descriptor_is_seen():
     left = left_by(lambda: made.append(os.dup(writer.fileno())), lambda: os.close(made[0]))
     writer.close()
     assert [sentence for sentence in left if sentence.startswith("descriptors: ") and "socket:" in sentence]
+
+
+def test_the_descriptor_that_ctypes_keeps_for_the_process_is_no_leak():
+    python("""
+from socketkit.testing import Account
+before = Account.take()
+import ctypes
+ctypes.CFUNCTYPE(None)(int)
+left = before.left_since()
+assert left == [], left
+""")
 
 
 def test_a_running_thread_is_seen_and_one_that_ends_in_time_is_not(monkeypatch):
