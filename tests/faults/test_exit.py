@@ -4,6 +4,7 @@ The interpreter itself waits for non-daemon threads of `thread`, and for the thr
 """
 
 import signal
+import sys
 import time
 
 import pytest
@@ -59,7 +60,7 @@ def test_a_program_ends_although_no_descriptor_is_left_and_a_thread_runs_on(disp
     assert done.stdout == "over\n"
 
 
-def test_the_standard_library_aborts_there():
+def test_the_standard_library_aborts_there_before_python_3_14():
     source = """
 import os, resource, socket, socketserver, threading, time
 
@@ -77,4 +78,5 @@ threading.Thread(target=server.serve_forever, daemon=True).start()
 client = socket.create_connection(server.server_address)
 inside.wait()
 """
-    python(source + NO_DESCRIPTOR, guard=10, code=-signal.SIGABRT)
+    hangs = sys.version_info >= (3, 14)  # so does each daemon thread at exit, which before loads a library to end itself
+    python(source + NO_DESCRIPTOR, guard=10, code=0 if hangs else -signal.SIGABRT)
