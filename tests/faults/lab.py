@@ -213,6 +213,7 @@ class Lab:
         observers: Sequence[object] = (),
         handler: Any = None,
         blocking: bool = False,
+        buffer: int = -1,
         drain: float = PATIENCE,
         limits: Limits | None = None,
         options: Mapping[str, str] | None = None,
@@ -222,10 +223,10 @@ class Lab:
 
         handle: the handler's function. stages: functions that `setup` and `finish` also call. faults: results of accepting, as for
         `FaultyTransport`. methods: step methods to override; each receives (original, server, *arguments).
-        blocking: use a blocking handler also under asyncio. options: options of the transport's URL, such as `tls.minimum`.
+        blocking: use a blocking handler also under asyncio. buffer: its `rbufsize`, in bytes. options: options of the transport's URL, such as `tls.minimum`.
         """
         if handler is None:
-            handler = self._handler(handle, stages, blocking)
+            handler = self._handler(handle, stages, blocking, buffer)
         outcomes = faults if isinstance(faults, Faults) else Faults(faults) if faults else None
         if not self.ours:
             return self._classic(handler, outcomes, methods or {})
@@ -285,11 +286,11 @@ class Lab:
             server.socket = context.wrap_socket(server.socket, server_side=True)
         return Served(self, server)
 
-    def _handler(self, handle: Step, stages: dict[str, Callable[[Any], None]], blocking: bool) -> Any:
+    def _handler(self, handle: Step, stages: dict[str, Callable[[Any], None]], blocking: bool, buffer: int) -> Any:
         """Return a handler class of the right kind, with the extra functions in its stages."""
         awaited = self.ours and self.dispatcher == "asyncio" and not blocking
         base = self._base(awaited)
-        body = {"handle": _handling(handle, self.kind, awaited)}
+        body: dict[str, Any] = {"handle": _handling(handle, self.kind, awaited), "rbufsize": buffer}
         for stage, extra in stages.items():
             body[stage] = _staged(getattr(base, stage), extra, awaited)
         return type("Handler", (base,), body)
