@@ -128,7 +128,7 @@ def test_every_kind_of_client_is_answered_in_ten_restarts(tmp_path):
 
 
 @pytest.mark.clients
-@pytest.mark.timeout(180)  # a fork for each of many connections takes 20 s on a quiet machine
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("dispatcher", ["thread", "fork", "pool:8", "adaptive", "asyncio", "prefork:2"])
 def test_redis_benchmark_loses_no_connection_in_ten_restarts(dispatcher, tmp_path):
     if shutil.which("redis-benchmark") is None:
@@ -136,7 +136,7 @@ def test_redis_benchmark_loses_no_connection_in_ten_restarts(dispatcher, tmp_pat
     with Service(tmp_path, "pong", "tcp://127.0.0.1:0", dispatcher=dispatcher) as service:
         total, restarts, done = 0, 0, 0
         while restarts < 10:
-            count = 2000 if dispatcher in {"fork", "thread"} else 6000
+            count = {"fork": 300, "thread": 2000}.get(dispatcher, 6000)  # a fork for each takes long on a busy machine
             command = ["redis-benchmark", "-p", str(service.place[1]), "-t", "ping_mbulk", "-n", str(count), "-c", "20", "-k", "0", "--csv"]
             with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as client:
                 while client.poll() is None and restarts < 10:
