@@ -239,7 +239,9 @@ class BaseServer(RequestTemplate):
         """Print the current exception to standard error. Serving goes on even if standard error is closed, broken or blocked."""
         line = "-" * 40
         with contextlib.suppress(Exception):  # the address may not be printable
-            text = f"{line}\nException occurred during processing of request from {client_address!s}\n{traceback.format_exc()}{line}\n"
+            error = sys.exception()
+            trace = traceback.format_exc() if error is None else logs.format_exception(error) + "\n"
+            text = f"{line}\nException occurred during processing of request from {client_address!s}\n{trace}{line}\n"
             logs.write(sys.stderr, text)
 
     def __enter__(self) -> Any:

@@ -2,6 +2,7 @@
 
 import contextlib
 import contextvars
+import errno
 import logging
 import os
 import re
@@ -277,6 +278,51 @@ def test_an_exception_that_cannot_be_shown_is_logged_nevertheless(heard, caplog,
     log.warning("next")
     assert [re.sub(r"RuntimeError|SystemExit", "X", message) for message in heard()] == ["failed: %s (which cannot be shown: X)", "next"]
     assert kind.__name__ in caplog.records[0].exc_text
+
+
+def test_a_traceback_that_python_cannot_format_shows_places_and_the_exception(heard, caplog, monkeypatch):
+    def import_something(*_args):
+        raise OSError(errno.EMFILE, "Too many open files", "_colorize.py")
+
+    monkeypatch.setattr("traceback.format_exception", import_something)  # as Python 3.15 does without a free descriptor
+    try:
+        struct.unpack("H", b"")
+    except struct.error as error:
+        log.exception("failed")
+        shown = str(error)
+    assert heard() == ["failed"]
+    first, place, last = caplog.records[0].exc_text.splitlines()
+    assert first == "Traceback (most recent call last):"
+    assert __file__ in place
+    assert last == f"error: {shown}"
+
+
+NO_DESCRIPTOR = """
+import os, resource
+from socketkit.socketserver import BaseServer
+
+def fail():
+    raise OSError("no use")
+
+kept = []
+resource.setrlimit(resource.RLIMIT_NOFILE, (50, 20_000))
+try:
+    while True:
+        kept.append(os.dup(0))
+except OSError:
+    pass
+try:
+    fail()
+except OSError:
+    BaseServer(("127.0.0.1", 0), None).handle_error(None, ("192.0.2.1", 50000))
+"""
+
+
+def test_a_classic_server_prints_an_exception_although_no_descriptor_is_left():
+    printed = python(NO_DESCRIPTOR).stderr
+    assert "('192.0.2.1', 50000)" in printed
+    assert "in fail" in printed
+    assert "OSError: no use" in printed
 
 
 def test_arguments_that_do_not_fit_are_no_reason_to_fail(heard):

@@ -266,8 +266,21 @@ def _record(logger: logging.Logger, level: int, text: str, error: BaseException 
     file, line, function, _ = logger.findCaller(stacklevel=4)  # above `_say` and the method of `Log`
     record = logger.makeRecord(logger.name, level, file, line, _shorten(text), (), None, function)
     if error is not None:
-        record.exc_text = _shorten(_guarded(lambda: "".join(traceback.format_exception(error)).rstrip("\n")))
+        record.exc_text = _shorten(_guarded(lambda: format_exception(error)))
     return record
+
+
+def format_exception(error: BaseException) -> str:
+    """Return the traceback as text: without lines of source and without the causes, if Python cannot format it.
+
+    Since 3.15 Python imports a module for its first traceback, which fails without a free descriptor. Source: CPython's traceback.py.
+    """
+    try:
+        return "".join(traceback.format_exception(error)).rstrip("\n")
+    except Exception:  # noqa: BLE001 - an import may raise anything
+        steps = traceback.walk_tb(error.__traceback__)
+        places = (f'  File "{frame.f_code.co_filename}", line {line}, in {frame.f_code.co_name}' for frame, line in steps)
+        return "\n".join(["Traceback (most recent call last):", *places, f"{type(error).__name__}: {error}"])
 
 
 def _format(message: str, args: tuple[object, ...]) -> str:
