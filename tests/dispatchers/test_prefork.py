@@ -64,7 +64,8 @@ def serve(dispatcher, handler=who, transport=TCP("127.0.0.1", 0), lifecycle=Grac
 @contextlib.contextmanager
 def serving(body):
     """Run the program and give it with the address it serves; it is up to the test to end it."""
-    with Program.python("-W", "error", "-c", SERVER + body, env=with_path(TESTS)) as program:
+    own_forks = "ignore::DeprecationWarning:multiprocessing.popen_fork"  # Python 3.15 raises it after the fork, if it is an error
+    with Program.python("-W", "error", "-W", own_forks, "-c", SERVER + body, env=with_path(TESTS)) as program:
         yield program, ("127.0.0.1", int(program.line(r"^port (\d+)")[0][1]))
 
 
