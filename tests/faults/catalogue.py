@@ -57,6 +57,8 @@ class Row:
     """Pairs whose scenario also runs with the standard library's classes, and has to fail there."""
     shows: str = ""
     """A regular expression that matches the failure there."""
+    mended: str = ""
+    """The first Python whose standard library passes the scenario, such as 3.15."""
 
     @property
     def family(self) -> str:

@@ -1,7 +1,7 @@
 """Every row of the catalogue that has a scenario, under every dispatcher and transport that it applies to.
 
 The scenarios of one pair run in a separate process; see `matrix`. A scenario with a proof also runs with the standard library's classes,
-and has to fail there: this proves that the scenario detects the fault.
+and has to fail there, except where a newer Python has mended it: this proves that the scenario detects the fault.
 """
 
 import json
@@ -95,6 +95,10 @@ def test_the_fault_does_what_the_catalogue_says(matrix, subject, dispatcher, tra
 @pytest.mark.parametrize(("subject", "dispatcher", "transport", "row"), proofs())
 def test_the_standard_library_fails_it(matrix, subject, dispatcher, transport, row):
     failure = matrix.failure(subject, dispatcher, transport, row)
+    mended = ROWS[row].mended
+    if mended and sys.version_info >= tuple(map(int, mended.split("."))):
+        assert failure is None
+        return
     assert failure, f"the standard library passes {row}: the scenario does not detect the fault, or the catalogue is wrong"
     assert re.search(ROWS[row].shows, failure), failure
 
