@@ -589,6 +589,29 @@ for number in range(200):
         os.close(writer)
 
 
+def test_at_exit_a_blocked_sink_keeps_no_other_handler_from_what_it_was_to_write(tmp_path):
+    source = """
+import atexit, logging, logging.handlers, sys
+program = logging.getLogger("program")
+program.propagate = False
+program.addHandler(logging.handlers.MemoryHandler(100, flushLevel=logging.CRITICAL, target=logging.FileHandler(sys.argv[1])))
+atexit.register(program.error, "at the very end")  # called after that of socketkit
+from socketkit._system import logs
+logging.basicConfig()
+for number in range(100):
+    logs.Log("socketkit.tests").warning("%s", "x" * 10_000, about=number)
+program.error("before")
+"""
+    reader, writer = os.pipe()
+    try:
+        options = {"stderr": writer, "env": with_path(TESTS), "stdin": subprocess.DEVNULL}
+        assert subprocess.run([sys.executable, "-c", source, tmp_path / "log"], **options, timeout=30, check=False).returncode == 0
+    finally:
+        os.close(reader)
+        os.close(writer)
+    assert (tmp_path / "log").read_text().splitlines() == ["before", "at the very end"]
+
+
 def test_what_a_program_logs_last_is_written_before_it_ends():
     done = python(
         """

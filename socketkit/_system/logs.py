@@ -351,10 +351,15 @@ def _at_exit() -> None:
 
 
 def _leave_behind() -> None:
-    """Let the interpreter exit although a handler is stuck: otherwise it would wait for the locks of the handler and its stream."""
-    atexit.unregister(logging.shutdown)
-    free, streams = _stuck()
-    logging.shutdown(free)
+    """Let the interpreter exit although a handler is stuck: otherwise it would wait for the locks of the handler and its stream.
+
+    `logging.shutdown`, which is called next, then closes the other handlers only. It cannot be unregistered any more: Python 3.14 and
+    later call every exit function that was registered when the exit began. Source: CPython's Modules/atexitmodule.c, `atexit_callfuncs`.
+    """
+    stuck, streams = _stuck()
+    for reference in stuck:
+        with contextlib.suppress(ValueError):  # the handler has been deleted
+            _handlers().remove(reference)
     _step_aside(streams)
     for name in ("__stdout__", "__stderr__"):
         if getattr(sys, name) in streams:
@@ -362,15 +367,19 @@ def _leave_behind() -> None:
 
 
 def _stuck() -> tuple[list[Any], list[Any]]:
-    """Return weak references to the log handlers that are not in use, and the streams that the others write to."""
-    references = list(logging._handlerList)  # type: ignore[attr-defined] # noqa: SLF001 - the list that `logging.shutdown` uses
+    """Return weak references to the log handlers that are in use or share a stream with one, and the streams that are in use."""
+    references = list(_handlers())
     held = [reference for reference in references if _is_held(reference())]
     streams = [getattr(reference(), "stream", None) for reference in held]
     if isinstance(_emitter.job, partial) and _emitter.job.func is _write:
         streams.append(_emitter.job.args[0])
     streams = [stream for stream in streams if stream is not None]
-    free = [each for each in references if each not in held and getattr(each(), "stream", None) not in streams]
-    return free, streams
+    return [each for each in references if each in held or getattr(each(), "stream", None) in streams], streams
+
+
+def _handlers() -> list[Any]:
+    """Return the list, kept by `logging`, of weak references to the handlers that `logging.shutdown` closes."""
+    return logging._handlerList  # type: ignore[attr-defined,no-any-return] # noqa: SLF001 - there is no public way
 
 
 def _is_held(handler: logging.Handler | None) -> bool:
