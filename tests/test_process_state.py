@@ -16,6 +16,7 @@ from socketkit.testing.programs import GUARD, Program
 
 PROGRAM = """
 import atexit, json, os, resource, signal, socketserver, subprocess, sys, threading
+import ctypes  # adaptive does so too; libffi then opens a descriptor, once for each process, and keeps it
 
 SIGNALS = "SIGALRM SIGUSR1 SIGHUP SIGCHLD SIGPIPE SIGQUIT SIGWINCH SIGTTIN SIGVTALRM".split()
 

@@ -168,6 +168,7 @@ def test_handlers_of_another_library_are_not_awaited():
         Checks().test_async()
 
 
+@pytest.mark.timeout(180)  # it starts two processes for each check
 def test_a_dispatcher_that_takes_only_messages_is_checked_with_messages():
     checked = python(
         """
@@ -179,7 +180,8 @@ logging.getLogger("socketkit").addHandler(logging.NullHandler())
 factory = functools.partial(ProcessPoolExecutor, 2, mp_context=multiprocessing.get_context("forkserver"))
 report = check_dispatcher(lambda: Executor(factory))
 print({each.check for each in report.findings if each.result == "kept"} >= {"test_answers", "test_conversation", "test_datagrams"})
-"""
+""",
+        guard=150,
     )
     assert checked.stdout == "True\n"
 
