@@ -1,8 +1,4 @@
-"""Run many scenarios, at least two processes at a time, and report each result at once: ``python -m faults.matrix JOBS``.
-
-JOBS is a JSON file, a list of [subject, dispatcher, transport, [row, ...]]. If a process dies during a row, only that row fails: the
-other rows run in a new process.
-"""
+"""Run the scenarios of one dispatcher and transport in a separate process."""
 
 from __future__ import annotations
 
@@ -14,40 +10,31 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
-_printing = threading.Lock()
-
-
-def report(subject: str, dispatcher: str, transport: str, row: str, failure: str | None) -> None:
-    with _printing:
-        print(json.dumps([subject, dispatcher, transport, row, failure]), flush=True)
+from helpers.support import TESTS
+from socketkit.testing.programs import with_path
 
 
-def run(subject: str, dispatcher: str, transport: str, rows: list[str]) -> None:
+def failures(subject: str, dispatcher: str, transport: str, rows: Sequence[str]) -> Iterator[str | None]:
+    """Yield the failure of each row in turn, as soon as it is known; None if the row passed.
+
+    If the process dies during a row, only that row fails: the other rows run in a new process. The process ends when the iterator is
+    closed.
+    """
     left = list(rows)
     while left:
-        begun = None
-        for said in process(subject, dispatcher, transport, left):
-            if "begin" in said:
-                begun = said["begin"]
-            elif "row" in said:
-                report(subject, dispatcher, transport, said["row"], said["failure"])
-                left.remove(said["row"])
-                begun = None
-            elif left:  # the process ended too early
-                lost = begun or left[0]
-                report(subject, dispatcher, transport, lost, f"its process ended: {said['end']}")
-                left.remove(lost)
+        for failure in _process(subject, dispatcher, transport, left):
+            yield failure
+            del left[0]
 
 
-def process(subject: str, dispatcher: str, transport: str, rows: list[str]) -> Iterator[dict[str, str]]:
+def _process(subject: str, dispatcher: str, transport: str, rows: Sequence[str]) -> Iterator[str | None]:
+    """Yield the failures of the rows, up to the one during which the process died."""
     command = [sys.executable, "-m", "faults.run", subject, dispatcher, transport, *rows]
     patience = {"socketkit": "5", "socketserver": "1"}[subject]  # keep the expected failures of the standard library short
     pipes = {
-        "env": {**os.environ, "FAULTS_PATIENCE": patience},
+        "env": {**with_path(TESTS), "FAULTS_PATIENCE": patience, "PYTHONFAULTHANDLER": "1"},
         "stdout": subprocess.PIPE,
         "text": True,
         "errors": "replace",
@@ -56,11 +43,19 @@ def process(subject: str, dispatcher: str, transport: str, rows: list[str]) -> I
     with tempfile.TemporaryFile("w+", errors="replace") as errors, subprocess.Popen(command, stderr=errors, **pipes) as child:
         ender = threading.Thread(target=_end_with, args=(child,))
         ender.start()
-        for line in child.stdout:
-            yield json.loads(line)
-        ender.join()
-        errors.seek(0)
-        yield {"end": f"exit code {child.returncode}\n{errors.read()[-6000:]}"}
+        left = len(rows)
+        try:
+            for line in child.stdout:
+                left -= 1
+                yield json.loads(line)["failure"]
+        except GeneratorExit:
+            child.kill()
+            raise
+        finally:
+            ender.join()
+        if left:
+            errors.seek(0)
+            yield f"its process ended: exit code {child.returncode}\n{errors.read()[-6000:]}"
 
 
 def _end_with(child: subprocess.Popen[str]) -> None:
@@ -68,13 +63,3 @@ def _end_with(child: subprocess.Popen[str]) -> None:
     child.wait()
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
-
-
-def main(jobs: str) -> None:
-    with ThreadPoolExecutor(max(2, os.cpu_count() or 2)) as pool:
-        for future in [pool.submit(run, *job) for job in json.loads(Path(jobs).read_text())]:
-            future.result()
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

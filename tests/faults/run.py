@@ -1,7 +1,7 @@
 """Run scenarios in this process, one after another, and report each result: ``python -m faults.run LIBRARY DISPATCHER TRANSPORT ROW...``.
 
-For each row, standard output has two JSON objects: {"begin": row}, then {"row": row, "failure": null or the text of the failure}. If a
-scenario hangs, the process prints the stacks of its threads to standard error and ends.
+For each row, standard output has a JSON object, {"row": row, "failure": null or the text of the failure}. If a scenario hangs, the
+process prints the stacks of its threads to standard error and ends.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ def main(subject: str, dispatcher: str, transport: str, *rows: str) -> None:
     guard = 3600 if soak else GUARD if subject == "socketkit" else OF_OTHERS
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     for row in rows:
-        out.write(json.dumps({"begin": row}) + "\n")
         failure = None
         for scenario in SCENARIOS[row]:
             faulthandler.dump_traceback_later(guard, exit=True, file=sys.__stderr__)

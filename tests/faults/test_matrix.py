@@ -1,13 +1,12 @@
 """Every row of the catalogue that has a scenario, under every dispatcher and transport that it applies to.
 
-The scenarios of one pair run in a separate process; see `matrix`. A scenario with a proof also runs with the standard library's classes,
+The scenarios of one pair run in one separate process; see `matrix`. A scenario with a proof also runs with the standard library's classes,
 and has to fail there, except where a newer Python has mended it: this proves that the scenario detects the fault.
 """
 
+import contextlib
 import json
-import os
 import re
-import subprocess
 import sys
 from itertools import product
 
@@ -15,11 +14,15 @@ import pytest
 
 from faults.catalogue import ROWS
 from faults.lab import DISPATCHERS, LAYERED, TRANSPORTS
+from faults.matrix import failures
 from faults.scenarios import SCENARIOS
 from helpers.support import TESTS
 from socketkit.testing.programs import run, with_path
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = [
+    pytest.mark.timeout(150),
+    pytest.mark.leaves("children", "descriptors", "threads", reason="the process of a pair runs until its last row has been tested"),
+]
 
 
 def tried():
@@ -41,60 +44,49 @@ def proofs():
 
 
 class Matrix:
-    """The process that runs the selected scenarios, and its results."""
+    """The selected scenarios, and the process that runs those of one pair. They run in the order of the tests."""
 
-    def __init__(self, wanted, folder):
-        jobs = {}
-        for *pair, row in wanted:
-            jobs.setdefault(tuple(pair), []).append(row)
-        (folder / "jobs").write_text(json.dumps([[*pair, rows] for pair, rows in jobs.items()]))
-        self._errors = open(folder / "errors", "w+")  # noqa: SIM115 - see close
-        self._results = {}
-        command = [sys.executable, "-m", "faults.matrix", str(folder / "jobs")]
-        environment = {**with_path(TESTS), "PYTHONFAULTHANDLER": "1"}
-        self._process = subprocess.Popen(
-            command, env=environment, stdout=subprocess.PIPE, stderr=self._errors, text=True, start_new_session=True
-        )
+    def __init__(self, selected):
+        self._rows = {}
+        for *pair, row in selected:
+            self._rows.setdefault(tuple(pair), []).append(row)
+        self._pair, self._left = None, []
+        self._running = contextlib.ExitStack()
 
-    def failure(self, *what):
+    def failure(self, *pair, row):
         """Return the failure of one scenario, or None if it passed. Waits without a limit."""
-        while what not in self._results:
-            line = self._process.stdout.readline()
-            if not line:
-                self._errors.seek(0)
-                pytest.fail(f"the matrix ended before {what}:\n{self._errors.read()}")
-            *key, failure = json.loads(line)
-            self._results[tuple(key)] = failure
-        return self._results[what]
+        if pair != self._pair or row not in self._left:
+            self.close()
+            rows = self._rows[pair]
+            self._pair, self._left = pair, rows[rows.index(row) :]  # another worker of xdist runs those before
+            self._failures = self._running.enter_context(contextlib.closing(failures(*pair, list(self._left))))
+        while True:
+            done, failure = self._left.pop(0), next(self._failures)
+            if done == row:
+                return failure
 
     def close(self):
-        if self._process.poll() is None:
-            os.killpg(self._process.pid, 9)
-        self._process.wait()
-        self._process.stdout.close()
-        self._errors.close()
+        self._running.close()
 
 
 @pytest.fixture(scope="module")
-def matrix(request, tmp_path_factory):
-    """Run only the selected scenarios."""
+def matrix(request):
     ours = [each for each in request.session.items if "matrix" in getattr(each, "fixturenames", ())]
-    wanted = [tuple(each.callspec.params[name] for name in ("subject", "dispatcher", "transport", "row")) for each in ours]
-    running = Matrix(wanted, tmp_path_factory.mktemp("matrix"))
+    running = Matrix([tuple(each.callspec.params[name] for name in ("subject", "dispatcher", "transport", "row")) for each in ours])
     yield running
     running.close()
 
 
 @pytest.mark.parametrize(("subject", "dispatcher", "transport", "row"), tried())
 def test_the_fault_does_what_the_catalogue_says(matrix, subject, dispatcher, transport, row):
-    failure = matrix.failure(subject, dispatcher, transport, row)
+    failure = matrix.failure(subject, dispatcher, transport, row=row)
     if failure:
         pytest.fail(f"{ROWS[row].fault}: {ROWS[row].expected}\n{failure}", pytrace=False)
 
 
 @pytest.mark.parametrize(("subject", "dispatcher", "transport", "row"), proofs())
 def test_the_standard_library_fails_it(matrix, subject, dispatcher, transport, row):
-    failure = matrix.failure(subject, dispatcher, transport, row)
+    failure = matrix.failure(subject, dispatcher, transport, row=row)
     mended = ROWS[row].mended
     if mended and sys.version_info >= tuple(map(int, mended.split("."))):
         assert failure is None
@@ -110,4 +102,4 @@ def test_what_is_done_again_and_again_holds_in_long(pair):
     environment = {**with_path(TESTS), "FAULTS_SOAK": "1"}
     done = run(sys.executable, "-m", "faults.run", "socketkit", *pair, "CL9", "LR20", env=environment, guard=3600)
     results = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [each["failure"] for each in results if "row" in each] == [None, None]
+    assert [each["failure"] for each in results] == [None, None]
