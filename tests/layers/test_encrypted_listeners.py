@@ -46,6 +46,7 @@ def encrypted(kind, handler, **options):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*certificate())
     server = kind(("127.0.0.1", 0), handler)
+    server.socket.listen(100)  # with the five of the class, the kernel drops clients that arrive together, and they wait for seconds
     server.socket = context.wrap_socket(server.socket, server_side=True, **options)
     return server
 
