@@ -177,7 +177,9 @@ from concurrent.futures import ProcessPoolExecutor
 from socketkit import Executor
 from socketkit.testing.conformance import check_dispatcher
 logging.getLogger("socketkit").addHandler(logging.NullHandler())
-factory = functools.partial(ProcessPoolExecutor, 2, mp_context=multiprocessing.get_context("forkserver"))
+context = multiprocessing.get_context("forkserver")
+context.set_forkserver_preload(["socketkit.testing.conformance"])  # imported once, not by each process of each check
+factory = functools.partial(ProcessPoolExecutor, 2, mp_context=context)
 report = check_dispatcher(lambda: Executor(factory))
 print({each.check for each in report.findings if each.result == "kept"} >= {"test_answers", "test_conversation", "test_datagrams"})
 """,
