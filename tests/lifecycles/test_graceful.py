@@ -101,14 +101,14 @@ def test_the_third_signal_leaves():
 inside = threading.Event()
 def never_ends(request, peer, server):
     inside.set()
-    while True: time.sleep(10)
+    while True: request.recv(1)
 server = Server(TCP("127.0.0.1", 0), never_ends, dispatcher=Sync(), lifecycle=Graceful(drain=None))
 started = serving(server)
-received = []
 def kill():
     started.wait()
     with socket.create_connection(server.addresses[0]):
         inside.wait()
+        while not main_thread_receives(): time.sleep(0)
         for count in range(3):
             os.kill(os.getpid(), signal.SIGTERM)
             while count == 0 and not innards.run(server).stopping or count == 1 and innards.run(server)._deadline is None: time.sleep(0)
