@@ -30,9 +30,9 @@ SUITES = ("test_socketserver", "test_httpservers", "test_xmlrpc", "test_docxmlrp
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run all tests but the plugins', two at a time; arguments after -- go to pytest."""
+    """Run all tests but the plugins', four at a time; arguments after -- go to pytest."""
     session.install(".[test]")
-    session.run("pytest", "-n", "2", *session.posargs)
+    session.run("pytest", "-n", "4", *session.posargs)
 
 
 @nox.session

@@ -65,6 +65,7 @@ def test_a_name_that_is_not_there_is_found():
 # --- the build --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.timeout(150)
 def test_the_documentation_builds_without_a_warning(tmp_path):
     for package in ("sphinx", "furo", "myst_parser"):
         pytest.importorskip(package)
