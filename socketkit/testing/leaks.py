@@ -13,6 +13,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import attrs
@@ -21,6 +22,8 @@ from socketkit._system import logs
 
 GRACE = 2.0
 """Seconds that ending threads get in total."""
+
+_SIGNALS = tuple(map(int, signal.valid_signals() - {getattr(signal, "SIGALRM", None)}))  # SIGALRM is used by the tests' timeout
 
 
 @attrs.frozen
@@ -98,16 +101,23 @@ def _children() -> dict[int, str]:
     except (AttributeError, ChildProcessError):
         return {}
     children = {}
-    for entry in _entries("/proc"):
-        if not entry.name.isdecimal():
-            continue
+    for number in _candidates():
         with contextlib.suppress(OSError):  # it ended meanwhile
-            pid, _, rest = (entry / "stat").read_text().partition(" (")
+            pid, _, rest = Path(f"/proc/{number}/stat").read_text().partition(" (")
             name, _, fields = rest.rpartition(") ")
             state, parent, *_ = fields.split()
             if int(parent) == os.getpid():
                 children[int(pid)] = f"{pid} ({name}, state {state})"
     return children
+
+
+def _candidates() -> Iterator[str]:
+    """Yield the pids of this process's children; those of all processes, where the kernel does not list them by parent (proc(5))."""
+    if not Path("/proc/thread-self/children").exists():
+        yield from (entry.name for entry in _entries("/proc") if entry.name.isdecimal())
+    for thread in _entries("/proc/self/task"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            yield from (thread / "children").read_text().split()
 
 
 def _entries(folder: str) -> list[Path]:
@@ -120,7 +130,7 @@ def _entries(folder: str) -> list[Path]:
 
 def _signals() -> dict[str, str]:
     handlers = {}
-    for number in signal.valid_signals() - {getattr(signal, "SIGALRM", None)}:  # SIGALRM is used by the tests' timeout
+    for number in _SIGNALS:
         with contextlib.suppress(ValueError):
             handlers[str(number)] = f"signal {number} is handled by {signal.getsignal(number)!r}"
     if threading.current_thread() is threading.main_thread():
