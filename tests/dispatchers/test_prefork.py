@@ -15,9 +15,9 @@ import pytest
 from helpers.support import ROOT, TESTS, gone, python
 from socketkit import UDP, Prefork, Server, Sync
 from socketkit.composition import config
-from socketkit.dispatchers import prefork
-from socketkit.dispatchers._prefork.supervisor import SHORTEST_PAUSE
-from socketkit.dispatchers._prefork.worker import memory_in_use
+from socketkit.dispatchers import _supervised
+from socketkit.dispatchers._supervision.process_worker import memory_in_use
+from socketkit.dispatchers._supervision.supervisor import SHORTEST_PAUSE
 from socketkit.errors import ConfigError, IncompatibleError
 from socketkit.handlers.coroutines import AsyncStreamRequestHandler
 from socketkit.testing.clients import ask, talk
@@ -171,8 +171,8 @@ def test_it_takes_the_handlers_that_its_inner_dispatcher_takes():
 
 
 def test_there_are_as_many_workers_as_cores_unless_somebody_says_otherwise():
-    assert prefork.cores() == len(os.sched_getaffinity(0))
-    assert Prefork().start(None)._target == prefork.cores()
+    assert _supervised.cores() == len(os.sched_getaffinity(0))
+    assert Prefork().start(None)._target == _supervised.cores()
     assert Prefork(7).start(None)._target == 7
 
 
@@ -706,7 +706,7 @@ serve(Prefork(2, Sync(), boots=2))
 
 
 def test_without_a_pidfd_an_end_is_noticed_all_the_same():
-    body = "import socketkit.dispatchers._prefork.supervisor as supervisor\nsupervisor.pidfd = lambda pid: None\nserve(Prefork(2, Forks(), max_age=0.5))"
+    body = "import socketkit.dispatchers._supervision.processes as processes\nprocesses.pidfd = lambda pid: None\nserve(Prefork(2, Forks(), max_age=0.5))"
     with serving(body) as (program, address):
         with Crowd(address, 2) as crowd:
             os.kill(started(program, 2)[0], signal.SIGKILL)
@@ -762,7 +762,7 @@ hoard = []
 def handler(request, peer, server):
     hoard.append(b"x" * int(request.recv(100)))
     request.sendall(b"%d" % os.getpid())
-from socketkit.dispatchers._prefork.worker import memory_in_use
+from socketkit.dispatchers._supervision.process_worker import memory_in_use
 serve(Prefork(1, Sync(), max_rss=memory_in_use() + 50_000_000), handler)
 """
     with serving(body) as (program, address):

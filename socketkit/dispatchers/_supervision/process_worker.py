@@ -1,4 +1,4 @@
-"""A worker process of `Prefork`: its messages to and from the supervisor, and when it leaves."""
+"""A worker process, from the inside: its messages to and from the supervisor, and when it leaves."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from socketkit._system import children, signals
 from socketkit._system.children import drop_exit_functions, keep_private, run_exit_functions
 from socketkit._system.early_signals import is_free
 from socketkit._system.threads import aside
-from socketkit.dispatchers._prefork.handle import CLOSE, DUE, FORCE, GOING, HERE, LEAVE, READY, RENEW, STOP, hear, say
+from socketkit.dispatchers._supervision.handle import CLOSE, DUE, FORCE, GOING, HERE, LEAVE, READY, RENEW, STOP, hear, say
 from socketkit.logs import Log
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ BACKSTOP = 1.0
 """Seconds after its drain at which a worker without a parent is killed, whatever it is doing."""
 
 
-class Worker:
+class ProcessWorker:
     """One worker, in the main thread of its own process; `channel` connects it to its parent.
 
     Messages on the channel also raise SIGIO, so that they are handled even while a handler occupies the main thread.

@@ -1,0 +1,1 @@
+"""The live parts of `Prefork` and `Interpreters`: a supervisor, and its workers."""
