@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from socketkit.dispatchers.aio import Asyncio
     from socketkit.dispatchers.executor import Executor
     from socketkit.dispatchers.forks import Forks
+    from socketkit.dispatchers.interpreters import Interpreters
     from socketkit.dispatchers.pool import Pool
     from socketkit.dispatchers.prefork import Prefork
     from socketkit.dispatchers.sync import Sync
@@ -43,7 +44,7 @@ __version__ = "0.2.0"
 __all__ = ["Server", "compose"]
 __all__ += ["TCP", "TLS", "UDP", "InheritedFD", "Layered", "Memory", "Systemd", "UnixDatagram", "UnixStream"]
 __all__ += ["ProxiedAddress", "ProxyHeader", "ProxyProtocol", "ProxySSL"]
-__all__ += ["Adaptive", "Asyncio", "Executor", "Forks", "Pool", "Prefork", "Sync", "Threads"]
+__all__ += ["Adaptive", "Asyncio", "Executor", "Forks", "Interpreters", "Pool", "Prefork", "Sync", "Threads"]
 __all__ += ["Classic", "Graceful"]
 __all__ += ["AsyncDatagramRequestHandler", "AsyncRequestHandler", "AsyncStreamRequestHandler", "ConversationHandler", "MessageHandler"]
 __all__ += ["DrainReport", "Limits", "PeerCredentials", "Stats", "peer_credentials"]
@@ -58,6 +59,7 @@ _PLACES = {
     "dispatchers.executor": ("Executor",),
     "dispatchers.forks": ("Forks",),
     "dispatchers.pool": ("Pool",),
+    "dispatchers.interpreters": ("Interpreters",),
     "dispatchers.prefork": ("Prefork",),
     "dispatchers.sync": ("Sync",),
     "dispatchers.threads": ("Threads",),

@@ -102,6 +102,14 @@ class Server(RequestTemplate):
         # The name is mangled, because programs give their servers attributes of any name.
         self.__engine = vars(self)[ENGINE] = ComposedEngine(self, Adaptive, Observers(observers), self._clock)
 
+    @classmethod
+    def _copied(cls, attributes: Mapping[str, Any], transports: Sequence[Transport], handler: Any, **parts: Any) -> Self:
+        """Return a copy of a server in another interpreter, composed of copied parts, without the constructor of a subclass."""
+        server = cls.__new__(cls)
+        vars(server).update(attributes)
+        Server.__init__(server, transports, handler, **parts)
+        return server
+
     def __repr__(self) -> str:
         where = ", ".join(self.urls)
         return f"<{type(self).__name__} {where} {self.state.value}>"

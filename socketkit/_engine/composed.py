@@ -29,7 +29,19 @@ from socketkit._system.logs import Log
 from socketkit._system.sockets import peek
 from socketkit._system.timer import TimerThread
 from socketkit.handlers.base import unwrapped
-from socketkit.seams import Address, Clock, Dispatcher, Lifecycle, Listener, Parking, Request, Transport, Unit, open_listeners
+from socketkit.seams import (
+    Address,
+    Clock,
+    Dispatcher,
+    Lifecycle,
+    Listener,
+    PackedReplica,
+    Parking,
+    Request,
+    Transport,
+    Unit,
+    open_listeners,
+)
 from socketkit.seams.limits import Limits
 from socketkit.seams.stats import Queue, Stats
 
@@ -75,6 +87,11 @@ class ComposedEngine(Engine):
                 log.exception("service_actions of %r failed; further failures of it are not logged", self.server)
 
     # listeners
+
+    @property
+    def opened(self) -> list[tuple[Listener, Transport]]:
+        """The open listeners, each with its transport."""
+        return self._opened
 
     @property
     def listeners(self) -> list[Listener]:
@@ -194,18 +211,24 @@ class ComposedEngine(Engine):
                 source.admission = admission
         return sources
 
+    @property
+    def limits_of_each(self) -> Limits:
+        """The limits of each process or interpreter that serves, once the listeners are open."""
+        limits: Limits = self.server.limits if self._fitted is None else self._fitted
+        return limits
+
     def _limits_in_force(self, live: StartedDispatcher) -> Limits:
         """Return the limits for each serving process, as adjusted by the dispatcher and the system."""
-        limits: Limits = self.server.limits if self._fitted is None else self._fitted
-        return limits if live.narrow is None else live.narrow(limits)
+        return self.limits_of_each if live.narrow is None else live.narrow(self.limits_of_each)
 
     def _fit_limits(self) -> None:
-        """Fit the limits to the resources of this process, or of each process forked from it."""
+        """Fit the limits to the resources of this process, or of each process forked from it; then share them among its interpreters."""
         dispatcher, narrow = self.recipe(), self._started().narrow
         shared = self.server.limits.shared_by(getattr(dispatcher, "processes", 1))
         recipe = getattr(dispatcher, "inner", None) or dispatcher
-        others = len(self.listeners) + (getattr(recipe, "workers", None) or 0)
-        self._fitted = fitted(shared if narrow is None else narrow(shared), others)
+        interpreters = getattr(dispatcher, "interpreters", 1)
+        others = interpreters * (len(self.listeners) + (getattr(recipe, "workers", None) or 0))
+        self._fitted = fitted(shared if narrow is None else narrow(shared), others).shared_by(interpreters)
 
     def _deadlines(self, live: StartedDispatcher, limits: Limits, run: Run) -> Deadlines | None:
         """Return the deadlines of a run; None if the limits set none. A child forked for a request keeps its other ones itself."""
@@ -270,6 +293,14 @@ class ComposedEngine(Engine):
                 keep_private(listener.socket)  # what a handler forks may outlive this process, and must not hold the port
         self.server.dispatcher = dispatcher or self.usual_dispatcher()
         return super().become_replica(self.server.dispatcher, tally, opened, settled)
+
+    # copies in other interpreters
+
+    def pack(self, tally: Tally, dispatcher: Dispatcher | None) -> PackedReplica:
+        from socketkit._engine import copies  # noqa: PLC0415 - for dispatchers with interpreters only
+
+        assert self.run is not None  # noqa: S101 - the dispatcher that drives this run packs it
+        return copies.pack(self, tally, dispatcher, self.run.pace)
 
 
 def _forget_others(engine: ComposedEngine) -> None:

@@ -22,8 +22,8 @@ from socketkit._engine.work import StartedDispatcher, Work
 from socketkit._system import logs
 from socketkit._system.logs import Log
 from socketkit._system.timer import TimerThread
-from socketkit.errors import AlreadyServingError
-from socketkit.seams import Clock, Dispatcher, Lifecycle, Request
+from socketkit.errors import AlreadyServingError, IncompatibleError
+from socketkit.seams import Clock, Dispatcher, Lifecycle, PackedReplica, Request
 from socketkit.seams.stats import DrainReport
 
 log = Log("socketkit.serving")
@@ -245,11 +245,30 @@ class Engine(Requests, ABC):
         assert self.run is not None  # noqa: S101 - the dispatcher that drives this run forked the child
         self.run.close()
         self._gate = threading.Lock()
+        return self.replicate(dispatcher or self.usual_dispatcher(), tally, opened, settled, self.run.pace)
+
+    # copies in other interpreters
+
+    def pack(self, _tally: Tally, _dispatcher: Dispatcher | None) -> PackedReplica:
+        """Return what another interpreter needs to serve as this server does: see `socketkit.seams.Replica.pack`."""
+        kind = type(self.server).__name__
+        reason = "cannot be copied into another interpreter, because it is not composed of parts"
+        raise IncompatibleError(kind, reason, "compose a socketkit.Server, or use prefork")
+
+    def replicate(
+        self,
+        dispatcher: Dispatcher,
+        tally: Tally,
+        opened: Callable[[Intake], None],
+        settled: Callable[[int], None] | None,
+        pace: float,
+    ) -> Run:
+        """In a worker: serve with this dispatcher, and with a ledger and a run of its own. Return the run."""
         self.ledger = ledger = ReplicaLedger(self.ledger, tally, settled)
-        self.run = run = Run(self, self.run.pace, opened=opened)
+        self.run = run = Run(self, pace, opened=opened)
         if settled is not None:
             count_requests(self.server.RequestHandlerClass, partial(_converse, ledger, run))
-        self.live = StartedDispatcher(dispatcher or self.usual_dispatcher(), Work(self))
+        self.live = StartedDispatcher(dispatcher, Work(self))
         return run
 
 

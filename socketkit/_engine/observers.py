@@ -15,15 +15,16 @@ class Observers:
 
     An observer's error is logged once and never reaches the server.
 
+    everyone: the observers themselves.
     watch_handlers: whether any observer asks when handlers are entered or left.
     """
 
     def __init__(self, observers: Iterable[object] = ()) -> None:
         self._listeners: dict[str, tuple[Callable[..., object], ...]] = {}
         self._complained: set[Callable[..., object]] = set()
-        everyone = {id(each): each for each in observers}.values()
+        self.everyone = tuple({id(each): each for each in observers}.values())
         for event in EVENTS:
-            listeners = tuple(method for method in (getattr(each, event, None) for each in everyone) if callable(method))
+            listeners = tuple(method for method in (getattr(each, event, None) for each in self.everyone) if callable(method))
             if listeners:
                 self._listeners[event] = listeners
         self.watch_handlers = self.wants("handler_entered") or self.wants("handler_left")

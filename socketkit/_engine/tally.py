@@ -20,13 +20,15 @@ _TURNS = 1 + len(OUTCOMES)
 
 
 class Tally:
-    """Counters in memory shared by two processes: the forked one writes them, its parent reads them, even after the child has died.
+    """Counters in shared memory: a worker process or interpreter writes them, its parent reads them, even after the worker has ended.
 
     Each counter is one aligned word, so a reader never sees a partial write. The memory is freed with the last reference to the tally.
     """
 
-    def __init__(self) -> None:
-        self._counts = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("Q")  # requests accepted, one counter per outcome, `_TURNS`
+    def __init__(self, memory: memoryview | None = None) -> None:
+        """memory: that of the same tally in another interpreter; None: new memory, which processes forked from this one share."""
+        self.memory = memoryview(mmap.mmap(-1, mmap.PAGESIZE)) if memory is None else memory
+        self._counts = self.memory.cast("Q")  # requests accepted, one counter per outcome, `_TURNS`
 
     def accept(self) -> None:
         self._counts[0] += 1

@@ -11,7 +11,7 @@ from socketkit._system.forking import forks
 from socketkit._system.logs import Log
 from socketkit._system.sockets import until_ready
 from socketkit.handlers.base import unwrapped
-from socketkit.seams import Address, Dispatch, Dispatcher, Drive, EventLoop, Parking, Refusal, Request
+from socketkit.seams import Address, Dispatch, Dispatcher, Drive, EventLoop, PackedReplica, Parking, Refusal, Request
 from socketkit.seams.stats import Stats
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class Work:
 
 
 class Replica:
-    """An additional serving process: see `socketkit.seams.Replica`. `enter` is for the child, all else for the parent."""
+    """An additional worker that serves: see `socketkit.seams.Replica`. `enter` is for a forked child, all else for the parent."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -103,6 +103,9 @@ class Replica:
 
     def enter(self, dispatcher: Dispatcher | None, opened: Callable[[Intake], None], settled: Callable[[int], None] | None = None) -> Run:
         return self._engine.become_replica(dispatcher, self._tally, opened, settled)
+
+    def pack(self, dispatcher: Dispatcher | None) -> PackedReplica:
+        return self._engine.pack(self._tally, dispatcher)
 
     def begun(self, worker: object) -> None:
         """Tell the observers that the worker has started; the first worker makes the server ready."""

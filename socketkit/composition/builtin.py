@@ -8,6 +8,7 @@ from socketkit.dispatchers.adaptive import Adaptive
 from socketkit.dispatchers.aio import Asyncio
 from socketkit.dispatchers.executor import Executor
 from socketkit.dispatchers.forks import Forks
+from socketkit.dispatchers.interpreters import Interpreters
 from socketkit.dispatchers.pool import Pool
 from socketkit.dispatchers.prefork import Prefork
 from socketkit.dispatchers.sync import Sync
@@ -55,6 +56,7 @@ def socketkit_dispatchers() -> Mapping[str, type[Dispatcher]]:
         "pool": Pool,
         "adaptive": Adaptive,
         "prefork": Prefork,
+        "interpreters": Interpreters,
         "asyncio": Asyncio,
         "executor": Executor,
     }

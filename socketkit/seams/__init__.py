@@ -12,6 +12,7 @@ Times are float seconds, deadlines are on `time.monotonic()`, and None means no 
 from socketkit._system.wakeup import Wakeup
 from socketkit.seams.dispatchers import Branch, Dispatch, Dispatcher, Drive, EventLoop, Intake, OpenIntake, Replica, Watcher, Work
 from socketkit.seams.events import EVENTS, REFUSALS, Refusal
+from socketkit.seams.interpreters import PackedReplica, UnpackedReplica
 from socketkit.seams.lifecycles import Lifecycle, Serving, State
 from socketkit.seams.parking import Parking
 from socketkit.seams.powers import (
@@ -23,6 +24,7 @@ from socketkit.seams.powers import (
     BoundsHandlers,
     Checks,
     Connects,
+    Copies,
     Cuts,
     Daemonizes,
     Expires,
@@ -47,6 +49,7 @@ from socketkit.seams.powers import (
     Requires,
     RunsAsync,
     RunsInPlace,
+    RunsInterpreters,
     ShakesHands,
     Shares,
     SpeaksFirst,
@@ -64,7 +67,8 @@ from socketkit.seams.types import Address, Clock, Kind, Request, Seconds, Unit
 from socketkit.seams.validators import at_least, permission_bits, seconds, seconds_or_none, socket_path, some_seconds_or_none
 
 __all__ = ["EVENTS", "REFUSALS", "DrainReport", "Lifecycle", "Parking", "Queue", "Refusal", "Serving", "State", "Stats", "Stuck", "Wakeup"]
-__all__ += ["Branch", "Dispatch", "Dispatcher", "Drive", "EventLoop", "Intake", "OpenIntake", "Replica", "Watcher", "Work"]
+__all__ += ["Branch", "Dispatch", "Dispatcher", "Drive", "EventLoop", "Intake", "OpenIntake", "PackedReplica", "Replica"]
+__all__ += ["UnpackedReplica", "Watcher", "Work"]
 __all__ += [
     "Adapts",
     "AnyLayer",
@@ -72,6 +76,7 @@ __all__ += [
     "BeginsInLoop",
     "BoundsHandlers",
     "Connects",
+    "Copies",
     "Cuts",
     "Expires",
     "Forces",
@@ -88,7 +93,7 @@ __all__ += [
 ]
 __all__ += ["Answers", "Checks", "Daemonizes", "ForksRequests", "ForksWorkers", "Kinds", "Located", "NeedsSocket", "Nests", "OpensSeveral"]
 __all__ += ["IsAsync", "NamesClient", "ReplacesSocket", "RepliesToMessages", "Requires", "RunsAsync", "SpeaksFirst", "Starts", "TakesKinds"]
-__all__ += ["TakesAnySocket", "TakesLoopConnections", "Upgrades", "UsesAsyncLibrary"]
+__all__ += ["RunsInterpreters", "TakesAnySocket", "TakesLoopConnections", "Upgrades", "UsesAsyncLibrary"]
 __all__ += ["Address", "Clock", "Kind", "Request", "Seconds", "Unit"]
 __all__ += ["Answered", "Handshake", "Layer", "Listener", "Transport", "open_listeners"]
 __all__ += ["at_least", "permission_bits", "seconds", "seconds_or_none", "socket_path", "some_seconds_or_none"]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 from socketkit.seams.types import Address, Request, Unit
 
 if TYPE_CHECKING:
+    from socketkit.seams.interpreters import PackedReplica
     from socketkit.seams.lifecycles import Serving
     from socketkit.seams.stats import Stats
 
@@ -58,7 +59,7 @@ class Work(Protocol):
         """Record the outcome (see `socketkit._engine.ledger.Ledger`) of a request that another process served; `run` does so itself."""
 
     def branch(self) -> Replica:
-        """Return a replica for a process that is about to be forked and will serve on its own. Call it before each fork."""
+        """Return a replica for a process or interpreter that is about to begin and will serve on its own. Call it for each one."""
 
 
 class EventLoop(Protocol):
@@ -88,12 +89,12 @@ class EventLoop(Protocol):
 
 
 class Replica(Protocol):
-    """One more serving process: created before the fork, and used in both parent and child."""
+    """One more worker that serves on its own: a forked process, or another interpreter of this process."""
 
     def enter(
         self, dispatcher: Dispatcher | None, opened: Callable[[Any], None], settled: Callable[[int], None] | None = None, /
     ) -> Serving:
-        """In the child, once: drop the parent's resources and return a run of the child's own server.
+        """In a forked child, once: drop the parent's resources and return a run of the child's own server.
 
         The child then calls `run` and `drain` on it, as a lifecycle does, and exits.
         dispatcher: the one to serve with; None: the usual one.
@@ -103,17 +104,24 @@ class Replica(Protocol):
         Raises: whatever starting the dispatcher raises.
         """
 
+    def pack(self, dispatcher: Dispatcher | None, /) -> PackedReplica:
+        """In the parent, for another interpreter: return what enters the replica there. The listeners have to be open. Owner: the caller.
+
+        dispatcher: the one to serve with; None: the usual one.
+        Raises: IncompatibleError, which names what cannot be copied; OSError if no descriptor is available.
+        """
+
     def begun(self, worker: object, /) -> None:
-        """In the parent: tell the observers that the child takes requests; `worker` is passed on to them."""
+        """In the parent: tell the observers that the worker takes requests; `worker` is passed on to them."""
 
     def stats(self) -> Stats:
-        """In the parent: return the child's statistics so far. Also valid after the child has died."""
+        """In the parent: return the worker's statistics so far. Also valid after the worker has died."""
 
     def served(self) -> int:
-        """In the parent: return the number of requests that the child has ended so far, in a conversation or outside of one."""
+        """In the parent: return the number of requests that the worker has ended so far, in a conversation or outside of one."""
 
     def close(self, worker: object = None, reason: str = "", /) -> None:
-        """In the parent, after the child has ended: add its counts, its unfinished requests as died.
+        """In the parent, after the worker has ended: add its counts, its unfinished requests as died.
 
         Observers are told that `worker` died, for this `reason`; or, without a reason, that it has left. None: they are told nothing.
         """

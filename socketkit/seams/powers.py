@@ -113,6 +113,16 @@ class Connects(Protocol):
         """Return a connected, blocking client's socket, which the caller owns. From any thread. Raises: OSError."""
 
 
+class Copies(Protocol):
+    """Power of a listener with a socket: listeners in other interpreters of this process can take requests from the same queue."""
+
+    def copier(self) -> Callable[[socket.socket], Listener]:
+        """Return a picklable function that, called there with a duplicate of the socket, returns a listener that owns it.
+
+        It leaves everything else, such as the path of a Unix socket, to this listener.
+        """
+
+
 class Watches(Protocol):
     """Power of a simple live dispatcher: it lets the server's loop watch descriptors for it."""
 
@@ -214,6 +224,17 @@ class ForksWorkers(Protocol):
 
     forks_workers: bool
     processes: int
+
+
+class RunsInterpreters(Protocol):
+    """Trait of a dispatcher's recipe: other interpreters of this process serve, each with its share of the limits.
+
+    interpreters: their number.
+    """
+
+    @property
+    def interpreters(self) -> int:
+        """See above. An attribute is enough."""
 
 
 class ForksRequests(Protocol):

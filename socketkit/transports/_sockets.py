@@ -7,6 +7,7 @@ import errno
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TypeAlias
 
 import attrs
@@ -134,6 +135,10 @@ class Owner:
     def fileno(self) -> int:
         return self.socket.fileno()
 
+    def copier(self) -> Callable[[Socket], Owner]:
+        """As `socketkit.seams.Copies.copier`."""
+        return partial(type(self), url=self.url)
+
     def close(self) -> None:
         """Close the socket. Call `on_close` unless another process bound it or still listens on it. May be called twice."""
         if self.socket.fileno() != -1 and not activation.leaves_its_path(self.socket):
@@ -186,6 +191,9 @@ class DatagramListener(Owner):
         self.socket.setblocking(True)
         self._receiving = getattr(self.socket, "_sock", self.socket)
         self._dropped_before = _drops(self.socket)
+
+    def copier(self) -> Callable[[Socket], Owner]:
+        return partial(type(self), url=self.url, max_packet_size=self.max_packet_size)
 
     @property
     def dropped(self) -> int | None:
