@@ -19,7 +19,7 @@ FEATURES: dict[str, bool] = {
     "sockets": _SOCKETS,
     "threads": _SOCKETS,
     "epoll or kqueue": hasattr(select, "epoll") or hasattr(select, "kqueue"),
-    "interpreters (Python 3.14)": _SOCKETS and sys.version_info >= (3, 14),
+    "Python 3.14 or later": _SOCKETS and sys.version_info >= (3, 14),
     "fork": _SOCKETS and hasattr(os, "fork"),
     "Unix sockets": _SOCKETS and hasattr(socket, "AF_UNIX"),
     "setresuid": hasattr(os, "setresuid"),

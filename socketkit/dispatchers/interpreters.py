@@ -27,8 +27,8 @@ class Interpreters(Supervised):
 
     @property
     def requires(self) -> frozenset[str]:
-        """What the platform must provide: interpreters, and whatever the inner dispatcher needs."""
-        return frozenset({"interpreters (Python 3.14)", *getattr(self.inner, "requires", {"threads"})})
+        """What the platform must provide: interpreters of a process, and whatever the inner dispatcher needs."""
+        return frozenset({"Python 3.14 or later", *getattr(self.inner, "requires", {"threads"})})
 
     @property
     def interpreters(self) -> int:

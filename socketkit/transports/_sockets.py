@@ -135,10 +135,6 @@ class Owner:
     def fileno(self) -> int:
         return self.socket.fileno()
 
-    def copier(self) -> Callable[[Socket], Owner]:
-        """As `socketkit.seams.Copies.copier`."""
-        return partial(type(self), url=self.url)
-
     def close(self) -> None:
         """Close the socket. Call `on_close` unless another process bound it or still listens on it. May be called twice."""
         if self.socket.fileno() != -1 and not activation.leaves_its_path(self.socket):
@@ -156,6 +152,10 @@ class StreamListener(Owner):
     def __attrs_post_init__(self) -> None:
         self.socket.setblocking(False)
         self._kind = int(self.socket.family), int(self.socket.type), self.socket.proto
+
+    def copier(self) -> Callable[[Socket], StreamListener]:
+        """As `socketkit.seams.Copies.copier`."""
+        return partial(type(self), url=self.url)
 
     @property
     def queue(self) -> Queue | None:
@@ -192,7 +192,8 @@ class DatagramListener(Owner):
         self._receiving = getattr(self.socket, "_sock", self.socket)
         self._dropped_before = _drops(self.socket)
 
-    def copier(self) -> Callable[[Socket], Owner]:
+    def copier(self) -> Callable[[Socket], DatagramListener]:
+        """As `socketkit.seams.Copies.copier`."""
         return partial(type(self), url=self.url, max_packet_size=self.max_packet_size)
 
     @property

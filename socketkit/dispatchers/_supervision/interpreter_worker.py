@@ -58,9 +58,10 @@ class InterpreterWorker:
         """Return when the worker has ended, and has closed the sockets or left them unused."""
         thread = SureThread(target=self._run, args=(parcel, sockets, counts), name="socketkit-serve", daemon=True)
         thread.start()
-        while (words := hear(self._channel)) is not None:  # which is when `_run` has ended, or the supervisor has given this worker up
+        while (words := hear(self._channel)) is not None:
             for word in words:
                 self._obey(word)
+        self._obey(FORCE)  # unless `_run` has ended, the supervisor has given this worker up
         thread.join()
 
     def _run(self, parcel: bytes, sockets: list[socket.socket], counts: memoryview) -> None:
