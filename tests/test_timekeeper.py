@@ -2,10 +2,12 @@
 
 import contextlib
 import signal
+import sys
 import threading
 
 import pytest
 
+from helpers.support import python
 from socketkit._system.timer import TimerThread
 from socketkit.testing import FakeClock
 
@@ -88,3 +90,23 @@ def test_it_takes_no_signal_from_whom_it_shall_interrupt(keeper):
     keeper.call_later(0.0, lambda: (blocked.update(signal.pthread_sigmask(signal.SIG_BLOCK, ())), over.set()))
     assert over.wait(10)
     assert {signal.SIGTERM, signal.SIGINT, signal.SIGIO} <= blocked
+
+
+ENDED = """
+import os, socket
+from socketkit import Limits, Server
+
+with Server("tcp://127.0.0.1:0", "helpers.interpreted:Words", dispatcher="interpreters:1/sync", limits=Limits(request=60)) as server:
+    before = set(os.listdir("/proc/self/task"))
+    server.start()
+    with socket.create_connection(server.addresses[0], timeout=60) as client:
+        assert client.recv(100)  # a handler runs, so a deadline is kept
+    server.stop()
+print(len(set(os.listdir("/proc/self/task")) - before))
+"""
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="Python has interpreters since 3.14")
+@pytest.mark.timeout(120)
+def test_none_outlives_the_interpreter_that_it_is_in():
+    assert python(ENDED, guard=100).stdout == "0\n"

@@ -304,6 +304,7 @@ class Run:
         self.report = Drain(self, self._engine, queue=queue and not self._handed_over and not forced).carry_out()
         if self._opened is not None:
             self._engine.tell("process_ending")
+            self.timer.close()  # nothing else ends a replica, and its thread would outlive the interpreter that this may be in
         return self.report
 
     def close(self) -> None:
