@@ -42,3 +42,12 @@ def prepare(interpreter: Any, relay: log_relay.Relay) -> None:
     except BaseException:
         relay.abandon()  # `begin` is the last step
         raise
+
+
+def current() -> int:
+    """Return the number of the interpreter that calls this. 0 is the main one, and the only one before Python 3.14."""
+    if sys.version_info < (3, 14):
+        return 0
+    from concurrent import interpreters  # type: ignore[attr-defined] # noqa: PLC0415 - only Python 3.14 and later has it
+
+    return int(interpreters.get_current().id)

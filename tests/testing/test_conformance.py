@@ -147,6 +147,26 @@ print(check_dispatcher(lambda: {recipe}).summary)
     assert "promises kept" in checked.stdout
 
 
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="needs Python 3.14, which has interpreters")
+@pytest.mark.parametrize("recipe", ["Interpreters(2)", "Interpreters(1, Asyncio())", "Interpreters(2, Sync())"])
+@pytest.mark.timeout(300)
+def test_a_dispatcher_of_ours_in_other_interpreters_keeps_its_promises(recipe):
+    checked = python(
+        f"""
+import logging
+from socketkit import Asyncio, Interpreters, Sync
+from socketkit.testing.conformance import DispatcherConformance
+from socketkit.testing.conformance.promises import check
+logging.getLogger("socketkit").addHandler(logging.NullHandler())
+class Patient(DispatcherConformance):
+    patience = 30.0  # interpreters need seconds to start on a busy machine
+print(check(Patient, lambda: {recipe}).summary)
+""",
+        guard=280,
+    )
+    assert "promises kept" in checked.stdout
+
+
 class TestAsyncioAwaits(DispatcherConformance):
     commands = AsyncCommands
 

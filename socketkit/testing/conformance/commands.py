@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from socketkit._system import interpreters
 from socketkit._system.sockets import is_readable
 from socketkit.handlers.base import DatagramRequestHandler, StreamRequestHandler
 from socketkit.handlers.conversation import ConversationHandler
@@ -20,6 +21,7 @@ from socketkit.testing.conformance.promises import expect
 _FACTS: dict[str, Callable[[Any], object]] = {
     "address": lambda handler: handler.client_address,
     "process": lambda _handler: os.getpid(),
+    "interpreter": lambda _handler: interpreters.current(),
     "type": lambda handler: type(handler.request).__name__,
     "timeout": lambda handler: handler.request.gettimeout(),
 }
@@ -29,7 +31,7 @@ class Commands(StreamRequestHandler):
     """One command per connection.
 
     ``echo TEXT``; ``hold``, until another line comes; ``raise``; ``exit``; ``close``; ``stop``, the server; and ``address``, ``type``
-    and ``timeout``, which describe what the handler was given, and ``process``.
+    and ``timeout``, which describe what the handler was given, and ``process`` and ``interpreter``, which say where it runs.
     """
 
     speaks_first = True  # so that a silent client reaches it too

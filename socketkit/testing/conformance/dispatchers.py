@@ -112,6 +112,16 @@ class DispatcherConformance(RecipeConformance):
         processes = getattr(recipe, "processes", None)
         expect(isinstance(processes, int) and processes > 0, f"processes is {processes!r}; it must be the number of worker processes")
 
+    def test_interpreters(self) -> None:
+        """If it declares `interpreters`, that is the number of interpreters that serve, and the main one does not."""
+        recipe = self.make()
+        applies_if(hasattr(recipe, "interpreters"), "it does not declare interpreters")
+        number = recipe.interpreters
+        expect(isinstance(number, int) and number > 0, f"interpreters is {number!r}; it must be the number of interpreters that serve")
+        with self._serving() as server:
+            found = {self._ask(server, "interpreter") for _ in range(5)}
+        expect("0" not in found, "a request ran in the main interpreter")
+
     def test_daemonized(self) -> None:
         """`daemonized`, if it has one, returns a recipe of a dispatcher."""
         recipe = self.make()
@@ -504,9 +514,11 @@ class DispatcherConformance(RecipeConformance):
         """Yield a server and notes of what the dispatcher does, if it has this power."""
         with self._live() as live:
             applies_if(hasattr(live, power), f"it has no {power}()")
-        applies_if(not getattr(self.make(), "forks_workers", False), "it takes requests in worker processes")
+        recipe = self.make()
+        elsewhere = getattr(recipe, "forks_workers", False) or hasattr(recipe, "interpreters")
+        applies_if(not elsewhere, "it takes requests in other processes or interpreters, where nobody watches")
         notes = Notes()
-        with self._serving(recipe=Spied(self.make(), notes)) as server:
+        with self._serving(recipe=Spied(recipe, notes)) as server:
             yield server, notes
 
     def _adapt(self, request: Any) -> None:

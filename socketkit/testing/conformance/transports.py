@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import pickle
 import select
 import socket
 from collections.abc import Callable, Iterator
@@ -173,6 +174,18 @@ class TransportConformance(RecipeConformance):
             except ListenError:
                 left = before.left_since()
                 expect(not left, f"open_all() raised ListenError and left open: {'; '.join(left)}")
+
+    def test_copier(self) -> None:
+        """`copier`, if it has one, makes a listener from a duplicate of the socket; closing it leaves this one open, and its path."""
+        with self._open() as listener:
+            applies_if(hasattr(listener, "copier"), "it has no copier()")
+            make = pickle.loads(pickle.dumps(listener.copier()))  # noqa: S301 - as it would travel to another interpreter
+            with contextlib.closing(make(listener.socket.dup())) as copy:
+                _expect_url(copy.url, "url of a copied listener")
+                self._exchange(copy)
+            path = listener.address
+            expect(not isinstance(path, str) or not path or Path(path).exists(), f"after close() of a copy, {path} is gone")
+            self._exchange(listener)
 
     # taking requests
 

@@ -119,6 +119,16 @@ class Uncounted(Sound):
     forks_workers = True
 
 
+class Countless(Sound):
+    interpreters = 0
+
+
+class Domestic(Sound):
+    """Says that other interpreters serve, and serves itself."""
+
+    interpreters = 2
+
+
 class Boastful(Sound):
     """Says that it runs one handler at a time."""
 
@@ -451,6 +461,8 @@ MUTANTS = {
     "test_check": (Fussy, "check() raised TypeError (not this one) for"),
     "test_kinds": (OddKinds, "kinds is frozenset({'streams'})"),
     "test_processes": (Uncounted, "processes is None; it must be the number of worker processes"),
+    "test_interpreters": (Countless, "interpreters is 0; it must be the number of interpreters that serve"),
+    "test_interpreters and not the main one": (Domestic, "a request ran in the main interpreter"),
     "test_daemonized": (Undaunted, "daemonized() returned None, which has no start()"),
     "test_force": (Patient, "force() had not returned after 1 s; it must not block"),
     "test_unshare": (Patient, "unshare() had not returned after 1 s; it must not block"),

@@ -5,12 +5,14 @@ import os
 import select
 import socket
 import tempfile
+from functools import partial
 from typing import ClassVar
 
 import attrs
 
 from socketkit import TCP, UDP, Memory, UnixStream
 from socketkit.errors import ListenError
+from socketkit.transports._sockets import StreamListener
 
 
 class Listener:
@@ -200,6 +202,32 @@ class HalfOpen(Twofold):
         return [one, TCP("127.0.0.2", one.address[1]).open()]
 
 
+class DeafCopy(StreamListener):
+    def accept(self):
+        raise BlockingIOError
+
+
+class CopiesDeafly(Sound):
+    class Part(Listener):
+        def copier(self):
+            return partial(DeafCopy, url="tcp://127.0.0.1:0")
+
+
+def copy_with_path(sock):
+    return StreamListener(sock, "unix:///tmp/socket", on_close=partial(os.unlink, sock.getsockname()))
+
+
+class CopiesThePath(Sound):
+    url = "unix:///tmp/socket"
+
+    def open(self):
+        return CopiesThePath.Part(UnixStream(f"{tempfile.mkdtemp()}/socket").open())
+
+    class Part(Listener):
+        def copier(self):
+            return copy_with_path
+
+
 # --- taking requests --------------------------------------------------------------------------------------------------
 
 
@@ -355,6 +383,8 @@ MUTANTS = {
     "test_opened_twice": (AllAtOnce, "closing one of two listeners of one recipe has closed the other too"),
     "test_several": (HalfDeaf, "accept() raised BlockingIOError although a request waits"),
     "test_several_or_none": (HalfOpen, "open_all() raised ListenError and left open: descriptors"),
+    "test_copier": (CopiesDeafly, "accept() raised BlockingIOError although a request waits"),
+    "test_copier and leaves the path": (CopiesThePath, "after close() of a copy, /tmp/"),
     "test_accept_never_blocks": (Blocks, "accept() without a request had not returned after 1 s; it must not block"),
     "test_quiet": (AlwaysReadable, "readable without a request, so a loop would never sleep"),
     "test_owned": (Possessive, "after close() of the listener, a request of it raised OSError"),
