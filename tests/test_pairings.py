@@ -1,5 +1,7 @@
 """Every transport with every dispatcher and every kind of handler: it serves, or it is refused in one sentence. Nothing in between."""
 
+import sys
+
 import pytest
 
 from helpers.support import python
@@ -22,6 +24,10 @@ DISPATCHERS = {
     "prefork/adaptive": "prefork:1/adaptive",
     "prefork/asyncio": "prefork:1/asyncio",
     "prefork/prefork": "prefork:1/prefork:1",
+    "interpreters": "interpreters:1",
+    "interpreters/sync": "interpreters:1/sync",
+    "interpreters/asyncio": "interpreters:1/asyncio",
+    "interpreters/prefork": "interpreters:1/prefork:1",
 }
 HANDLERS = {
     "function": {"stream", "datagram"},
@@ -38,10 +44,12 @@ KINDS = {"tcp": "stream", "unix": "stream", "memory": "stream", "udp": "datagram
 
 def serves(transport, dispatcher, handler):
     """Whether the pairing has to work, by the rules that the documentation gives."""
-    if dispatcher == "prefork/prefork" or KINDS[transport] not in HANDLERS[handler]:
+    if dispatcher in {"prefork/prefork", "interpreters/prefork"} or KINDS[transport] not in HANDLERS[handler]:
+        return False
+    if dispatcher.startswith("interpreters") and (sys.version_info < (3, 14) or transport == "memory"):
         return False
     if handler.startswith("Async"):
-        return dispatcher in {"asyncio", "prefork/asyncio"}
+        return dispatcher in {"asyncio", "prefork/asyncio", "interpreters/asyncio"}
     return dispatcher != "executor of processes" or handler == "Message"
 
 
@@ -51,6 +59,7 @@ def test_the_tables_name_all_there_is():
     assert {offer.name for offer in Catalog.load().offers("dispatcher") if offer.distribution == "socketkit"} <= set(DISPATCHERS)
 
 
+@pytest.mark.timeout(150)  # an interpreter needs seconds to start on a busy machine
 @pytest.mark.parametrize("dispatcher", DISPATCHERS)
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_it_serves_or_it_is_refused(transport, dispatcher, tmp_path_factory):
@@ -67,5 +76,5 @@ assert not wrong, wrong
 for handler, said in found.items():
     assert said == "served" or said and "\\n" not in said and ";" in said, (handler, said)
 """,
-        guard=50,
+        guard=120,
     )

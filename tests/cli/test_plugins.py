@@ -56,7 +56,7 @@ def test_our_own_parts_are_listed_by_kind(here):
     assert listed.startswith("builtin, from socketkit")
     for kind, names in (
         ("transport", {"tcp", "udp", "unix", "unix-dgram"}),
-        ("dispatcher", {"sync", "thread", "fork", "pool", "adaptive", "prefork", "asyncio", "executor"}),
+        ("dispatcher", {"sync", "thread", "fork", "pool", "adaptive", "prefork", "asyncio", "executor", "interpreters"}),
         ("lifecycle", {"classic", "graceful"}),
     ):
         lines = [line.partition(":")[2] for line in listed.splitlines() if line.startswith(f"  {kind}:")]
