@@ -22,6 +22,11 @@ GROUPS = {
     "threads": tuple(each for each in EVERY_DISPATCHER if each not in {"fork", "prefork"}),
 }
 
+NEEDS = {
+    "methods": "methods that a test overrides stay in its own interpreter",
+    "accept": "errors that a test injects into `accept` stay in its own interpreter",
+}
+
 
 def _some(every: tuple[str, ...], others: tuple[str, ...] = ()) -> object:
     def convert(names: list[str]) -> tuple[str, ...]:
@@ -43,8 +48,9 @@ class Row:
     """What a socketkit server does."""
     dispatchers: tuple[str, ...] = attrs.field(default=("every",), converter=_some(EVERY_DISPATCHER))
     transports: tuple[str, ...] = attrs.field(default=("every",), converter=_some(EVERY_TRANSPORT, LAYERED))
-    unless: dict[str, str] = attrs.field(factory=dict)
-    """Pairs that the fault does not apply to (patterns such as ``fork/*``), and why."""
+    _unless: dict[str, str] = attrs.field(factory=dict)
+    needs: str = attrs.field(default="", validator=attrs.validators.in_(("", *NEEDS)))
+    """What the scenario changes in the server. It stays in the scenario's own interpreter."""
     tests: tuple[str, ...] = attrs.field(default=(), converter=tuple)
     """Other tests of the fault, by node id within tests/."""
     part: str = ""
@@ -59,6 +65,11 @@ class Row:
     """A regular expression that matches the failure there."""
     mended: str = ""
     """The first Python whose standard library passes the scenario, such as 3.15."""
+
+    @property
+    def unless(self) -> dict[str, str]:
+        """Pairs that the fault does not apply to (patterns such as ``fork/*``), and why."""
+        return {**self._unless, **({"interpreters/*": NEEDS[self.needs]} if self.needs else {})}
 
     @property
     def family(self) -> str:

@@ -90,9 +90,12 @@ TIMES = {
 }
 """Figures that get worse if the machine is busy with other work."""
 
-ON_TCP = [f"{dispatcher}/tcp" for dispatcher in DISPATCHERS]
+MEASURED = [dispatcher for dispatcher in DISPATCHERS if dispatcher != "interpreters"]
+"""The dispatchers that every supported version of Python has."""
+
+ON_TCP = [f"{dispatcher}/tcp" for dispatcher in MEASURED]
 WHERE: dict[str, list[str]] = {
-    "leaks": sorted(f"{dispatcher}/{transport}" for dispatcher in DISPATCHERS for transport in TRANSPORTS),
+    "leaks": sorted(f"{dispatcher}/{transport}" for dispatcher in MEASURED for transport in TRANSPORTS),
     "idle": ["pool", "adaptive", "adaptive, messages", "asyncio"],
     "kills": ["sync", "adaptive"],
     "restarts": ["thread", "pool:8", "adaptive", "asyncio", "prefork:2"],

@@ -1,16 +1,19 @@
 """One server under test and its clients: the same for every dispatcher, every transport, and the standard library.
 
 A handler answers a line or a datagram with its characters in reverse order, unless a scenario passes another function. A handler may
-run in another thread or process than the scenario: the two share a `Latch` or a `Counter`.
+run in another thread, process or interpreter than the scenario: they share a `Latch` or a `Counter`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import functools
 import itertools
 import logging
 import mmap
 import os
+import pickle
 import resource
 import select
 import socket
@@ -53,6 +56,7 @@ DISPATCHERS = {
     "prefork": "prefork:2",
     "asyncio": "asyncio",
     "executor": "executor:concurrent.futures:ThreadPoolExecutor",
+    "interpreters": "interpreters:2",
 }
 TRANSPORTS = {"tcp": "stream", "unix": "stream", "udp": "datagram", "unix-dgram": "datagram"}
 LAYERED = ("tcp+tls", "tcp+proxy", "tcp+proxy+tls")
@@ -91,7 +95,7 @@ def reverse(_handler: Any, message: bytes) -> bytes:
 
 
 class Latch:
-    """A point where handlers, in any process, wait until the scenario releases them."""
+    """A point where handlers, in any process or interpreter, wait until the scenario releases them."""
 
     def __init__(self) -> None:
         self._reached, self._reach = os.pipe()
@@ -118,10 +122,17 @@ class Latch:
 
 
 class Counter:
-    """A number that processes share. Adding is not atomic, but few handlers add."""
+    """A number that processes and interpreters share. Adding is not atomic, but few handlers add."""
 
     def __init__(self) -> None:
-        self._map = mmap.mmap(-1, 8)
+        self._map: Any = mmap.mmap(-1, 8)
+
+    def __getstate__(self) -> int:
+        """Return the address, which is the same in each interpreter of this process. The scenario keeps the memory."""
+        return ctypes.addressof(ctypes.c_char.from_buffer(self._map))
+
+    def __setstate__(self, address: int) -> None:
+        self._map = (ctypes.c_char * 8).from_address(address)
 
     @property
     def value(self) -> int:
@@ -260,7 +271,7 @@ class Lab:
         transport = socketkit_config.transport(self._url(options))
         if faults is not None:
             transport = FaultyTransport(transport, faults)
-        kind = _overriding(Server, methods)
+        kind = _overriding(Server, methods) if methods else Server
         server = kind(transport, handler, dispatcher=DISPATCHERS[self.dispatcher], **more)
         server.__enter__()
         return Served(self, server)
@@ -293,7 +304,8 @@ class Lab:
         body: dict[str, Any] = {"handle": _handling(handle, self.kind, awaited), "rbufsize": buffer}
         for stage, extra in stages.items():
             body[stage] = _staged(getattr(base, stage), extra, awaited)
-        return type("Handler", (base,), body)
+        handler = type("Handler", (base,), body)
+        return carried(handler, base) if self.dispatcher == "interpreters" else handler
 
     def _base(self, awaited: bool) -> Any:
         if awaited:
@@ -363,6 +375,30 @@ def _staged(original: Any, extra: Callable[[Any], None], awaited: bool) -> Any:
     return stage
 
 
+def carried(handler: type, base: type) -> Any:
+    """Return a handler that other interpreters can import, and that makes this one there, which only this interpreter has."""
+    import cloudpickle
+
+    return functools.partial(CARRIERS[base], cloudpickle.dumps(handler))
+
+
+@functools.cache
+def _unpacked(packed: bytes) -> type:
+    return pickle.loads(packed)
+
+
+class CarriedStream(StreamRequestHandler):
+    def __new__(cls, packed: bytes, *request: Any) -> Any:
+        return _unpacked(packed)(*request)
+
+
+class CarriedDatagram(DatagramRequestHandler):
+    __new__ = CarriedStream.__new__
+
+
+CARRIERS: dict[type, type] = {StreamRequestHandler: CarriedStream, DatagramRequestHandler: CarriedDatagram}
+
+
 class Served:
     """A server of the lab, from binding to closing."""
 
@@ -380,6 +416,8 @@ class Served:
         self._thread.start()
         if self._lab.ours and self._lab.dispatcher == "prefork":  # a worker forked later would hold a copy of a client's socket
             within(PATIENCE, lambda: len(children()) > 1 or not self._thread.is_alive())
+        if self._lab.dispatcher == "interpreters":  # they need seconds to start on a busy machine
+            within(PATIENCE, lambda: self.server.ready or not self._thread.is_alive())
 
     def _serve(self) -> None:
         try:
@@ -426,10 +464,9 @@ class Served:
 
     def processes(self) -> list[int]:
         """Return the pids of the processes that accept: this one, or its workers, once all are ready."""
-        if self._lab.dispatcher != "prefork":
-            return [os.getpid()]
-        assert within(PATIENCE, lambda: self._lab.log_file.read_text().count("is ready") == 2)
-        return children()
+        if self._lab.dispatcher in {"prefork", "interpreters"}:
+            assert within(PATIENCE, lambda: self._lab.log_file.read_text().count("is ready") == 2)
+        return children() if self._lab.dispatcher == "prefork" else [os.getpid()]
 
     # --- clients -----------------------------------------------------------------------------------------------------
 

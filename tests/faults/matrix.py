@@ -33,6 +33,8 @@ def _process(subject: str, dispatcher: str, transport: str, rows: Sequence[str])
     """Yield the failures of the rows, up to the one during which the process died."""
     command = [sys.executable, "-m", "faults.run", subject, dispatcher, transport, *rows]
     patience = {"socketkit": "5", "socketserver": "1"}[subject]  # keep the expected failures of the standard library short
+    if dispatcher == "interpreters":
+        patience = "30"  # they need seconds to start on a busy machine
     pipes = {
         "env": {**with_path(TESTS), "FAULTS_PATIENCE": patience, "PYTHONFAULTHANDLER": "1"},
         "stdout": subprocess.PIPE,

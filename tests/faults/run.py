@@ -15,21 +15,19 @@ import tempfile
 import traceback
 from pathlib import Path
 
-from faults.lab import Lab
+from faults.lab import PATIENCE, Lab
 from faults.scenarios import SCENARIOS
 from socketkit.testing import Account
 
-GUARD = 25.0
-"""The time limit of one scenario in seconds; `OF_OTHERS` applies to the standard library, which is expected to hang."""
-
-OF_OTHERS = 4.0
+GUARD = 5 * PATIENCE
+"""The time limit of one scenario in seconds."""
 
 
 def main(subject: str, dispatcher: str, transport: str, *rows: str) -> None:
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # keep the output of scenarios out of the JSON lines
     soak = bool(os.environ.get("FAULTS_SOAK"))
-    guard = 3600 if soak else GUARD if subject == "socketkit" else OF_OTHERS
+    guard = 3600 if soak else GUARD
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     for row in rows:
         failure = None

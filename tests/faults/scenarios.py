@@ -25,6 +25,7 @@ from collections.abc import Callable
 from typing import Any
 
 from faults import scenarios_proxy, scenarios_tls  # noqa: F401 - they register their scenarios
+from faults.catalogue import GROUPS
 from faults.lab import (
     DISPATCHERS,
     PATIENCE,
@@ -35,6 +36,7 @@ from faults.lab import (
     Served,
     no_descriptors,
     resets,
+    reverse,
     unacknowledged,
     within,
 )
@@ -414,13 +416,13 @@ def closed_before_there_was_a_thread_again(lab: Lab) -> None:
 def no_descriptor_within_a_request(lab: Lab) -> None:
     def handle(_handler: Any, message: bytes) -> bytes:
         if message == b"open":
+            kept = []
             try:
                 kept.extend(os.open(os.devnull, os.O_RDONLY) for _ in range(10))  # soon exhausts the free descriptors
             finally:
-                os.write(writer, b"x")
+                os.write(writer, b"opened %b" % b" ".join(b"%d" % each for each in kept))
         return message[::-1]
 
-    kept: list[int] = []
     reader, writer = os.pipe()
     with os.fdopen(reader), os.fdopen(writer), lab.serve(handle) as served:
         served.good(2)
@@ -434,8 +436,9 @@ def no_descriptor_within_a_request(lab: Lab) -> None:
                         assert served.receive(client) == b""
                 assert select.select([reader], [], [], PATIENCE)[0]
             assert within(PATIENCE, lambda: "Too many open files" in lab.log())
-            while kept:
-                os.close(kept.pop())
+            for each in os.read(reader, 100).split()[1:]:
+                if lab.dispatcher not in GROUPS["processes"]:  # whose descriptors end with them
+                    os.close(int(each))
         served.good(2)
     assert served.outcomes().get("failed") == 1, served.outcomes()
     assert "Too many open files" in lab.log()
@@ -864,14 +867,15 @@ def what_belongs_to_the_process(lab: Lab) -> None:
 _bled: contextvars.ContextVar[bytes] = contextvars.ContextVar("_bled", default=b"clean")
 
 
+def _bleed(_handler: Any, message: bytes) -> bytes:
+    before = _bled.get()
+    _bled.set(message)
+    return before
+
+
 @holds("HF16")
 def context_variables(lab: Lab) -> None:
-    def handle(_handler: Any, message: bytes) -> bytes:
-        before = _bled.get()
-        _bled.set(message)
-        return before
-
-    with lab.serve(handle) as served:
+    with lab.serve(_bleed) as served:
         for _ in range(4):
             assert served.ask(b"dirty") == b"clean"
 
@@ -982,8 +986,10 @@ def a_handler_that_forks(lab: Lab) -> None:
 
 @holds("LR2")
 def stop_from_a_handler(lab: Lab) -> None:
+    ours = lab.ours  # the lab itself does not go with the handler into another interpreter
+
     def handle(handler: Any, message: bytes) -> bytes:
-        handler.server.stop(wait=True) if lab.ours else handler.server.shutdown()
+        handler.server.stop(wait=True) if ours else handler.server.shutdown()
         return message[::-1]
 
     served = lab.prepare(handle)
@@ -1106,24 +1112,24 @@ def clients_that_wait_when_it_stops(lab: Lab) -> None:
 
 @holds("LR20")
 def start_and_stop_again_and_again(lab: Lab) -> None:
+    most = PATIENCE if lab.dispatcher == "interpreters" else 1  # each of them imports socketkit
     for _ in range(1000 if lab.soak else 10):
         served = lab.prepare()
         began = time.monotonic()
         served.start()
         served.stop()
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < most
 
 
 @holds("LR21")
 def bind_again_at_once(lab: Lab) -> None:
     lingering = contextlib.ExitStack()
 
-    def handle(handler: Any, message: bytes) -> bytes:
-        if not lab.ours:  # a busy system limits connections in TIME_WAIT, which would have the same effect
-            lingering.enter_context(handler.request.dup())
+    def linger(handler: Any, message: bytes) -> bytes:
+        lingering.enter_context(handler.request.dup())  # a busy system limits connections in TIME_WAIT, which would have the same effect
         return message[::-1]
 
-    with lab.serve(handle) as served:
+    with lab.serve(reverse if lab.ours else linger) as served:
         served.good(3)
     port = served.address[1]
     with lingering:
