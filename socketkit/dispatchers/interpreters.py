@@ -23,7 +23,7 @@ class Interpreters(Supervised):
     def __attrs_post_init__(self) -> None:
         forks = any(getattr(self.inner, trait, False) for trait in ("forks_workers", "forks_requests"))
         if forks or isinstance(self.inner, Interpreters):
-            raise ValueError("inner must be a dispatcher with threads or an event loop, such as adaptive; an interpreter starts no processes and no interpreters")
+            raise ValueError("inner must be a dispatcher with threads or an event loop, such as adaptive; it cannot fork")
 
     @property
     def requires(self) -> frozenset[str]:
