@@ -197,7 +197,7 @@ class Supervisor(ABC):
 
     def _hear(self, worker: WorkerHandle, word: str) -> None:
         worker.heard = time.monotonic()
-        if word == READY and worker.state is WorkerState.BOOTING:
+        if word == READY and worker.state is WorkerState.BOOTING and not worker.verdict:
             worker.state = WorkerState.SERVING
             self._failures, self._pause = 0, SHORTEST_PAUSE
             self.log.info("worker %d is ready", worker.number, few=self._lines)
