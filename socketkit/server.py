@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Self
 
-from socketkit._engine.composed import ComposedEngine, started
+from socketkit._engine.composed import ComposedEngine, note_started, started
 from socketkit._engine.observers import Observers
 from socketkit._engine.run import Run
 from socketkit._engine.steps import ENGINE, RequestTemplate, own_step
@@ -145,7 +145,7 @@ class Server(RequestTemplate):
         run.started.wait()
         if run.error is not None and run.done.is_set():
             raise run.error
-        started.add(self.__engine)
+        note_started(self.__engine)
         _stop_before_threads_are_joined()
         atexit.unregister(_stop_started)
         atexit.register(_stop_started)  # after what the parts have registered, so called before it
@@ -344,10 +344,10 @@ def _stop_when_alone() -> None:
 def _other_threads() -> list[threading.Thread]:
     """Return the threads that keep the program running, without those that run requests or belong to an executor."""
     pooled = getattr(sys.modules.get("concurrent.futures.thread"), "_threads_queues", ())
-    busy = {threading.main_thread().ident, *(entry.thread for engine in list(started) for entry in engine.ledger.active())}
+    busy = {threading.main_thread().ident, *(entry.thread for engine in started() for entry in engine.ledger.active())}
     return [each for each in threading.enumerate() if not (each.daemon or each.ident in busy or each in pooled)]
 
 
 def _stop_started() -> None:
-    for engine in list(started):
+    for engine in started():
         engine.server.stop()

@@ -50,8 +50,19 @@ if TYPE_CHECKING:
 
 log = Log("socketkit.server")
 
-started: weakref.WeakSet[ComposedEngine] = weakref.WeakSet()
-"""The engines of servers that serve in a thread of their own."""
+_started: dict[int, weakref.ref[ComposedEngine]] = {}
+"""By identity. No `weakref.WeakSet`: before Python 3.14 it cannot be looked through while another thread adds to it."""
+
+
+def note_started(engine: ComposedEngine) -> None:
+    """Note that the server of this engine serves in a thread of its own."""
+    key = id(engine)
+    _started[key] = weakref.ref(engine, lambda _: _started.pop(key, None))
+
+
+def started() -> list[ComposedEngine]:
+    """Return the engines of servers that serve, or have served, in a thread of their own. From any thread."""
+    return [engine for reference in list(_started.values()) if (engine := reference()) is not None]
 
 
 class ComposedEngine(Engine):
@@ -115,8 +126,11 @@ class ComposedEngine(Engine):
 
         That is before any fork: workers then share what each start makes anew, such as the keys of session tickets.
         """
-        if self._opened:
-            return
+        with self._preparing:
+            if not self._opened:
+                self._open()
+
+    def _open(self) -> None:
         if not self._layers:
             self._layers = {id(transport): _started_layers(transport) for transport in self.server.transports}
             self.server._socketkit_layered = any(self._layers.values())  # noqa: SLF001 - a server and its engine form one unit
@@ -305,7 +319,9 @@ class ComposedEngine(Engine):
 
 def _forget_others(engine: ComposedEngine) -> None:
     """In a forked child: close the listeners and loops of other servers."""
-    for other in started - {engine}:
+    for other in started():
+        if other is engine:
+            continue
         other.close_listeners()
         if other.run is not None:
             other.run.close()

@@ -56,6 +56,7 @@ class Engine(Requests, ABC):
         self.stop_before_start = False
         self._undrained: Run | None = None  # the last run, if it was not drained
         self._gate = threading.Lock()  # guards `run`
+        self._preparing = threading.Lock()  # what is made on first use is made once, whichever threads need it at the same time
 
     # what each kind of server does its own way
 
@@ -98,9 +99,13 @@ class Engine(Requests, ABC):
 
     def start_dispatcher(self) -> StartedDispatcher | None:
         """Return the live dispatcher, starting it on first use."""
-        if self.live is None and (recipe := self.recipe()) is not None:
-            self.live = StartedDispatcher(recipe, Work(self))
-        return self.live
+        return self.live or self._start_dispatcher()
+
+    def _start_dispatcher(self) -> StartedDispatcher | None:
+        with self._preparing:
+            if self.live is None and (recipe := self.recipe()) is not None:
+                self.live = StartedDispatcher(recipe, Work(self))
+            return self.live
 
     def tell(self, event: str, *facts: object) -> None:
         """Tell the observers of an event that does not concern a request."""
@@ -119,8 +124,9 @@ class Engine(Requests, ABC):
                 raise AlreadyServingError
             run = Run(self, pace, getattr(self.lifecycle, "lame_duck", 0.0), getattr(self.lifecycle, "drain", None))
             run.before = self._undrained
-            run.stopping, self.stop_before_start = self.stop_before_start, False
-            self.run = run
+            self.run = run  # before the flag is read: `stop` sets the flag before it reads this again
+            if self.stop_before_start:
+                run.stopping, self.stop_before_start = True, False
         return run
 
     def serve(self, run: Run) -> None:
@@ -162,7 +168,10 @@ class Engine(Requests, ABC):
         run = self.run  # read once: the run may end at any moment
         if run is None:
             self.stop_before_start = self.stop_before_start or self.phase is Phase.NEW
-            return self.report
+            run = self.run
+            if run is None:
+                return self.report
+            self.stop_before_start = False  # a run has just begun, perhaps without having seen the flag
         if run.is_elsewhere:
             return None
         run.stop(drain)
@@ -244,7 +253,7 @@ class Engine(Requests, ABC):
         """In a forked child that serves: switch to another dispatcher, with its own ledger and run; see `socketkit.seams.Replica.enter`."""
         assert self.run is not None  # noqa: S101 - the dispatcher that drives this run forked the child
         self.run.close()
-        self._gate = threading.Lock()
+        self._gate, self._preparing = threading.Lock(), threading.Lock()
         return self.replicate(dispatcher or self.usual_dispatcher(), tally, opened, settled, self.run.pace)
 
     # copies in other interpreters

@@ -93,7 +93,7 @@ class Run:
         self._lame_until: float | None = None  # after a stop request with a lame duck: when the run will stop
         self._asked = math.inf  # when it began to stop
         self._end_by: float | None = None  # when the drain ends, by its own limit
-        self._deadline: float | None = None  # set by stop(drain): when the drain ends at the latest
+        self._deadlines: list[float] = []  # one for each stop(drain), from any thread: when the drain ends at the latest
         self.settled = 0  # requests already settled when it began to stop
         self.holdup = Holdup(engine.ledger)
         self.started = threading.Event()
@@ -205,8 +205,7 @@ class Run:
         With 0 this also wakes handlers that block the serving thread itself, which nothing else could.
         """
         if drain is not None:
-            deadline = self._clock() + drain
-            self._deadline = deadline if self._deadline is None else min(self._deadline, deadline)
+            self._deadlines.append(self._clock() + drain)
         if drain == 0:
             self._end()
             shut_down(self._engine.ledger.active())
@@ -286,7 +285,7 @@ class Run:
 
     def _until(self, end: float | None) -> float | None:
         """Return the seconds until `end`, or an earlier deadline set by `stop`; None if there is neither."""
-        ends = [moment for moment in (end, self._deadline) if moment is not None]
+        ends = [*self._deadlines, *(() if end is None else (end,))]
         return min(ends) - self._clock() if ends else None
 
     # ending
@@ -300,7 +299,8 @@ class Run:
         self._end_by = None if seconds is None else self._asked + seconds
         if self._opened is None:
             self._engine.tell("server_stopping")
-        forced = self._deadline is not None and self._deadline <= self._clock()
+        left = self._until(None)
+        forced = left is not None and left <= 0
         self.report = Drain(self, self._engine, queue=queue and not self._handed_over and not forced).carry_out()
         if self._opened is not None:
             self._engine.tell("process_ending")

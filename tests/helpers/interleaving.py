@@ -1,5 +1,6 @@
-"""Every interleaving of two calls, line by line: for code whose safety depends on the order of its steps."""
+"""Every interleaving of two calls, step by step: for code whose safety depends on the order of its steps."""
 
+import itertools
 import sys
 import threading
 from typing import ClassVar
@@ -28,10 +29,11 @@ class Lock:
 
 
 class Stepped:
-    """A call in its own thread, which pauses before each line in the modules under test."""
+    """A call in its own thread, which pauses before each line in the modules under test, or before each instruction (event="opcode")."""
 
-    def __init__(self, modules, function, *arguments):
+    def __init__(self, modules, function, *arguments, event="line"):
         self._files = {module.__file__ for module in modules}
+        self._event = event
         self._may, self._stands, self._over, self._free = threading.Semaphore(0), threading.Semaphore(0), False, False
         arguments = (function, *arguments)
         self._thread = threading.Thread(target=self._run, args=arguments, daemon=True)  # nobody lets it finish if the test fails
@@ -39,7 +41,7 @@ class Stepped:
         self._stands.acquire()
 
     def go(self, lines):
-        """Run this many lines of the call; return whether it has that many."""
+        """Run this many steps of the call; return whether it has that many."""
         for _ in range(lines):
             if self._over:
                 return False
@@ -65,7 +67,8 @@ class Stepped:
     def _trace(self, frame, event, _argument):
         if frame.f_code.co_filename not in self._files:
             return None
-        if event == "line" and not self._free and not Lock.is_held():
+        frame.f_trace_opcodes = self._event == "opcode"
+        if event == self._event and not self._free and not Lock.is_held():
             self._stands.release()
             self._may.acquire()
         return self._trace
@@ -87,4 +90,21 @@ def schedules(modules, make, one, other):
             if not enough[1]:
                 break
         if not enough[0]:
+            return
+
+
+def interruptions(modules, make, one, other):
+    """Run one call, which the whole of another interrupts before its first instruction, then again before its second, and so on.
+
+    This also finds what goes wrong within a line. Arguments, and what is yielded: as for `schedules`.
+    """
+    modules = modules if isinstance(modules, tuple) else (modules,)
+    for steps in itertools.count():
+        made = make()
+        call = Stepped(modules, *one(*made), event="opcode")
+        is_over = not call.go(steps)
+        function, *arguments = other(*made)
+        result = function(*arguments)
+        yield (*made, call.finish(), result)
+        if is_over:
             return

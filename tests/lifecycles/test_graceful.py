@@ -111,7 +111,7 @@ def kill():
         while not main_thread_receives(): time.sleep(0)
         for count in range(3):
             os.kill(os.getpid(), signal.SIGTERM)
-            while count == 0 and not innards.run(server).stopping or count == 1 and innards.run(server)._deadline is None: time.sleep(0)
+            while count == 0 and not innards.run(server).stopping or count == 1 and not innards.run(server)._deadlines: time.sleep(0)
         time.sleep(20)
 threading.Thread(target=kill, daemon=True).start()
 server.serve_forever()

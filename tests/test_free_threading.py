@@ -1,0 +1,122 @@
+"""What threads do at the same moment, one step at a time; and the page that lists all of it."""
+
+import gc
+import sys
+from types import SimpleNamespace
+
+from helpers.interleaving import Lock, interruptions, schedules
+from socketkit import TCP, Server
+from socketkit._engine import composed, engine, run
+from socketkit._engine.run import Run
+from socketkit._engine.steps import engine_of
+
+HERE = sys.modules[__name__]
+ANYWHERE = TCP("127.0.0.1", 0)
+
+
+# --- runs -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_stop_at_the_moment_of_the_start_is_not_lost():
+    def make():
+        server = Server(ANYWHERE, print)
+        engine_of(server)._gate = Lock()
+        return server, engine_of(server)
+
+    def begin(_server, made):
+        return made.begin, 0.5
+
+    def stop(_server, made):
+        return (lambda: made.stop(None, wait=False)), *()
+
+    for first, second in ((begin, stop), (stop, begin)):
+        for _server, made, *_ in schedules(engine, make, first, second):
+            assert made.run.stopping
+            assert not made.stop_before_start, "this stop was meant for that start, and for no later one"
+
+
+def test_of_two_stops_at_the_same_moment_the_shorter_drain_counts():
+    def make():
+        made = Run(engine_of(Server(ANYWHERE, print, clock=lambda: 1000.0)), 0.5)
+        made.stop(30)
+        return (made,)
+
+    for made, *_ in interruptions(run, make, lambda made: (made.stop, 20), lambda made: (made.stop, 10)):
+        assert made.left() == 10
+
+
+class Counted:
+    """A dispatcher that counts how often it is started."""
+
+    def __init__(self):
+        self.parts = []
+
+    def start(self, _work):
+        self.parts.append(SimpleNamespace(dispatch=print, wait=lambda _timeout: True, close=lambda: None))
+        return self.parts[-1]
+
+
+def test_two_threads_that_need_the_dispatcher_at_once_get_the_same():
+    def make():
+        recipe = Counted()
+        made = engine_of(Server(ANYWHERE, print, dispatcher=recipe))
+        made._preparing = Lock()
+        return recipe, made
+
+    def start(_recipe, made):
+        return (made.start_dispatcher,)
+
+    for recipe, _made, one, other in schedules(engine, make, start, start):
+        assert one is other
+        assert len(recipe.parts) == 1
+
+
+class Openings:
+    """A transport that counts how often it is opened."""
+
+    kind = "stream"
+    url = "counted://"
+
+    def __init__(self):
+        self.count = 0
+
+    def open(self):
+        self.count += 1
+        return SimpleNamespace(url=self.url, socket=None, address=None, close=lambda: None)
+
+
+def test_two_threads_that_enter_a_server_at_once_open_its_listeners_once():
+    def make():
+        transport = Openings()
+        server = Server(transport, print)
+        engine_of(server)._preparing = Lock()
+        return transport, engine_of(server)
+
+    def enter(_transport, made):
+        return (made.open,)
+
+    for transport, _made, *_ in schedules(composed, make, enter, enter):
+        assert transport.count == 1
+
+
+def test_a_server_may_start_while_another_thread_looks_at_those_that_have_started(monkeypatch):
+    monkeypatch.setattr(composed, "_started", {})
+    known = engine_of(Server(ANYWHERE, print))
+
+    def make():
+        composed._started.clear()
+        composed.note_started(known)
+        return (engine_of(Server(ANYWHERE, print)),)
+
+    for new, found, _ in interruptions(composed, make, lambda _: (composed.started,), lambda new: (composed.note_started, new)):
+        assert known in found
+        assert set(found) <= {known, new}
+        assert composed.started() == [known, new]
+
+
+def test_a_server_that_nobody_has_any_more_is_forgotten(monkeypatch):
+    monkeypatch.setattr(composed, "_started", {})
+    composed.note_started(engine_of(Server(ANYWHERE, print)))
+    gc.collect()
+    assert composed.started() == []
+    assert composed._started == {}
