@@ -4,11 +4,17 @@ import gc
 import sys
 from types import SimpleNamespace
 
+import pytest
+
 from helpers.interleaving import Lock, interruptions, schedules
 from socketkit import TCP, Server
-from socketkit._engine import composed, engine, run
+from socketkit._engine import composed, engine, ledger, run, tally
+from socketkit._engine.ledger import Ledger, ReplicaLedger
+from socketkit._engine.observers import Observers
 from socketkit._engine.run import Run
 from socketkit._engine.steps import engine_of
+from socketkit._engine.tally import Tallies
+from socketkit.seams.stats import Stats
 
 HERE = sys.modules[__name__]
 ANYWHERE = TCP("127.0.0.1", 0)
@@ -120,3 +126,58 @@ def test_a_server_that_nobody_has_any_more_is_forgotten(monkeypatch):
     gc.collect()
     assert composed.started() == []
     assert composed._started == {}
+
+
+# --- counts -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_request_that_fails_at_its_deadline_has_one_failure():
+    told = []
+    observer = SimpleNamespace(
+        request_failed=lambda _server, _peer, error: told.append("timed out" if type(error) is TimeoutError else "failed")
+    )
+
+    def make():
+        told.clear()
+        books = Ledger(None, Observers([observer]))
+        books._lock = Lock()
+        return books, books.admit(object(), "peer")
+
+    def fail(books, entry):
+        return books.fail, entry.request, ValueError()
+
+    def cut(books, entry):
+        return books.cut, entry, "too late"
+
+    for _books, entry, *_ in schedules(ledger, make, fail, cut):
+        assert told == [entry.outcome]
+
+
+def test_no_request_of_a_conversation_is_lost_from_the_count():
+    def make():
+        books = ReplicaLedger(Ledger(), tally.Tally())
+        books._lock = Lock()
+        return (books,)
+
+    def converse(books):
+        return (books.converse,)
+
+    for books, *_ in interruptions((ledger, tally), make, converse, converse):
+        assert books._tally.served == 2
+
+
+@pytest.mark.parametrize("read", [lambda tallies: tallies.settled, lambda tallies: tallies.stats().accepted])
+def test_a_worker_that_ends_meanwhile_is_counted_once(read):
+    def make():
+        tallies = Tallies()
+        for _ in range(2):
+            made = tallies.open()
+            made.accept()
+            made.settle("finished")
+        return tallies, made
+
+    for tallies, _made, count, _ in interruptions(
+        (tally, HERE), make, lambda tallies, _: (read, tallies), lambda tallies, made: (tallies.close, made)
+    ):
+        assert count == 2
+        assert tallies.stats() == Stats(0, {"finished": 2})

@@ -134,19 +134,23 @@ class Ledger:
         Only the first failure counts: each step that an error passes may record it, and a request that was cut stays "timed out".
         """
         entry = self.find(request)
-        if entry is not None and not entry.has_failed:
-            entry.outcome = outcome_of(request, error)
-            if self._observed:
-                self.observers.tell("request_failed", self.server, entry.client_address, error)
+        if entry is None or entry.has_failed:
+            return
+        if self._record(entry, outcome_of(request, error)) and self._observed:
+            self.observers.tell("request_failed", self.server, entry.client_address, error)
 
     def cut(self, entry: Entry, reason: str) -> None:
         """Record that the request timed out, unless a failure of it is recorded already."""
-        with self._lock:  # two deadlines of a handshake may pass at the same moment
-            if entry.has_failed:
-                return
-            entry.outcome = TIMED_OUT
-        if self._observed:
+        if self._record(entry, TIMED_OUT) and self._observed:
             self.observers.tell("request_failed", self.server, entry.client_address, TimeoutError(reason))
+
+    def _record(self, entry: Entry, failure: str) -> bool:
+        """Record a failure, unless one is recorded already; return whether it was recorded."""
+        with self._lock:  # a deadline may pass just when the handler fails, or another deadline passes
+            if entry.has_failed:
+                return False
+            entry.outcome = failure
+        return True
 
     def refuse(self, request: Request, reason: str) -> None:
         """Record that the request was refused before a handler saw it. Observers hear a reason that is no `Refusal` as one of another kind."""
@@ -223,7 +227,8 @@ class ReplicaLedger(Ledger):
 
     def converse(self) -> None:
         """Count one request of a conversation."""
-        self._tally.converse()
+        with self._lock:
+            self._tally.converse()
         self._report()
 
     def _report(self) -> None:

@@ -22,7 +22,8 @@ _TURNS = 1 + len(OUTCOMES)
 class Tally:
     """Counters in shared memory: a worker process or interpreter writes them, its parent reads them, even after the worker has ended.
 
-    Each counter is one aligned word, so a reader never sees a partial write. The memory is freed with the last reference to the tally.
+    Each counter is one aligned word, so a reader never sees a partial write. Threads of the writing process must take turns, because
+    `+=` is a read and a write. The memory is freed with the last reference to the tally.
     """
 
     def __init__(self, memory: memoryview | None = None) -> None:
@@ -38,7 +39,7 @@ class Tally:
         self._counts[1 + OUTCOMES.index(outcome if outcome in OUTCOMES else "failed")] += 1
 
     def converse(self) -> None:
-        """Count one request of a conversation. Takes no lock: if two threads call it at once, one call may be lost."""
+        """Count one request of a conversation."""
         self._counts[_TURNS] += 1
 
     @property
@@ -59,34 +60,35 @@ class Tallies:
     """The tallies of the running replicas of a server, and the sum of those that have ended. Thread-safe."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._open: list[Tally] = []
-        self._ended = Stats()
+        self._changing = threading.Lock()
+        self._now: tuple[Stats, tuple[Tally, ...]] = Stats(), ()  # both in one value, so that readers need no lock to miss none
 
     @property
     def settled(self) -> int:
         """Number of settled requests; read without a lock, so safe in a signal handler."""
-        return sum(sum(stats.outcomes.values()) for stats in (self._ended, *(tally.stats() for tally in tuple(self._open))))
+        return sum(self.stats().outcomes.values())
 
     def open(self) -> Tally:
         """Return the tally of a process that is about to be forked; its counts are included from now on."""
         tally = Tally()
-        with self._lock:
-            self._open.append(tally)
+        with self._changing:
+            ended, running = self._now
+            self._now = ended, (*running, tally)
         return tally
 
     def close(self, tally: Tally) -> None:
         """Keep the counts of a process that has ended. Requests it still had in progress count as "died"."""
-        with self._lock:
-            self._open.remove(tally)
+        with self._changing:
+            ended, running = self._now
             last = tally.stats()
             died = {"died": last.active} if last.active else {}
-            self._ended = total(self._ended, Stats(0, last.outcomes), Stats(0, died))
+            ended = total(ended, Stats(0, last.outcomes), Stats(0, died))
+            self._now = ended, tuple(each for each in running if each is not tally)
 
     def stats(self) -> Stats:
         """Return a consistent snapshot of all replicas, running and ended."""
-        with self._lock:
-            return total(self._ended, *(tally.stats() for tally in self._open))
+        ended, running = self._now
+        return total(ended, *(tally.stats() for tally in running))
 
 
 def total(*readings: Stats) -> Stats:
