@@ -8,7 +8,8 @@ import pytest
 
 from helpers.interleaving import Lock, interruptions, schedules
 from socketkit import TCP, Server
-from socketkit._engine import composed, engine, ledger, run, tally
+from socketkit._engine import composed, engine, ledger, parking, run, tally, units
+from socketkit._engine.intake import Intake
 from socketkit._engine.ledger import Ledger, ReplicaLedger
 from socketkit._engine.observers import Observers
 from socketkit._engine.run import Run
@@ -18,6 +19,56 @@ from socketkit.seams.stats import Stats
 
 HERE = sys.modules[__name__]
 ANYWHERE = TCP("127.0.0.1", 0)
+
+
+def changed_meanwhile(base, change):
+    """Return a subclass of a container that `change` changes while it is looked through, as another thread might. A copy looks it through at once."""
+
+    class Changed(base):
+        def __iter__(self):
+            for number, each in enumerate(super().__iter__()):
+                yield each
+                if number == 0:
+                    change(self)
+
+    return Changed
+
+
+# --- the loop ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_unit_that_comes_back_at_the_end_of_a_run_is_in_one_place():
+    for queue, unit, was_taken, everyone in schedules(
+        units, lambda: (units.Units(), object()), lambda queue, unit: (queue.again, unit), lambda queue, _: (queue.empty,)
+    ):
+        assert everyone == ([unit] if was_taken else [])
+        assert not queue.turns
+
+
+class Car:
+    begun, noted = False, parking.NEVER
+
+    def fileno(self):
+        return 0
+
+
+def test_a_deadline_entry_may_be_dropped_while_others_expire():
+    lot = parking.ParkingLot(SimpleNamespace(arm=lambda *_: None, forget=lambda *_: None), lambda: 1000.0)
+    cars = [Car() for _ in range(3)]
+    for car in cars:
+        lot.park(car, 5.0)
+    moment = lot.due()
+    lot.leave(cars[2])
+    lot._noted[moment] = changed_meanwhile(dict, lambda noted: noted.pop(cars[2]))(lot._noted[moment])
+    assert lot.expire(moment) == cars[:2]
+
+
+def test_what_is_added_during_a_stop_is_called_once():
+    calls = []
+    with Intake([]) as intake:
+        intake.on_stop(lambda: intake.on_stop(lambda: calls.append("added")))
+        intake.stop()
+    assert calls == ["added"]
 
 
 # --- runs -------------------------------------------------------------------------------------------------------------

@@ -222,7 +222,7 @@ class Intake:
         """Make the current `take` and all later ones return None."""
         self.stopped = self.ending = True
         self._wakeup.wake()
-        for callback in self._on_stop:
+        for callback in self._on_stop.copy():  # `on_stop` calls what it adds from now on
             callback()
 
     def call_soon(self, callback: Callable[[], None]) -> None:

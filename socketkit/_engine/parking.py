@@ -136,7 +136,7 @@ class ParkingLot:
         over = []
         while self._order and self._order[0] <= now:
             moment = heapq.heappop(self._order)
-            for parked in tuple(self._noted.pop(moment)):
+            for parked in self._noted.pop(moment).copy():  # other threads drop entries meanwhile
                 if parked.noted != moment:
                     continue
                 parked.noted = NEVER

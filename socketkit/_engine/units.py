@@ -41,7 +41,10 @@ class Units:
     def have_polled(self) -> None:
         """Make the units that used up their share before this poll ready."""
         while self._later:
-            self.turns.append(self._later.popleft())
+            try:
+                self.turns.append(self._later.popleft())
+            except IndexError:  # `again` has just taken it back
+                return
 
     def wake_all(self) -> bool:
         """Move every unit to `woken`; return whether there is any."""
