@@ -2,12 +2,13 @@
 
 import gc
 import sys
+import threading
 from types import SimpleNamespace
 
 import pytest
 
 from helpers.interleaving import Lock, interruptions, schedules
-from socketkit import TCP, Server
+from socketkit import TCP, Adaptive, Pool, Server
 from socketkit._engine import composed, engine, ledger, parking, run, tally, units
 from socketkit._engine.intake import Intake
 from socketkit._engine.ledger import Ledger, ReplicaLedger
@@ -15,6 +16,9 @@ from socketkit._engine.observers import Observers
 from socketkit._engine.run import Run
 from socketkit._engine.steps import engine_of
 from socketkit._engine.tally import Tallies
+from socketkit.dispatchers import _executor, _workers, adaptive
+from socketkit.dispatchers import pool as pools
+from socketkit.dispatchers.threads import ThreadList
 from socketkit.seams.stats import Stats
 
 HERE = sys.modules[__name__]
@@ -232,3 +236,112 @@ def test_a_worker_that_ends_meanwhile_is_counted_once(read):
     ):
         assert count == 2
         assert tallies.stats() == Stats(0, {"finished": 2})
+
+
+# --- dispatchers ------------------------------------------------------------------------------------------------------
+
+
+def test_a_spare_worker_may_leave_by_itself_while_all_are_sent_home():
+    def make():
+        live, worker = Adaptive().start(None), adaptive._Worker()
+        live._table.append(adaptive.BATON)
+        live._spares.append(worker)
+        return live, worker
+
+    for live, worker, _, left in schedules(
+        (adaptive, HERE), make, lambda live, _: (live._send_home,), lambda live, worker: (leave, live._spares, worker)
+    ):
+        assert worker.goes_home is not left
+        assert not live._spares
+
+
+def leave(spares, worker):
+    """Do what a worker does that has waited long enough; return whether it leaves by itself."""
+    try:
+        spares.remove(worker)
+    except ValueError:
+        return False
+    return True
+
+
+def test_a_run_begins_with_counts_that_no_thread_of_an_earlier_run_changes():
+    guarded = []
+
+    class Watched(pools._Pool):
+        def __setattr__(self, name, value):
+            if name in {"_intake", "_busy", "_free"} and hasattr(self, "_intake"):
+                guarded.append(self._counting.locked())
+            super().__setattr__(name, value)
+
+    live = Watched(Pool(1))
+    live._intake = None
+    with Intake([]) as intake:
+        intake.stop()
+        live._add_thread = lambda: None
+        live.drive(lambda: intake)
+    assert guarded
+    assert all(guarded)
+
+
+def test_a_thread_serves_the_run_that_started_it(monkeypatch):
+    go, taken = threading.Event(), []
+
+    class Late(threading.Thread):
+        def run(self):
+            go.wait(10)
+            super().run()
+
+    monkeypatch.setattr(pools, "SureThread", Late)
+    live, later = Pool(1).start(None), SimpleNamespace(stopped=False, stop=lambda: None)
+    later.take = lambda: taken.append("a unit of another run") or setattr(later, "stopped", True)
+    live._intake = SimpleNamespace(stopped=True)
+    live._add_thread()
+    live._intake = later
+    go.set()
+    live.wait(None)
+    assert not taken
+
+
+def test_those_who_wait_for_all_threads_miss_none_that_moves_on_the_list():
+    def tidy_up(those):
+        if not those._lock.locked():
+            those.append(threading.Thread(daemon=True))
+
+    runs, threads = threading.Event(), changed_meanwhile(ThreadList, tidy_up)()
+    ended, running = threading.Thread(target=int), threading.Thread(target=runs.wait, args=(10,))
+    for thread in (ended, running):
+        thread.start()
+        list.append(threads, thread)
+    ended.join()
+    assert not threads.join(0), "one still runs"
+    runs.set()
+    assert threads.join(10)
+
+
+def test_an_executor_that_is_shut_down_during_a_submit_leaves_no_thread_behind():
+    def make():
+        before = set(threading.enumerate())
+        executor = _executor.DaemonThreads()
+        executor._submitting = Lock()
+        return executor, before
+
+    def submit(executor, _before):
+        return attempt, executor
+
+    def shut_down(executor, _before):
+        return executor.shutdown, False
+
+    for _, before, future, _ in schedules((_executor, _workers), make, submit, shut_down):
+        assert future is None or future.result(10) == 0
+        for thread in threading.enumerate():
+            if thread not in before and thread.name.startswith("socketkit-executor"):
+                thread.join(10)
+                assert not thread.is_alive()
+
+
+def attempt(executor):
+    """Submit a call; return None if the executor is shut down."""
+    try:
+        return executor.submit(int)
+    except RuntimeError:
+        return None

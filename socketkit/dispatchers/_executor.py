@@ -177,17 +177,22 @@ class DaemonThreads(AnyExecutor):
         self._max_workers = LIMIT
         self._workers = WorkerThreads(LIMIT, lambda: None, "socketkit-executor")
         self._submitting = threading.Lock()
+        self._is_shut_down = False
 
     def submit(self, function: Callable[..., Any], /, *arguments: Any, **named: Any) -> Future[Any]:
-        """As `concurrent.futures.Executor.submit`. Raises: RuntimeError when not even the first thread can be started."""
+        """As `concurrent.futures.Executor.submit`. Raises: RuntimeError after `shutdown`, or if not even the first thread can be started."""
         future = Future[Any]()
         with self._submitting:
+            if self._is_shut_down:
+                raise RuntimeError("the threads were told to end")
             self._workers.give(partial(_fulfil, future, partial(function, *arguments, **named)))
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002 - the base's signature
         """As `concurrent.futures.Executor.shutdown`, but calls that are waiting for a thread are always run."""
-        self._workers.close()
+        with self._submitting:  # otherwise a thread that is just being started would not be told to end
+            self._is_shut_down = True
+            self._workers.close()
         if wait:
             self._workers.wait(None)
 

@@ -146,10 +146,11 @@ class _Adaptive:
         while not self._pick_up() and time.monotonic() < give_up:
             self._alarm.wait(0.01)
         self._retired = True
-        while self._spares:
-            worker = self._spares.pop()
-            worker.goes_home = True
-            worker.called.release()
+        with contextlib.suppress(IndexError):  # there is none left; to ask first is not enough, because a worker may remove itself
+            while True:
+                worker = self._spares.pop()
+                worker.goes_home = True
+                worker.called.release()
 
     def _look(self) -> None:
         """If the leader has been inside one unit for too long, give the baton to another worker."""

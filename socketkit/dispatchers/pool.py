@@ -65,7 +65,7 @@ class _Pool:
         self._rejects = recipe.overflow == "reject"
         self._reply = recipe.reply.encode()
         self._baton = threading.Lock()
-        self._counting = threading.Lock()  # guards the next three fields
+        self._counting = threading.Lock()  # guards the next three fields, and which run they belong to
         self._threads: list[threading.Thread] = []
         self._free = 0  # threads waiting for a request of this run
         self._busy = 0  # threads running a request
@@ -82,8 +82,9 @@ class _Pool:
         alarm = Wakeup()  # woken by a stop, by an error, and by the last free thread when it becomes busy
         with contextlib.closing(alarm), alarm.woken_by_signals(), open_intake() as intake:
             intake.on_stop(alarm.wake)
-            self._alarm, self._intake = alarm, intake
-            self._free, self._busy, self._error = 0, 0, None  # threads still working for an earlier run do not count
+            with self._counting:
+                self._alarm, self._intake = alarm, intake
+                self._free, self._busy, self._error = 0, 0, None  # threads still working for an earlier run do not count
             try:
                 self._add_thread()
                 while not intake.stopped:
@@ -104,7 +105,8 @@ class _Pool:
         pass  # `drive` and `wait` have already released everything
 
     def _add_thread(self) -> None:
-        thread = SureThread(target=self._serve, name=f"socketkit-pool-{len(self._threads) + 1}", daemon=True)
+        name = f"socketkit-pool-{len(self._threads) + 1}"
+        thread = SureThread(target=self._serve, args=(self._intake,), name=name, daemon=True)
         self._threads.append(thread)
         self._free += 1  # the thread may take a request before `start` returns
         try:
@@ -116,8 +118,7 @@ class _Pool:
                 raise
             log.warning("cannot start another thread, so only %d of %d run: %s", len(self._threads), self._workers, error)
 
-    def _serve(self) -> None:
-        intake = self._intake
+    def _serve(self, intake: Any) -> None:
         while not intake.stopped:
             try:
                 with self._baton:

@@ -66,7 +66,7 @@ class ThreadList(list[threading.Thread]):
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait for all threads, at most `timeout` seconds in total; return whether all have ended. See `join_all`."""
-        ended = join_all(list(self), timeout)  # they stay on the list meanwhile: another caller may wait for them too
+        ended = join_all(self.copy(), timeout)  # they stay on the list meanwhile: another caller may wait for them too
         self.reap()
         return ended
 
