@@ -16,10 +16,13 @@ from socketkit._engine.observers import Observers
 from socketkit._engine.run import Run
 from socketkit._engine.steps import engine_of
 from socketkit._engine.tally import Tallies
+from socketkit._system import tls_socket
+from socketkit.cli import _together
 from socketkit.dispatchers import _executor, _workers, adaptive
 from socketkit.dispatchers import pool as pools
 from socketkit.dispatchers.threads import ThreadList
 from socketkit.seams.stats import Stats
+from socketkit.testing import stepping
 
 HERE = sys.modules[__name__]
 ANYWHERE = TCP("127.0.0.1", 0)
@@ -345,3 +348,50 @@ def attempt(executor):
         return executor.submit(int)
     except RuntimeError:
         return None
+
+
+# --- layers and commands ----------------------------------------------------------------------------------------------
+
+
+def test_a_connection_that_is_accepted_during_a_renewal_has_our_kind_of_socket():
+    def make():
+        contexts = [SimpleNamespace(sslsocket_class=None) for _ in range(2)]
+        for context in contexts:
+            context.wrap_socket = lambda _request, context=context, **_how: context.sslsocket_class
+        return tls_socket.Encryption(contexts[0]), contexts[1]
+
+    for _encryption, _renewed, kind, _ in schedules(
+        (tls_socket, HERE),
+        make,
+        lambda encryption, _: (encryption._encrypt, "request"),
+        lambda encryption, renewed: (renew, encryption, renewed),
+    ):
+        assert kind is tls_socket.TLSSocket
+
+
+def renew(encryption, context):
+    encryption._context = context
+
+
+def test_all_servers_are_handed_over_although_a_reload_adds_one(monkeypatch):
+    handed_over = []
+
+    def hand_over(server):
+        together._servers["new"] = "new server"
+        handed_over.append(server)
+
+    monkeypatch.setattr(_together, "_hand_over", hand_over)
+    wakeup, watch = SimpleNamespace(wake=lambda: None), SimpleNamespace()
+    together = _together.Together({}, {"one": "first", "two": "second"}, dict, watch, wakeup)
+    together.hand_over()
+    assert handed_over == ["first", "second"]
+
+
+def test_a_step_that_was_given_up_meanwhile_is_not_taken():
+    def make():
+        steps = stepping.Steps()
+        steps._asked.append("step")
+        return (steps,)
+
+    for _steps, taken, _ in interruptions(stepping, make, lambda steps: (steps.pop,), lambda steps: (steps._asked.clear,)):
+        assert taken in {"step", None}

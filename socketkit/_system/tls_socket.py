@@ -58,5 +58,6 @@ class Encryption:
 
     def _encrypt(self, request: Any) -> ssl.SSLSocket:
         """Return the server's side of an encrypted connection, before its handshake. It takes over the descriptor of `request`."""
-        self._context.sslsocket_class = TLSSocket
-        return self._context.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
+        context = self._context  # read once: another thread may renew it
+        context.sslsocket_class = TLSSocket
+        return context.wrap_socket(request, server_side=True, do_handshake_on_connect=False)

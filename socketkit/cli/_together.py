@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -68,7 +68,7 @@ class Together:
 
     def on_ready(self, callback: Callable[[], None], every: float | None = None) -> None:
         """Call `callback` when all servers are ready, then each time all have shown again that they take requests."""
-        self._rounds.append(_Round(callback, every, self._servers.values()))
+        self._rounds.append(_Round(callback, every, self._servers))
 
     def stop(self, drain: float | None = None) -> None:
         """Stop all servers."""
@@ -78,12 +78,12 @@ class Together:
 
     def renew(self) -> None:
         """Renew the layers of all servers."""
-        for server in list(self._servers.values()):
+        for server in self._servers.copy().values():
             renew(server)
 
     def hand_over(self) -> None:
-        """Hand over all servers."""
-        for server in self._servers.values():
+        """Hand over all servers. From any thread, even while the main thread carries out a reload."""
+        for server in self._servers.copy().values():
             _hand_over(server)
         self._end()
 
@@ -163,7 +163,7 @@ class Together:
                 run.on_ready(partial(each.heard_of, server), each.every)
 
     def _ended(self, server: Server) -> None:
-        if server in self._servers.values():
+        if server in self._servers.copy().values():  # the main thread may change it
             self._end()
 
     def _end(self) -> None:
@@ -177,7 +177,7 @@ class _Round:
 
     _callback: Callable[[], None]
     every: float | None
-    _servers: Collection[Server]
+    _servers: dict[str, Server]
     _begun: bool = attrs.field(default=False, init=False)
     _silent: set[Server] = attrs.field(factory=set, init=False)
     _changing: threading.Lock = attrs.field(factory=threading.Lock, init=False)
@@ -192,7 +192,7 @@ class _Round:
     def renew(self) -> None:
         """Wait for all servers again, because a reload has changed them."""
         with self._changing:
-            self._silent = set(self._servers)
+            self._silent = set(self._servers.copy().values())
 
     def heard_of(self, server: Server) -> None:
         """Record that this server takes requests. Called by its loop."""
@@ -200,7 +200,7 @@ class _Round:
             self._silent.discard(server)
             if self._silent or not self._begun:
                 return
-            self._silent = set(self._servers)
+            self._silent = set(self._servers.copy().values())
         self._callback()
 
 

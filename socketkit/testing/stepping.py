@@ -43,7 +43,10 @@ class Steps:
 
     def pop(self) -> _Step | None:
         """Return the next step that was asked for, if any."""
-        return self._asked.popleft() if self._asked else None
+        try:
+            return self._asked.popleft()
+        except IndexError:
+            return None
 
 
 @attrs.define(eq=False)
