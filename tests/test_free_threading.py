@@ -10,6 +10,7 @@ import pytest
 from helpers.interleaving import Lock, interruptions, schedules
 from socketkit import TCP, Adaptive, Pool, Server
 from socketkit._engine import composed, engine, ledger, parking, run, tally, units
+from socketkit._engine.holdup import break_off, stuck_in
 from socketkit._engine.intake import Intake
 from socketkit._engine.ledger import Ledger, ReplicaLedger
 from socketkit._engine.observers import Observers
@@ -17,6 +18,7 @@ from socketkit._engine.run import Run
 from socketkit._engine.steps import engine_of
 from socketkit._engine.tally import Tallies
 from socketkit._system import tls_socket
+from socketkit._system.threads import current_frames
 from socketkit.cli import _together
 from socketkit.dispatchers import _executor, _workers, adaptive
 from socketkit.dispatchers import pool as pools
@@ -184,6 +186,17 @@ def test_a_server_that_nobody_has_any_more_is_forgotten(monkeypatch):
     gc.collect()
     assert composed.started() == []
     assert composed._started == {}
+
+
+def test_without_the_lock_nobody_looks_into_the_frames_of_other_threads(monkeypatch):
+    assert threading.get_ident() in current_frames()
+    books, request = Ledger(), object()
+    books.admit(request, "peer").thread = threading.get_ident()
+    assert "test_without_the_lock" in stuck_in(books)[0].stack
+    monkeypatch.setattr(sys, "_is_gil_enabled", lambda: False, raising=False)
+    assert current_frames() == {}
+    assert stuck_in(books)[0].stack == ""
+    break_off([])
 
 
 # --- counts -----------------------------------------------------------------------------------------------------------

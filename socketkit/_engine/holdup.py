@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import sys
 import traceback
 from collections.abc import Iterable, Sequence
 from types import FrameType
@@ -14,6 +13,7 @@ from socketkit._engine.ledger import Entry, Ledger
 from socketkit._engine.sources import ClassicSource, ListenerSource, RequestSource
 from socketkit._system.logs import Log
 from socketkit._system.sockets import cut_off
+from socketkit._system.threads import current_frames
 from socketkit.seams.stats import Stuck
 
 log = Log("socketkit.serving")
@@ -31,7 +31,7 @@ def shut_down(entries: Iterable[Entry]) -> None:
 
 def stuck_in(ledger: Ledger) -> tuple[Stuck, ...]:
     """Return the requests in progress, with their age and the stack of their thread."""
-    now, frames = ledger.clock(), sys._current_frames()  # noqa: SLF001 - the only way to see other threads' stacks
+    now, frames = ledger.clock(), current_frames()
     return tuple(Stuck(entry.client_address, now - entry.since, _stack(frames.get(entry.thread or 0))) for entry in ledger.active())
 
 
@@ -47,7 +47,7 @@ def break_off(sources: Sequence[RequestSource]) -> None:
 
     It is the program's own `get_request`, which has not returned the connection yet. So only the stack of its thread knows it.
     """
-    for frame in sys._current_frames().values():  # noqa: SLF001 - the only way to see other threads' stacks
+    for frame in current_frames().values():
         inner: list[FrameType] = []
         outer: FrameType | None = frame
         while outer is not None:

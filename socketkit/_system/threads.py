@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import _thread
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
+from types import FrameType
 
 
 class SureThread(threading.Thread):
@@ -83,6 +85,16 @@ def _start(thread: BackgroundThread) -> None:
         thread.start()
     except RuntimeError:  # the system has no further thread, so use this one
         thread.run()
+
+
+def current_frames() -> dict[int, FrameType]:
+    """Return the innermost frame of each thread, by the thread's identifier; an empty mapping without the global interpreter lock.
+
+    Without it a thread runs on while another one reads its frames, which may crash the interpreter. Source: CPython's
+    Doc/howto/free-threading-python.rst, "Frame objects".
+    """
+    has_lock: Callable[[], bool] | None = getattr(sys, "_is_gil_enabled", None)  # since Python 3.13
+    return sys._current_frames() if has_lock is None or has_lock() else {}  # noqa: SLF001 - the only way to see other threads' stacks
 
 
 def join_all(threads: Iterable[threading.Thread], timeout: float | None) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import sys
 import threading
 import traceback
 from collections.abc import Callable, Coroutine
@@ -13,6 +12,7 @@ from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from socketkit._system.threads import current_frames
 from socketkit._system.wakeup import Wakeup
 from socketkit.dispatchers._workers import WorkerThreads
 from socketkit.logs import Log
@@ -372,7 +372,7 @@ class Watchdog:
 
     def _warn(self) -> None:
         task = asyncio.current_task(self._loop)
-        frame = sys._current_frames().get(self._watched)  # noqa: SLF001 - the only way to see the stack of another thread
+        frame = current_frames().get(self._watched)
         stack = "".join(traceback.format_stack(frame, FRAMES)) if frame is not None else ""
         log.warning("%s has blocked the event loop for more than %g s; its stack is:\n%s", _who(task), self._slow, stack)
 
