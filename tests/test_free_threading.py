@@ -1,6 +1,7 @@
 """What threads do at the same moment, one step at a time; and the page that lists all of it."""
 
 import gc
+import os
 import sys
 import threading
 from types import SimpleNamespace
@@ -8,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from helpers.interleaving import Lock, interruptions, schedules
+from helpers.support import python
 from socketkit import TCP, Adaptive, Pool, Server
 from socketkit._engine import composed, engine, ledger, parking, run, tally, units
 from socketkit._engine.holdup import break_off, stuck_in
@@ -361,6 +363,33 @@ def attempt(executor):
         return executor.submit(int)
     except RuntimeError:
         return None
+
+
+LIVES_ON = """
+import contextvars, threading
+from socketkit._system.timer import TimerThread
+from socketkit.dispatchers._executor import DaemonThreads
+
+whose, seen, done = contextvars.ContextVar("whose", default="nobody's"), [], threading.Event()
+timer, executor = TimerThread(), DaemonThreads()
+
+def handle():
+    whose.set("of the first request")
+    timer.call_later(0, lambda: (seen.append(whose.get()), done.set()))
+    executor.submit(int).result()
+
+contextvars.copy_context().run(handle)
+done.wait(10)
+seen.append(executor.submit(whose.get).result())
+timer.close()
+executor.shutdown()
+print(*seen, sep=", ")
+"""
+
+
+def test_a_thread_that_a_request_starts_does_not_have_its_context_variables():
+    result = python(LIVES_ON, env=os.environ | {"PYTHON_THREAD_INHERIT_CONTEXT": "1"})  # what Python 3.14 without the lock does by default
+    assert result.stdout == "nobody's, nobody's\n"
 
 
 # --- layers and commands ----------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextvars import Context
 from types import FrameType
 
 
@@ -46,6 +47,13 @@ class BackgroundThread(SureThread):
     def __init__(self, target: Callable[[], object], name: str) -> None:
         super().__init__(target=target, name=name, daemon=True)
         self._over = threading.Event()
+
+    def start(self) -> None:
+        """As `SureThread.start`. The thread has none of the caller's context variables, which may be those of a request.
+
+        Without the global interpreter lock a new thread inherits them. Source: CPython's Lib/threading.py, Thread.start.
+        """
+        Context().run(super().start)
 
     def run(self) -> None:
         if hasattr(signal, "pthread_sigmask"):

@@ -12,7 +12,7 @@ from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from socketkit._system.threads import current_frames
+from socketkit._system.threads import BackgroundThread, current_frames
 from socketkit._system.wakeup import Wakeup
 from socketkit.dispatchers._workers import WorkerThreads
 from socketkit.logs import Log
@@ -334,7 +334,7 @@ class Watchdog:
             self._sleeps = False
             self._woken.release()
         elif self._thread is None:
-            self._thread = threading.Thread(target=self._watch, name="socketkit-watchdog", daemon=True)
+            self._thread = BackgroundThread(self._watch, "socketkit-watchdog")
             self._thread.start()
 
     def close(self) -> None:

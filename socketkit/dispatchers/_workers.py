@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
-from contextvars import copy_context
+from contextvars import Context, copy_context
 
 from socketkit._system.threads import SureThread
 from socketkit.logs import Log
@@ -102,7 +102,7 @@ class WorkerThreads(ConcurrencyLimit):
     def _hire(self) -> None:
         thread = SureThread(target=self._serve, name=f"{self._name}-{self._threads + 1}", daemon=True)
         try:
-            thread.start()
+            Context().run(thread.start)  # without the context variables of a request: see `BackgroundThread`
         except RuntimeError as error:
             if not self._threads:
                 raise
