@@ -1,15 +1,19 @@
 """What threads do at the same moment, one step at a time; and the page that lists all of it."""
 
 import gc
+import importlib
+import inspect
 import os
+import re
 import sys
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from helpers.interleaving import Lock, interruptions, schedules
-from helpers.support import python
+from helpers.support import ROOT, python
 from socketkit import TCP, Adaptive, Pool, Server
 from socketkit._engine import composed, engine, ledger, parking, run, tally, units
 from socketkit._engine.holdup import break_off, stuck_in
@@ -437,3 +441,30 @@ def test_a_step_that_was_given_up_meanwhile_is_not_taken():
 
     for _steps, taken, _ in interruptions(stepping, make, lambda steps: (steps.pop,), lambda steps: (steps._asked.clear,)):
         assert taken in {"step", None}
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+PAGE = Path(ROOT, "docs/explanation/free-threading.md").read_text()
+ROWS = re.findall(r"^\| `(socketkit[\w.]+)` \| (.*?) \| (.*?) \|$", PAGE, re.MULTILINE)
+
+
+def test_what_the_page_names_is_in_the_module_that_it_names():
+    assert len(ROWS) > 40
+    for module, *texts in ROWS:
+        source = inspect.getsource(importlib.import_module(module))
+        words = set(re.findall(r"`(\w+)`", " ".join(texts))) - PYTHONS
+        assert {word for word in words if not re.search(rf"\b{word}\b", source)} == set(), module
+
+
+PYTHONS = {"append", "pop", "popleft", "remove", "del", "setdefault", "cache"}
+"""Operations on containers; `cache` stands for `functools.cache`."""
+
+
+def test_the_page_counts_the_rows_that_rest_on_the_processor():
+    assert sum(text == "nothing in common" for *_, text in ROWS) == 6
+    assert "Six rows above rest on the processor" in PAGE
+
+
+def test_no_classifier_says_what_nobody_has_tried():
+    assert "Free Threading" not in Path(ROOT, "pyproject.toml").read_text()
