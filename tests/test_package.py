@@ -3,7 +3,6 @@
 import ast
 import importlib
 import inspect
-import os
 import sys
 import tomllib
 import zipfile
@@ -150,7 +149,3 @@ def test_the_changelog_tells_of_this_version():
     text = (ROOT / "CHANGELOG.md").read_text()
     assert "## [Unreleased]" in text
     assert f"## [{socketkit.__version__}]" in text
-
-
-def test_ci_is_executable():
-    assert os.access(ROOT / ".ci" / "run", os.X_OK)

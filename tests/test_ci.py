@@ -1,0 +1,36 @@
+"""The scripts of CI, as far as they can be tested in a moment: they are valid, and say what they lack."""
+
+import os
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from helpers.support import ROOT
+
+RUN = ROOT / ".ci/run"
+SID = ROOT / ".ci/sid"
+
+
+@pytest.mark.parametrize("script", [RUN, SID], ids=["run", "sid"])
+def test_a_script_is_executable_and_valid(script):
+    assert os.access(script, os.X_OK)
+    subprocess.run(["bash", "-n", script], check=True, timeout=30)
+
+
+def test_a_machine_that_cannot_have_debian_sid_is_told_why_and_its_tests_are_skipped(tmp_path):
+    """Whether or not this is root: no program is there but those that the script starts with."""
+    for program in ("bash", "dirname"):
+        (tmp_path / program).symlink_to(shutil.which(program))
+    done = subprocess.run(
+        [shutil.which("bash"), SID, "true"],
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 77
+    assert re.fullmatch(r"Debian sid, .*, is not available: (only root .*|this machine has no apt-get)\n", done.stderr)
+    assert done.stdout == ""
