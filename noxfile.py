@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import nox
@@ -22,8 +23,14 @@ nox.options.error_on_external_run = True
 ROOT = Path(__file__).resolve().parent
 PLUGINS = sorted(path.parent.name for path in ROOT.glob("plugins/*/pyproject.toml"))
 
-INTERPRETERS = {"3.11": "3.11", "3.12": "3.12.1", "3.13": "3.13.0"}
-"""The Python versions that CPython's own tests run on, each with its pyenv release."""
+SID = str(ROOT / ".ci/sid")
+"""The script that runs a command in Debian sid, which has the Python versions that pyenv has not."""
+
+INTERPRETERS = {"3.11": "3.11", "3.12": "3.12.1", "3.13": "3.13.0", "3.14": SID, "3.15": SID}
+"""The Python versions that socketkit is tested on, each with its pyenv release or with the script that runs a command where it is."""
+
+VERSIONED = ("tests/compat", "tests/dispatchers", "tests/faults")
+"""The tests that a new Python is most likely to break: of the classic classes, of threads and processes, of exits and failures."""
 
 SUITES = ("test_socketserver", "test_httpservers", "test_xmlrpc", "test_docxmlrpc", "test_wsgiref", "test_logging")
 
@@ -94,51 +101,90 @@ def docs(session: nox.Session) -> None:
 
 @nox.session(python=False)
 @nox.parametrize(
+    ("version", "paths"),
+    [("3.12", VERSIONED), ("3.13", VERSIONED), ("3.14", ("tests",)), ("3.15", VERSIONED)],
+    ids=["3.12", "3.13", "3.14", "3.15"],
+)
+def tests_on(session: nox.Session, version: str, paths: tuple[str, ...]) -> None:
+    """Run all tests on Python 3.14, and those that it may break most on each other version; arguments after -- replace the paths."""
+    run = environment(session, version, f"{ROOT}[test]")
+    run("pytest", "-n", "2", *(session.posargs or paths))
+
+
+@nox.session(python=False)
+@nox.parametrize(
     ("version", "dispatchers"),
-    [("3.11", ("adaptive", "pool:8")), ("3.12", ("adaptive",)), ("3.13", ("adaptive",))],
-    ids=["3.11", "3.12", "3.13"],
+    [(version, ("adaptive", "pool:8") if version == "3.11" else ("adaptive",)) for version in INTERPRETERS],
+    ids=list(INTERPRETERS),
 )
 def cpython(session: nox.Session, version: str, dispatchers: tuple[str, ...]) -> None:
     """Run CPython's own tests under `socketkit run`, then under each dispatcher; arguments after -- replace the dispatchers."""
-    interpreter = find_interpreter(version)
-    if interpreter is None:
-        message = (
-            f"Python {version} is missing: neither pyenv's {INTERPRETERS[version]} nor python{version} on PATH runs, with its own tests"
-        )
+    run = environment(session, version, str(ROOT))
+    folder = Path(session.create_tmp()).resolve()
+    which = folder / "which.py"
+    which.write_text('import socketserver; print(socketserver.__file__); assert "socketkit" in socketserver.__file__\n')
+    socketkit = ("python", "-m", "socketkit", "run")
+    suites = ("-m", "test", "--dont-add-python-opts", "--timeout", "120", "-u", "network", *SUITES)
+    with session.chdir(folder):  # outside the checkout, so that the tests use the installed package
+        run(*socketkit, str(which))
+        run(*socketkit, *suites)
+        for dispatcher in session.posargs or dispatchers:
+            run(*socketkit, "--dispatcher", dispatcher, *suites)
+
+
+def environment(session: nox.Session, version: str, package: str) -> Callable[..., None]:
+    """Make an environment of this Python with this package. Return a function that runs one of its programs with arguments.
+
+    If there is no such Python, skip the session; with CI set, that is an error.
+    """
+    words = find_interpreter(version)
+    if words is None:
+        message = f"Python {version} is missing: {reason(version)}"
         if os.environ.get("CI"):
             session.error(message)
         session.skip(message)
-    folder = Path(session.create_tmp()).resolve()
-    session.run(interpreter, "-m", "venv", "--clear", str(folder / "venv"), external=True)
-    python = str(folder / "venv/bin/python")
-    session.run(python, "-m", "pip", "install", "--quiet", str(ROOT), external=True)
+    *within, interpreter = words
+    folder = ROOT / f"build/python{version}"
 
-    which = folder / "which.py"
-    which.write_text('import socketserver; print(socketserver.__file__); assert "socketkit" in socketserver.__file__\n')
-    socketkit = (python, "-m", "socketkit", "run")
-    suites = ("-m", "test", "--dont-add-python-opts", "--timeout", "120", "-u", "network", *SUITES)
-    with session.chdir(folder):  # outside the checkout, so that the tests use the installed package
-        session.run(python, "--version", external=True)
-        session.run(*socketkit, str(which), external=True)
-        session.run(*socketkit, *suites, external=True)
-        for dispatcher in session.posargs or dispatchers:
-            session.run(*socketkit, "--dispatcher", dispatcher, *suites, external=True)
+    def run(program: str, *arguments: str) -> None:
+        session.run(*within, str(folder / "bin" / program), *arguments, external=True)
+
+    session.run(*within, interpreter, "-m", "venv", "--clear", str(folder), external=True)
+    run("python", "--version")
+    run("pip", "install", "--quiet", package)
+    return run
 
 
-def find_interpreter(version: str) -> str | None:
-    """Return the path of a Python of this version that runs, or None. pyenv's shims run only if a version is selected."""
-    program = f"python{version}"
-    candidates = [shutil.which(program)]
-    if pyenv := shutil.which("pyenv"):
-        environment = {**os.environ, "PYENV_VERSION": INTERPRETERS[version]}
-        found = subprocess.run([pyenv, "which", program], env=environment, capture_output=True, text=True, check=False)  # noqa: S603 - a fixed command
-        candidates.insert(0, found.stdout.strip() if found.returncode == 0 else None)
-    return next((path for path in candidates if path and _runs(path)), None)
+def find_interpreter(version: str) -> tuple[str, ...] | None:
+    """Return the words that start a Python of this version, or None if it does not run. pyenv's shims run only if a version is selected."""
+    program, place = f"python{version}", INTERPRETERS[version]
+    if place == SID:
+        return (SID, program) if _runs(SID, program) else None
+    paths = (pyenv_path(program, place), shutil.which(program))
+    return next(((path,) for path in paths if path and _runs(path)), None)
 
 
-def _runs(path: str) -> bool:
-    command = [path, "-c", "import venv, ensurepip, test.support"]
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0  # noqa: S603 - an interpreter
+def pyenv_path(program: str, release: str) -> str | None:
+    """Return the path of a program of this pyenv release, or None."""
+    pyenv = shutil.which("pyenv")
+    if pyenv is None:
+        return None
+    found = subprocess.run(  # noqa: S603 - a fixed command
+        [pyenv, "which", program], env={**os.environ, "PYENV_VERSION": release}, capture_output=True, text=True, check=False
+    )
+    return found.stdout.strip() if found.returncode == 0 else None
+
+
+def reason(version: str) -> str:
+    """Return why no Python of this version runs."""
+    if INTERPRETERS[version] == SID:
+        return ".ci/sid says above why"
+    return f"neither pyenv's {INTERPRETERS[version]} nor python{version} on PATH runs, with its own tests"
+
+
+def _runs(*words: str) -> bool:
+    command = [*words, "-c", "import venv, ensurepip, test.support"]
+    return subprocess.run(command, check=False).returncode == 0  # noqa: S603 - an interpreter
 
 
 @nox.session
