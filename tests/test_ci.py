@@ -1,5 +1,6 @@
-"""The scripts of CI, as far as they can be tested in a moment: they are valid, and say what they lack."""
+"""The scripts of CI, as far as they can be tested in a moment: they are valid, run every version, and say what they lack."""
 
+import ast
 import os
 import re
 import shutil
@@ -13,10 +14,28 @@ RUN = ROOT / ".ci/run"
 SID = ROOT / ".ci/sid"
 
 
+def versions():
+    """Return the Python versions of the table in noxfile.py; nox itself need not be installed."""
+    [table] = [
+        node.value
+        for node in ast.parse((ROOT / "noxfile.py").read_text("utf-8")).body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets) == "INTERPRETERS"
+    ]
+    return [key.value for key in table.keys]
+
+
 @pytest.mark.parametrize("script", [RUN, SID], ids=["run", "sid"])
 def test_a_script_is_executable_and_valid(script):
     assert os.access(script, os.X_OK)
     subprocess.run(["bash", "-n", script], check=True, timeout=30)
+
+
+def test_ci_runs_the_tests_and_those_of_cpython_on_every_version():
+    loops = dict(re.findall(r'^for version in ([\d. ]+); do\n.* session "(\w+)\(\$version\)"$', RUN.read_text("utf-8"), re.MULTILINE))
+    by_session = {session: numbers.split() for numbers, session in loops.items()}
+    own, *others = versions()
+    assert own == "3.11"  # the test command of README runs on it
+    assert by_session == {"tests_on": others, "cpython": [own, *others]}
 
 
 def test_a_machine_that_cannot_have_debian_sid_is_told_why_and_its_tests_are_skipped(tmp_path):
