@@ -108,7 +108,7 @@ def docs(session: nox.Session) -> None:
 def tests_on(session: nox.Session, version: str, paths: tuple[str, ...]) -> None:
     """Run all tests on Python 3.14, and those that it may break most on each other version; arguments after -- replace the paths."""
     run = environment(session, version, f"{ROOT}[test]")
-    run("pytest", "-n", "2", *(session.posargs or paths))
+    run("pytest", "-n", "4", *(session.posargs or paths))
 
 
 @nox.session(python=False)
