@@ -139,14 +139,19 @@ def flush_streams() -> None:
 
 
 def leave(status: int) -> NoReturn:
-    """End this process by `os._exit`, once its log and standard streams are written or have taken too long."""
+    """End this process by `os._exit`, after `finish_streams`."""
+    finish_streams()
+    os._exit(status)
+
+
+def finish_streams() -> None:
+    """Before this process ends: return once its log and standard streams are written, or have taken too long."""
     finish()
     if _emitter.forked_amid_writing or not flush(0):
         for stream in (sys.stdout, sys.stderr):
             write(stream, "")
     else:
         flush_streams()
-    os._exit(status)
 
 
 def is_emitter(thread: threading.Thread) -> bool:

@@ -311,22 +311,52 @@ def test_a_handler_that_never_returns_is_given_up_and_the_server_serves_again(ca
             assert client("echo again") == "again"
 
 
-@served
-def test_a_program_ends_although_a_handler_goes_on():
-    body = """
-import socket
+GOES_ON = """
+import atexit, os, socket, sys
 from socketkit import Server
 from helpers.interpreted import Words
 
+class Freed:
+    def __del__(self):
+        os.write(1, b"Python freed the objects, and the interpreters before them\\n")
+
+freed = Freed()
+atexit.register(print, "first exit function")
 server = Server("tcp://127.0.0.1:0", Words, dispatcher="interpreters:1", lifecycle="graceful:drain=0.5").start()
+atexit.register(print, "last exit function")
 client = socket.create_connection(server.addresses[0])
 lines = client.makefile()
 lines.readline()
-client.sendall(b"stick\\n")
-print(lines.readline(), flush=True)
+client.sendall(b"%s\\n")
+print(lines.readline(), end="", flush=True)
 client.close()
+%s
+print("written to a buffer, ", end="")
 """
-    assert python(body, guard=60).stdout == "stuck\n\n"
+
+
+@served
+@pytest.mark.parametrize(("word", "answer"), [("stick", "stuck"), ("spin", "spinning")])
+def test_a_program_ends_although_a_handler_goes_on(word, answer):
+    program = python(GOES_ON % (word, "server.stop()"), guard=60)
+    assert program.stdout == f"{answer}\nwritten to a buffer, last exit function\nfirst exit function\n"
+
+
+@served
+@pytest.mark.parametrize(
+    ("end", "code", "errors"),
+    [
+        ("sys.exit(3)", 3, ""),
+        ("sys.exit('no more')", 1, "no more\n"),
+        ("raise ValueError('no more')", 1, "ValueError: no more\n"),
+        ("raise KeyboardInterrupt", -signal.SIGINT, "KeyboardInterrupt\n"),
+        ("try: sys.exit(3)\nexcept SystemExit: pass", 0, ""),
+    ],
+)
+def test_a_program_ends_as_it_would_although_a_handler_goes_on(end, code, errors):
+    program = python(GOES_ON % ("spin", end), guard=60, code=code)
+    assert program.stdout.endswith("last exit function\nfirst exit function\n")
+    assert errors in program.stderr
 
 
 @served

@@ -47,6 +47,11 @@ class Words(StreamRequestHandler):
         while True:  # it returns from no system call by itself, and its socket does not matter to it
             time.sleep(3600)
 
+    def spin(self, _rest):
+        self.wfile.write(b"spinning\n")
+        while True:
+            pass
+
     def attribute(self, rest):
         return getattr(self.server, rest, "missing")
 

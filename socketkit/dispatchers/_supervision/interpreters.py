@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import socket
 import threading
 from typing import TYPE_CHECKING
 
 import attrs
 
-from socketkit._system import interpreters
+from socketkit._system import interpreters, program_end
 from socketkit._system.log_relay import Relay
 from socketkit._system.logs import PATIENCE
 from socketkit._system.threads import BackgroundThread
@@ -71,6 +72,7 @@ class InterpreterThread(BackgroundThread):
 
     def start(self) -> None:
         """As `threading.Thread.start`. Raises: RuntimeError, as the constructor does."""
+        _be_ready_to_leave_some_behind()
         try:
             super().start()
         except BaseException:
@@ -109,6 +111,11 @@ class InterpreterThread(BackgroundThread):
             packed.close()
             raise
         return Ending(cause or "it ended by itself", clean=not cause, for_good=for_good)
+
+
+@functools.cache  # once is enough
+def _be_ready_to_leave_some_behind() -> None:
+    program_end.leave_behind(lambda: any(isinstance(each, InterpreterThread) for each in threading.enumerate()))
 
 
 class InterpreterSupervisor(Supervisor):
