@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from helpers.dispatchers import EVERY
 from helpers.support import SERVE, free_port
 from socketkit.cli import _inetd
-from socketkit.composition import builtin
 from socketkit.testing.clients import ask, talk
 from socketkit.testing.programs import GUARD, Program, run
 
@@ -81,7 +81,7 @@ def rest(client):
 # --- nowait: one connection -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dispatcher", builtin.socketkit_dispatchers())
+@pytest.mark.parametrize("dispatcher", EVERY)
 def test_one_connection_is_served_and_only_the_handler_writes_to_it(noisy, dispatcher):
     with connection() as (client, accepted), serve(accepted, "noisy:Noisy", "--dispatcher", dispatcher) as process:
         client.sendall(b"hello\n")

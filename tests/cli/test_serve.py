@@ -91,7 +91,8 @@ def test_a_file_serves_all_its_servers_in_one_process(here, usual):
         assert talk(address(unix.replace(":////", ":///")), b"b\n") == b"B\n"
         assert ask(address(udp), b"c") == b"C"
         assert program.stop(signal.SIGINT) == 0
-        assert program.output.count("\n") == 3
+        warning = "this process forks while other threads run"  # those of the other servers
+        assert [line for line in program.output.splitlines()[3:] if not line.startswith(warning)] == []
     refused(address(tcp))
     assert not Path("echo.sock").exists()
 

@@ -8,13 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from socketkit.composition import builtin
+from helpers.dispatchers import EVERY, EVERY_IN_PLACE
 from socketkit.testing.clients import address, talk
 from socketkit.testing.programs import Program, run, with_path
 
 pytestmark = pytest.mark.clients
-
-DISPATCHERS = tuple(builtin.socketkit_dispatchers())
 
 
 @pytest.fixture
@@ -51,7 +49,7 @@ def files(folder, *options):
 
 @pytest.mark.clients("redis-benchmark")
 @pytest.mark.parametrize("keep_alive", ["1", "0"], ids=["one connection for all", "a connection for each"])
-@pytest.mark.parametrize("dispatcher", DISPATCHERS)
+@pytest.mark.parametrize("dispatcher", EVERY)
 def test_redis_benchmark_gets_its_pongs(client, dispatcher, keep_alive):
     # A handler that loops holds what it runs in: sync has one such place, executor's threads are as many as the machine likes.
     clients, requests = {"sync": "1", "executor": "4"}.get(dispatcher, "8"), (2000 if keep_alive == "1" else 200)
@@ -65,7 +63,7 @@ def test_redis_benchmark_gets_its_pongs(client, dispatcher, keep_alive):
 
 
 @pytest.mark.clients("dig")
-@pytest.mark.parametrize("dispatcher", DISPATCHERS)
+@pytest.mark.parametrize("dispatcher", EVERY)
 def test_dig_gets_the_address(client, dispatcher):
     with serving("Resolver", "udp://127.0.0.1:0", dispatcher) as url:
         host, port = address(url)
@@ -78,7 +76,7 @@ def test_dig_gets_the_address(client, dispatcher):
 
 
 @pytest.mark.clients("dnsperf")
-@pytest.mark.parametrize("dispatcher", DISPATCHERS)
+@pytest.mark.parametrize("dispatcher", EVERY)
 def test_dnsperf_loses_no_answer(client, dispatcher, tmp_path):
     questions = 300 if dispatcher == "fork" else 2000
     data = tmp_path / "questions"
@@ -91,7 +89,7 @@ def test_dnsperf_loses_no_answer(client, dispatcher, tmp_path):
 
 
 @pytest.mark.clients("curl")
-@pytest.mark.parametrize("options", [(), *(("--dispatcher", each) for each in DISPATCHERS)], ids=["as it is", *DISPATCHERS])
+@pytest.mark.parametrize("options", [(), *(("--dispatcher", each) for each in EVERY_IN_PLACE)], ids=["as it is", *EVERY_IN_PLACE])
 def test_curl_downloads_from_an_unmodified_http_server(client, options, tmp_path):
     content = bytes(range(256)) * 4000
     (tmp_path / "file").write_bytes(content)
@@ -103,7 +101,7 @@ def test_curl_downloads_from_an_unmodified_http_server(client, options, tmp_path
 
 
 @pytest.mark.clients("curl")
-@pytest.mark.parametrize("dispatcher", DISPATCHERS)
+@pytest.mark.parametrize("dispatcher", EVERY)
 def test_curl_talks_over_a_unix_socket(client, dispatcher, tmp_path):
     path = tmp_path / "page.sock"
     with serving("Page", f"unix://{path}", dispatcher) as url:

@@ -3,9 +3,9 @@
 import pytest
 
 from compat.classic import program
-from socketkit.composition.builtin import socketkit_dispatchers
+from helpers.dispatchers import EVERY_IN_PLACE
 
-DISPATCHERS = ["", *socketkit_dispatchers()]
+DISPATCHERS = ["", *EVERY_IN_PLACE]
 
 SETUP = """
 import socket, threading

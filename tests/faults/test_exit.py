@@ -64,18 +64,18 @@ def test_the_standard_library_aborts_there_before_python_3_14():
     source = """
 import os, resource, socket, socketserver, threading, time
 
-inside = threading.Event()
+inside = threading.Barrier(21)  # of twenty threads, one certainly goes on while the program ends
 
 class Handler(socketserver.BaseRequestHandler):
     def handle(self):
-        inside.set()
+        inside.wait()
         while True:
             time.sleep(0.0005)
 
 server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
 server.daemon_threads = True
 threading.Thread(target=server.serve_forever, daemon=True).start()
-client = socket.create_connection(server.server_address)
+clients = [socket.create_connection(server.server_address) for _ in range(20)]
 inside.wait()
 """
     hangs = sys.version_info >= (3, 14)  # so does each daemon thread at exit, which before loads a library to end itself

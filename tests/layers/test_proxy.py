@@ -9,6 +9,7 @@ from typing import ClassVar
 import attrs
 import pytest
 
+from helpers.dispatchers import EVERY
 from helpers.green import GREEN
 from helpers.support import TESTS
 from layers.proxy_headers import AUTHORITY, SIGNATURE, block, encode, field, v4
@@ -26,14 +27,14 @@ from socketkit import (
     StreamRequestHandler,
     UnixStream,
 )
-from socketkit.composition import builtin, config
+from socketkit.composition import config
 from socketkit.errors import ConfigError, IncompatibleError
 from socketkit.layers.proxy import proxied
 from socketkit.testing.clients import address, talk
 from socketkit.testing.programs import Program, with_path
 
 LOCALHOST = ProxyProtocol(["127.0.0.1/32"])
-BLOCKING = [name for name in builtin.socketkit_dispatchers() if name != "asyncio"]
+BLOCKING = [name for name in EVERY if name != "asyncio"]
 LINE = b"PROXY TCP4 192.0.2.7 192.0.2.1 50000 443\r\n"
 V2 = block(1, 0x11, v4() + field(AUTHORITY, b"a.example"))
 HEADERS = {"version 1": LINE, "version 2": V2}

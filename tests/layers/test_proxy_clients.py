@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from helpers import snippets
+from helpers.dispatchers import EVERY
 from helpers.support import ROOT, TESTS, free_port
-from socketkit.composition import builtin
 from socketkit.testing.clients import address
 from socketkit.testing.programs import Program, run, with_path
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.clients
 
 PAGE = ROOT / "docs/how-to/behind-a-proxy.md"
 HERE = TESTS / "layers"
-BLOCKING = [name for name in builtin.socketkit_dispatchers() if name != "asyncio"]
+BLOCKING = [name for name in EVERY if name != "asyncio"]
 
 
 def needs(*programs):

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 
 import pytest
 
+from helpers.dispatchers import EVERY
 from helpers.support import TESTS, free_port
-from socketkit.composition import builtin
 from socketkit.testing.certificates import authority, certificate
 from socketkit.testing.clients import address
 from socketkit.testing.programs import GUARD, Program, run, with_path
@@ -19,7 +19,7 @@ from socketkit.testing.programs import GUARD, Program, run, with_path
 pytestmark = pytest.mark.clients
 
 HERE = TESTS / "layers"
-DISPATCHERS = [*builtin.socketkit_dispatchers(), "prefork:2/pool", "prefork:2/fork"]
+DISPATCHERS = [*EVERY, "prefork:2/pool", "prefork:2/fork"]
 
 
 def needs(program):

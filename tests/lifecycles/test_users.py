@@ -17,9 +17,10 @@ from pathlib import Path
 
 import pytest
 
+from helpers.dispatchers import EVERY_IN_PLACE
 from helpers.support import ROOT, TESTS
 from socketkit import TCP, Graceful, Server
-from socketkit.composition import builtin, capabilities, config
+from socketkit.composition import capabilities, config
 from socketkit.errors import ConfigError, IncompatibleError
 from socketkit.lifecycles import graceful
 from socketkit.seams import DrainReport
@@ -141,7 +142,7 @@ def test_the_servers_of_a_file_must_have_the_same_user(tmp_path):
 
 
 @needs_root
-@pytest.mark.parametrize("dispatcher", builtin.socketkit_dispatchers())
+@pytest.mark.parametrize("dispatcher", EVERY_IN_PLACE)
 def test_every_request_is_served_as_that_user_under_every_dispatcher(dispatcher):
     python(
         PRELUDE

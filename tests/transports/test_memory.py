@@ -8,9 +8,10 @@ import threading
 import pytest
 
 from helpers import innards
+from helpers.dispatchers import EVERY_IN_PLACE
 from helpers.support import python, wait_until
 from socketkit import TCP, Graceful, Layered, Limits, Memory, Server, StreamRequestHandler
-from socketkit.composition import builtin, capabilities, config
+from socketkit.composition import capabilities, config
 from socketkit.errors import ConfigError, IncompatibleError
 from socketkit.seams import Connects
 
@@ -56,7 +57,7 @@ def test_a_platform_that_cannot_pass_descriptors_is_refused_by_name(monkeypatch)
 # --- serving ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dispatcher", builtin.socketkit_dispatchers())
+@pytest.mark.parametrize("dispatcher", EVERY_IN_PLACE)
 def test_a_program_connects_to_its_own_server_under_every_dispatcher(dispatcher):
     python(
         """
