@@ -46,11 +46,14 @@ def run(dispatcher: str | None, lifecycle: str | None, program: Sequence[str]) -
     """
     if program[0] == "-m" and len(program) == 1:
         raise click.UsageError("-m needs the name of a MODULE.")
+    strategy = config.dispatcher(dispatcher) if dispatcher is not None else None
     capabilities.check(
         [TCP("127.0.0.1", 0)],  # a stand-in for whatever the program listens on
-        config.dispatcher(dispatcher) if dispatcher is not None else None,
+        strategy,
         config.lifecycle(lifecycle) if lifecycle is not None else None,
     )
+    if hasattr(strategy, "interpreters"):
+        raise click.UsageError(f"{dispatcher} cannot run the classes of socketserver, which other interpreters cannot copy; use prefork.")
     if sys.flags.no_site or not sys.executable:
         raise click.UsageError("run needs the site module to reach the program; start Python without -S.")
     command = [sys.executable, *_interpreter_options(), *program]

@@ -301,6 +301,13 @@ def test_every_server_runs_under_the_dispatcher_that_was_asked_for(files, dispat
     assert told(ASKS_ITSELF, "--dispatcher", dispatcher).split() == [dispatcher.partition(":")[0]] * 3
 
 
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="interpreters need Python 3.14")
+def test_interpreters_are_refused_before_the_program_starts():
+    refused = run(*SOCKETKIT, "run", "--dispatcher", "interpreters:2", "-m", "this", code=2)
+    assert "interpreters:2 cannot run the classes of socketserver" in refused.stderr
+    assert refused.stdout == ""
+
+
 def test_every_server_is_stopped_by_the_lifecycle_that_was_asked_for(files):
     source = """
 import socketserver

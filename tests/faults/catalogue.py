@@ -24,6 +24,7 @@ GROUPS = {
 
 NEEDS = {
     "methods": "methods that a test overrides stay in its own interpreter",
+    "notes": "what a test's handlers and observers record stays in its own interpreter",
     "accept": "errors that a test injects into `accept` stay in its own interpreter",
 }
 
