@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.dispatchers import EVERY
+from helpers.dispatchers import EVERY_IN_PLACE
 from helpers.support import SERVE, free_port
 from socketkit.cli import _inetd
 from socketkit.testing.clients import ask, talk
@@ -81,7 +81,7 @@ def rest(client):
 # --- nowait: one connection -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dispatcher", EVERY)
+@pytest.mark.parametrize("dispatcher", EVERY_IN_PLACE)
 def test_one_connection_is_served_and_only_the_handler_writes_to_it(noisy, dispatcher):
     with connection() as (client, accepted), serve(accepted, "noisy:Noisy", "--dispatcher", dispatcher) as process:
         client.sendall(b"hello\n")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from textwrap import indent
 
 import pytest
 
@@ -16,10 +17,18 @@ from socketkit.testing.programs import Program
 
 ISOLATED = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
 
-HELD = """
-import os
+WAIT = """
+gate = os.open("gate", os.O_RDONLY | os.O_NONBLOCK)
+while not select.select([gate], [], [], 0.05)[0]:  # again and again: a signal just before a system call interrupts only the next one
+    pass
+os.read(gate, 10)
+os.close(gate)
+"""
+
+HELD = f"""
+import os, select
 print("imports", os.getpid(), flush=True)
-open("gate").read()
+{WAIT}
 
 def pid(request, client_address, server):
     request.sendall(b"%d" % os.getpid())
@@ -84,12 +93,12 @@ def test_a_restart_that_the_lifecycle_does_not_offer_has_the_usual_effect(gate):
 
 # --- at the end ---------------------------------------------------------------------------------------------------------
 
-LEAVES = """
-import atexit, os, threading
+LEAVES = f"""
+import atexit, os, select, threading
 
 def leave():
     print("leaves", flush=True)
-    open("gate").read()
+{indent(WAIT, "    ")}
 
 atexit.register(leave)
 
