@@ -31,11 +31,14 @@ def test_a_script_is_executable_and_valid(script):
 
 
 def test_ci_runs_the_tests_and_those_of_cpython_on_every_version():
-    loops = dict(re.findall(r'^for version in ([\d. ]+); do\n.* session "(\w+)\(\$version\)"$', RUN.read_text("utf-8"), re.MULTILINE))
-    by_session = {session: numbers.split() for numbers, session in loops.items()}
-    own, *others = versions()
-    assert own == "3.11"  # the test command of README runs on it
-    assert by_session == {"tests_on": others, "cpython": [own, *others]}
+    script = RUN.read_text("utf-8")
+    loops = dict(re.findall(r'^for version in (.+); do\n.* session "(\w+)\(\$version\)"$', script, re.MULTILINE))
+    assert {session: words for words, session in loops.items()} == {
+        "tests_on": '"${versions[@]}"',
+        "cpython": '3.11 "${versions[@]}"',  # the test command of README runs on 3.11
+    }
+    named = re.findall(r"versions\+?=\(([\d. ]+)\)", script)
+    assert ["3.11", *" ".join(named).split()] == versions()
 
 
 def test_a_machine_that_cannot_have_debian_sid_is_told_why_and_its_tests_are_skipped(tmp_path):
