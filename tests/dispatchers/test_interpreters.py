@@ -19,7 +19,7 @@ from socketkit.errors import BootError, IncompatibleError
 from socketkit.seams import State
 from socketkit.testing import certificates
 from socketkit.testing.clients import address, ask, connect
-from socketkit.testing.programs import Program, run, wait_until, with_path
+from socketkit.testing.programs import Program, wait_until, with_path
 
 pytestmark = pytest.mark.timeout(120)  # each interpreter imports socketkit anew, which takes seconds on a busy machine
 
@@ -130,19 +130,19 @@ def test_a_module_that_does_not_load_there_is_named_and_not_tried_again():
 
 
 @served
-def test_a_classic_server_is_refused_with_the_remedy(tmp_path):
-    program = tmp_path / "classic.py"
-    program.write_text("""
-import socketserver
+def test_a_classic_server_is_refused_with_the_remedy():
+    body = """
+from socketkit import socketserver
+from socketkit.composition import config
 from helpers.interpreted import Words
 
+socketserver._Override.dispatcher = config.dispatcher("interpreters:2")
 try:
     socketserver.TCPServer(("127.0.0.1", 0), Words).serve_forever()
 except TypeError as error:
     print(error)
-""")
-    command = (sys.executable, "-X", "faulthandler", "-m", "socketkit", "run", "--dispatcher", "interpreters:2", str(program))
-    assert run(*command, env=with_path(TESTS)).stdout == (
+"""
+    assert python(body).stdout == (
         "TCPServer cannot be copied into another interpreter, because it is not composed of parts; "
         "compose a socketkit.Server, or use prefork\n"
     )
