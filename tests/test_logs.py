@@ -560,15 +560,20 @@ def test_no_sink_keeps_a_classic_server_from_answering_and_its_program_from_endi
     served_in_spite_of(CLASSIC, sink, kind)
 
 
-@pytest.mark.parametrize("sink", ["handler", "last resort", "standard output", "printed"])
+@pytest.mark.parametrize("sink", ["handler", "last resort", "standard output", "printed", "behind a buffer"])
 def test_a_program_ends_although_nobody_reads_its_standard_error(sink):
     source = """
-import logging, sys
+import logging, logging.handlers, sys
 from socketkit._system import logs
 log = logs.Log("socketkit.tests")
 sink = sys.argv[1]
 if sink == "handler":
     logging.basicConfig()
+elif sink == "behind a buffer":
+    logging.basicConfig()
+    logging.getLogger("app").propagate = False
+    logging.getLogger("app").addHandler(logging.handlers.MemoryHandler(10, target=logging.root.handlers[0]))
+    logging.getLogger("app").warning("waits in the buffer, which is flushed at the end")
 elif sink == "standard output":
     logging.basicConfig(stream=sys.stdout)
 elif sink == "printed":

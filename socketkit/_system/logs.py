@@ -372,14 +372,25 @@ def _leave_behind() -> None:
 
 
 def _stuck() -> tuple[list[Any], list[Any]]:
-    """Return weak references to the log handlers that are in use or share a stream with one, and the streams that are in use."""
+    """Return weak references to the log handlers that a flush would wait for, and the streams that are in use.
+
+    These handlers are in use, share a stream with one that is, or hand over to one of these, as a `MemoryHandler` does.
+    """
     references = list(_handlers())
     held = [reference for reference in references if _is_held(reference())]
     streams = [getattr(reference(), "stream", None) for reference in held]
     if isinstance(_emitter.job, partial) and _emitter.job.func is _write:
         streams.append(_emitter.job.args[0])
     streams = [stream for stream in streams if stream is not None]
-    return [each for each in references if each in held or getattr(each(), "stream", None) in streams], streams
+    stuck = [each for each in references if each in held or getattr(each(), "stream", None) in streams]
+    while behind := [each for each in references if each not in stuck and _hands_over_to(each(), stuck)]:
+        stuck += behind
+    return stuck, streams
+
+
+def _hands_over_to(handler: logging.Handler | None, others: list[Any]) -> bool:
+    target = getattr(handler, "target", None)
+    return target is not None and any(each() is target for each in others)
 
 
 def _handlers() -> list[Any]:
