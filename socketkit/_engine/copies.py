@@ -34,22 +34,10 @@ def pack(engine: ComposedEngine, tally: Tally, dispatcher: Dispatcher | None, pa
     Raises: IncompatibleError, naming what cannot be copied; OSError if no descriptor is available.
     """
     server = engine.server
-    parts = {
-        "its handler": server.RequestHandlerClass,
-        "its class": type(server),
-        "its lifecycle": server.lifecycle,
-        "the inner dispatcher": dispatcher,
-        "its limits": engine.limits_of_each,
-        **{f"its attribute {name}": value for name, value in _attributes(server).items()},
-    }
-    listeners = tuple(_CopiedListener.of(listener, transport) for listener, transport in engine.opened)
-    parts |= {f"its transport {each.transport.url}": each for each in listeners}
-    for name, part in parts.items():
-        _check(server, name, part)
     copy = ServerCopy(
         type(server),
         server.RequestHandlerClass,
-        listeners,
+        tuple(_CopiedListener.of(listener, transport) for listener, transport in engine.opened),
         dispatcher or engine.usual_dispatcher(),
         server.lifecycle,
         engine.limits_of_each,
@@ -57,13 +45,17 @@ def pack(engine: ComposedEngine, tally: Tally, dispatcher: Dispatcher | None, pa
         _attributes(server),
         pace,
     )
+    try:
+        parcel = pickle.dumps(copy)
+    except Exception as error:
+        raise _refusal(server, copy, error) from error
     with contextlib.ExitStack() as undo:
         descriptors = list[int]()
         for listener, _ in engine.opened:
             descriptors.append(os.dup(listener.fileno()))
             undo.callback(os.close, descriptors[-1])
         undo.pop_all()
-    return PackedReplica(pickle.dumps(copy), tuple(descriptors), tally.memory)
+    return PackedReplica(parcel, tuple(descriptors), tally.memory)
 
 
 @attrs.frozen
@@ -116,7 +108,7 @@ class ServerCopy:
         opened: Callable[[Intake], None],
         settled: Callable[[int], None] | None = None,
     ) -> Run:
-        """As `socketkit.seams.EntersInterpreter.enter`."""
+        """As `socketkit.seams.UnpackedReplica.enter`."""
         transports = [
             _OpenTransport(each.transport.url, each.transport.kind, tuple(getattr(each.transport, "layers", ())), each.make(sock))
             for each, sock in zip(self.listeners, sockets, strict=True)
@@ -144,13 +136,24 @@ def _attributes(server: Any) -> dict[str, Any]:
     return {name: value for name, value in vars(server).items() if name not in _OWN | _PRIVATE}
 
 
-def _check(server: Any, name: str, part: Any) -> None:
-    """Raises: IncompatibleError if the part cannot be copied."""
-    try:
-        pickle.dumps(part)
-    except Exception as error:
-        reason = f"cannot copy {name} into another interpreter ({error})"
-        raise IncompatibleError(type(server).__name__, reason, _REMEDY) from error
+def _refusal(server: Any, copy: ServerCopy, error: Exception) -> IncompatibleError:
+    """Return the error that names the part of the copy that cannot be pickled. error: what pickling the whole has raised."""
+    parts = {
+        "its handler": copy.handler,
+        "its class": copy.kind,
+        "its lifecycle": copy.lifecycle,
+        "the inner dispatcher": copy.dispatcher,
+        "its limits": copy.limits,
+        **{f"its attribute {name}": value for name, value in copy.attributes.items()},
+        **{f"its transport {each.transport.url}": each for each in copy.listeners},
+    }
+    kind = type(server).__name__
+    for name, part in parts.items():
+        try:
+            pickle.dumps(part)
+        except Exception as its_own:  # noqa: BLE001 - pickling may raise anything
+            return IncompatibleError(kind, f"cannot copy {name} into another interpreter ({its_own})", _REMEDY)
+    return IncompatibleError(kind, f"cannot be copied into another interpreter ({error})", _REMEDY)
 
 
 def _copied_observers(server: Any, observers: Sequence[object]) -> Iterator[object]:
