@@ -16,7 +16,7 @@ import weakref
 
 import pytest
 
-from helpers.support import TESTS, python
+from helpers.support import NO_DESCRIPTOR, TESTS, python
 from socketkit import TCP, Graceful, Server
 from socketkit._system import logs, repeats
 from socketkit._system.logs import Emitter, Log
@@ -297,20 +297,12 @@ def test_a_traceback_that_python_cannot_format_shows_places_and_the_exception(he
     assert last == f"error: {shown}"
 
 
-NO_DESCRIPTOR = """
-import os, resource
+FAILS = f"""
 from socketkit.socketserver import BaseServer
 
 def fail():
     raise OSError("no use")
-
-kept = []
-resource.setrlimit(resource.RLIMIT_NOFILE, (50, 20_000))
-try:
-    while True:
-        kept.append(os.dup(0))
-except OSError:
-    pass
+{NO_DESCRIPTOR}
 try:
     fail()
 except OSError:
@@ -319,7 +311,7 @@ except OSError:
 
 
 def test_a_classic_server_prints_an_exception_although_no_descriptor_is_left():
-    printed = python(NO_DESCRIPTOR).stderr
+    printed = python(FAILS).stderr
     assert "('192.0.2.1', 50000)" in printed
     assert "in fail" in printed
     assert "OSError: no use" in printed

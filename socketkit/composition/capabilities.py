@@ -32,6 +32,11 @@ FEATURES: dict[str, bool] = {
 """The features that a recipe may name in `requires`, and whether this platform has each."""
 
 
+def missing(part: Any) -> list[str]:
+    """Return the features that a recipe requires and this platform lacks, sorted."""
+    return sorted(each for each in getattr(part, "requires", ()) if not FEATURES.get(each, False))
+
+
 BOTH = frozenset({"stream", "datagram"})
 
 
@@ -44,11 +49,10 @@ def check(transports: Sequence[Any], dispatcher: Any, lifecycle: Any, handler: A
     if not transports:
         raise ConfigError.of("a server needs at least one transport; give one, such as tcp://127.0.0.1:9999")
     for part in (*transports, dispatcher, lifecycle):
-        for feature in sorted(getattr(part, "requires", ())):
-            if not FEATURES.get(feature, False):
-                reason = f"needs {feature}, which this platform ({sys.platform}) lacks"
-                remedy = "leave that option out" if " for " in feature else "choose another part"
-                raise IncompatibleError(type(part).__name__, reason, remedy)
+        for feature in missing(part):
+            reason = f"needs {feature}, which this platform ({sys.platform}) lacks"
+            remedy = "leave that option out" if " for " in feature else "choose another part"
+            raise IncompatibleError(type(part).__name__, reason, remedy)
     handler = unwrapped(handler)
     for transport in transports:
         _check_kinds(dispatcher, handler, transport)

@@ -16,7 +16,7 @@ import attrs
 import pytest
 
 from socketkit.catalog import Catalog
-from socketkit.composition.capabilities import FEATURES
+from socketkit.composition.capabilities import missing
 from socketkit.errors import ConfigError, IncompatibleError
 from socketkit.seams import Address, Seconds
 from socketkit.server import Server
@@ -123,9 +123,8 @@ def _made(make: Callable[[], Any]) -> Any:
         recipe = make()
     except (TypeError, ValueError) as error:
         pytest.skip(f"it cannot be made without options: {error}")
-    missing = sorted(each for each in getattr(recipe, "requires", ()) if not FEATURES.get(each, False))
-    if missing:
-        pytest.skip(f"it needs {', '.join(missing)}")
+    if lacking := missing(recipe):
+        pytest.skip(f"it needs {', '.join(lacking)}")
     return recipe
 
 

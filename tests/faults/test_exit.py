@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from helpers.support import python
+from helpers.support import NO_DESCRIPTOR, python
 
 PROGRAM = """
 import os, resource, socket, sys, threading, time
@@ -27,16 +27,6 @@ client.sendall(b"x")
 inside.wait()
 {after}
 print("over", flush=True)
-"""
-
-NO_DESCRIPTOR = """
-kept = []
-resource.setrlimit(resource.RLIMIT_NOFILE, (100, 20_000))
-try:
-    while True:
-        kept.append(os.dup(0))
-except OSError:
-    pass
 """
 
 

@@ -28,6 +28,19 @@ SERVE = (sys.executable, "-X", "faulthandler", "-m", "socketkit", "serve")
 wait_until = programs.wait_until
 
 
+NO_DESCRIPTOR = """
+import os, resource
+kept = []
+resource.setrlimit(resource.RLIMIT_NOFILE, (100, 20_000))
+try:
+    while True:
+        kept.append(os.dup(0))
+except OSError:
+    pass
+"""
+"""Source of a program that goes on without a free descriptor."""
+
+
 def python(source: str, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     """As `socketkit.testing.programs.python`; the program can import the modules of the folder `tests`, such as `helpers.rooms`."""
     options.setdefault("env", with_path(TESTS))
