@@ -162,7 +162,9 @@ def clients_that_do_not_speak_tls(lab: Lab) -> None:
                 alert = rest(client)
                 assert (alert[:1], len(alert)) == (b"\x15", 7), alert
         served.good()
-    assert logged()[:3] == list(NOT_TLS.values())[:3], logged()  # the log tells some, and counts the others
+    told = set(logged())  # not a list, since each process logs for itself, and repeats the first record to count the others
+    assert told <= set(NOT_TLS.values()), told
+    assert len(told) >= 3, told
     served.ended_as({"failed": len(NOT_TLS), "finished": 1})
 
 
@@ -179,7 +181,7 @@ def clients_that_the_server_cannot_agree_with(lab: Lab) -> None:
             with openssl(served, *words) as client:
                 client.communicate(timeout=PATIENCE)
         assert within(PATIENCE, lambda: served.server.stats().outcomes == {"failed": len(refused)})
-    assert logged() == list(refused)
+    assert sorted(logged()) == sorted(refused), logged()
 
 
 @holds("TL7")
