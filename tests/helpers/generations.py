@@ -96,14 +96,15 @@ class Service(Managed):
         os.kill(self.pid, number)
 
     def restart(self):
-        """Restart the service, and return when the new generation serves."""
+        """Restart the service, and return when only the new generation listens."""
+        listeners = {f"socket:[{row[9]}]" for row in connections() if row[3] == "0A"}.intersection(descriptors(self.pid))
         self.signal()
         assert self.told()[0] == "RELOADING=1"
         ready, main = self.told()
         assert ready == "READY=1"
         before, self.pid = self.pid, int(main.removeprefix("MAINPID="))
         assert self.pid != before
-        while listens(before):
+        while not listeners.isdisjoint(descriptors(before)):  # to read /proc/net/tcp each time would take a processor
             time.sleep(0.001)
 
     def fail(self):
@@ -121,10 +122,14 @@ class Service(Managed):
 
 
 def holds(pid, wanted):
-    """Return whether the process has a TCP socket whose row in /proc/net/tcp satisfies `wanted`. Source: proc(5)."""
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    """Return whether the process has a TCP socket whose row in /proc/net/tcp satisfies `wanted`."""
     held = set(descriptors(pid))
-    return any(f"socket:[{row[9]}]" in held for row in rows if wanted(row))
+    return any(f"socket:[{row[9]}]" in held for row in connections() if wanted(row))
+
+
+def connections():
+    """Return the rows of /proc/net/tcp, each as its fields: the fourth is 0A if the socket listens, the tenth its inode. Source: proc(5)."""
+    return [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
 
 
 def descriptors(pid):
@@ -135,7 +140,3 @@ def descriptors(pid):
             with contextlib.suppress(FileNotFoundError):  # closed just now
                 found.append(os.readlink(link))
     return found
-
-
-def listens(pid):
-    return holds(pid, lambda row: row[3] == "0A")
