@@ -21,6 +21,7 @@ PROMISED = {
     "http-keepalive": {"≥ 4 x ThreadingHTTPServer", "≥ 2 x cheroot"},
     "http-close": {"≥ 2 x ThreadingHTTPServer"},
     "prefork": {"≥ 8 x ForkingTCPServer"},
+    "interpreters": {"≥ 0.9 x socketkit prefork", "≤ 0.6 x socketkit prefork"},
     "idle-connections": {"≤ 8192", "≤ 0", "≤ 50"},
     "tls-handshakes": {"≥ 0.9 x asyncio"},
     "tls-resumptions": set(),
@@ -61,6 +62,7 @@ def test_every_side_has_a_program(monkeypatch, tmp_path):
     assert programs == {path.stem for path in (tools.HERE / "servers").iterdir() if path.is_file()} - {
         "__init__",
         "handlers",
+        "conversations",
         "certificates",
     }
 

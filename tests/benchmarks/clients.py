@@ -1,7 +1,7 @@
 """Client programs that put a server under load: their command lines, and how to read their output.
 
 Every client warms the server up first. All return the same figures: replies/s; the server's processor time per reply
-(CPU µs/reply); and how busy server and client were, because a rate is the server's only if the server was busy: the server as a share of
+(CPU µs/reply); its memory at the end; and how busy server and client were, because a rate is the server's only if the server was busy: the server as a share of
 one processor, the client as a share of the processors that its processes can use.
 """
 
@@ -24,6 +24,7 @@ from .tools import queries
 
 RATE = "replies/s"
 CPU = "CPU µs/reply"
+MEMORY = "memory MB"
 SERVER_BUSY = "server busy"
 
 CONNECTIONS = 50
@@ -167,6 +168,7 @@ def _measured(server: Server, run: Callable[[], float], replies: Callable[[], in
     return {
         RATE: count / seconds,
         CPU: cpu / count * 1e6,
+        MEMORY: server.memory() / 1e6,
         SERVER_BUSY: cpu / wall,
         CLIENT_BUSY: (_children() - client) / wall / processors,
     }

@@ -24,7 +24,7 @@ START_SECONDS = 20.0
 """How long a server may take to print its port."""
 
 _TICK = os.sysconf("SC_CLK_TCK")
-_PAGE = os.sysconf("SC_PAGE_SIZE")
+_PSS = re.compile(r"^Pss:\s+(\d+) kB$", re.MULTILINE)
 
 
 class DidNotStartError(Exception):
@@ -76,8 +76,9 @@ class Server:
         return sum(int(field) for _, fields in self._processes() for field in fields[11:15]) / _TICK  # utime, stime, cutime, cstime
 
     def memory(self) -> int:
-        """Return the resident memory of the server and its children in bytes. Memory that they share counts for each of them."""
-        return sum(int(fields[21]) for _, fields in self._processes()) * _PAGE
+        """Return the resident memory of the server and its children in bytes. What processes share counts for each in equal parts (PSS)."""
+        rollups = [_read(process / "smaps_rollup") for process, _ in self._processes()]
+        return sum(int(found[1]) for found in map(_PSS.search, rollups) if found) * 1024
 
     def threads(self) -> int:
         """Return the number of threads of the server and its children."""

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .clients import CPU, HANDSHAKERS, RATE, dnsperf, redis_benchmark, s_time, wrk
+from .clients import CPU, HANDSHAKERS, MEMORY, RATE, dnsperf, redis_benchmark, s_time, wrk
 from .figures import Goal, Reading
 from .probes import (
     BYTES,
@@ -252,6 +252,13 @@ ROWS = (
             "ForkingTCPServer": stdlib("ForkingTCPServer", "oneshot"),
         },
         _times((8, "ForkingTCPServer")),
+    ),
+    Row(
+        "interpreters",
+        "all cores in one process: a handler that computes for a millisecond (Python 3.14 or later)",
+        *_KEEP,
+        {f"socketkit {name}": program("composed", "tcp", "computing", name) for name in ("interpreters", "prefork", "adaptive")},
+        (*_times((0.9, "socketkit prefork")), Goal(MEMORY, 0.6, "socketkit prefork", at_most=True)),
     ),
     Row(
         "idle-connections",

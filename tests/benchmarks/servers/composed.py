@@ -14,11 +14,9 @@ from .handlers import handler
 
 
 def dispatcher(name: str) -> Any:
-    """Return the recipe, or the text that stands for it. Raises: ImportError if this version has no such dispatcher."""
-    if name == "prefork":
-        from socketkit.dispatchers.prefork import Prefork
-
-        return Prefork(os.cpu_count() or 1, inner=Adaptive())
+    """Return the recipe, or the text that stands for it."""
+    if name in {"prefork", "interpreters"}:
+        return f"{name}:{os.cpu_count() or 1}/adaptive"
     return Adaptive() if name == "adaptive" else name
 
 
@@ -32,7 +30,7 @@ def transport(name: str, *certificate: str) -> Any:
     return Layered(plain, TLS(*certificate))
 
 
-kind, wanted, chosen, *certificate = sys.argv[1:]
+kind, wanted, chosen, *certificate = sys.argv[1:]  # no `if __name__`: no interpreter or process imports the main file again
 with Server(transport(kind, *certificate), handler(socketkit, wanted), dispatcher=dispatcher(chosen)) as server:
     print("port", server.addresses[0][1])
     server.serve_forever()

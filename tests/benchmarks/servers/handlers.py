@@ -18,7 +18,11 @@ def handler(base: ModuleType, name: str) -> Any:
     """Return the handler of that name, or `http.server`'s for that folder. base: `socketserver`, or its replacement."""
     if os.sep in name:
         return _pages(name)
-    return _conversation() if name == "conversation" else _handlers(base)[name]
+    if name in {"conversation", "computing"}:
+        from . import conversations
+
+        return getattr(conversations, name.capitalize())
+    return _handlers(base)[name]
 
 
 def _handlers(base: ModuleType) -> dict[str, Any]:
@@ -65,18 +69,3 @@ def _pages(folder: str) -> Any:
         protocol_version = "HTTP/1.1"
 
     return partial(Pages, directory=folder)
-
-
-def _conversation() -> Any:
-    """Return a handler that answers one line at a time and can be parked in between; it runs under any server class.
-
-    It is imported on demand, because each fork of a standard library server would otherwise pay for socketkit's imports.
-    """
-    from socketkit.handlers.conversation import ConversationHandler
-
-    class Conversation(ConversationHandler):
-        def handle_one_request(self) -> None:
-            self.rfile.readline()
-            self.wfile.write(PONG)
-
-    return Conversation
