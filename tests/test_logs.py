@@ -436,6 +436,67 @@ def test_jobs_are_dropped_only_when_too_many_wait():
     assert len(done) in {logs.MOST_WAITING, logs.MOST_WAITING - 1}  # one less if the first had not begun
 
 
+# --- interpreters without daemon threads ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_daemons(monkeypatch):
+    monkeypatch.setattr(logs, "ALLOWS_DAEMONS", False)
+    monkeypatch.setattr(logs.BackgroundThread, "start", lambda _thread: pytest.fail("a daemon thread was started"))
+
+
+def test_without_daemon_threads_the_caller_hands_its_record_over(no_daemons, caplog):
+    threads = []
+    handler = logging.Handler()
+    handler.emit = lambda record: threads.append(threading.current_thread())
+    with handling(handler):
+        log.warning("first")
+        assert threads == [threading.current_thread()]
+        assert logs.flush(0)
+
+
+def test_without_daemon_threads_a_handler_that_raises_loses_its_record_and_is_told_so(no_daemons, caplog):
+    caplog.set_level(logging.WARNING, "socketkit")
+    with handling(Raising(ValueError("on purpose")), "socketkit") as handler:
+        log.warning("lost")
+        handler.error = None
+        log.warning("found")
+    assert handler.messages == ["found", "1 log records were lost, because log handlers failed or were too slow"]
+
+
+def test_without_daemon_threads_a_handler_that_logs_does_not_wait_for_itself(no_daemons):
+    messages = []
+
+    def emit(record):
+        if not messages:
+            log.warning("second")
+            assert not logs.flush(10)
+        messages.append(record.getMessage())
+
+    handler = logging.Handler()
+    handler.emit = emit
+    with handling(handler):
+        log.warning("first")
+    assert messages == ["first", "second"]
+
+
+def test_without_daemon_threads_a_blocked_handler_holds_up_one_thread_only(no_daemons, monkeypatch):
+    monkeypatch.setattr(logs, "PATIENCE", 20)
+    flushed = []
+    with handling(Blocked()) as blocked:
+        threads = [threading.Thread(target=log.warning, args=("first",)), threading.Thread(target=lambda: flushed.append(logs.flush(20)))]
+        threads[0].start()
+        assert blocked.inside.wait(10)
+        log.warning("second")
+        threads[1].start()
+        assert not logs.flush(0.1)
+        blocked.leave.set()
+        for thread in threads:
+            thread.join()
+    assert blocked.messages == ["first", "second"]
+    assert flushed == [True]
+
+
 # --- servers ----------------------------------------------------------------------------------------------------------
 
 SINKS = """

@@ -3,6 +3,8 @@
 Serving code logs through a `Log`. The calling thread turns each line into a complete `logging.LogRecord` of bounded length. Another
 thread, the *emitter*, which runs only while records wait, hands it to the program's log handlers. Records beyond `MOST_WAITING` are
 dropped and counted. Of similar lines, the first few are logged and the rest counted.
+
+An interpreter without daemon threads has no emitter: the calling thread hands the record over, and waits as in a call of `logging`.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 from socketkit._system.repeats import FEW, Repeats, Window
-from socketkit._system.threads import BackgroundThread
+from socketkit._system.threads import ALLOWS_DAEMONS, BackgroundThread
 
 _own = logging.getLogger("socketkit.logs")
 
@@ -42,7 +44,8 @@ SHORT_PATIENCE = 0.25
 class Log:
     """A logger for serving code; `name` is that of the underlying `logging.Logger`, whose levels and handlers apply.
 
-    The methods are those of a `logging.Logger`, but they never wait for a handler and never raise. They also take:
+    The methods are those of a `logging.Logger`, but they never raise, and wait for a handler only in an interpreter that allows no daemon
+    threads. They also take:
 
     about: the subject of the line; similar lines are counted per subject. Never a value that a peer chooses, or the peer could
         fill the log.
@@ -174,12 +177,18 @@ def _sum_up(windows: list[Window]) -> None:
 
 
 class Emitter:
-    """Calls jobs one by one in a thread that ends when none are left. Thread-safe, also from its own thread."""
+    """Calls jobs one by one in a thread that ends when none are left. Thread-safe, also from its own thread.
+
+    Where daemon threads are not allowed, whoever puts a job calls it, or leaves it to the thread that is calling one already. Python waits
+    for a thread that is no daemon when it ends the interpreter. A blocked log handler in one would thus block whoever shuts down the pool
+    of interpreters, after all requests have ended in time. It blocks the request that logs instead, so the server's deadlines apply to it.
+    """
 
     def __init__(self, *, forked_amid_writing: bool = False) -> None:
         self.forked_amid_writing = forked_amid_writing  # if so, a stream may hold data that the parent could not write
-        self.thread: threading.Thread | None = None
+        self.thread: threading.Thread | None = None  # the one that calls jobs now
         self._lock = threading.RLock()  # a signal handler may interrupt the thread that holds it
+        self._over = threading.Condition(self._lock)  # notified when that thread has called all of them
         self._waiting: deque[Callable[[], object]] = deque()
         self.job: Callable[[], object] | None = None  # the current one
         self._began = 0.0  # when the current job began
@@ -192,7 +201,10 @@ class Emitter:
                 self._lost += 1
                 return
             self._waiting.append(job)
-            self._start()
+            if ALLOWS_DAEMONS:
+                self._start()
+        if not ALLOWS_DAEMONS:
+            self.emit_here()
 
     def lose(self) -> None:
         with self._lock:
@@ -202,7 +214,7 @@ class Emitter:
         end = time.monotonic() + seconds
         while True:
             with self._lock:
-                if self._waiting:
+                if self._waiting and ALLOWS_DAEMONS:
                     self._start()
                 thread = self.thread
                 if thread is None:
@@ -210,13 +222,25 @@ class Emitter:
                 left = min(end, self._began + PATIENCE) - time.monotonic()
             if left <= 0 or thread is threading.current_thread():  # a log handler may stop a server
                 return False
-            with contextlib.suppress(RuntimeError):  # a signal handler has interrupted its start
-                thread.join(left)
+            if isinstance(thread, BackgroundThread):
+                with contextlib.suppress(RuntimeError):  # a signal handler has interrupted its start
+                    thread.join(left)
+            else:  # a thread of the program, which goes on after its job
+                with self._lock:
+                    if self.thread is thread:
+                        self._over.wait(left)
 
     def emit_here(self) -> None:
-        """Run the waiting jobs in the calling thread, if no emitter thread runs."""
-        while self._waiting and self.thread is None:
-            self._call(self._waiting.popleft())
+        """Run the waiting jobs in the calling thread, unless another thread runs them, or a job of this very thread has led here."""
+        with self._lock:
+            if self.thread is not None:
+                return
+            self.thread = threading.current_thread()
+            self._began = time.monotonic()
+        try:
+            self._run()
+        finally:
+            self._rest()
 
     def _start(self) -> None:
         if self.thread is not None:
@@ -241,11 +265,16 @@ class Emitter:
                 elif self._lost and not told:
                     self.job, told = self._tell_of_lost, True
                 else:
-                    if self.thread is threading.current_thread():
-                        self.thread = None
+                    self._rest()
                     return
                 self._began = time.monotonic()
             self._call(self.job)
+
+    def _rest(self) -> None:
+        with self._lock:
+            if self.thread is threading.current_thread():
+                self.thread = None
+                self._over.notify_all()
 
     def _call(self, job: Callable[[], object]) -> None:
         try:
@@ -348,6 +377,8 @@ if hasattr(os, "register_at_fork"):
 
 @atexit.register  # registered after logging's own function, so called before it
 def _at_exit() -> None:
+    if not ALLOWS_DAEMONS:  # no record waits; one that tells how many were suppressed could keep the interpreter from ending
+        return
     finish()
     if _emitter.thread is None:
         _emitter.emit_here()  # Python 3.12.0 and 3.12.1 cannot start threads this late

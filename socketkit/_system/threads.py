@@ -12,6 +12,18 @@ from contextvars import Context
 from types import FrameType
 
 
+def _allows_daemons() -> bool:
+    try:
+        threading.Thread(name="socketkit-try", daemon=True)  # it is never started
+    except RuntimeError:
+        return False
+    return True
+
+
+ALLOWS_DAEMONS = _allows_daemons()
+"""Whether this interpreter may have daemon threads. Those of `concurrent.futures.InterpreterPoolExecutor` may not."""
+
+
 class SureThread(threading.Thread):
     """A thread whose `start` always returns or raises, even if the new thread fails at once.
 

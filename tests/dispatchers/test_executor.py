@@ -781,5 +781,88 @@ def test_interpreters_import_from_the_folder_that_a_command_serves(tmp_path, mon
         assert program.stop() == 0
 
 
+LOGGED = """
+import logging
+from concurrent.futures import InterpreterPoolExecutor
+from socketkit import MessageHandler
+from socketkit.logs import Log
+
+log = Log("socketkit.tests")
+
+def configure(path):
+    logging.basicConfig(filename=path, format="%(message)s")
+
+def pool():
+    return InterpreterPoolExecutor(1, initializer=configure, initargs=("log",))
+
+class Upper(MessageHandler):
+    def reply(self, message, client_address):
+        print("about to answer", flush=True)
+        for _ in range(5):
+            log.warning("about to answer %s", message.decode())
+        return message.upper()
+"""
+SERVE_LOGGED = (*SERVE, "logged:Upper", "--listen", "tcp://127.0.0.1:0", "--dispatcher", "executor:logged:pool")
+
+
+@pytest.fixture
+def logged(tmp_path, monkeypatch):
+    """Go to a folder with the module `logged`, whose interpreters log to the file `log` there; return that file's path."""
+    (tmp_path / "logged.py").write_text(LOGGED)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "log"
+
+
+@pytest.fixture
+def read_log(logged):
+    """The log, as a FIFO that is open to be read."""
+    os.mkfifo(logged)
+    with logged.open("r+b", buffering=0) as log:
+        yield log
+
+
+def fill(fifo):
+    with contextlib.suppress(BlockingIOError):
+        writer = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+        try:
+            while True:
+                os.write(writer, b"x" * 4096)
+        finally:
+            os.close(writer)
+
+
+@needs_interpreters
+def test_what_socketkit_logs_in_an_interpreter_goes_to_the_handlers_that_it_has_there(logged):
+    with Program(*SERVE_LOGGED) as program:
+        [url] = program.serving()
+        assert talk(address(url), b"one\ntwo\n", 20) == b"ONE\nTWO\n"
+        assert logged.read_text() == "about to answer one\n" * 3  # the other seven are alike, and counted
+        assert program.stop() == 0
+    assert logged.read_text() == "about to answer one\n" * 3
+    assert program.output.splitlines()[1:] == ["about to answer"] * 2
+
+
+@needs_interpreters
+def test_a_drain_gives_up_a_reply_that_waits_for_a_log_handler_in_its_interpreter(logged, read_log):
+    fill(logged)
+    with Program(*SERVE_LOGGED, "--lifecycle", "graceful:drain=0.2") as program, contextlib.ExitStack() as stack:
+        [url] = program.serving()
+        client = stack.enter_context(socket.create_connection(address(url), timeout=20))
+        client.sendall(b"hello\n")
+        program.line("^about to answer")
+        assert program.stop() == 1
+    assert "abandoned requests that did not end in time" in program.output
+
+
+@needs_interpreters
+def test_no_log_handler_of_an_interpreter_keeps_its_pool_from_ending(logged, read_log):
+    with Program(*SERVE_LOGGED) as program:
+        [url] = program.serving()
+        assert talk(address(url), b"hello\n", 20) == b"HELLO\n"
+        assert read_log.read(4096) == b"about to answer hello\n" * 3
+        fill(logged)  # nobody can be told any more that there were two more
+        assert program.stop() == 0
+
+
 def test_importing_it_does_not_import_multiprocessing_pools():
     python("import sys, socketkit.dispatchers.executor\nassert 'concurrent.futures.process' not in sys.modules")
