@@ -121,7 +121,8 @@ class Catalog:
         suspects = []
         for plugin in self.plugins:
             if plugin.error and plugin.name == name:
-                error = attrs.evolve(plugin.error)  # a copy: a raised exception collects tracebacks
+                broken = plugin.error
+                error = PluginError(broken.plugin, broken.distribution, broken.reason)  # a copy: a raised exception collects tracebacks
                 error.__cause__ = plugin.error.__cause__
                 return error
             if plugin.error:
