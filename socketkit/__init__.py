@@ -4,11 +4,10 @@ The classic names are imported at once. Every other name is imported on first us
 that it does not need, nor carry them into every process that it forks.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
 from socketkit import socketserver
 from socketkit.socketserver import *  # noqa: F403 - the classic names that this platform has
+
+TYPE_CHECKING = False  # instead of importing it from typing
 
 if TYPE_CHECKING:
     from socketkit._system.credentials import PeerCredentials, peer_credentials
@@ -84,8 +83,10 @@ _PLACES = {
 
 if not TYPE_CHECKING:  # a type checker that saw it would accept any name
 
-    def __getattr__(name: str) -> Any:
+    def __getattr__(name: str) -> object:
         """Import a name on first use."""
+        from importlib import import_module  # noqa: PLC0415 - the classic names do without it
+
         for place, names in _PLACES.items():
             if name in names:
                 value = globals()[name] = getattr(import_module(f"{__name__}.{place}"), name)

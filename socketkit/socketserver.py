@@ -10,7 +10,6 @@ globals are read at each use, because programs may replace them at any time.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import errno
 import os
@@ -18,33 +17,29 @@ import selectors
 import socket
 import sys
 import threading
-import traceback
-import warnings
-from collections.abc import Callable
 from functools import partial
 from io import BufferedIOBase as BufferedIOBase  # noqa: PLC0414 - re-exported: programs import it from this module
 from time import monotonic as time
-from typing import TYPE_CHECKING, Any
 
-from socketkit._engine.encrypted import shakes_hands
-from socketkit._engine.engine import Engine as _Engine
 from socketkit._engine.override import Override as _Override
-from socketkit._engine.run import Run
-from socketkit._engine.sources import ClassicSource
 from socketkit._engine.steps import ENGINE, RequestTemplate, engine_of, own_step, replaces
-from socketkit._engine.work import StartedDispatcher
-from socketkit._system import logs
-from socketkit._system.children import fork, keep_private, reap, wait_any
 from socketkit._system.sockets import DONT_WAIT, is_patched
-from socketkit._system.tls import accept_unshaken, is_encrypted
-from socketkit.dispatchers.forks import Forks
-from socketkit.dispatchers.sync import Sync
-from socketkit.dispatchers.threads import ThreadList as _Threads
-from socketkit.dispatchers.threads import Threads, start_thread
+from socketkit._system.threads import ThreadList as _Threads
+from socketkit._system.threads import start_thread
+from socketkit._system.tls import accept_unshaken, is_encrypted, shakes_hands
 from socketkit.handlers.base import BaseRequestHandler, DatagramRequestHandler, StreamRequestHandler
 from socketkit.handlers.files import SocketWriter as _SocketWriter
-from socketkit.lifecycles.classic import Classic
-from socketkit.seams import Address, Dispatcher, Lifecycle, Request
+
+TYPE_CHECKING = False  # instead of importing it from typing
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from socketkit._engine.engine import Engine
+    from socketkit._engine.sources import ClassicSource
+    from socketkit.seams import Address, Dispatcher, Request
+else:
+    Any = object  # for programs that evaluate the annotations of a subclass
 
 __all__ = [
     "BaseRequestHandler",
@@ -75,6 +70,8 @@ elif not TYPE_CHECKING:  # a type checker that saw it would accept any name
         """Return `__version__`, with a warning, until Python 3.20 removes it. Source: Lib/socketserver.py of Python 3.15."""
         if name != "__version__" or sys.version_info >= (3, 20):
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        import warnings  # noqa: PLC0415 - few programs read the name
+
         warnings.warn("'__version__' is deprecated and slated for removal in Python 3.20", DeprecationWarning, stacklevel=2)
         return "0.4"
 
@@ -84,9 +81,6 @@ _OwnSelector = _ServerSelector
 
 _PLAIN = (socket.socket, tuple)
 """The types of most requests, which need no handshake."""
-
-_EXIT_PACE = 0.02
-"""Seconds between two checks, at the end of the program, whether requests still run."""
 
 
 class _StopFlag:
@@ -189,6 +183,7 @@ class BaseServer(RequestTemplate):
 
     def handle_request(self) -> None:
         """Serve one request; call `handle_timeout` if none comes within `timeout` or the socket's own timeout, whichever is less."""
+        engine_of(self)  # imports what the request needs, while there is a descriptor left for that
         limits = [each for each in (self.socket.gettimeout(), self.timeout) if each is not None]
         timeout = min(limits) if limits else None
         deadline = None if timeout is None else time() + timeout
@@ -201,6 +196,7 @@ class BaseServer(RequestTemplate):
                         return self.handle_timeout()
         return self._handle_request_noblock()
 
+    @own_step
     def _handle_request_noblock(self) -> None:
         """Serve one request that is already waiting. An OSError from `get_request` is ignored."""
         try:
@@ -239,8 +235,10 @@ class BaseServer(RequestTemplate):
         """Print the current exception to standard error. Serving goes on even if standard error is closed, broken or blocked."""
         line = "-" * 40
         with contextlib.suppress(Exception):  # the address may not be printable
+            from socketkit._system import logs  # noqa: PLC0415 - imported since the server serves, unless the program calls this itself
+
             error = sys.exception()
-            trace = traceback.format_exc() if error is None else logs.format_exception(error) + "\n"
+            trace = "NoneType: None\n" if error is None else logs.format_exception(error) + "\n"
             text = f"{line}\nException occurred during processing of request from {client_address!s}\n{trace}{line}\n"
             logs.write(sys.stderr, text)
 
@@ -266,8 +264,10 @@ class BaseServer(RequestTemplate):
         except AttributeError:
             return vars(self).setdefault("_BaseServer__is_shut_down", _Over())
 
-    def _make_engine(self) -> _Engine:
-        return _ClassicEngine(self, self.__turn)
+    def _make_engine(self) -> Engine:
+        from socketkit._classic import ClassicEngine  # noqa: PLC0415 - it imports the loop, which a server needs when it serves
+
+        return ClassicEngine(self, self.__turn, _new_selector, _accept_now)
 
     def __turn(self) -> Callable[[], object] | None:
         """Return what the loop calls between two requests; None if it may sleep until an event, because no code relies on periodic calls."""
@@ -287,7 +287,9 @@ class BaseServer(RequestTemplate):
             _stop(self)
 
     def _own_dispatcher(self) -> Dispatcher:
-        """Return the dispatcher that the class is named for."""
+        """Return the dispatcher that the class is named for. Called only if a lifecycle was chosen without a dispatcher."""
+        from socketkit.dispatchers.sync import Sync  # noqa: PLC0415 - an attrs class
+
         return Sync()
 
     def _take_turn(self, source: ClassicSource) -> None:
@@ -301,121 +303,8 @@ class BaseServer(RequestTemplate):
             source.failed(errors.pop())
 
 
-class _ClassicEngine(_Engine):
-    """The engine of a classic server. It has a live dispatcher only if the process-wide override has a dispatcher or a lifecycle."""
-
-    discards_unread = False
-
-    def __init__(self, server: Any, turn: Callable[[], Callable[[], object] | None]) -> None:
-        super().__init__(server, _adaptive)
-        self._turn = turn
-
-    def begin_request(self, request: Request, client_address: Address) -> None:
-        """Run the request through the hooks. It enters the ledger only if a dispatcher or lifecycle was chosen, which need it."""
-        if _Override.is_set():
-            super().begin_request(request, client_address)
-            return
-        server = self.server
-        try:
-            if server.verify_request(request, client_address):
-                server.process_request(request, client_address)
-            else:
-                server.shutdown_request(request)
-        except Exception:  # noqa: BLE001 - handle_error gets every error
-            try:
-                server.handle_error(request, client_address)
-            finally:
-                server.shutdown_request(request)
-        except BaseException:
-            server.shutdown_request(request)
-            raise
-
-    def confines(self, error: BaseException) -> bool:
-        """Follow the template while `serve_forever` runs; otherwise let the error reach the caller, as in the standard library."""
-        return self.run is not None and super().confines(error)
-
-    @property
-    def lifecycle(self) -> Lifecycle:
-        return _Override.lifecycle or Classic()
-
-    @property
-    def is_interruptible(self) -> bool:
-        return not hasattr(self.server, "block_on_close")  # which the mix-ins have, whose requests survive a Ctrl-C
-
-    def recipe(self) -> Dispatcher | None:
-        chosen: Any = _Override.dispatcher
-        if chosen is None:
-            return self.server._own_dispatcher()  # type: ignore[no-any-return]
-        daemon = getattr(self.server, "daemon_threads", False) and hasattr(chosen, "daemonized")
-        return chosen.daemonized() if daemon else chosen  # type: ignore[no-any-return]
-
-    def start_dispatcher(self) -> StartedDispatcher | None:
-        return super().start_dispatcher() if _Override.is_set() else None
-
-    def prepare(self) -> None:
-        super().prepare()
-        if self.live is not None:
-            atexit.unregister(self._await_requests)  # of an earlier run
-            atexit.register(self._await_requests)  # after what the dispatcher has registered, so called before it
-
-    def finish(self, run: Run) -> None:
-        super().finish(run)
-        if not self._has_requests():
-            atexit.unregister(self._await_requests)
-
-    def close(self, seconds: float | None, *, wait: bool = True) -> None:
-        super().close(seconds, wait=wait)
-        atexit.unregister(self._await_requests)
-
-    def _has_requests(self) -> bool:
-        """Return whether handlers run. Connections that wait without a thread have none."""
-        return any(entry.thread is not None for entry in self.ledger.active())
-
-    def _await_requests(self) -> None:
-        """Wait at the end of the program until no request runs, as the interpreter waits for the threads of a `ThreadingMixIn`.
-
-        The threads of most dispatchers are daemons, because they also wait for requests. Does nothing if the mix-in's would be, too.
-        """
-        run = self.run or self._undrained
-        if run is None or run.is_elsewhere or getattr(self.server, "daemon_threads", True):
-            return
-        while self.run is not None and self._has_requests():
-            run.done.wait(_EXIT_PACE)
-        if self.run is None and self.live is not None:
-            self.live.wait(None)
-
-    def sources(self, _run: Run) -> list[ClassicSource]:
-        server, live = self.server, self.start_dispatcher()
-        whole = type(server)._handle_request_noblock is not BaseServer._handle_request_noblock
-        accept = _accept_now(server) if live is not None and live.drive is not None else None
-        return [ClassicSource(server, live, server._take_turn if whole else None, accept)]
-
-    def selector(self) -> Any:
-        return _ServerSelector()
-
-    def turn(self) -> Callable[[], object] | None:
-        return self._turn()
-
-    def is_closed(self) -> bool:
-        return self.server.fileno() == -1  # type: ignore[no-any-return]
-
-    def close_listeners(self, *, streams_only: bool = False) -> None:
-        sock = getattr(self.server, "socket", None)  # a program's own kind of server may have none, and closes what it has itself
-        if sock is not None and not (streams_only and sock.type == socket.SOCK_DGRAM):
-            sock.close()
-
-    def become_replica(self, *parts: Any) -> Run:
-        os.set_blocking(self.server.fileno(), False)  # another worker may take the request that the selector just reported
-        sock = getattr(self.server, "socket", None)
-        if isinstance(sock, socket.socket) and sock.type == socket.SOCK_STREAM:
-            keep_private(sock)  # what a handler forks may outlive this process, and must not hold the port
-        return super().become_replica(*parts)
-
-
-def _adaptive() -> Dispatcher:
-    from socketkit.dispatchers.adaptive import Adaptive  # noqa: PLC0415 - few programs need it
-
-    return Adaptive()
+def _new_selector() -> Any:
+    return _ServerSelector()
 
 
 def _dispatched(server: Any, request: Request, client_address: Address) -> bool:
@@ -603,6 +492,8 @@ class ThreadingMixIn:
     _threads: Any = _NoThreads()
 
     def _own_dispatcher(self: Any) -> Dispatcher:
+        from socketkit.dispatchers.threads import Threads  # noqa: PLC0415 - an attrs class
+
         return Threads(daemon=self.daemon_threads)
 
     @own_step
@@ -643,12 +534,16 @@ if hasattr(os, "fork"):
         block_on_close: bool = True
 
         def _own_dispatcher(self: Any) -> Dispatcher:
+            from socketkit.dispatchers.forks import Forks  # noqa: PLC0415 - an attrs class
+
             return Forks(self.max_children)
 
         def collect_children(self: Any, *, blocking: bool = False) -> None:
             """Collect ended children; with `blocking`, wait for all. Never waits for a process that this server did not start."""
             if not self.active_children:
                 return
+            from socketkit._system.children import wait_any  # noqa: PLC0415 - imported since the first child
+
             while len(self.active_children) >= self.max_children and not self.__ending():
                 wait_any(self.active_children, 0.1)  # returns regularly, to check whether to stop
                 self.__forget_ended(block=False)
@@ -659,6 +554,8 @@ if hasattr(os, "fork"):
             return getattr(self, "_BaseServer__shutdown_request", False) or self.fileno() == -1
 
         def __forget_ended(self: Any, *, block: bool) -> None:
+            from socketkit._system.children import reap  # noqa: PLC0415 - as above
+
             for pid in self.active_children.copy():
                 if reap(pid, block=block) is not None:
                     self.active_children.discard(pid)
@@ -676,6 +573,8 @@ if hasattr(os, "fork"):
             """Start a process that handles the request, and close this process's copy of the connection."""
             if _dispatched(self, request, client_address):
                 return
+            from socketkit._system.children import fork  # noqa: PLC0415 - imported since the server serves
+
             pid = fork(lambda: _in_child(self, request, client_address))
             if self.active_children is None:
                 self.active_children = set()

@@ -18,7 +18,7 @@ FLOORS = """
     hookspecs handlers
     transports layers dispatchers lifecycles _engine
     composition
-    catalog config
+    catalog config _classic
     server socketserver
     _dropin
     socketkit
@@ -250,6 +250,66 @@ import logging, sys
 needed = set(sys.modules)  # by every server: Python 3.15 imports pathlib for its tracebacks
 {program}
 present = set({absent!r}.split()) & (sys.modules.keys() - needed)
+assert not present, present
+"""
+    )
+
+
+FEW_CLASSIC_SERVERS_NEED = "attr attrs ast contextvars dis inspect logging re signal traceback typing warnings"
+"""Modules of the standard library, and attrs, that no classic name needs at import."""
+
+NO_CLASSIC_SERVER_NEEDS = "attr attrs ast dis inspect logging traceback typing ssl"
+"""Modules that no classic server needs to answer a request, unless its handler fails."""
+
+SERVES_ONE = """
+import _socket, sys
+from socketkit import socketserver
+
+class Upper(socketserver.StreamRequestHandler):
+    def handle(self):
+        self.wfile.write(self.rfile.readline().upper())
+
+class OneRequest(socketserver.{kind}):
+    timeout = 10
+
+    def service_actions(self):
+        super().service_actions()
+        if self.taken:
+            self._BaseServer__shutdown_request = True
+
+    def get_request(self):
+        self.taken = True
+        return super().get_request()
+
+    taken = False
+
+with OneRequest(("127.0.0.1", 0), Upper) as server:
+    client = _socket.socket()
+    client.connect(server.server_address)
+    client.send(b"text\\n")
+    server.serve_forever(0.01)
+    assert client.recv(5) == b"TEXT\\n"
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "absent"),
+    [
+        ("import socketkit", FEW_CLASSIC_SERVERS_NEED),
+        ("import socketkit.socketserver", FEW_CLASSIC_SERVERS_NEED),
+        *((SERVES_ONE.format(kind=kind), NO_CLASSIC_SERVER_NEEDS) for kind in ("TCPServer", "ThreadingTCPServer", "ForkingTCPServer")),
+    ],
+    ids=["socketkit", "classic names", "TCPServer", "ThreadingTCPServer", "ForkingTCPServer"],
+)
+def test_classic_servers_bring_only_what_they_need(program, absent):
+    python(
+        f"""
+import sys
+for name in list(sys.modules):  # what a .pth file or sitecustomize has imported
+    if name.partition(".")[0] in {absent!r}.split():
+        del sys.modules[name]
+{program}
+present = set({absent!r}.split()) & sys.modules.keys()
 assert not present, present
 """
     )

@@ -298,15 +298,19 @@ def test_a_traceback_that_python_cannot_format_shows_places_and_the_exception(he
 
 
 FAILS = f"""
-from socketkit.socketserver import BaseServer
+from socketkit.socketserver import TCPServer
 
 def fail():
     raise OSError("no use")
+
+server = TCPServer(("127.0.0.1", 0), None)
+server.timeout = 0
+server.handle_request()  # it serves, though nobody has come yet
 {NO_DESCRIPTOR}
 try:
     fail()
 except OSError:
-    BaseServer(("127.0.0.1", 0), None).handle_error(None, ("192.0.2.1", 50000))
+    server.handle_error(None, ("192.0.2.1", 50000))
 """
 
 
@@ -830,3 +834,65 @@ def test_a_stop_with_a_blocked_handler_takes_its_patience_and_no_longer(monkeypa
         monkeypatch.undo()
         blocked.leave.set()
         assert logs.flush(10)
+
+
+SAYS = """
+from socketkit._system.logs import Log, finish
+
+log = Log("socketkit.test")
+
+def fail():
+    raise OSError("no use")
+
+log.info("nobody asks for this")
+log.warning("refused %s", "192.0.2.1")
+for _ in range(5):
+    log.error("again")
+try:
+    fail()
+except OSError:
+    log.exception("failed")
+finish()
+"""
+
+
+def test_a_program_without_logging_sees_the_lines_that_logging_would_write():
+    plain = python("import sys\n" + SAYS + "assert 'logging' not in sys.modules\n")
+    assert plain.stderr == python("import logging\n" + SAYS).stderr != ""
+    assert "2 more like this were suppressed: again" in plain.stderr
+
+
+def test_lines_go_to_a_logging_that_the_program_imports_later():
+    printed = python(
+        SAYS
+        + """
+import logging, sys
+logging.basicConfig(stream=sys.stdout, level=logging.DEBUG, format="%(levelname)s %(name)s %(funcName)s %(message)s")
+
+def say():
+    log.info("heard")
+
+say()
+finish()
+"""
+    )
+    assert printed.stdout == "INFO socketkit.test say heard\n"
+
+
+def test_the_last_lines_are_written_before_a_logging_that_came_later_shuts_down(tmp_path):
+    file = tmp_path / "log"
+    python(
+        f"""
+from socketkit._system.logs import Log
+import logging, logging.handlers, threading
+
+class AtTheEnd(logging.handlers.MemoryHandler):
+    def emit(self, record):
+        threading.main_thread().join(10)
+        super().emit(record)
+
+logging.getLogger().addHandler(AtTheEnd(100, flushLevel=logging.CRITICAL, target=logging.FileHandler({str(file)!r})))
+Log("socketkit.test").warning("the last one")
+"""
+    )
+    assert file.read_text() == "the last one\n"

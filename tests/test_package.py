@@ -149,3 +149,10 @@ def test_the_changelog_tells_of_this_version():
     text = (ROOT / "CHANGELOG.md").read_text()
     assert "## [Unreleased]" in text
     assert f"## [{socketkit.__version__}]" in text
+
+
+def test_the_annotations_of_classic_classes_can_be_evaluated():
+    import typing
+
+    for name in socketkit.socketserver.__all__:
+        assert typing.get_type_hints(type(name, (getattr(socketkit.socketserver, name),), {})) is not None

@@ -6,18 +6,20 @@ import contextlib
 import errno
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
-from typing import TYPE_CHECKING, Literal
 
 from socketkit._system.logs import Log
-from socketkit.seams import Unit
 
+TYPE_CHECKING = False  # instead of importing it from typing
 if TYPE_CHECKING:
+    from typing import Literal
+
     from socketkit._engine.intake import Intake
     from socketkit._engine.poller import Poller
+    from socketkit.seams import Refusal, Unit
+
+    Verdict = Literal["retry", "pause", "fatal"]
 
 log = Log("socketkit.loop")
-
-Verdict = Literal["retry", "pause", "fatal"]
 
 _PEERS_FAULT = (
     "ECONNABORTED ECONNREFUSED ECONNRESET EHOSTDOWN EHOSTUNREACH EINTR ENETDOWN ENETUNREACH ENONET ENOPROTOOPT EOPNOTSUPP EPERM "
@@ -57,6 +59,15 @@ class NoRoomError(BlockingIOError):
     def __init__(self, sources: Collection[Source]) -> None:
         super().__init__()
         self.sources = sources
+
+
+class TurnedAwayError(Exception):
+    """A limit turns a client away, whose address is only known now that a layer has found it. reply: what to send it."""
+
+    def __init__(self, reason: Refusal, reply: bytes) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.reply = reply
 
 
 class Source:

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable
 from contextvars import copy_context
 from functools import partial
-from typing import TYPE_CHECKING, Any
 
 from socketkit._engine.conversation import GOODBYE, has_more, is_conversation, opener_of, say_goodbye
 from socketkit._engine.parking import NEVER
@@ -17,11 +16,14 @@ from socketkit._engine.request import NOT_VERIFIED, STOPPED_EARLY, RequestUnit
 from socketkit._system.sockets import discard_unread, peek
 from socketkit.handlers.conversation import ConversationHandler
 from socketkit.handlers.files import discard_rest
-from socketkit.seams import Address, Parking, Request
 
+TYPE_CHECKING = False  # instead of importing it from typing
 if TYPE_CHECKING:
+    from typing import Any
+
     from socketkit._engine.intake import Intake
     from socketkit._engine.sources import RequestSource
+    from socketkit.seams import Address, Parking, Request
 
 
 SOON = 0.001

@@ -11,17 +11,19 @@ import sys
 from collections.abc import Callable
 from functools import lru_cache, partial, wraps
 from types import FunctionType
-from typing import TYPE_CHECKING, Any
 
 from socketkit._engine.steps import replaced_steps
 from socketkit._system.sockets import has_pending
 from socketkit.handlers.base import unwrapped
 from socketkit.handlers.conversation import ConversationHandler
 from socketkit.handlers.files import has_buffered, input_of
-from socketkit.seams import Request
 
+TYPE_CHECKING = False  # instead of importing it from typing
 if TYPE_CHECKING:
+    from typing import Any
+
     from socketkit._engine.steps import RequestTemplate
+    from socketkit.seams import Request
 
 GOODBYE = 1.0
 """Seconds after a response in which the client may send one more request, whose response tells it that the connection closes."""

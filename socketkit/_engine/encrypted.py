@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from socketkit._system.tls import TLSHandshake
 
-from socketkit._system.tls import TLSHandshake, is_encrypted
-from socketkit.seams import Address, Handshake, Request
-
-
-def shakes_hands(listener: Any) -> bool:
-    """Return whether connections of the listener are to have shaken hands before a handler sees them."""
-    return is_encrypted(listener) and listener.do_handshake_on_connect
+TYPE_CHECKING = False  # instead of importing it from typing
+if TYPE_CHECKING:
+    from socketkit.seams import Address, Handshake, Request
 
 
 class ListenerTLS:

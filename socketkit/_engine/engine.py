@@ -7,9 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
-from socketkit._engine.conversation import count_requests
 from socketkit._engine.holdup import AFTER_FORCE, break_off, shut_down
 from socketkit._engine.intake import Intake
 from socketkit._engine.ledger import Entry, Ledger, ReplicaLedger
@@ -23,8 +21,12 @@ from socketkit._system import logs
 from socketkit._system.logs import Log
 from socketkit._system.timer import TimerThread
 from socketkit.errors import AlreadyServingError, IncompatibleError
-from socketkit.seams import Clock, Dispatcher, Lifecycle, PackedReplica, Request
-from socketkit.seams.stats import DrainReport
+
+TYPE_CHECKING = False  # instead of importing it from typing
+if TYPE_CHECKING:
+    from typing import Any
+
+    from socketkit.seams import Clock, Dispatcher, DrainReport, Lifecycle, PackedReplica, Request
 
 log = Log("socketkit.serving")
 
@@ -234,7 +236,7 @@ class Engine(Requests, ABC):
             if self.is_interruptible:
                 self.force()
                 return
-            log.warning("waiting for %d running requests to end; press Ctrl-C again to end them now", self.ledger.stats().active)
+            log.warning("waiting for %d running requests to end; press Ctrl-C again to end them now", self.ledger.read()[0])
             live.wait(seconds)
         except KeyboardInterrupt:
             shut_down(self.ledger.active())
@@ -276,6 +278,8 @@ class Engine(Requests, ABC):
         self.ledger = ledger = ReplicaLedger(self.ledger, tally, settled)
         self.run = run = Run(self, pace, opened=opened)
         if settled is not None:
+            from socketkit._engine.conversation import count_requests  # noqa: PLC0415 - for workers that count their requests
+
             count_requests(self.server.RequestHandlerClass, partial(_converse, ledger, run))
         self.live = StartedDispatcher(dispatcher, Work(self))
         return run

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import traceback
 from collections.abc import Iterable, Sequence
 from types import FrameType
-from typing import Any
 
 from socketkit._engine.ledger import Entry, Ledger
 from socketkit._engine.sources import ClassicSource, ListenerSource, RequestSource
 from socketkit._system.logs import Log
 from socketkit._system.sockets import cut_off
 from socketkit._system.threads import current_frames
-from socketkit.seams.stats import Stuck
+
+TYPE_CHECKING = False  # instead of importing it from typing
+if TYPE_CHECKING:
+    from typing import Any
+
+    from socketkit.seams import Stuck
 
 log = Log("socketkit.serving")
 
@@ -31,11 +34,15 @@ def shut_down(entries: Iterable[Entry]) -> None:
 
 def stuck_in(ledger: Ledger) -> tuple[Stuck, ...]:
     """Return the requests in progress, with their age and the stack of their thread."""
+    from socketkit.seams.stats import Stuck  # noqa: PLC0415 - an attrs class, and classic servers do not drain
+
     now, frames = ledger.clock(), current_frames()
     return tuple(Stuck(entry.client_address, now - entry.since, _stack(frames.get(entry.thread or 0))) for entry in ledger.active())
 
 
 def _stack(frame: Any) -> str:
+    import traceback  # noqa: PLC0415 - few servers need it
+
     return "".join(traceback.format_stack(frame)) if frame is not None else ""
 
 

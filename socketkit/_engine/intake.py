@@ -10,7 +10,6 @@ import selectors
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any, Self
 
 from socketkit._engine.accepting import HELD, NO_ROOM, Accepting, NoRoomError, Source
 from socketkit._engine.housekeeping import Housekeeping
@@ -20,7 +19,12 @@ from socketkit._engine.retirement import Retirement
 from socketkit._engine.units import Units
 from socketkit._system.timer import NEVER, Appointments
 from socketkit._system.wakeup import Wakeup
-from socketkit.seams import Clock, Unit
+
+TYPE_CHECKING = False  # instead of importing it from typing
+if TYPE_CHECKING:
+    from typing import Any, Self
+
+    from socketkit.seams import Clock, Unit
 
 UNITS_PER_WAIT = 64
 """Units taken between two polls, so that a busy listener cannot starve the others."""

@@ -9,15 +9,20 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from socketkit._engine.observers import NOBODY, Observers
-from socketkit._engine.tally import TIMED_OUT, Tallies, Tally, total
+from socketkit._engine.tally import TIMED_OUT, Tallies, Tally, stats_of, total
 from socketkit._system.sockets import has_unread, is_writable, received
 from socketkit._system.tls import has_left
 from socketkit.errors import StalledError
-from socketkit.seams import Address, Clock, Layer, Refusal, Request, ShakesHands
-from socketkit.seams.stats import Stats
+from socketkit.seams.events import Refusal
+
+TYPE_CHECKING = False  # instead of importing it from typing
+if TYPE_CHECKING:
+    from typing import Any
+
+    from socketkit._engine.tally import Reading
+    from socketkit.seams import Address, Clock, Layer, Request, ShakesHands, Stats
 
 _EVENTS = ("request_accepted", "request_finished", "request_failed", "request_refused", "request_ended")
 
@@ -188,9 +193,13 @@ class Ledger:
 
     def stats(self) -> Stats:
         """Return a consistent snapshot, including the replicas' counts."""
+        return stats_of(self.read())
+
+    def read(self) -> Reading:
+        """Return the same as `stats`, for code that runs without attrs."""
         with self._lock:
-            own = Stats(len(self._active), dict(self._outcomes))
-        return total(own, self.replicas.stats())
+            own = len(self._active), dict(self._outcomes)
+        return total(own, self.replicas.read())
 
     def connections(self) -> int:
         """Return the number of connections in progress, without datagrams."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from socketkit._system.logs import Log
-from socketkit.seams import EVENTS
+from socketkit.seams.events import EVENTS
 
 log = Log("socketkit.stats")
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from socketkit.seams import Dispatcher, Lifecycle
+TYPE_CHECKING = False  # instead of importing it from typing
+if TYPE_CHECKING:
+    from socketkit.seams import Dispatcher, Lifecycle
 
 
 class Override:

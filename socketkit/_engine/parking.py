@@ -8,10 +8,16 @@ from __future__ import annotations
 import heapq
 import time
 from collections import deque
-from typing import Any, Protocol
 
 from socketkit._engine.poller import Poller
-from socketkit.seams import Clock
+
+TYPE_CHECKING = False  # instead of importing it from typing
+if TYPE_CHECKING:
+    from typing import Any, Protocol
+
+    from socketkit.seams import Clock
+else:
+    Protocol = object
 
 GRAIN, FINE_GRAIN = 0.1, 0.001
 """Seconds to which deadlines are rounded up: distant ones, and those no more than `FINE` seconds away."""
@@ -37,15 +43,12 @@ class Parked(Protocol):
     @property
     def begun(self) -> bool:
         """Whether a handler has seen it. If not, it waits for its first byte, and a retiring intake hands it out regardless."""
-        ...
 
     def fileno(self) -> int:
         """Return the descriptor whose readability ends the wait."""
-        ...
 
     def __call__(self) -> object:
         """Continue, in the calling thread."""
-        ...
 
 
 class ParkingLot:

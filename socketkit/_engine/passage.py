@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from socketkit._system.sockets import until_ready
-from socketkit.seams import Address, Handshake, Request
 
+TYPE_CHECKING = False  # instead of importing it from typing
 if TYPE_CHECKING:
+    from typing import Any
+
     from socketkit._engine.ledger import Entry, Ledger
     from socketkit._engine.work import StartedDispatcher
+    from socketkit.seams import Address, Handshake, Request
 
 
 class Passage:

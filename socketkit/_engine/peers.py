@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 import socket
 import threading
-from typing import TYPE_CHECKING
 
+from socketkit._engine.accepting import TurnedAwayError
 from socketkit._system.credentials import peer_credentials
 from socketkit._system.networks import V4_BITS, V6_BITS, Networks, number
-from socketkit.seams import Address, Refusal, Request
+from socketkit.seams.events import Refusal
 
+TYPE_CHECKING = False  # instead of importing it from typing
 if TYPE_CHECKING:
     from socketkit._engine.ledger import Entry
+    from socketkit.seams import Address, Request
     from socketkit.seams.limits import Limits
 
 _AF_UNIX = getattr(socket, "AF_UNIX", -1)
@@ -30,15 +32,6 @@ def is_stranger(request: Request, users: frozenset[int]) -> bool:
         return peer_credentials(sock).uid not in users
     except OSError:  # always for datagrams
         return True
-
-
-class TurnedAwayError(Exception):
-    """A limit turns a client away, whose address is only known now that a layer has found it. reply: what to send it."""
-
-    def __init__(self, reason: Refusal, reply: bytes) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.reply = reply
 
 
 class Peers:

@@ -6,20 +6,24 @@ import contextlib
 import signal
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
 
+from socketkit._engine.accepting import TurnedAwayError
 from socketkit._engine.ledger import Entry, Ledger
 from socketkit._engine.passage import Passage
-from socketkit._engine.peers import TurnedAwayError
 from socketkit._system.forking import leave_if_forked
 from socketkit._system.logs import Log
 from socketkit._system.sockets import DONT_WAIT, cut_off, discard_unread, is_open
 from socketkit.errors import UpgradeError
-from socketkit.seams import Address, Answered, Layer, Refusal, Request, ShakesHands
+from socketkit.seams.answered import Answered
+from socketkit.seams.events import Refusal
 
+TYPE_CHECKING = False  # instead of importing it from typing
 if TYPE_CHECKING:
+    from typing import Any
+
     from socketkit._engine.sources import RequestSource
     from socketkit._engine.work import StartedDispatcher
+    from socketkit.seams import Address, Layer, Request, ShakesHands
 
 log = Log("socketkit.template")
 

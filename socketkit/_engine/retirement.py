@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from socketkit._engine.accepting import RETIRED
 
+TYPE_CHECKING = False  # instead of importing it from typing
 if TYPE_CHECKING:
     from socketkit._engine.intake import Intake
 

@@ -8,20 +8,22 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
 
 from socketkit._engine.holdup import AFTER_FORCE, Holdup, break_off, shut_down
 from socketkit._engine.housekeeping import Housekeeping
 from socketkit._engine.intake import Intake
 from socketkit._system.forking import forks
 from socketkit._system.timer import TimerThread
-from socketkit.seams import State
-from socketkit.seams.stats import DrainReport
+from socketkit.seams.states import State
 
+TYPE_CHECKING = False  # instead of importing it from typing
 if TYPE_CHECKING:
+    from typing import Any
+
     from socketkit._engine.engine import Engine
     from socketkit._engine.sources import RequestSource
     from socketkit._engine.work import StartedDispatcher
+    from socketkit.seams import DrainReport
 
 
 class Phase(enum.Enum):

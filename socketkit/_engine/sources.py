@@ -5,24 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
 
 from socketkit._engine.accepting import Source, verdict
-from socketkit._engine.connection import Connection
-from socketkit._engine.conversation import can_wait
-from socketkit._engine.encrypted import ListenerTLS, shakes_hands
+from socketkit._engine.encrypted import ListenerTLS
 from socketkit._engine.request import RequestUnit
 from socketkit._engine.steps import STEPS, engine_of, replaced_steps
 from socketkit._system.forking import forks
 from socketkit._system.logs import Log
 from socketkit._system.sockets import is_readable
+from socketkit._system.tls import shakes_hands
 from socketkit.handlers.base import unwrapped
-from socketkit.seams import Address, Layer, Listener, Parking, Refusal, Request, ShakesHands, Transport, Unit
+from socketkit.seams.events import Refusal
 
+TYPE_CHECKING = False  # instead of importing it from typing
 if TYPE_CHECKING:
+    from typing import Any
+
     from socketkit._engine.admission import Admission
     from socketkit._engine.deadlines import Deadlines
     from socketkit._engine.steps import RequestTemplate
+    from socketkit.seams import Address, Layer, Listener, Parking, Request, ShakesHands, Transport, Unit
 
 log = Log("socketkit.sources")
 
@@ -52,6 +54,11 @@ class RequestSource(Source):
         self.engine = engine_of(server)
         self.ledger = self.engine.ledger
         self.parking = parking
+        if parking is not None:
+            from socketkit._engine.connection import Connection  # noqa: PLC0415 - for dispatchers that park
+            from socketkit._engine.conversation import can_wait  # noqa: PLC0415 - as above
+
+            self._connection, self._can_wait = Connection, can_wait
         self.layers = layers
         self.knows_clients = not any(getattr(layer, "names_client", False) for layer in layers)
         self.in_clear = not any(getattr(layer, "replaces_socket", False) for layer in layers)
@@ -66,8 +73,8 @@ class RequestSource(Source):
         """Return the unit of work of a just accepted request; None if it was parked for its first byte."""
         parking, deadlines = self.parking, self.deadlines
         unit: RequestUnit | None
-        if parking is not None and (self.layers or can_wait(self.server, request)):
-            unit = Connection(self, parking, request, client_address).arrive()
+        if parking is not None and (self.layers or self._can_wait(self.server, request)):
+            unit = self._connection(self, parking, request, client_address).arrive()
         else:
             unit = RequestUnit(self, request, client_address)
             if deadlines is not None and not getattr(unwrapped(self.server.RequestHandlerClass), "is_async", False):

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, TypeVar
 
 from socketkit._system.forking import forks, leave_if_forked
-from socketkit.seams import Address, Request, ShakesHands
 
+TYPE_CHECKING = False  # instead of importing it from typing
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, TypeVar
+
     from socketkit._engine.engine import Engine
+
+    Function = TypeVar("Function", bound=Callable[..., Any])
+    from socketkit.seams import Address, Request, ShakesHands
+else:
+    Any = object  # for programs that evaluate the annotations of a subclass
 
 STEPS = frozenset({"verify_request", "process_request", "process_request_thread", "finish_request"})
 """The steps that a request goes through on its way to its handler."""
 
 _own_steps: list[Any] = []
-
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def own_step(function: Function) -> Function:

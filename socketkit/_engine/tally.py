@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-import mmap
 import threading
 
-from socketkit.seams.stats import Stats
+TYPE_CHECKING = False  # instead of importing it from typing
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    from socketkit.seams import Stats
+
+    Reading: TypeAlias = tuple[int, dict[str, int]]
+    """The number of requests in progress, and that of each outcome: what `Stats` is made of, but not an attrs class."""
 
 TIMED_OUT = "timed out"
 
@@ -28,7 +34,11 @@ class Tally:
 
     def __init__(self, memory: memoryview | None = None) -> None:
         """memory: that of the same tally in another interpreter; None: new memory, which processes forked from this one share."""
-        self.memory = memoryview(mmap.mmap(-1, mmap.PAGESIZE)) if memory is None else memory
+        if memory is None:
+            import mmap  # noqa: PLC0415 - for servers with workers only
+
+            memory = memoryview(mmap.mmap(-1, mmap.PAGESIZE))
+        self.memory = memory
         self._counts = self.memory.cast("Q")  # requests accepted, one counter per outcome, `_TURNS`
 
     def accept(self) -> None:
@@ -47,9 +57,13 @@ class Tally:
         """Number of requests that have ended: those within conversations if there are any, otherwise those that are settled."""
         return self._counts[_TURNS] or sum(self._counts[1:_TURNS])
 
-    def stats(self) -> Stats:
+    def read(self) -> Reading:
         outcomes = {outcome: count for outcome, count in zip(OUTCOMES, self._counts[1:], strict=False) if count}
-        return Stats(self._counts[0] - sum(outcomes.values()), outcomes)  # accepted is read last, so it is never too small
+        return self._counts[0] - sum(outcomes.values()), outcomes  # accepted is read last, so it is never too small
+
+    def stats(self) -> Stats:
+        """Return the same as `read`."""
+        return stats_of(self.read())
 
     def detach(self) -> None:
         """Switch to a private copy: for a child of the writing process, which must not write to the shared counters."""
@@ -61,12 +75,12 @@ class Tallies:
 
     def __init__(self) -> None:
         self._changing = threading.Lock()
-        self._now: tuple[Stats, tuple[Tally, ...]] = Stats(), ()  # both in one value, so that readers need no lock to miss none
+        self._now: tuple[Reading, tuple[Tally, ...]] = (0, {}), ()  # both in one value, so that readers need no lock to miss none
 
     @property
     def settled(self) -> int:
         """Number of settled requests; read without a lock, so safe in a signal handler."""
-        return sum(self.stats().outcomes.values())
+        return sum(self.read()[1].values())
 
     def open(self) -> Tally:
         """Return the tally of a process that is about to be forked; its counts are included from now on."""
@@ -80,20 +94,26 @@ class Tallies:
         """Keep the counts of a process that has ended. Requests it still had in progress count as "died"."""
         with self._changing:
             ended, running = self._now
-            last = tally.stats()
-            died = {"died": last.active} if last.active else {}
-            ended = total(ended, Stats(0, last.outcomes), Stats(0, died))
+            active, outcomes = tally.read()
+            died = {"died": active} if active else {}
+            ended = total(ended, (0, outcomes), (0, died))
             self._now = ended, tuple(each for each in running if each is not tally)
 
-    def stats(self) -> Stats:
+    def read(self) -> Reading:
         """Return a consistent snapshot of all replicas, running and ended."""
         ended, running = self._now
-        return total(ended, *(tally.stats() for tally in running))
+        return total(ended, *(tally.read() for tally in running))
 
 
-def total(*readings: Stats) -> Stats:
-    outcomes: dict[str, int] = {}
-    for reading in readings:
-        for outcome, count in reading.outcomes.items():
-            outcomes[outcome] = outcomes.get(outcome, 0) + count
-    return Stats(sum(reading.active for reading in readings), outcomes)
+def total(*readings: Reading) -> Reading:
+    summed: dict[str, int] = {}
+    for _, outcomes in readings:
+        for outcome, count in outcomes.items():
+            summed[outcome] = summed.get(outcome, 0) + count
+    return sum(active for active, _ in readings), summed
+
+
+def stats_of(reading: Reading) -> Stats:
+    from socketkit.seams.stats import Stats  # noqa: PLC0415 - an attrs class, and classic servers have no statistics
+
+    return Stats(*reading)

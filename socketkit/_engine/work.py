@@ -5,19 +5,21 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import TYPE_CHECKING, Any
 
 from socketkit._system.forking import forks
 from socketkit._system.logs import Log
 from socketkit._system.sockets import until_ready
 from socketkit.handlers.base import unwrapped
-from socketkit.seams import Address, Dispatch, Dispatcher, Drive, EventLoop, PackedReplica, Parking, Refusal, Request
-from socketkit.seams.stats import Stats
+from socketkit.seams.events import Refusal
 
+TYPE_CHECKING = False  # instead of importing it from typing
 if TYPE_CHECKING:
+    from typing import Any
+
     from socketkit._engine.engine import Engine
     from socketkit._engine.intake import Intake
     from socketkit._engine.run import Run
+    from socketkit.seams import Address, Dispatch, Dispatcher, Drive, EventLoop, PackedReplica, Parking, Request, Stats
 
 log = Log("socketkit.work")
 

@@ -6,9 +6,12 @@ import errno
 import os
 import socket
 import struct
-from typing import Any
 
 import attrs
+
+TYPE_CHECKING = False  # instead of importing it from typing
+if TYPE_CHECKING:
+    from typing import Any
 
 _AF_UNIX = getattr(socket, "AF_UNIX", -1)
 _SO_PEERCRED = getattr(socket, "SO_PEERCRED", None)

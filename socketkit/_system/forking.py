@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from typing import NoReturn
 
-from socketkit._system import logs
+TYPE_CHECKING = False  # instead of importing it from typing
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 
 class _Forks:
@@ -37,6 +38,8 @@ def leave_if_forked(error: BaseException, behind: int) -> None:
 
 def leave(error: SystemExit) -> NoReturn:
     """End this process, which a handler forked, with the exit code of `error`, without running the parent server's clean-up."""
+    from socketkit._system import logs  # noqa: PLC0415 - few handlers fork, and every classic server imports this module
+
     code = error.code
     if code is not None and not isinstance(code, int):
         with contextlib.suppress(Exception):  # its `str` may raise anything

@@ -5,28 +5,31 @@ thread, the *emitter*, which runs only while records wait, hands it to the progr
 dropped and counted. Of similar lines, the first few are logged and the rest counted.
 
 An interpreter without daemon threads has no emitter: the calling thread hands the record over, and waits as in a call of `logging`.
+
+Nothing here imports `logging`. A program that has not imported it either has configured nothing, so a line goes where `logging` would
+write it: to standard error, from WARNING on. That needs no free descriptor, unlike an import. Source: Lib/logging/__init__.py, `lastResort`.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
-import logging
 import os
 import sys
 import threading
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable, Hashable
 from contextvars import copy_context
 from functools import partial
-from typing import Any, NoReturn
 
 from socketkit._system.repeats import FEW, Repeats, Window
 from socketkit._system.threads import ALLOWS_DAEMONS, BackgroundThread
 
-_own = logging.getLogger("socketkit.logs")
+TYPE_CHECKING = False  # instead of importing it from typing
+if TYPE_CHECKING:
+    import logging
+    from typing import Any, NoReturn
 
 MOST_WAITING = 256
 """Most records that may wait for the emitter."""
@@ -39,6 +42,10 @@ PATIENCE = 1.0
 
 SHORT_PATIENCE = 0.25
 """Seconds that a serving thread waits for a standard stream, or before a fork."""
+
+
+DEBUG, INFO, WARNING, ERROR = 10, 20, 30, 40
+"""The levels of `logging`."""
 
 
 class Log:
@@ -54,32 +61,32 @@ class Log:
     """
 
     def __init__(self, name: str) -> None:
-        self._logger = logging.getLogger(name)
+        self._name = name
 
     def debug(self, message: str, *args: object, **how: Any) -> None:
         """Log at DEBUG."""
-        if self._logger.isEnabledFor(logging.DEBUG):
-            self._say(logging.DEBUG, message, args, **how)
+        if _is_enabled(self._name, DEBUG):
+            self._say(DEBUG, message, args, **how)
 
     def info(self, message: str, *args: object, **how: Any) -> None:
         """Log at INFO."""
-        if self._logger.isEnabledFor(logging.INFO):
-            self._say(logging.INFO, message, args, **how)
+        if _is_enabled(self._name, INFO):
+            self._say(INFO, message, args, **how)
 
     def warning(self, message: str, *args: object, **how: Any) -> None:
         """Log at WARNING."""
-        if self._logger.isEnabledFor(logging.WARNING):
-            self._say(logging.WARNING, message, args, **how)
+        if _is_enabled(self._name, WARNING):
+            self._say(WARNING, message, args, **how)
 
     def error(self, message: str, *args: object, **how: Any) -> None:
         """Log at ERROR."""
-        if self._logger.isEnabledFor(logging.ERROR):
-            self._say(logging.ERROR, message, args, **how)
+        if _is_enabled(self._name, ERROR):
+            self._say(ERROR, message, args, **how)
 
     def exception(self, message: str, *args: object, **how: Any) -> None:
         """Log at ERROR, with the exception that is being handled."""
-        if self._logger.isEnabledFor(logging.ERROR):
-            self._say(logging.ERROR, message, args, error=sys.exception(), **how)
+        if _is_enabled(self._name, ERROR):
+            self._say(ERROR, message, args, error=sys.exception(), **how)
 
     def _say(  # noqa: PLR0913 - all parts of a line
         self,
@@ -91,9 +98,9 @@ class Log:
         few: int = FEW,
         error: BaseException | None = None,
     ) -> None:
-        logger = self._logger
+        logger = _find(self._name)
         try:
-            window = _repeats.admit((logger.name, level, message, about, _origin(error)), few)
+            window = _repeats.admit((self._name, level, message, about, _origin(error)), few)
             _sum_up(_repeats.overdue())
             if window is None:
                 return
@@ -102,10 +109,34 @@ class Log:
             if window.before:
                 text += f" ({window.before} more like this were suppressed)"
                 window.before = 0
+            if logger is None:
+                _put_plain(text, error)
+                return
             record = _record(logger, level, text, error)
             _emitter.put(partial(copy_context().run, logger.handle, record))
         except Exception:  # noqa: BLE001 - the program's record factory may raise anything, and memory may be short
             _emitter.lose()
+
+
+_loggers: dict[str, logging.Logger] = {}
+
+
+def _find(name: str) -> logging.Logger | None:
+    """Return the logger of that name; None as long as the program has not imported `logging`."""
+    logger = _loggers.get(name)
+    if logger is None and "logging" in sys.modules:
+        import logging  # noqa: PLC0415 - a name for what is imported, or about to be by another thread, which this waits for
+
+        if not _loggers and _comes_before_logging:
+            atexit.register(_at_exit)  # once more, to be called before the function that `logging` has registered meanwhile
+        with contextlib.suppress(AttributeError):  # a signal handler has interrupted the import
+            logger = _loggers[name] = logging.getLogger(name)
+    return logger
+
+
+def _is_enabled(name: str, level: int) -> bool:
+    logger = _find(name)
+    return level >= WARNING if logger is None else logger.isEnabledFor(level)
 
 
 def write(stream: Any, text: str) -> None:
@@ -169,8 +200,11 @@ def _sum_up(windows: list[Window]) -> None:
     for window in windows:
         if window.like is not None:
             logger, level, text = window.like
-            record = logger.makeRecord(logger.name, level, __file__, 0, f"{window.missed} more like this were suppressed: {text}", (), None)
-            _emitter.put(partial(logger.handle, record))
+            text = f"{window.missed} more like this were suppressed: {text}"
+            if logger is None:
+                _put_plain(text)
+            else:
+                _emitter.put(partial(logger.handle, logger.makeRecord(logger.name, level, __file__, 0, text, (), None)))
 
 
 # --- the emitter -------------------------------------------------------------------------------------------------------
@@ -285,9 +319,11 @@ class Emitter:
 
     def _tell_of_lost(self) -> None:
         lost = self._lost
-        if _own.isEnabledFor(logging.WARNING):
-            text = f"{lost} log records were lost, because log handlers failed or were too slow"
-            _own.handle(_own.makeRecord("socketkit.logs", logging.WARNING, __file__, 0, text, (), None))
+        text, own = f"{lost} log records were lost, because log handlers failed or were too slow", _find("socketkit.logs")
+        if own is None:
+            _write_plain(sys.stderr, text + "\n")
+        elif own.isEnabledFor(WARNING):
+            own.handle(own.makeRecord(own.name, WARNING, __file__, 0, text, (), None))
         with self._lock:
             self._lost -= lost
 
@@ -304,16 +340,33 @@ def _record(logger: logging.Logger, level: int, text: str, error: BaseException 
     return record
 
 
+def _put_plain(text: str, error: BaseException | None = None) -> None:
+    """Write a line as `logging` does in a program that has not configured it."""
+    if error is not None:
+        text = "\n".join((text, _shorten(_guarded(lambda: format_exception(error)))))
+    _emitter.put(partial(_write_plain, sys.stderr, text + "\n"))
+
+
+def _write_plain(stream: Any, text: str) -> None:
+    with contextlib.suppress(Exception):  # there is none, or it is closed
+        _write(stream, text)
+
+
 def format_exception(error: BaseException) -> str:
     """Return the traceback as text: without lines of source and without the causes, if Python cannot format it.
 
-    Since 3.15 Python imports a module for its first traceback, which fails without a free descriptor. Source: CPython's traceback.py.
+    That needs modules that are perhaps not imported yet, and an import fails without a free descriptor.
     """
     try:
+        import traceback  # noqa: PLC0415 - most servers never need it
+
         return "".join(traceback.format_exception(error)).rstrip("\n")
     except Exception:  # noqa: BLE001 - an import may raise anything
-        steps = traceback.walk_tb(error.__traceback__)
-        places = (f'  File "{frame.f_code.co_filename}", line {line}, in {frame.f_code.co_name}' for frame, line in steps)
+        places, step = [], error.__traceback__
+        while step is not None:
+            code = step.tb_frame.f_code
+            places.append(f'  File "{code.co_filename}", line {step.tb_lineno}, in {code.co_name}')
+            step = step.tb_next
         return "\n".join(["Traceback (most recent call last):", *places, f"{type(error).__name__}: {error}"])
 
 
@@ -363,6 +416,7 @@ def _write(stream: Any, text: str) -> None:
 
 _repeats = Repeats()
 _emitter = Emitter()
+_comes_before_logging = "logging" not in sys.modules
 
 
 def _after_fork() -> None:
@@ -375,7 +429,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-@atexit.register  # registered after logging's own function, so called before it
+@atexit.register  # registered after logging's own function, so called before it; see also `_find`
 def _at_exit() -> None:
     if not ALLOWS_DAEMONS:  # no record waits; one that tells how many were suppressed could keep the interpreter from ending
         return
@@ -410,7 +464,7 @@ def _stuck() -> tuple[list[Any], list[Any]]:
     references = list(_handlers())
     held = [reference for reference in references if _is_held(reference())]
     streams = [getattr(reference(), "stream", None) for reference in held]
-    if isinstance(_emitter.job, partial) and _emitter.job.func is _write:
+    if isinstance(_emitter.job, partial) and _emitter.job.func in {_write, _write_plain}:
         streams.append(_emitter.job.args[0])
     streams = [stream for stream in streams if stream is not None]
     stuck = [each for each in references if each in held or getattr(each(), "stream", None) in streams]
@@ -426,7 +480,8 @@ def _hands_over_to(handler: logging.Handler | None, others: list[Any]) -> bool:
 
 def _handlers() -> list[Any]:
     """Return the list, kept by `logging`, of weak references to the handlers that `logging.shutdown` closes."""
-    return logging._handlerList  # type: ignore[attr-defined,no-any-return] # noqa: SLF001 - there is no public way
+    logging = sys.modules.get("logging")
+    return [] if logging is None else logging._handlerList  # noqa: SLF001 - there is no public way
 
 
 def _is_held(handler: logging.Handler | None) -> bool:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # instead of importing it from typing
 if TYPE_CHECKING:
     import logging
 
@@ -27,7 +27,7 @@ class Window:
         self.before = before  # lines suppressed in the previous window and not reported yet
         self.said = 0
         self.missed = 0
-        self.like: tuple[logging.Logger, int, str] | None = None  # an example line
+        self.like: tuple[logging.Logger | None, int, str] | None = None  # an example line
 
 
 class Repeats:

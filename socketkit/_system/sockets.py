@@ -9,7 +9,10 @@ import socket
 import struct
 import sys
 from functools import partial
-from typing import Any
+
+TYPE_CHECKING = False  # instead of importing it from typing
+if TYPE_CHECKING:
+    from typing import Any
 
 try:
     from fcntl import ioctl

@@ -1,15 +1,19 @@
-"""Threads whose `start` always returns, and the library's own background threads."""
+"""Threads whose `start` always returns, the list of a server's threads, and the library's own background threads."""
 
 from __future__ import annotations
 
 import _thread
-import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
-from contextvars import Context
-from types import FrameType
+
+TYPE_CHECKING = False  # instead of importing it from typing
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from types import FrameType
+    from typing import Any
+
+_USUAL = threading.Thread
 
 
 def _allows_daemons() -> bool:
@@ -65,9 +69,13 @@ class BackgroundThread(SureThread):
 
         Without the global interpreter lock a new thread inherits them. Source: CPython's Lib/threading.py, Thread.start.
         """
+        from contextvars import Context  # noqa: PLC0415 - every classic server imports this module, and few start such a thread
+
         Context().run(super().start)
 
     def run(self) -> None:
+        import signal  # noqa: PLC0415 - as above
+
         if hasattr(signal, "pthread_sigmask"):
             signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
@@ -82,12 +90,69 @@ class BackgroundThread(SureThread):
             self.join()
 
 
+class ThreadList(list[threading.Thread]):
+    """The running non-daemon threads of one server. The classic mix-in exposes it as `_threads`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = threading.Lock()
+        self._look_at = 1
+
+    def append(self, thread: threading.Thread) -> None:
+        """Add a started thread. Daemon threads are not added, because nothing waits for them.
+
+        Ended threads are removed whenever the list has doubled since the last removal, so the average cost of a thread does not depend
+        on how many run.
+        """
+        with self._lock:
+            if len(self) >= self._look_at:
+                self[:] = [each for each in self if each.is_alive()]
+                self._look_at = max(1, 2 * len(self))
+            if not thread.daemon:
+                super().append(thread)
+
+    def pop_all(self) -> list[threading.Thread]:
+        """Remove and return all threads."""
+        with self._lock:
+            threads, self[:] = self[:], []
+        return threads
+
+    def reap(self) -> None:
+        """Remove the threads that have ended."""
+        with self._lock:
+            self[:] = [each for each in self if each.is_alive()]
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait for all threads, at most `timeout` seconds in total; return whether all have ended. See `join_all`."""
+        ended = join_all(self.copy(), timeout)  # they stay on the list meanwhile: another caller may wait for them too
+        self.reap()
+        return ended
+
+
+def start_thread(run: Callable[..., object], arguments: tuple[Any, ...], threads: Any, *, daemon: bool) -> None:
+    """Start a thread, then add it to the list. The order matters: a thread that never started cannot be joined.
+
+    A Ctrl-C between the two does not keep it from the list: otherwise nobody would know of the request.
+    Raises: RuntimeError if the system has no thread left.
+    """
+    kind = SureThread if threading.Thread is _USUAL else threading.Thread  # a program may have replaced the class
+    thread = kind(target=run, args=arguments)
+    thread.daemon = daemon
+    try:
+        thread.start()
+    finally:
+        if thread.ident is not None:
+            threads.append(thread)
+
+
 def aside(function: Callable[[], object], name: str = "socketkit-aside") -> BackgroundThread:
     """Call the function in a new thread and return that thread. Safe in a signal handler.
 
     `threading.Thread.start` is not: the interrupted thread may be inside it and hold the lock that it needs.
     Raises: RuntimeError when the system has no thread available.
     """
+    import signal  # noqa: PLC0415 - whoever handles a signal has imported it
+
     thread = BackgroundThread(function, name)
     if not hasattr(signal, "pthread_sigmask"):
         _thread.start_new_thread(_start, (thread,))

@@ -8,11 +8,11 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from socketkit._system.logs import Log
 from socketkit._system.threads import BackgroundThread, aside
 
+TYPE_CHECKING = False  # instead of importing it from typing
 if TYPE_CHECKING:
     from socketkit.seams import Clock
 

@@ -7,9 +7,12 @@ import errno
 import socket
 import sys
 from collections.abc import Callable
-from typing import Any
 
 from socketkit._system.sockets import DONT_WAIT, peek
+
+TYPE_CHECKING = False  # instead of importing it from typing
+if TYPE_CHECKING:
+    from typing import Any
 
 _ALERT = bytes((21, 3, 1, 0, 2, 2, 40))
 """A record with the fatal alert handshake_failure, for clients that do not speak TLS: OpenSSL sends them none. Source: RFC 5246, 7.2."""
@@ -93,6 +96,11 @@ def is_encrypted(sock: Any) -> bool:
     """Return whether it is an `ssl.SSLSocket`."""
     ssl = sys.modules.get("ssl")
     return ssl is not None and isinstance(sock, ssl.SSLSocket)
+
+
+def shakes_hands(listener: Any) -> bool:
+    """Return whether connections of the listener are to have shaken hands before a handler sees them."""
+    return is_encrypted(listener) and listener.do_handshake_on_connect
 
 
 def accept_unshaken(listener: Any) -> tuple[Any, Any]:

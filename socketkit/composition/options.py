@@ -73,8 +73,12 @@ def types_of(recipe: type[Any]) -> dict[str, Any]:
     Names from `socketkit.seams` resolve even if the recipe's module imports them only for type checkers.
     Raises: NameError for any other name that does not exist at run time.
     """
-    module = vars(sys.modules.get(recipe.__module__, seams))
-    return get_type_hints(recipe, localns={**vars(seams), **module}, include_extras=True)
+    try:
+        return get_type_hints(recipe, include_extras=True)
+    except NameError:
+        module = vars(sys.modules[recipe.__module__]) if recipe.__module__ in sys.modules else {}
+        known = {name: getattr(seams, name) for name in seams.__all__}
+        return get_type_hints(recipe, localns={**known, **module}, include_extras=True)
 
 
 def build(recipe: type[R], title: str, values: Mapping[str, object], resolvers: Mapping[str, Callable[[Any], object]] | None = None) -> R:

@@ -8,21 +8,31 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
+import sys
 from functools import cached_property, partial
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, ClassVar
 
-from socketkit.errors import UpgradeError
 from socketkit.handlers.files import SocketWriter, discard_rest, open_reader
-from socketkit.seams import Address, Request
 
+TYPE_CHECKING = False  # instead of importing it from typing
 if TYPE_CHECKING:
     import ssl
+    from typing import Any, ClassVar
+
+    from socketkit.seams import Address, Request
+else:
+    Any = object  # for programs that evaluate the annotations of a subclass
 
 
 def unwrapped(handler: Any) -> Any:
     """Return the callable inside a `functools.partial`, or `handler` itself. Its attributes declare what the handler supports."""
     return handler.func if isinstance(handler, partial) else handler
+
+
+def _upgrade_error() -> Any:
+    """Return `UpgradeError`; an empty tuple if it is not imported, so that nobody can have raised it."""
+    errors = sys.modules.get("socketkit.errors")
+    return () if errors is None else errors.UpgradeError
 
 
 class BaseRequestHandler:
@@ -47,7 +57,7 @@ class BaseRequestHandler:
             raise
         try:
             self.handle()
-        except UpgradeError:
+        except _upgrade_error():
             pass  # the connection is over, and the log has the reason
         finally:
             self.finish()
@@ -107,7 +117,9 @@ class StreamRequestHandler(BaseRequestHandler):
         disable_nagle_algorithm: whether to set TCP_NODELAY on the connection.
     """
 
-    request_kinds: ClassVar[frozenset[str]] = frozenset({"stream"})
+    if TYPE_CHECKING:
+        request_kinds: ClassVar[frozenset[str]]
+    request_kinds = frozenset({"stream"})
     """Kinds of request that a composed server may pass to it. A handler that also takes datagrams adds them here."""
 
     rbufsize: int = -1
@@ -159,7 +171,9 @@ class DatagramRequestHandler(BaseRequestHandler):
         socket: the socket that received the datagram and sends the reply.
     """
 
-    request_kinds: ClassVar[frozenset[str]] = frozenset({"datagram"})
+    if TYPE_CHECKING:
+        request_kinds: ClassVar[frozenset[str]]
+    request_kinds = frozenset({"datagram"})
 
     packet: bytes
     socket: Any

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import socket
 from io import DEFAULT_BUFFER_SIZE, BufferedIOBase, BufferedReader, RawIOBase
-from typing import Any
 
 from socketkit._system.sockets import discard_unread
-from socketkit.errors import LineTooLongError
+
+TYPE_CHECKING = False  # instead of importing it from typing
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class SocketWriter(BufferedIOBase):
@@ -112,6 +114,8 @@ class SocketReader(BufferedReader):
             return _readline(self, size)
         line = _readline(self, self.max_line + 1)
         if len(line) > self.max_line:
+            from socketkit.errors import LineTooLongError  # noqa: PLC0415 - classic servers have no such limit
+
             raise LineTooLongError(self.max_line)
         return line
 

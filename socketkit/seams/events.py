@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Self
+
+TYPE_CHECKING = False  # instead of importing it from typing
+if TYPE_CHECKING:
+    from typing import Self
 
 EVENTS: Mapping[str, str] = {
     "server_started": "(server): the listeners are open and the loop is about to take its first request",

@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from socketkit.seams.stats import DrainReport
-
-
-class State(enum.Enum):
-    """State of a server. FAILED can follow any other state. A stopped or failed server may be started again."""
-
-    NEW = "new"
-    RUNNING = "running"
-    DRAINING = "draining"
-    STOPPED = "stopped"
-    FAILED = "failed"
 
 
 class Lifecycle(Protocol):

@@ -62,10 +62,6 @@ class Listener(Protocol):
         """Release the socket and its path. May be called twice."""
 
 
-class Answered(Exception):  # noqa: N818 - no error: the connection ends as it should
-    """Raised by a layer that has answered its client itself: the connection ends, finished, and no handler sees it. See `Answers`."""
-
-
 class Layer(Protocol):
     """Recipe: a step between accept and handler on stream connections, in its simple shape; the others are `ShakesHands` and `Starts`.
 
