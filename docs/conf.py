@@ -222,7 +222,8 @@ def helps() -> dict[str, str]:
     """Return the ``--help`` text of each command, which pages show as ``{{ help_NAME }}``."""
     group = click.Context(cli.main, info_name="socketkit", **{**cli.main.context_settings, "terminal_width": 100, "max_content_width": 100})
     texts = {}
-    for name, command in cli.main.commands.items():
+    for name in cli.COMMANDS:
+        command = cli.main.get_command(None, name)
         context = click.Context(command, group, name)
         texts[f"help_{name}"] = f"```text\n{command.get_help(context)}\n```"
     context = click.Context(

@@ -16,7 +16,7 @@ import socketkit
 from helpers.support import ROOT, python
 from socketkit import errors, hookspecs, seams, socketserver
 from socketkit._engine import run as serving
-from socketkit.cli import main
+from socketkit.cli import COMMANDS
 from socketkit.composition import builtin, config
 from socketkit.testing import conformance
 from socketkit.testing.__main__ import KINDS
@@ -106,7 +106,9 @@ def test_every_promise_that_the_kit_checks_is_in_the_reference(reference):
 
 def test_every_seam_is_in_the_reference(reference):
     protocols = [
-        name for name, thing in vars(seams).items() if getattr(thing, "_is_protocol", False) and thing.__module__.startswith(seams.__name__)
+        name
+        for name, thing in ((each, getattr(seams, each)) for each in seams.__all__)
+        if getattr(thing, "_is_protocol", False) and thing.__module__.startswith(seams.__name__)
     ]
     assert {"Transport", "Layer", "Dispatcher", "Lifecycle"} < set(protocols)
     assert missing((f"autoclass:: socketkit.seams.{name}" for name in protocols), reference) == []
@@ -150,7 +152,7 @@ def test_every_key_of_a_server_is_in_the_reference():
 
 def test_every_command_is_in_the_reference():
     page = (DOCS / "reference/command-line.md").read_text()
-    assert re.findall(r"^## socketkit (\w+)\n\n\{\{ help_(\w+) \}\}$", page, re.MULTILINE) == [(name, name) for name in main.commands]
+    assert re.findall(r"^## socketkit (\w+)\n\n\{\{ help_(\w+) \}\}$", page, re.MULTILINE) == [(name, name) for name in COMMANDS]
 
 
 def test_every_environment_variable_is_in_the_reference():

@@ -11,7 +11,7 @@ import pytest
 
 from helpers import snippets
 from helpers.support import ROOT
-from socketkit.cli import main
+from socketkit.cli import COMMANDS, main
 from socketkit.composition import config
 from socketkit.testing.programs import run, with_path
 
@@ -147,9 +147,9 @@ def understood(command):
 def parse(arguments):
     """Parse what follows ``socketkit`` as the command line would, without doing anything. Raises: click.UsageError."""
     name, *rest = arguments
-    if name in main.commands:
+    if name in COMMANDS:
         with contextlib.suppress(click.exceptions.Exit):  # --help
-            main.commands[name].make_context(name, rest)
+            main.get_command(None, name).make_context(name, rest)
     elif name not in {"--help", "-h", "--version"}:
         raise click.UsageError(f"no command {name}")
 

@@ -1,7 +1,7 @@
 """Installs the drop-in under the standard library's name, for `socketkit run`, in a program and the Python processes it starts.
 
 The interpreter itself runs the program, so that it behaves as under a plain ``python``. The program finds the drop-in through its
-environment, which its children inherit. `environment` builds that; it makes each interpreter import ``child/sitecustomize.py``.
+environment, which its children inherit: see `socketkit._dropin.start`. It makes each interpreter import ``child/sitecustomize.py``.
 `install` then runs at the first ``import socketserver`` in a process, and not before.
 """
 
@@ -9,38 +9,17 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib.machinery import ModuleSpec, SourceFileLoader
-from importlib.util import spec_from_file_location
-from pathlib import Path
-from types import ModuleType
+from _frozen_importlib import ModuleSpec
+from _frozen_importlib_external import SourceFileLoader, spec_from_file_location  # importlib.util, without its imports
 
 from socketkit import socketserver
 from socketkit._engine.override import Override
-from socketkit.composition import config
+
+TYPE_CHECKING = False  # instead of importing it from typing
+if TYPE_CHECKING:
+    from types import ModuleType
 
 NAME = "socketserver"
-
-_SHIM = str(Path(__file__).parent / "child")
-
-
-def environment(words: int, dispatcher: str | None = None, lifecycle: str | None = None) -> dict[str, str]:
-    """Return the environment for an interpreter whose last `words` arguments are the program and its own arguments.
-
-    dispatcher, lifecycle: text for the parts that every server in the program runs under; None: those its class is named for.
-    """
-    variables = {key: value for key, value in os.environ.items() if not key.startswith("SOCKETKIT_RUN")}
-    if sys.flags.ignore_environment:  # the new interpreter must read PYTHONPATH, so drop all other variables
-        variables = {key: value for key, value in variables.items() if not key.startswith("PYTHON")}
-    given = variables.get("PYTHONPATH")
-    path = [each for each in given.split(os.pathsep) if each != _SHIM] if given else []  # an empty entry is the current folder
-    chosen = {"SOCKETKIT_RUN_DISPATCHER": dispatcher, "SOCKETKIT_RUN_LIFECYCLE": lifecycle}
-    return {
-        **variables,
-        "PYTHONPATH": os.pathsep.join((_SHIM, *path)),
-        "SOCKETKIT_RUN": f"{sys.implementation.cache_tag}:{sys.prefix}",
-        "SOCKETKIT_RUN_WORDS": str(words),
-        **{name: text for name, text in chosen.items() if text is not None},
-    }
 
 
 def install() -> ModuleSpec:
@@ -69,8 +48,11 @@ def install() -> ModuleSpec:
 
 def _choose() -> None:
     dispatcher, lifecycle = os.environ.get("SOCKETKIT_RUN_DISPATCHER"), os.environ.get("SOCKETKIT_RUN_LIFECYCLE")
-    Override.dispatcher = config.dispatcher(dispatcher) if dispatcher else None
-    Override.lifecycle = config.lifecycle(lifecycle) if lifecycle else None
+    if dispatcher or lifecycle:
+        from socketkit.composition import config  # noqa: PLC0415 - without a choice, nothing of it is needed
+
+        Override.dispatcher = config.dispatcher(dispatcher) if dispatcher else None
+        Override.lifecycle = config.lifecycle(lifecycle) if lifecycle else None
     Override.nodelay = True
 
 

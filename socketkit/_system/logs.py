@@ -62,6 +62,7 @@ class Log:
 
     def __init__(self, name: str) -> None:
         self._name = name
+        _find(name)  # so that the logger exists before the program configures those that do, if it has imported `logging`
 
     def debug(self, message: str, *args: object, **how: Any) -> None:
         """Log at DEBUG."""
@@ -417,6 +418,7 @@ def _write(stream: Any, text: str) -> None:
 _repeats = Repeats()
 _emitter = Emitter()
 _comes_before_logging = "logging" not in sys.modules
+_find("socketkit.logs")  # see `Log`
 
 
 def _after_fork() -> None:

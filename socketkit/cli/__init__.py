@@ -6,20 +6,41 @@ bad usage or configuration, 1 for failures at run time, such as a port in use.
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import click
 
 from socketkit import __version__
-from socketkit.cli.check import check
-from socketkit.cli.demo import demo
-from socketkit.cli.plugins import plugins
-from socketkit.cli.run import run
-from socketkit.cli.serve import serve
 from socketkit.errors import BootError, ListenError, PrivilegeError, SocketkitError
 
 __all__ = ("main",)
 
 
+COMMANDS = {
+    "serve": "Serve a handler, or the servers of a configuration file.",
+    "run": "Run a program that was written for socketserver.",
+    "check": "Tell everything that is wrong with a configuration file.",
+    "plugins": "List what is installed, and its options.",
+    "demo": "Show one handler under each installed dispatcher.",
+}
+"""What each command does, in a line. Each is in the module of its name, which is imported when the command is used."""
+
+
 class _Group(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - the same in every context
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - as above
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(f"{__name__}.{cmd_name}"), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands, without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name]) for name in self.list_commands(ctx)])
+
     def invoke(self, ctx: click.Context) -> None:
         try:
             super().invoke(ctx)
@@ -45,7 +66,3 @@ def main() -> None:
 
     SOCKETKIT_DISABLED_PLUGINS=NAME,NAME in the environment keeps plugins from being loaded.
     """
-
-
-for _command in (serve, run, check, plugins, demo):
-    main.add_command(_command)

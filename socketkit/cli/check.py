@@ -8,7 +8,7 @@ from socketkit.cli._servers import compose, import_from_here, limits, strategy
 from socketkit.composition import config
 
 
-@click.command(short_help="Tell everything that is wrong with a configuration file.", epilog="\b\nsocketkit check servers.toml")
+@click.command(epilog="\b\nsocketkit check servers.toml")
 @click.argument("path", metavar="CONFIG.toml")
 def check(path: str) -> None:
     """Tell everything that is wrong with CONFIG.toml, a line for each fault with its key, or what it would serve.

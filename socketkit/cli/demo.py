@@ -43,7 +43,7 @@ class UpperDatagram(DatagramRequestHandler):
         self.wfile.write(self.rfile.read().upper())
 
 
-@click.command(short_help="Show one handler under each installed dispatcher.", epilog="\b\nsocketkit demo")
+@click.command(epilog="\b\nsocketkit demo")
 def demo() -> None:
     """Serve a handler under each installed dispatcher, talk to it, show what happened.
 

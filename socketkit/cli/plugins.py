@@ -17,7 +17,7 @@ from socketkit.composition.options import fields
 from socketkit.errors import ClashError, ConfigError, did_you_mean
 
 
-@click.command(short_help="List what is installed, and its options.", epilog="\b\nsocketkit plugins\nsocketkit plugins fork")
+@click.command(epilog="\b\nsocketkit plugins\nsocketkit plugins fork")
 @click.argument("name", required=False)
 def plugins(name: str | None) -> None:
     """List what is installed and who supplies it; with the NAME of a plugin or a part, its options too.

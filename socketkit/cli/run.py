@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
 import click
 
-from socketkit._dropin.install import environment
-from socketkit.composition import capabilities, config
-from socketkit.transports.tcp import TCP
+from socketkit._dropin import start
 
 
 class _Run(click.Command):
@@ -31,7 +24,6 @@ class _Run(click.Command):
 
 @click.command(
     cls=_Run,
-    short_help="Run a program that was written for socketserver.",
     options_metavar="[--dispatcher SPEC] [--lifecycle SPEC]",
     epilog="\b\nsocketkit run -m http.server 8000\nsocketkit run --dispatcher fork:8 manage.py runserver",
 )
@@ -46,6 +38,18 @@ def run(dispatcher: str | None, lifecycle: str | None, program: Sequence[str]) -
     """
     if program[0] == "-m" and len(program) == 1:
         raise click.UsageError("-m needs the name of a MODULE.")
+    if dispatcher is not None or lifecycle is not None:
+        _check(dispatcher, lifecycle)
+    if not start.can_start():
+        raise click.UsageError("run needs the site module to reach the program; start Python without -S.")
+    start.start(program, dispatcher, lifecycle)
+
+
+def _check(dispatcher: str | None, lifecycle: str | None) -> None:
+    """Raise the error of parts that cannot be made, or cannot work together in a program."""
+    from socketkit.composition import capabilities, config  # noqa: PLC0415 - few programs run with options
+    from socketkit.transports.tcp import TCP  # noqa: PLC0415 - as above
+
     strategy = config.dispatcher(dispatcher) if dispatcher is not None else None
     capabilities.check(
         [TCP("127.0.0.1", 0)],  # a stand-in for whatever the program listens on
@@ -54,29 +58,3 @@ def run(dispatcher: str | None, lifecycle: str | None, program: Sequence[str]) -
     )
     if hasattr(strategy, "interpreters"):
         raise click.UsageError(f"{dispatcher} cannot run the classes of socketserver, which other interpreters cannot copy; use prefork.")
-    if sys.flags.no_site or not sys.executable:
-        raise click.UsageError("run needs the site module to reach the program; start Python without -S.")
-    command = [sys.executable, *_interpreter_options(), *program]
-    _become(command, environment(len(program), dispatcher, lifecycle))
-
-
-def _interpreter_options() -> list[str]:
-    """Return the options that this interpreter was started with, so that ``python -O -m socketkit run X`` runs ``python -O X``.
-
-    Leaves out -E, and the -E in -I, because the drop-in is passed to the interpreter through its environment.
-    """
-    options: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined] # noqa: SLF001 - as multiprocessing does
-    kept = [word for option in options if option != "-E" for word in (["-s", "-P"] if option == "-I" else [option])]
-    buffered = getattr(sys.stdout, "write_through", False)
-    return [*kept, *(["-u"] if buffered else []), *(["-i"] if sys.flags.inspect else [])]
-
-
-def _become(command: list[str], variables: dict[str, str]) -> NoReturn:
-    """Run this program in place of the current process, or in a child process where the system cannot do that."""
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None:  # closed from the start, as by ``>&-``
-            stream.flush()
-    if os.name == "posix":
-        os.execve(command[0], command, variables)  # noqa: S606 - the user names the program
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the console sends Ctrl-C to both; the program decides
-    sys.exit(subprocess.call(command, env=variables))  # noqa: S603 - the same

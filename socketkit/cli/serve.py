@@ -51,7 +51,6 @@ class _Serve(click.Command):
 
 @click.command(
     cls=_Serve,
-    short_help="Serve a handler, or the servers of a configuration file.",
     epilog="\b\nsocketkit serve myapp:Echo --listen tcp://127.0.0.1:9999 --listen unix:///run/echo.sock\nsocketkit serve servers.toml echo dns",
 )
 @click.argument("what", metavar="(HANDLER | CONFIG.toml)")

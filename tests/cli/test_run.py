@@ -220,6 +220,21 @@ def test_libraries_of_ours_are_not_taken_from_namesakes_beside_the_program(files
     assert run(*SOCKETKIT, "run", "folder/told.py").stdout == "socketserver True\n"
 
 
+def test_what_serving_needs_is_not_taken_from_namesakes_beside_the_program(files):
+    for name in ("queue", "heapq", "signal", "weakref", "warnings", "contextvars"):
+        (files / "folder" / f"{name}.py").write_text("print('a namesake')")
+    Path("folder/served.py").write_text("""
+import socketserver
+with socketserver.TCPServer(("127.0.0.1", 0), None) as server:
+    server.shutdown()
+    server.timeout = 0
+    server.handle_request()
+import difflib, queue
+print(hasattr(queue, "SimpleQueue"))
+""")
+    assert run(*SOCKETKIT, "run", "folder/served.py").stdout == "True\n"
+
+
 def test_the_program_does_not_see_how_it_is_reached(files):
     printed = told("""
 import sys

@@ -16,7 +16,7 @@ TYPE_CHECKING = False  # instead of importing it from typing
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from importlib.machinery import ModuleSpec
-    from types import ModuleType
+    from types import FrameType, ModuleType
 
 NAME = "socketserver"
 
@@ -56,11 +56,23 @@ def _comes_from(value: object) -> bool:
     return isinstance(value, type) and any(getattr(base, "__module__", None) == NAME for base in type.mro(value))
 
 
+def _importer() -> str:
+    """Return the package of the code that imports; "" if there is none, as for the program itself."""
+    frame: FrameType | None = sys._getframe(2)  # noqa: SLF001 - the import system does not say
+    while frame is not None and frame.f_globals.get("__name__") in _IMPORT_SYSTEM:
+        frame = frame.f_back
+    return "" if frame is None else str(frame.f_globals.get("__name__", "")).partition(".")[0]
+
+
+_IMPORT_SYSTEM = {"_frozen_importlib", "_frozen_importlib_external", "importlib._bootstrap", "importlib._bootstrap_external"}
+
+
 class _Finder:
     def __init__(self, root: str | None) -> None:
         self._root = root  # None: not the environment that `socketkit run` was started in
         self._path = [*sys.path] if root is None else [*sys.path, root]  # the program's own folder is added later
         self._thread: int | None = None  # the thread that is importing socketkit
+        self._ours = {"socketkit", NAME}  # packages whose imports must not find the program's modules: ours, and what it needs
 
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:  # noqa: ARG002
         if path is not None:
@@ -69,7 +81,8 @@ class _Finder:
             return self._drop_in()
         if name == "socketkit" and self._root is not None:
             return PathFinder.find_spec(name, [self._root])
-        if self._thread == get_ident():  # a program's module must not shadow one that socketkit needs
+        if self._thread == get_ident() or _importer() in self._ours:  # a program's module must not shadow one that socketkit needs
+            self._ours.add(name)  # some of which are imported when the server serves
             return PathFinder.find_spec(name, self._path)
         return None
 
