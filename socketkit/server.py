@@ -96,7 +96,7 @@ class Server(RequestTemplate):
         observers = tuple(observers)
         self._observe(observers)
         if named:
-            self._observe((*observers, *Catalog.load().observers(self)))  # which look at the server: it has to be complete
+            self._observe((*observers, *Catalog.watching(self)))  # which look at the server: it has to be complete
 
     def _observe(self, observers: Iterable[object]) -> None:
         # The name is mangled, because programs give their servers attributes of any name.
@@ -309,7 +309,7 @@ def compose(spec: Mapping[str, Any]) -> Server:
 def assemble(parts: config.Composition, *observers: object) -> Server:
     """Return the server of a composition, with these observers and those of the plugins. Nothing is bound. Raises: IncompatibleError."""
     server = Server(parts.listen, parts.handler, dispatcher=parts.dispatcher, lifecycle=parts.lifecycle, limits=parts.limits)
-    server._observe((*observers, *Catalog.load().observers(server)))  # noqa: SLF001 - completes its constructor
+    server._observe((*observers, *Catalog.watching(server)))  # noqa: SLF001 - completes its constructor
     return server
 
 

@@ -11,6 +11,7 @@ import attrs
 import pytest
 
 from socketkit import Server, hookspecs
+from socketkit._system import logs
 from socketkit.composition.catalog import KINDS, Catalog
 from socketkit.dispatchers.threads import Threads
 from socketkit.errors import ClashError, PluginError, UnknownPartError
@@ -288,6 +289,7 @@ def test_a_plugin_without_usable_observers_does_no_harm(install, alone, result, 
     install("socketkit-eyes", "eyes", OBSERVERS.format("['eyes']"))
     with caplog.at_level(logging.ERROR, "socketkit.catalog"):
         assert Catalog.load().observers("server") == ["eyes"]
+        assert logs.flush()
     assert [record.getMessage() for record in caplog.records] == (
         [] if result == "None" else ["plugin 'blind' of socketkit-blind failed to supply observers"]
     )

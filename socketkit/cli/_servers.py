@@ -112,7 +112,6 @@ def limits(server: Server) -> str:
 
 def part_name(recipe: Any) -> str:
     """Return the name of a recipe, followed by a slash and the name of its inner recipe, if it has one."""
-    offer = Catalog.load().offer_of(recipe)
-    name = offer.name if offer else type(recipe).__name__
+    name = Catalog.name_of(recipe) or type(recipe).__name__
     inner = getattr(recipe, "inner", None)
     return f"{name}/{part_name(inner)}" if inner is not None else name

@@ -3,66 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
-from socketkit.dispatchers.adaptive import Adaptive
-from socketkit.dispatchers.aio import Asyncio
-from socketkit.dispatchers.executor import Executor
-from socketkit.dispatchers.forks import Forks
-from socketkit.dispatchers.interpreters import Interpreters
-from socketkit.dispatchers.pool import Pool
-from socketkit.dispatchers.prefork import Prefork
-from socketkit.dispatchers.sync import Sync
-from socketkit.dispatchers.threads import Threads
+from socketkit.composition.places import PLACES, recipe_at
 from socketkit.hookspecs import hookimpl
-from socketkit.layers.proxy import ProxyProtocol
-from socketkit.layers.tls import TLS
-from socketkit.lifecycles.classic import Classic
-from socketkit.lifecycles.graceful import Graceful
 from socketkit.seams import AnyLayer, Dispatcher, Lifecycle, Transport
-from socketkit.transports.inherited import InheritedFD, Systemd
-from socketkit.transports.memory import Memory
-from socketkit.transports.tcp import TCP
-from socketkit.transports.udp import UDP
-from socketkit.transports.unix import UnixDatagram, UnixStream
+
+
+def _all(kind: str) -> Mapping[str, type[Any]]:
+    return {name: recipe for name in PLACES[kind] if (recipe := recipe_at(kind, name)) is not None}
 
 
 @hookimpl
 def socketkit_transports() -> Mapping[str, type[Transport]]:
     """Return the transports that come with socketkit."""
-    return {
-        "tcp": TCP,
-        "udp": UDP,
-        "unix": UnixStream,
-        "unix-dgram": UnixDatagram,
-        "fd": InheritedFD,
-        "systemd": Systemd,
-        "memory": Memory,
-    }
+    return _all("transport")
 
 
 @hookimpl
 def socketkit_layers() -> Mapping[str, type[AnyLayer]]:
     """Return the layers that come with socketkit."""
-    return {"proxy": ProxyProtocol, "tls": TLS}
+    return _all("layer")
 
 
 @hookimpl
 def socketkit_dispatchers() -> Mapping[str, type[Dispatcher]]:
     """Return the dispatchers that come with socketkit."""
-    return {
-        "sync": Sync,
-        "thread": Threads,
-        "fork": Forks,
-        "pool": Pool,
-        "adaptive": Adaptive,
-        "prefork": Prefork,
-        "interpreters": Interpreters,
-        "asyncio": Asyncio,
-        "executor": Executor,
-    }
+    return _all("dispatcher")
 
 
 @hookimpl
 def socketkit_lifecycles() -> Mapping[str, type[Lifecycle]]:
     """Return the lifecycles that come with socketkit."""
-    return {"classic": Classic, "graceful": Graceful}
+    return _all("lifecycle")

@@ -6,7 +6,6 @@ Each plugin gets its own plugin manager, because in a shared one a single bad pl
 
 from __future__ import annotations
 
-import logging
 import os
 import reprlib
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -16,7 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import attrs
 
+from socketkit._system.logs import Log
 from socketkit.composition import options
+from socketkit.composition.installed import may_have_plugins
+from socketkit.composition.places import name_at, recipe_at
 from socketkit.errors import ClashError, PluginError, UnknownPartError, did_you_mean
 from socketkit.seams import grammar
 
@@ -25,11 +27,14 @@ if TYPE_CHECKING:
 
     from pluggy import PluginManager
 
-logger = logging.getLogger("socketkit.catalog")
+log = Log("socketkit.catalog")
 
 PartKind: TypeAlias = Literal["transport", "layer", "dispatcher", "lifecycle"]
 
 KINDS: tuple[PartKind, ...] = ("transport", "layer", "dispatcher", "lifecycle")
+
+GROUP = "socketkit"
+"""The group of the entry points of plugins: `socketkit.hookspecs.PROJECT`, without importing pluggy."""
 
 _BLOCKED = "SOCKETKIT_DISABLED_PLUGINS"
 
@@ -70,7 +75,7 @@ class Plugin:
         try:
             return [observer for found in self._hooks.hook.socketkit_observers(server=server) for observer in found]
         except Exception:
-            logger.exception("plugin %r of %s failed to supply observers", self.name, self.distribution)
+            log.exception("plugin %r of %s failed to supply observers", self.name, self.distribution)
             return []
 
 
@@ -90,6 +95,29 @@ class Catalog:
     def forget(cls) -> None:
         """Make the next `load` discover plugins again, for tests that install some."""
         _load.cache_clear()
+        _have_plugins.cache_clear()
+
+    @classmethod
+    def recipe(cls, kind: PartKind, name: str) -> type[Any]:
+        """Return the recipe of that name, of the catalog of this process. Raises: as `find`.
+
+        If there are no plugins, one of which might offer the same name, this imports a part of socketkit's own and nothing else.
+        """
+        recipe = recipe_at(kind, name) if _is_bare() else None
+        return cls.load().find(kind, name).recipe if recipe is None else recipe
+
+    @classmethod
+    def watching(cls, server: object) -> list[object]:
+        """Return the observers that plugins have for `server`. Without plugins this imports nothing."""
+        return [] if _is_bare() else cls.load().observers(server)
+
+    @classmethod
+    def name_of(cls, recipe: object) -> str | None:
+        """Return the name of a recipe object's class; None if it has none. Without plugins this imports nothing."""
+        if _is_bare() and (name := name_at(type(recipe))) is not None:
+            return name
+        offer = cls.load().offer_of(recipe)
+        return None if offer is None else offer.name
 
     def offers(self, kind: PartKind) -> tuple[Offer, ...]:
         """Return every offer of one kind, clashes included."""
@@ -135,6 +163,16 @@ class Catalog:
 
 def _source(offer: Offer) -> str:
     return f"{offer.plugin!r} of {offer.distribution}"
+
+
+@cache
+def _have_plugins() -> bool:
+    return may_have_plugins(GROUP)
+
+
+def _is_bare() -> bool:
+    """Return whether no plugin is installed, as far as this process has looked: if it has discovered plugins already, they count."""
+    return not _load.cache_info().currsize and not _have_plugins()
 
 
 @cache

@@ -13,20 +13,17 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial, reduce
 from importlib import import_module
-from pathlib import Path
 from reprlib import repr as brief
 from typing import Any, TypeVar, cast
 
 import attrs
 
 from socketkit.composition import capabilities
-from socketkit.composition.catalog import Catalog, Offer, PartKind
+from socketkit.composition.catalog import Catalog, PartKind
 from socketkit.composition.options import FaultCollector, Text, build, call, fields, leading
 from socketkit.errors import ConfigError, HandlerError, did_you_mean
 from socketkit.seams import Dispatcher, Lifecycle, Transport, grammar
 from socketkit.seams.limits import Limits
-from socketkit.transports.layered import Layered
-from socketkit.transports.memory import Memory
 
 R = TypeVar("R")
 
@@ -117,15 +114,15 @@ def _part(kind: PartKind, spec: Any) -> Any:
     if isinstance(spec, str):
         spec = grammar.part(spec)
     if isinstance(spec, grammar.Part):
-        offer = Catalog.load().find(kind, spec.name)
-        return _recipe(offer, _values(offer, spec))
+        recipe = Catalog.recipe(kind, spec.name)
+        return _recipe(kind, spec.name, recipe, _values(kind, recipe, spec))
     method, example = _SHAPES[kind]
     if isinstance(spec, Mapping):
         values = dict(spec)
         name = values.pop("use", None)
         if not isinstance(name, str):
             raise ConfigError.of(f'needs the key `use` with the name of a {kind}, as in {{ use = "name", option = value }}')
-        return _recipe(Catalog.load().find(kind, name), values)
+        return _recipe(kind, name, Catalog.recipe(kind, name), values)
     if isinstance(spec, type):
         raise ConfigError.of(f"{spec.__name__} is a class; give an instance, as in {spec.__name__}(...)")
     if not callable(getattr(spec, method, None)):
@@ -133,39 +130,41 @@ def _part(kind: PartKind, spec: Any) -> Any:
     return spec
 
 
-def _values(offer: Offer, part: grammar.Part) -> dict[str, object]:
+def _values(kind: PartKind, recipe: type[Any], part: grammar.Part) -> dict[str, object]:
     """Return the option values given as text, including the part's VALUE or place."""
     options: dict[str, object] = {name: Text(value) for name, value in part.options.items()}
     if part.inner:
         options["inner"] = part.inner
-    if offer.kind == "transport" and hasattr(offer.recipe, "locate"):
-        place = call(offer.recipe.locate, part.value)
+    if kind == "transport" and hasattr(recipe, "locate"):
+        place = call(recipe.locate, part.value)
     elif not part.value:
         place = {}
-    elif name := leading(offer.recipe):
+    elif name := leading(recipe):
         place = {name: Text(part.value)}
     else:
-        raise ConfigError.of(f"{offer.kind} {offer.name!r} takes no value; remove {part.value!r}")
+        raise ConfigError.of(f"{kind} {part.name!r} takes no value; remove {part.value!r}")
     for name in place.keys() & options.keys():
         raise ConfigError.of(f"{name} is given twice, by {part.value!r} and as an option")
     return {**place, **options}
 
 
-def _recipe(offer: Offer, values: dict[str, object]) -> Any:
-    title = f"{offer.kind} {offer.name!r}"
-    inner = transport if offer.kind == "transport" else partial(_part, offer.kind)
+def _recipe(kind: PartKind, name: str, recipe: type[Any], values: dict[str, object]) -> Any:
+    title = f"{kind} {name!r}"
+    inner = transport if kind == "transport" else partial(_part, kind)
     faults = FaultCollector()
-    if "inner" in values and "inner" not in fields(offer.recipe):
+    if "inner" in values and "inner" not in fields(recipe):
         del values["inner"]
         with faults.under(""):
-            raise ConfigError.of(f"{title} takes no inner {offer.kind}")
+            raise ConfigError.of(f"{title} takes no inner {kind}")
     with faults.under(""):
-        recipe = build(offer.recipe, title, values, {"inner": inner})
+        made = build(recipe, title, values, {"inner": inner})
     faults.check()
-    return recipe
+    return made
 
 
 def _layered(spec: object, layers: object) -> Any:
+    from socketkit.transports.layered import Layered  # noqa: PLC0415 - not for a part of another kind
+
     if not isinstance(layers, list | tuple):
         raise ConfigError.of(f"must be a list, not {brief(layers)}", "layers")
     faults = FaultCollector()
@@ -239,6 +238,9 @@ def read(path: str | os.PathLike[str], *only: str) -> dict[str, Composition]:
 
 
 def _refuse_shared_places(servers: Mapping[str, Composition], faults: FaultCollector) -> None:
+    from socketkit.transports.layered import Layered  # noqa: PLC0415 - as above
+    from socketkit.transports.memory import Memory  # noqa: PLC0415 - as above
+
     taken: dict[str, str] = {}
     for name, server in servers.items():
         for each in server.listen:
@@ -265,6 +267,8 @@ def _refuse_several_users(servers: Mapping[str, Composition], faults: FaultColle
 
 def _servers(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the tables below ``[servers]``, not yet checked."""
+    from pathlib import Path  # noqa: PLC0415 - only reading a file needs it
+
     try:
         with Path(path).open("rb") as file:
             return _tables(file.read(MAX_FILE_SIZE + 1))

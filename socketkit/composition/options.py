@@ -121,17 +121,22 @@ def structure(value: object, kind: Any) -> Any:
 
     Raises: ValueError, which is an `_ExpectedError` if the expected type can be named; ConfigError.
     """
-    from cattrs.errors import StructureHandlerNotFoundError  # noqa: PLC0415 - only composing by name needs cattrs
-
+    own = (_EXACT.get(kind) if isinstance(kind, type) else None) or next((hook for applies, hook in _SHAPES.items() if applies(kind)), None)
     try:
-        made = _converter().structure(value, kind)
+        made = _converter().structure(value, kind) if own is None else own(value, kind)
     except (SocketkitError, ValueError):
         raise
-    except StructureHandlerNotFoundError:
-        raise ConfigError.of("can only be given in Python, with a recipe object") from None
     except Exception as error:
+        if own is None and _is_lack_of_hook(error):
+            raise ConfigError.of("can only be given in Python, with a recipe object") from None
         raise _ExpectedError(getattr(kind, "__name__", str(kind))) from error
     return str(made) if isinstance(made, Text) else made
+
+
+def _is_lack_of_hook(error: Exception) -> bool:
+    from cattrs.errors import StructureHandlerNotFoundError  # noqa: PLC0415 - as for the converter
+
+    return isinstance(error, StructureHandlerNotFoundError)
 
 
 def _checked(name: str, field: attrs.Attribute[Any], value: object, resolve: Callable[[Any], object]) -> object:
@@ -169,7 +174,7 @@ class _ExpectedError(ValueError):
 
 @cache
 def _converter() -> Converter:
-    from cattrs import Converter  # noqa: PLC0415 - only composing by name needs cattrs
+    from cattrs import Converter  # noqa: PLC0415 - only types that are none of ours need cattrs
 
     converter = Converter(detailed_validation=False)
     for kind, hook in _EXACT.items():
