@@ -8,14 +8,31 @@ import sys
 from socketkit._system import early_signals, init
 
 
-def _run(program: list[str]) -> None:
-    """Run a program that is given without options, so that there is nothing to check; otherwise return."""
-    is_module = program[:1] == ["-m"] and len(program) > 1
-    if program and (is_module or not program[0].startswith("-")):
-        from socketkit._dropin import start  # noqa: PLC0415 - for this command only
+def _run(words: list[str]) -> None:
+    """Run a program, if nothing is wrong with the options before it; otherwise return, so that the command line tells what is.
 
-        if start.can_start():
-            start.start(program)
+    This saves the import of click, which takes longer than everything else that the command does.
+    """
+    from socketkit._dropin import start  # noqa: PLC0415 - for this command only
+    from socketkit.errors import SocketkitError  # noqa: PLC0415 - as above
+
+    chosen: dict[str, str] = {}
+    while words and words[0].partition("=")[0] in {"--dispatcher", "--lifecycle"}:
+        option, given, value = words.pop(0).partition("=")
+        if not given and not words:
+            return
+        chosen[option] = value if given else words.pop(0)
+    is_module = words[:1] == ["-m"] and len(words) > 1
+    if not start.can_start() or not words or (words[0].startswith("-") and not is_module):
+        return
+    dispatcher, lifecycle = chosen.get("--dispatcher"), chosen.get("--lifecycle")
+    try:
+        start.check(dispatcher, lifecycle)
+        is_refused = start.copies(dispatcher)
+    except SocketkitError:
+        return
+    if not is_refused:
+        start.start(words, dispatcher, lifecycle)
 
 
 def main() -> None:

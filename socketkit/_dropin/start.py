@@ -18,6 +18,29 @@ if TYPE_CHECKING:
 _SHIM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "child")  # noqa: PTH100, PTH118, PTH120 - importing pathlib takes longer
 
 
+def check(dispatcher: str | None, lifecycle: str | None) -> None:
+    """Check the parts that a program will run under. Raises: the error of one that cannot be made, or cannot work in a program."""
+    if dispatcher is None and lifecycle is None:
+        return
+    from socketkit.composition import capabilities, config  # noqa: PLC0415 - many programs run without options
+    from socketkit.transports.tcp import TCP  # noqa: PLC0415 - as above
+
+    capabilities.check(
+        [TCP("127.0.0.1", 0)],  # a stand-in for whatever the program listens on
+        config.dispatcher(dispatcher) if dispatcher is not None else None,
+        config.lifecycle(lifecycle) if lifecycle is not None else None,
+    )
+
+
+def copies(dispatcher: str | None) -> bool:
+    """Return whether the dispatcher copies its server into other interpreters, which a server of a program cannot be."""
+    if dispatcher is None:
+        return False
+    from socketkit.composition import config  # noqa: PLC0415 - as above
+
+    return hasattr(config.dispatcher(dispatcher), "interpreters")
+
+
 def can_start() -> bool:
     """Return whether this interpreter can reach the program's, which needs the site module."""
     return bool(not sys.flags.no_site and sys.executable)

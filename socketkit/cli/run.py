@@ -38,23 +38,9 @@ def run(dispatcher: str | None, lifecycle: str | None, program: Sequence[str]) -
     """
     if program[0] == "-m" and len(program) == 1:
         raise click.UsageError("-m needs the name of a MODULE.")
-    if dispatcher is not None or lifecycle is not None:
-        _check(dispatcher, lifecycle)
+    start.check(dispatcher, lifecycle)
+    if start.copies(dispatcher):
+        raise click.UsageError(f"{dispatcher} cannot run the classes of socketserver, which other interpreters cannot copy; use prefork.")
     if not start.can_start():
         raise click.UsageError("run needs the site module to reach the program; start Python without -S.")
     start.start(program, dispatcher, lifecycle)
-
-
-def _check(dispatcher: str | None, lifecycle: str | None) -> None:
-    """Raise the error of parts that cannot be made, or cannot work together in a program."""
-    from socketkit.composition import capabilities, config  # noqa: PLC0415 - few programs run with options
-    from socketkit.transports.tcp import TCP  # noqa: PLC0415 - as above
-
-    strategy = config.dispatcher(dispatcher) if dispatcher is not None else None
-    capabilities.check(
-        [TCP("127.0.0.1", 0)],  # a stand-in for whatever the program listens on
-        strategy,
-        config.lifecycle(lifecycle) if lifecycle is not None else None,
-    )
-    if hasattr(strategy, "interpreters"):
-        raise click.UsageError(f"{dispatcher} cannot run the classes of socketserver, which other interpreters cannot copy; use prefork.")
