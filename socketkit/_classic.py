@@ -1,4 +1,4 @@
-"""The engine of classic servers. Apart from their classes, which programs import that serve later, or never."""
+"""The engine of classic servers. Apart from their classes, which many programs import that never make a server."""
 
 from __future__ import annotations
 

@@ -141,6 +141,8 @@ class BaseServer(RequestTemplate):
     __is_shut_down: Any
 
     def __init__(self, server_address: Any, RequestHandlerClass: Callable[[Any, Any, Any], object]) -> None:  # noqa: N803 - classic name
+        from socketkit import _classic  # noqa: F401, PLC0415 - now: a program may change its user or root folder before it serves
+
         self.server_address = server_address
         self.RequestHandlerClass = RequestHandlerClass
         self.__is_shut_down = _Over()
@@ -183,7 +185,6 @@ class BaseServer(RequestTemplate):
 
     def handle_request(self) -> None:
         """Serve one request; call `handle_timeout` if none comes within `timeout` or the socket's own timeout, whichever is less."""
-        engine_of(self)  # imports what the request needs, while there is a descriptor left for that
         limits = [each for each in (self.socket.gettimeout(), self.timeout) if each is not None]
         timeout = min(limits) if limits else None
         deadline = None if timeout is None else time() + timeout
@@ -235,7 +236,7 @@ class BaseServer(RequestTemplate):
         """Print the current exception to standard error. Serving goes on even if standard error is closed, broken or blocked."""
         line = "-" * 40
         with contextlib.suppress(Exception):  # the address may not be printable
-            from socketkit._system import logs  # noqa: PLC0415 - imported since the server serves, unless the program calls this itself
+            from socketkit._system import logs  # noqa: PLC0415 - imported since a server was made
 
             error = sys.exception()
             trace = "NoneType: None\n" if error is None else logs.format_exception(error) + "\n"
@@ -265,7 +266,7 @@ class BaseServer(RequestTemplate):
             return vars(self).setdefault("_BaseServer__is_shut_down", _Over())
 
     def _make_engine(self) -> Engine:
-        from socketkit._classic import ClassicEngine  # noqa: PLC0415 - it imports the loop, which a server needs when it serves
+        from socketkit._classic import ClassicEngine  # noqa: PLC0415 - the constructor has imported it, if it was called
 
         return ClassicEngine(self, self.__turn, _new_selector, _accept_now)
 
@@ -573,7 +574,7 @@ if hasattr(os, "fork"):
             """Start a process that handles the request, and close this process's copy of the connection."""
             if _dispatched(self, request, client_address):
                 return
-            from socketkit._system.children import fork  # noqa: PLC0415 - imported since the server serves
+            from socketkit._system.children import fork  # noqa: PLC0415 - imported since a server was made
 
             pid = fork(lambda: _in_child(self, request, client_address))
             if self.active_children is None:

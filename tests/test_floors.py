@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -313,6 +314,21 @@ present = set({absent!r}.split()) & sys.modules.keys()
 assert not present, present
 """
     )
+
+
+NOTHING_CAN_BE_IMPORTED = """
+class Nothing:
+    def find_spec(self, name, path=None, target=None):
+        raise ImportError(f"{name} is imported while the server serves")
+
+sys.meta_path.insert(0, Nothing())
+"""
+
+
+@pytest.mark.parametrize("kind", ["TCPServer", "ThreadingTCPServer", "ForkingTCPServer"])
+def test_a_server_that_is_made_serves_where_nothing_can_be_imported(kind):
+    """As after a program has changed its root folder, or where no descriptor is left."""
+    python(SERVES_ONE.format(kind=kind).replace("    client = ", textwrap.indent(NOTHING_CAN_BE_IMPORTED, "    ") + "    client = "))
 
 
 def test_what_few_programs_need_is_there_for_those_that_do():

@@ -304,8 +304,6 @@ def fail():
     raise OSError("no use")
 
 server = TCPServer(("127.0.0.1", 0), None)
-server.timeout = 0
-server.handle_request()  # it serves, though nobody has come yet
 {NO_DESCRIPTOR}
 try:
     fail()

@@ -49,6 +49,7 @@ def install() -> ModuleSpec:
 def _choose() -> None:
     dispatcher, lifecycle = os.environ.get("SOCKETKIT_RUN_DISPATCHER"), os.environ.get("SOCKETKIT_RUN_LIFECYCLE")
     if dispatcher or lifecycle:
+        from socketkit._engine import connection, drain  # noqa: F401, PLC0415 - now: a program may change its root folder before it serves
         from socketkit.composition import config  # noqa: PLC0415 - without a choice, nothing of it is needed
 
         Override.dispatcher = config.dispatcher(dispatcher) if dispatcher else None

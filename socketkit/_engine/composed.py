@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from socketkit._engine import renewal
+from socketkit._engine import connection, renewal  # noqa: F401 - connection: now, because a lifecycle may change the user before it serves
 from socketkit._engine.admission import Admission
 from socketkit._engine.deadlines import Deadlines, limit_stalls
 from socketkit._engine.descriptors import fitted

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import re  # noqa: F401 - `warnings.filterwarnings` imports it, which would fail after a change of the root folder
 import select
 import signal
 import socket

@@ -173,9 +173,9 @@ def test_an_address_of_another_machine(here):
 
 AS_NOBODY = """
 import os, sys, handlers
-from socketkit.composition import config
-from socketkit.cli import main
-config.dispatcher("fork:2")  # what is needed is loaded while it may be read
+from socketkit.composition.catalog import Catalog
+from socketkit.cli import _serving, main, serve
+Catalog.load()  # what is needed is loaded while it may be read
 if os.getuid() == 0:
     os.setgid(65534)
     os.setuid(65534)
