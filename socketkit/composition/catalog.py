@@ -17,7 +17,6 @@ import attrs
 
 from socketkit._system.logs import Log
 from socketkit.composition import options
-from socketkit.composition.installed import may_have_plugins
 from socketkit.composition.places import name_at, recipe_at
 from socketkit.errors import ClashError, PluginError, UnknownPartError, did_you_mean
 from socketkit.seams import grammar
@@ -167,7 +166,9 @@ def _source(offer: Offer) -> str:
 
 @cache
 def _have_plugins() -> bool:
-    return may_have_plugins(GROUP)
+    from importlib import metadata  # noqa: PLC0415 - as below
+
+    return bool(metadata.entry_points(group=GROUP))
 
 
 def _is_bare() -> bool:
