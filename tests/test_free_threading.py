@@ -29,7 +29,6 @@ from socketkit.cli import _together
 from socketkit.dispatchers import _executor, _workers, adaptive
 from socketkit.dispatchers import pool as pools
 from socketkit.dispatchers.threads import ThreadList
-from socketkit.seams.stats import Stats
 from socketkit.testing import stepping
 
 HERE = sys.modules[__name__]
@@ -243,7 +242,7 @@ def test_no_request_of_a_conversation_is_lost_from_the_count():
         assert books._tally.served == 2
 
 
-@pytest.mark.parametrize("read", [lambda tallies: tallies.settled, lambda tallies: tallies.stats().accepted])
+@pytest.mark.parametrize("read", [lambda tallies: tallies.settled, lambda tallies: tally.stats_of(tallies.read()).accepted])
 def test_a_worker_that_ends_meanwhile_is_counted_once(read):
     def make():
         tallies = Tallies()
@@ -257,7 +256,7 @@ def test_a_worker_that_ends_meanwhile_is_counted_once(read):
         (tally, HERE), make, lambda tallies, _: (read, tallies), lambda tallies, made: (tallies.close, made)
     ):
         assert count == 2
-        assert tallies.stats() == Stats(0, {"finished": 2})
+        assert tallies.read() == (0, {"finished": 2})
 
 
 # --- dispatchers ------------------------------------------------------------------------------------------------------
