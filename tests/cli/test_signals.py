@@ -1,5 +1,6 @@
 """Signals at every moment of `socketkit serve`: while it imports, once it has served, and as process 1 of a container."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -161,7 +162,13 @@ def children(pid):
 
 
 def zombies(pid):
-    return [child for child in children(pid) if Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] == "Z"]
+    """Return the ended children that the process has not reaped yet. It may reap one at any time."""
+    found = []
+    for child in children(pid):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                found.append(child)
+    return found
 
 
 @isolated
