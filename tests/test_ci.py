@@ -32,7 +32,7 @@ def test_a_script_is_executable_and_valid(script):
 
 def test_ci_runs_the_tests_and_those_of_cpython_on_every_version():
     script = RUN.read_text("utf-8")
-    loops = dict(re.findall(r'^for version in (.+); do\n.* session "(\w+)\(\$version\)"$', script, re.MULTILINE))
+    loops = dict(re.findall(r'^ *for version in (.+); do\n.* session "(\w+)\(\$version\)"$', script, re.MULTILINE))
     assert {session: words for words, session in loops.items()} == {
         "tests_on": '"${versions[@]}"',
         "cpython": '3.11 "${versions[@]}"',  # the test command of README runs on 3.11
