@@ -4,6 +4,8 @@ The classic names are imported at once. Every other name is imported on first us
 that it does not need, nor carry them into every process that it forks.
 """
 
+import sys
+
 from socketkit import socketserver
 from socketkit.socketserver import *  # noqa: F403 - the classic names that this platform has
 
@@ -85,13 +87,13 @@ if not TYPE_CHECKING:  # a type checker that saw it would accept any name
 
     def __getattr__(name: str) -> object:
         """Import a name on first use."""
-        from importlib import import_module  # noqa: PLC0415 - the classic names do without it
-
         for place, names in _PLACES.items():
             if name in names:
+                from importlib import import_module  # noqa: PLC0415 - only now: to ask for any other name must import nothing
+
                 value = globals()[name] = getattr(import_module(f"{__name__}.{place}"), name)
                 return value
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name, obj=import_module(__name__))
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name, obj=sys.modules[__name__])
 
 
 def __dir__() -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import socketkit
-from helpers.support import ROOT
+from helpers.support import ROOT, python
 from socketkit.testing.programs import run
 
 PACKAGE = Path(socketkit.__file__).parent
@@ -156,3 +156,23 @@ def test_the_annotations_of_classic_classes_can_be_evaluated():
 
     for name in socketkit.socketserver.__all__:
         assert typing.get_type_hints(type(name, (getattr(socketkit.socketserver, name),), {})) is not None
+
+
+def test_a_name_that_no_module_has_imports_nothing():
+    """Code that loops over sys.modules asks each module for names such as __warningregistry__, and a new module would end the loop."""
+    python(
+        """
+import sys, socketkit
+before = set(sys.modules)
+for module in sys.modules.values():
+    assert not hasattr(module, "socketkit_has_no_such_name")
+assert set(sys.modules) == before
+"""
+    )
+
+
+def test_the_seams_know_their_names_without_importing_them():
+    from socketkit import seams
+    from socketkit.seams import names
+
+    assert sorted(names.__all__) == sorted(seams._NAMES)
