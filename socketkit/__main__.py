@@ -27,11 +27,10 @@ def _run(words: list[str]) -> None:
         return
     dispatcher, lifecycle = chosen.get("--dispatcher"), chosen.get("--lifecycle")
     try:
-        start.check(dispatcher, lifecycle)
-        is_refused = start.copies(dispatcher)
+        can_run = start.check(dispatcher, lifecycle)
     except SocketkitError:
         return
-    if not is_refused:
+    if can_run:
         start.start(words, dispatcher, lifecycle)
 
 

@@ -18,27 +18,23 @@ if TYPE_CHECKING:
 _SHIM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "child")  # noqa: PTH100, PTH118, PTH120 - importing pathlib takes longer
 
 
-def check(dispatcher: str | None, lifecycle: str | None) -> None:
-    """Check the parts that a program will run under. Raises: the error of one that cannot be made, or cannot work in a program."""
+def check(dispatcher: str | None, lifecycle: str | None) -> bool:
+    """Check the parts that a program will run under. Return False if the dispatcher copies its server, which a program's cannot be.
+
+    Raises: the error of a part that cannot be made, or cannot work in a program.
+    """
     if dispatcher is None and lifecycle is None:
-        return
+        return True
     from socketkit.composition import capabilities, config  # noqa: PLC0415 - many programs run without options
     from socketkit.transports.tcp import TCP  # noqa: PLC0415 - as above
 
+    strategy = config.dispatcher(dispatcher) if dispatcher is not None else None
     capabilities.check(
         [TCP("127.0.0.1", 0)],  # a stand-in for whatever the program listens on
-        config.dispatcher(dispatcher) if dispatcher is not None else None,
+        strategy,
         config.lifecycle(lifecycle) if lifecycle is not None else None,
     )
-
-
-def copies(dispatcher: str | None) -> bool:
-    """Return whether the dispatcher copies its server into other interpreters, which a server of a program cannot be."""
-    if dispatcher is None:
-        return False
-    from socketkit.composition import config  # noqa: PLC0415 - as above
-
-    return hasattr(config.dispatcher(dispatcher), "interpreters")
+    return not hasattr(strategy, "interpreters")
 
 
 def can_start() -> bool:

@@ -38,8 +38,7 @@ def run(dispatcher: str | None, lifecycle: str | None, program: Sequence[str]) -
     """
     if program[0] == "-m" and len(program) == 1:
         raise click.UsageError("-m needs the name of a MODULE.")
-    start.check(dispatcher, lifecycle)
-    if start.copies(dispatcher):
+    if not start.check(dispatcher, lifecycle):
         raise click.UsageError(f"{dispatcher} cannot run the classes of socketserver, which other interpreters cannot copy; use prefork.")
     if not start.can_start():
         raise click.UsageError("run needs the site module to reach the program; start Python without -S.")
