@@ -250,6 +250,8 @@ class _Adaptive:
                 if now >= self._alarm_set + self._patience:
                     self._set_alarm(now)
                 table.append(BATON)
+                if self._wanted:  # this thread did not run for so long that the monitor looked before the baton lay there
+                    self._alarm.wake()
             run_unit(unit, log)
             del unit  # keep no reference to a finished request
             if self._score > FAINT:

@@ -195,6 +195,28 @@ def test_an_error_of_one_run_does_not_end_the_next_one(rooms, monkeypatch):
             assert server.state is (State.FAILED if broken else State.STOPPED)
 
 
+def test_a_leader_that_lays_the_baton_down_after_the_monitor_looked_is_still_found_blocked(rooms, monkeypatch):
+    looked = threading.Event()
+    with serve(rooms) as server:
+        live = innards.live(server)
+
+        def slow_set_alarm(now, set_alarm=live._set_alarm):
+            set_alarm(now)
+            assert looked.wait(10)
+
+        def look_and_tell(look=live._look):
+            look()
+            if live._wanted:
+                looked.set()
+
+        monkeypatch.setattr(live, "_set_alarm", slow_set_alarm)
+        monkeypatch.setattr(live, "_look", look_and_tell)
+        client = held(server, rooms)
+        assert talk(server.addresses[0], b"fast") == b"done"
+        rooms.leave.set()
+        assert answers(client)
+
+
 def test_no_thread_to_be_had_leaves_the_baton_to_whoever_is_done_first(rooms, monkeypatch, caplog):
     with serve(rooms) as server:
         assert talk(server.addresses[0], b"fast") == b"done"
