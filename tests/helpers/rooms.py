@@ -9,6 +9,7 @@ class Rooms:
 
     def __init__(self):
         self.inside, self.leave = threading.Semaphore(0), threading.Event()
+        self.held = False
         self.most, self._now, self._lock = 0, 0, threading.Lock()
         self.threads = set()
 
@@ -19,6 +20,7 @@ class Rooms:
             self.threads.add(threading.get_ident())
         try:
             if request.recv(4) == b"hold":
+                self.held = True
                 self.inside.release()
                 assert self.leave.wait(20)
             request.sendall(b"done")
