@@ -38,13 +38,16 @@ class Interpreters(Supervised):
     def check(self, handler: Any) -> None:
         """Raise IncompatibleError if another interpreter could not import the handler, or whatever the inner dispatcher's check raises."""
         name = getattr(handler, "__qualname__", repr(handler))
-        module = getattr(handler, "__module__", None)
+        module: Any = getattr(handler, "__module__", None)
         if module == "__main__":
             reason = f"cannot import {name} from the program's main file into another interpreter"
             raise IncompatibleError("Interpreters", reason, "define it in a module that can be imported, or use prefork")
         if _found(module, name) is not handler:
             reason = f"cannot import {name} into another interpreter: it is no name of the module {module}"
             raise IncompatibleError("Interpreters", reason, "define it at the top of a module, or use prefork")
+        if module is not None and not _is_importable(module):  # without a handler there is no module
+            reason = f"cannot import {name} into another interpreter: its module {module} is not on sys.path"
+            raise IncompatibleError("Interpreters", reason, "add the folder of that module to sys.path, or use prefork")
         super().check(handler)
 
     def start(self, work: Work) -> InterpreterSupervisor:
@@ -52,6 +55,15 @@ class Interpreters(Supervised):
         from socketkit.dispatchers._supervision.interpreters import InterpreterSupervisor  # noqa: PLC0415 - only for Python 3.14 and later
 
         return InterpreterSupervisor(self, work)
+
+
+def _is_importable(module: str) -> bool:
+    """Return whether the import system finds the module's top-level package. That it is loaded does not show it.
+
+    For instance pytest loads test modules from their files, if it is told to with ``--import-mode=importlib``.
+    """
+    package = module.partition(".")[0]
+    return any(finder.find_spec(package, None) is not None for finder in sys.meta_path)
 
 
 def _found(module: Any, name: str) -> object:

@@ -9,6 +9,7 @@ import socket
 import ssl
 import sys
 import threading
+import types
 
 import pytest
 
@@ -86,6 +87,14 @@ def test_a_handler_that_no_module_has_is_refused_with_the_remedy():
         with pytest.raises(IncompatibleError, match=rf"cannot import .* {why}.*module.*, or use prefork"):
             Interpreters(2).check(handler)
     Interpreters(2).check(Words)
+
+
+def test_a_handler_whose_module_was_loaded_from_a_file_off_the_path_is_refused_with_the_remedy(monkeypatch):
+    module = types.ModuleType("nowhere_else.handlers")
+    exec("class Handler: pass", vars(module))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    with pytest.raises(IncompatibleError, match=r"its module nowhere_else\.handlers is not on sys\.path; add the folder"):
+        Interpreters(2).check(module.Handler)
 
 
 def test_the_inner_dispatcher_looks_at_the_handler_too():
