@@ -75,18 +75,34 @@ _numbers = itertools.count()
 
 _clients: weakref.WeakSet[socket.socket] = weakref.WeakSet()
 
+_closing = threading.Lock()
+"""Held while a client's socket is closed, and during a fork: of a socket that is half closed, the child could not close its copy."""
+
+
+class _Client(socket.socket):
+    def close(self) -> None:
+        with _closing:
+            super().close()
+
 
 def _close_clients() -> None:
+    _closing.release()
     for client in list(_clients):
         client.close()
+
+
+def _end_fork() -> None:
+    _closing.release()
+    _forked.set()
 
 
 _forked = threading.Event()
 """Set after each fork. A client begins its handshake only then: a child would inherit the locks that TLS holds in the client's thread."""
 
 os.register_at_fork(
+    before=_closing.acquire,
     after_in_child=_close_clients,  # otherwise a connection that a client closes here would stay open in the child
-    after_in_parent=_forked.set,
+    after_in_parent=_end_fork,
 )
 
 
@@ -474,7 +490,7 @@ class Served:
         """Return an unconnected client socket. Owner: the caller."""
         unix = self._lab.transport.startswith("unix")
         stream = self._lab.kind == "stream"
-        client = socket.socket(socket.AF_UNIX if unix else socket.AF_INET, socket.SOCK_STREAM if stream else socket.SOCK_DGRAM)
+        client = _Client(socket.AF_UNIX if unix else socket.AF_INET, socket.SOCK_STREAM if stream else socket.SOCK_DGRAM)
         _clients.add(client)
         try:
             client.settimeout(timeout)
