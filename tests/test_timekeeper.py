@@ -95,6 +95,7 @@ def test_it_takes_no_signal_from_whom_it_shall_interrupt(keeper):
 ENDED = """
 import os, socket
 from socketkit import Limits, Server
+from socketkit.testing.programs import wait_until
 
 with Server("tcp://127.0.0.1:0", "helpers.interpreted:Words", dispatcher="interpreters:1/sync", limits=Limits(request=60)) as server:
     before = set(os.listdir("/proc/self/task"))
@@ -102,11 +103,11 @@ with Server("tcp://127.0.0.1:0", "helpers.interpreted:Words", dispatcher="interp
     with socket.create_connection(server.addresses[0], timeout=60) as client:
         assert client.recv(100)  # a handler runs, so a deadline is kept
     server.stop()
-print(len(set(os.listdir("/proc/self/task")) - before))
+wait_until(lambda: set(os.listdir("/proc/self/task")) <= before)  # a thread may be listed for a moment after its end
 """
 
 
 @pytest.mark.skipif(sys.version_info < (3, 14), reason="Python has interpreters since 3.14")
 @pytest.mark.timeout(120)
 def test_none_outlives_the_interpreter_that_it_is_in():
-    assert python(ENDED, guard=100).stdout == "0\n"
+    python(ENDED, guard=100)

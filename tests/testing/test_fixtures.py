@@ -88,9 +88,10 @@ def test_a_test_runs_for_each_of_both_and_says_for_which(tmp_path):
             assert f"test_it[{dispatcher}-{transport}]" in listed or f"test_it[{transport}-{dispatcher}]" in listed
 
 
+@pytest.mark.timeout(120)
 def test_the_tests_of_the_guide_pass_as_they_stand_there(tmp_path):
     snippets.save(ROOT / "docs/how-to/test-step-by-step.md", tmp_path)
-    said = run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=tmp_path, env=with_path(tmp_path)).stdout
+    said = run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", guard=100, cwd=tmp_path, env=with_path(tmp_path)).stdout
     assert "failed" not in said
     passed, skipped = (int(re.search(rf"(\d+) {word}", said)[1]) for word in ("passed", "skipped"))
     dispatchers = len(Catalog.load().offers("dispatcher"))  # one that a plugin has installed may refuse the handler
