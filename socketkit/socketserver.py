@@ -310,7 +310,7 @@ def _new_selector() -> Any:
 
 def _dispatched(server: Any, request: Request, client_address: Address) -> bool:
     """Give the request to the override's dispatcher; False if there is none, or it drives but no run is under way (`handle_request`)."""
-    if not _Override.is_set():
+    if _Override.dispatcher is None and _Override.lifecycle is None:  # as `is_set`, without the call
         return False
     engine = engine_of(server)
     live = engine.start_dispatcher()

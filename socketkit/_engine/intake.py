@@ -141,7 +141,7 @@ class Intake:
     def due(self) -> float | None:
         """Return the seconds until `take` has work that no descriptor announces, such as a timer; None when there is none."""
         units = self.units
-        if units.woken or self.accepting.ready or units.turns or units.wait_for_poll:
+        if units.woken or self.accepting.ready or units.turns or units.later:
             return 0.0
         moment = self._due()
         return None if moment is None else max(moment - self.clock(), 0.0)
@@ -260,13 +260,13 @@ class Intake:
 
     # inside
 
-    def _wait(self, timeout: float | None) -> None:
+    def _wait(self, timeout: float | None) -> None:  # noqa: C901 - the hot path, in one piece
         """Wait for a descriptor or a timer, and record which sources are ready."""
         if self.stopped:  # perhaps while a source took a request, and by now it is closed
             return
         self._polling = True  # set before the deadlines are read: a later deadline wakes the poller
         units = self.units
-        if units.woken or units.wait_for_poll or self._interrupted:
+        if units.woken or units.later or self._interrupted:
             timeout = 0.0
         moment = self._due()
         if moment is not None:
@@ -284,7 +284,8 @@ class Intake:
                 thing.readable()
             elif self.lot.leave(thing):
                 units.woken.append(thing)
-        units.have_polled()
+        if units.later:
+            units.have_polled()
         if moment is not None:
             now = self.clock()
             if now >= moment:

@@ -124,7 +124,8 @@ class ParkingLot:
     def due(self) -> float | None:
         """Return the time of the next deadline, by the lot's clock; None when there is none."""
         self._next = NEVER
-        self._read_news()
+        if self._news:
+            self._read_news()
         order, noted = self._order, self._noted
         while order and not noted[order[0]]:
             del noted[heapq.heappop(order)]
@@ -135,7 +136,8 @@ class ParkingLot:
 
     def expire(self, now: float) -> list[Any]:
         """Remove and return the connections whose deadline has passed."""
-        self._read_news()
+        if self._news:
+            self._read_news()
         over = []
         while self._order and self._order[0] <= now:
             moment = heapq.heappop(self._order)
@@ -164,8 +166,6 @@ class ParkingLot:
         return everyone
 
     def _read_news(self) -> None:
-        if not self._news:
-            return
         now = self._clock()
         while self._news:
             parked = self._news.popleft()

@@ -17,25 +17,21 @@ class Units:
     Attributes:
         woken: units whose wait is over.
         turns: units that had used up their share before the last poll.
+        later: units that have used up their share since the last poll, and will be ready after the next.
     """
 
     def __init__(self) -> None:
         self.woken: deque[Any] = deque()
         self.turns: deque[Any] = deque()
-        self._later: deque[Any] = deque()  # units that have used up their share since the last poll
+        self.later: deque[Any] = deque()
         self._emptied = False
-
-    @property
-    def wait_for_poll(self) -> bool:
-        """Whether units will be ready after the next poll."""
-        return bool(self._later)
 
     def again(self, unit: Any) -> bool:
         """Queue the unit behind everything else that is ready; False if `empty` has already run."""
-        self._later.append(unit)
+        self.later.append(unit)
         if self._emptied:
             try:
-                self._later.remove(unit)
+                self.later.remove(unit)
             except ValueError:
                 return True  # `empty` removed it with the rest
             return False
@@ -43,9 +39,9 @@ class Units:
 
     def have_polled(self) -> None:
         """Make the units that used up their share before this poll ready."""
-        while self._later:
+        while self.later:
             try:
-                self.turns.append(self._later.popleft())
+                self.turns.append(self.later.popleft())
             except IndexError:  # `again` has just taken it back
                 return
 
