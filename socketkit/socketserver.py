@@ -476,6 +476,9 @@ class _NoThreads:
     def append(self, thread: threading.Thread) -> None:
         pass
 
+    def make_room(self) -> None:
+        pass
+
     def join(self) -> None:
         pass
 
@@ -507,7 +510,7 @@ class ThreadingMixIn:
         """Start a thread that runs `process_request_thread`."""
         if _dispatched(self, request, client_address):
             return
-        if self.block_on_close:
+        if self.block_on_close and "_threads" not in vars(self):
             vars(self).setdefault("_threads", _Threads())
         start_thread(self.process_request_thread, (request, client_address), self._threads, daemon=self.daemon_threads)
 

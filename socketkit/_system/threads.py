@@ -99,17 +99,21 @@ class ThreadList(list[threading.Thread]):
         self._look_at = 1
 
     def append(self, thread: threading.Thread) -> None:
-        """Add a started thread. Daemon threads are not added, because nothing waits for them.
+        """Add a started thread. Daemon threads are not added, because nothing waits for them."""
+        if not thread.daemon:
+            with self._lock:
+                super().append(thread)
 
-        Ended threads are removed whenever the list has doubled since the last removal, so the average cost of a thread does not depend
-        on how many run.
+    def make_room(self) -> None:
+        """Remove the threads that have ended, whenever the list has doubled since the last time.
+
+        So the average cost of a thread does not depend on how many run. Call this before starting a thread: afterwards the caller and
+        the new thread compete for the interpreter.
         """
-        with self._lock:
-            if len(self) >= self._look_at:
+        if len(self) >= self._look_at:
+            with self._lock:
                 self[:] = [each for each in self if each.is_alive()]
                 self._look_at = max(1, 2 * len(self))
-            if not thread.daemon:
-                super().append(thread)
 
     def pop_all(self) -> list[threading.Thread]:
         """Remove and return all threads."""
@@ -138,6 +142,7 @@ def start_thread(run: Callable[..., object], arguments: tuple[Any, ...], threads
     kind = SureThread if threading.Thread is _USUAL else threading.Thread  # a program may have replaced the class
     thread = kind(target=run, args=arguments)
     thread.daemon = daemon
+    threads.make_room()
     try:
         thread.start()
     finally:
