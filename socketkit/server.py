@@ -208,7 +208,8 @@ class Server(RequestTemplate):
             engine.stop(None, wait=True)
         engine.close_listeners()
         if engine.run is None:  # otherwise this is a call from within the run, which needs the live dispatcher to end
-            engine.close(getattr(self.lifecycle, "drain", None))
+            joined = not getattr(self.dispatcher, "daemon", False)  # as the classic classes leave daemons alone here
+            engine.close(getattr(self.lifecycle, "drain", None), wait=joined)
 
     def __enter__(self) -> Self:
         self.__engine.open()

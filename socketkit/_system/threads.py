@@ -91,16 +91,17 @@ class BackgroundThread(SureThread):
 
 
 class ThreadList(list[threading.Thread]):
-    """The running non-daemon threads of one server. The classic mix-in exposes it as `_threads`."""
+    """The running threads of one server, without daemons unless `daemons`. The classic mix-in exposes its own as `_threads`."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, daemons: bool = False) -> None:
         super().__init__()
+        self._daemons = daemons
         self._lock = threading.Lock()
         self._look_at = 1
 
     def append(self, thread: threading.Thread) -> None:
-        """Add a started thread. Daemon threads are not added, because nothing waits for them."""
-        if not thread.daemon:
+        """Add a started thread. Most lists leave daemons out, because nothing waits for them."""
+        if self._daemons or not thread.daemon:
             with self._lock:
                 super().append(thread)
 

@@ -15,7 +15,7 @@ class Threads:
     """One thread for each request, without a limit."""
 
     daemon: bool = attrs.field(default=False, kw_only=True)
-    """True: the interpreter may exit while requests run, and a drain does not wait for them."""
+    """True: the interpreter may exit while requests run, and a server that does not drain closes without waiting for them."""
 
     requires: ClassVar[frozenset[str]] = frozenset({"threads"})
 
@@ -32,7 +32,7 @@ class Threads:
 class _ThreadPerRequest:
     work: Work
     daemon: bool
-    threads: ThreadList = attrs.field(factory=ThreadList)
+    threads: ThreadList = attrs.field(factory=lambda: ThreadList(daemons=True))  # which a drain waits for, too
 
     def dispatch(self, request: Request, client_address: Address) -> None:
         start_thread(self.work.run, (request, client_address), self.threads, daemon=self.daemon)

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from socketkit.testing.programs import Program
+from socketkit.testing.programs import Program, wait_until
 
 PROGRAM = """
 import os, socketserver, sys
@@ -89,3 +89,42 @@ def test_a_silent_client_holds_a_program_only_if_its_threads_are_no_daemons(tmp_
                 program.line("then b'go on")
             assert program.wait() == 0
             program.line("^over$")
+
+
+def _refuses(port):
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) != 0
+
+
+GRACEFUL = ("-m", "socketkit", "run", "--lifecycle")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("more", [(), ("--dispatcher", "executor")], ids=lambda more: "-".join(more) or "own")
+def test_a_drain_waits_for_daemon_threads_too(tmp_path, number, more):
+    script = tmp_path / "program.py"
+    script.write_text(DAEMONS)
+    with Program(sys.executable, "-u", *GRACEFUL, "graceful:10", *more, str(script), "daemon") as program:
+        port = int(program.line(r"port (\d+)")[0][1])
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+            client.sendall(b"hold\n")
+            program.line("got")
+            program.send_signal(number)
+            wait_until(lambda: _refuses(port))
+            client.sendall(b"go on\n")
+            program.line("then b'go on")
+            assert program.wait() == 0
+            assert program.output.index("then") < program.output.index("over")
+
+
+def test_a_drain_says_that_it_has_cut_a_daemon_thread(tmp_path):
+    script = tmp_path / "program.py"
+    script.write_text(DAEMONS)
+    with Program(sys.executable, "-u", *GRACEFUL, "graceful:100ms", str(script), "daemon") as program:
+        port = int(program.line(r"port (\d+)")[0][1])
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+            client.sendall(b"hold\n")
+            program.line("got")
+            program.send_signal(signal.SIGTERM)
+            assert program.wait() == 0
+            program.line("0 finished, 1 forced, 0 stuck")

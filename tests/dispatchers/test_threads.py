@@ -34,12 +34,31 @@ def test_each_request_has_a_thread_of_its_own():
     assert len({thread for _, thread in work.ran}) == 3
 
 
-def test_daemon_threads_are_not_waited_for():
+def test_a_drain_waits_for_daemon_threads():
     work = Recorder()
     live = Threads(daemon=True).start(work)
     live.dispatch(1, "peer")
-    assert live.wait(0)
+    assert not live.wait(0)
     work.leave.set()
+    assert live.wait(10)
+    [(_, thread)] = work.ran
+    assert thread.daemon
+
+
+def test_closing_without_a_drain_leaves_daemon_threads_alone():
+    inside, leave = threading.Event(), threading.Event()
+
+    def hold(request, client_address, server):
+        inside.set()
+        leave.wait(10)
+
+    with Server(TCP("127.0.0.1", 0), hold, dispatcher="thread,daemon=true", lifecycle="classic").start() as server:
+        with socket.create_connection(server.addresses[0]):
+            assert inside.wait(10)
+            server.server_close()  # otherwise it waits for the handler
+            assert not leave.is_set()
+            assert server.stats().active == 1
+            leave.set()
 
 
 def test_ended_threads_are_forgotten_without_being_waited_for():
