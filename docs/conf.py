@@ -70,6 +70,8 @@ nitpick_ignore_regex = [
 nitpick_ignore = [
     # Type variables and aliases of plain types: `reference/seams/index` explains them.
     *(("py:class", name) for name in ("Request", "Address", "Seconds", "Kind", "Unit", "R")),
+    # `Server.stopping` says all about what it returns.
+    ("py:class", "socketkit._engine.stopping.Stopping"),
 ]
 
 

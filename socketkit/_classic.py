@@ -86,6 +86,11 @@ class ClassicEngine(Engine):
         return Override.lifecycle or _ONLY_THE_LOOP
 
     @property
+    def address(self) -> str:
+        server = self.server
+        return f"{type(server).__name__} at {getattr(server, 'server_address', None)}"
+
+    @property
     def is_interruptible(self) -> bool:
         return not hasattr(self.server, "block_on_close")  # which the mix-ins have, whose requests survive a Ctrl-C
 

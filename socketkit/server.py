@@ -18,6 +18,7 @@ from socketkit._engine.composed import ComposedEngine, note_started, started
 from socketkit._engine.observers import Observers
 from socketkit._engine.run import Run
 from socketkit._engine.steps import ENGINE, RequestTemplate, own_step
+from socketkit._engine.stopping import Stopping
 from socketkit._system.threads import aside
 from socketkit._system.tls import has_left
 from socketkit.composition import capabilities, config
@@ -234,6 +235,15 @@ class Server(RequestTemplate):
         """
         run = self.__engine.run
         return run is not None and run.ready
+
+    @property
+    def stopping(self) -> Stopping:
+        """Whether the server is told to stop, for handlers that go on for long: ``is_set()``, and ``wait(timeout)`` as of an event.
+
+        Set when the server takes no new requests any more: at the stop, or at the end of the lame duck. A handler that reads it when
+        it begins keeps that of its own run. Under a dispatcher with workers it is that of the worker; a child of `fork` is not told.
+        """
+        return self.__engine.stopping
 
     @property
     def addresses(self) -> list[Address]:

@@ -18,6 +18,8 @@ from socketkit import TCP, Adaptive, Asyncio, ConversationHandler, Executor, Gra
 from socketkit._engine.holdup import Holdup
 from socketkit._engine.intake import Intake
 from socketkit._engine.ledger import Ledger
+from socketkit._engine.stopping import Stopping
+from socketkit.seams import InWork
 from socketkit.testing import FakeClock
 from socketkit.testing.clients import address
 from socketkit.testing.programs import Program
@@ -470,6 +472,70 @@ def test_a_conversation_that_has_ended_is_not_kept_alive_by_what_it_says_at_its_
             assert made[0]() is None
         finally:
             gc.enable()
+
+
+@pytest.mark.parametrize("dispatcher", [Pool(2), Adaptive(), Threads()], ids=lambda each: type(each).__name__)
+def test_what_is_in_work_at_a_stop_is_known_with_its_time(rooms, dispatcher):
+    lifecycle = Graceful(drain=30, lame_duck=5)
+    with Server(ANYWHERE, rooms, dispatcher=dispatcher, lifecycle=lifecycle, clock=FakeClock()).start() as server:
+        with held(server, rooms):
+            run = innards.run(server)
+            server.stop(wait=False)
+            assert run.in_work() == InWork(1, 35.0)
+            server.stop(drain=1, wait=False)
+            assert run.in_work() == InWork(1, 1.0)
+            rooms.leave.set()
+
+
+def test_idle_conversations_are_not_in_work():
+    class Echo(ConversationHandler):
+        def handle_one_request(self):
+            self.wfile.write(self.rfile.readline())
+
+    with Server(ANYWHERE, Echo, dispatcher=Pool(2)).start() as server, socket.create_connection(server.addresses[0], timeout=10) as client:
+        client.sendall(b"hello\n")
+        assert client.recv(10) == b"hello\n"
+        run = innards.run(server)
+        while not run.intake.lot.parked:
+            pass
+        assert run.in_work().requests == 0
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(0, "no request in work"), (1, "1 request in work, up to 0.5 s"), (2, "2 requests in work, up to 0.5 s")]
+)
+def test_what_is_in_work_can_be_said(number, text):
+    assert str(InWork(number, 0.5)) == text
+
+
+def test_handlers_of_each_run_learn_of_its_stop():
+    seen = []
+
+    def note(request, client_address, server):
+        seen.append(server.stopping)
+        request.sendall(b"x")
+
+    with Server(ANYWHERE, note) as server:
+        for _ in range(2):
+            server.start()
+            with socket.create_connection(server.addresses[0], timeout=10) as client:
+                assert client.recv(1) == b"x"
+            assert not seen[-1].is_set()
+            server.stop()
+            assert seen[-1].wait()
+    assert seen[0] is not seen[1]
+
+
+def test_a_stop_ends_every_wait_for_it():
+    stopping, ended = Stopping(), []
+    waiting = [threading.Thread(target=lambda: ended.append(stopping.wait(20))) for _ in range(5)]
+    for thread in waiting:
+        thread.start()
+    for _ in range(2):
+        stopping.set()
+    for thread in waiting:
+        thread.join()
+    assert ended == [True] * 5
 
 
 def test_a_handler_that_ends_as_soon_as_it_is_woken_counts_as_forced():

@@ -81,6 +81,10 @@ class ComposedEngine(Engine):
         lifecycle: Lifecycle = self.server.lifecycle
         return lifecycle
 
+    @property
+    def address(self) -> str:
+        return ", ".join(self.server.urls)
+
     def recipe(self) -> Dispatcher:
         dispatcher: Dispatcher = self.server.dispatcher
         return dispatcher

@@ -38,6 +38,7 @@ class Drain:
         self._engine = engine
         self._ledger = engine.ledger
         self._live = engine.live
+        self._label = engine.label  # while its listeners, and so their ports, are known
         self._queue = queue
         self._refused = 0  # requests that the last round had no time for
 
@@ -61,7 +62,7 @@ class Drain:
                 live.close()
         report = DrainReport(finished, cut + late - len(stuck), stuck)
         if cut or late:
-            log.warning("stopped at the deadline: %s", report)
+            log.warning("%s: stopped at the deadline: %s", self._label, report)
         return report
 
     def _serve_last_round(self) -> None:

@@ -15,6 +15,7 @@ from socketkit._engine.observers import NOBODY, Observers
 from socketkit._engine.request import Requests
 from socketkit._engine.run import Phase, Run
 from socketkit._engine.sources import RequestSource
+from socketkit._engine.stopping import Stopping
 from socketkit._engine.tally import Tally
 from socketkit._engine.work import StartedDispatcher, Work
 from socketkit._system import logs
@@ -54,8 +55,10 @@ class Engine(Requests, ABC):
         self.live: StartedDispatcher | None = None
         self.run: Run | None = None
         self.phase = Phase.NEW
+        self.name = ""  # what log lines call the server; "": see `label`
         self.report: DrainReport | None = None
         self.stop_before_start = False
+        self.stopping = Stopping()  # that of the current run, or the last one
         self._undrained: Run | None = None  # the last run, if it was not drained
         self._gate = threading.Lock()  # guards `run`
         self._preparing = threading.Lock()  # what is made on first use is made once, whichever threads need it at the same time
@@ -82,6 +85,16 @@ class Engine(Requests, ABC):
     @abstractmethod
     def turn(self) -> Callable[[], object] | None:
         """Return what to call after every turn of the loop; None: nothing, so the loop may sleep until an event."""
+
+    @property
+    @abstractmethod
+    def address(self) -> str:
+        """The server's addresses, as log lines show them."""
+
+    @property
+    def label(self) -> str:
+        """What log lines call the server: its name in a configuration, or its addresses."""
+        return self.name or self.address
 
     def keep_renewing(self, run: Run) -> None:
         """Begin to renew what can be renewed while the run lasts. Called once, in the serving thread, when the run is ready."""
@@ -126,6 +139,7 @@ class Engine(Requests, ABC):
                 raise AlreadyServingError
             run = Run(self, pace, getattr(self.lifecycle, "lame_duck", 0.0), getattr(self.lifecycle, "drain", None))
             run.before = self._undrained
+            self.stopping = run.told
             self.run = run  # before the flag is read: `stop` sets the flag before it reads this again
             if self.stop_before_start:
                 run.stopping, self.stop_before_start = True, False
@@ -145,6 +159,7 @@ class Engine(Requests, ABC):
         """End the run. If it was not drained, its live dispatcher, listeners and parked connections are left to the next one."""
         self.phase = Phase.STOPPED if run.error is None else Phase.FAILED
         self.report = run.report
+        run.told.set()
         run.timer.close()
         if isinstance(run.error, KeyboardInterrupt) and self.is_interruptible:
             self._cut_soon(self.ledger.active())
@@ -277,6 +292,7 @@ class Engine(Requests, ABC):
         """In a worker: serve with this dispatcher, and with a ledger and a run of its own. Return the run."""
         self.ledger = ledger = ReplicaLedger(self.ledger, tally, settled)
         self.run = run = Run(self, pace, opened=opened)
+        self.stopping = run.told
         if settled is not None:
             from socketkit._engine.conversation import count_requests  # noqa: PLC0415 - for workers that count their requests
 

@@ -12,6 +12,7 @@ from functools import partial
 from socketkit._engine.holdup import AFTER_FORCE, Holdup, break_off, shut_down
 from socketkit._engine.housekeeping import Housekeeping
 from socketkit._engine.intake import Intake
+from socketkit._engine.stopping import Stopping
 from socketkit._system.forking import forks
 from socketkit._system.timer import TimerThread
 from socketkit.seams.states import State
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from socketkit._engine.engine import Engine
     from socketkit._engine.sources import RequestSource
     from socketkit._engine.work import StartedDispatcher
-    from socketkit.seams import DrainReport
+    from socketkit.seams import DrainReport, InWork
 
 
 class Phase(enum.Enum):
@@ -89,6 +90,7 @@ class Run:
         self.last: Intake | None = None  # the last round's intake, while that is served
         self.ready = False  # requests are taken, and stop was not requested
         self.stopping = False
+        self.told = Stopping()  # the same for handlers, who may wait for it
         self.draining = False
         self.drained = False  # whether its live dispatcher was waited for and closed
         self._handed_over = False
@@ -229,6 +231,18 @@ class Run:
         if self.intake is not None:
             self.intake.retire()
 
+    def in_work(self) -> InWork:
+        """As `socketkit.seams.Serving.in_work`. Takes no lock, because a signal handler may have interrupted who holds it."""
+        from socketkit.seams.stats import InWork  # noqa: PLC0415 - an attrs class, and classic servers do not drain
+
+        ledger, intake = self._engine.ledger, self.intake
+        idle = 0 if intake is None else len(intake.lot.parked)
+        if self.stopping or self._lame_until is None or self._patience is None:
+            left = self.left()
+        else:
+            left = self._until(self._lame_until + self._patience)
+        return InWork(max(0, len(ledger.in_work) - idle) + ledger.replicas.read()[0], left)
+
     def left(self) -> float | None:
         """Return the seconds until the drain ends, by its own limit or by an earlier deadline set by `stop`; None: it may take for ever."""
         return self._until(self._end_by)
@@ -284,6 +298,7 @@ class Run:
             self._asked = self._clock()
             self._end_by = None if self._patience is None else self._asked + self._patience
             self.stopping = True
+            self.told.set()
 
     def _until(self, end: float | None) -> float | None:
         """Return the seconds until `end`, or an earlier deadline set by `stop`; None if there is neither."""

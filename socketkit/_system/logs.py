@@ -74,6 +74,12 @@ class Log:
         if _is_enabled(self._name, INFO):
             self._say(INFO, message, args, **how)
 
+    def announce(self, message: str, *args: object) -> None:
+        """Log at INFO, and show it to a user at a terminal whose program logs nothing there."""
+        self.info(message, *args)
+        if _is_terminal(sys.stderr) and not _reaches_terminal(_find(self._name)):
+            _put_plain(_format(message, args))
+
     def warning(self, message: str, *args: object, **how: Any) -> None:
         """Log at WARNING."""
         if _is_enabled(self._name, WARNING):
@@ -138,6 +144,23 @@ def _find(name: str) -> logging.Logger | None:
 def _is_enabled(name: str, level: int) -> bool:
     logger = _find(name)
     return level >= WARNING if logger is None else logger.isEnabledFor(level)
+
+
+def _is_terminal(stream: Any) -> bool:
+    try:
+        return bool(stream.isatty())
+    except Exception:  # noqa: BLE001 - it is None, closed, or a program's own
+        return False
+
+
+def _reaches_terminal(logger: logging.Logger | None) -> bool:
+    """Return whether an INFO line of this logger is shown at a terminal."""
+    above = logger if logger is not None and logger.isEnabledFor(INFO) else None
+    while above is not None:
+        if any(each.level <= INFO and _is_terminal(getattr(each, "stream", None)) for each in above.handlers):
+            return True
+        above = above.parent if above.propagate else None
+    return False
 
 
 def write(stream: Any, text: str) -> None:

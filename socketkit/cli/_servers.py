@@ -76,6 +76,7 @@ def compose(compositions: Mapping[str, Composition], *observers: object) -> dict
     for key, parts in compositions.items():
         with faults.under(key):
             servers[key] = assemble(parts, *observers)
+            engine_of(servers[key]).name = key
     faults.check()
     return servers
 

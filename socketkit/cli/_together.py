@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from socketkit._engine.steps import engine_of
 from socketkit._system import activation, notify
 from socketkit.cli._servers import Watch, compose, listeners, renew, run_of
 from socketkit.logs import Log
 from socketkit.seams import State
-from socketkit.seams.stats import DrainReport
+from socketkit.seams.stats import DrainReport, InWork
 
 if TYPE_CHECKING:
     from socketkit._system.wakeup import Wakeup
@@ -76,6 +77,13 @@ class Together:
             server.stop(drain, wait=False)
         self._end()
 
+    def in_work(self) -> InWork:
+        """Return what all servers have yet to finish together, and the longest of their times."""
+        runs = [run for server in list(self.ever) if (run := run_of(server)) is not None]
+        busy = [found for run in runs if (found := run.in_work()).requests]
+        limits = [each.seconds for each in busy if each.seconds is not None]
+        return InWork(sum(each.requests for each in busy), None if len(limits) < len(busy) else max(limits, default=0.0))
+
     def renew(self) -> None:
         """Renew the layers of all servers."""
         for server in self._servers.copy().values():
@@ -120,9 +128,9 @@ class Together:
         Raises: any error that prevents serving them; nothing has changed then.
         """
         changed = {key: parts for key, parts in compositions.items() if self._compositions.get(key) != parts}
-        leaving = [server for key, server in self._servers.items() if key in changed or key not in compositions]
+        leaving = {key: server for key, server in self._servers.items() if key in changed or key not in compositions}
         coming = compose(changed, self._watch)
-        with activation.offering(listener.socket for server in leaving for listener in listeners(server)):
+        with activation.offering(listener.socket for server in leaving.values() for listener in listeners(server)):
             _start(coming.values())
         self._compositions = compositions
         self._servers.update(coming)
@@ -132,8 +140,8 @@ class Together:
         for each in self._rounds:
             each.renew()
         self.renew()
-        for server in leaving:
-            _hand_over(server)
+        for key, server in leaving.items():
+            _hand_over(server, "replaced" if key in changed else "removed")
             threading.Thread(target=self._see_off, args=(server,), daemon=True).start()
         if not changed and not leaving:
             log.warning("reload found no changes in the configuration")
@@ -226,7 +234,10 @@ def _start(servers: Iterable[Server]) -> None:
         opened.pop_all()
 
 
-def _hand_over(server: Server) -> None:
+def _hand_over(server: Server, how: str = "") -> None:
+    """Hand a server over. how: what a reload does to it, which is then said."""
     run = run_of(server)
     if run is not None:  # None if it has just ended by itself
         run.hand_over()
+        if how:
+            log.announce("%s is %s: %s", engine_of(server).label, how, run.in_work())

@@ -130,7 +130,13 @@ class _Foreground:
         if self._received > 2:  # noqa: PLR2004 - stop, force, leave
             os._exit(128 + number)
         self._tell_stopping()
-        self._serving.stop(None if self._received == 1 else 0.0)
+        if self._received > 1:
+            self._serving.stop(0.0)
+            return
+        self._serving.stop(None)
+        work = self._serving.in_work()
+        again = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+        log.announce("stopping: %s%s", work, f"; {again} again to cut {'them' if work.requests > 1 else 'it'}" if work.requests else "")
 
     def on_force(self, _number: int, _frame: FrameType | None) -> None:
         """In a child that serves a request, end it: only the parent sends this. A child with its own SIGTERM handler is sent that next."""

@@ -20,7 +20,7 @@ else:
         """
         Adapts Address Answered Answers AnyLayer Awaits BeginsInLoop BoundsHandlers Branch Checks Clock Connects Copies Cuts
         Daemonizes Dispatch Dispatcher DrainReport Drive EVENTS EventLoop Expires Forces ForksRequests ForksWorkers Handshake
-        Inline Intake IsAsync Kind Kinds Layer Lifecycle Lingers Listener Located NamesClient Narrows NeedsSocket Nests OpenIntake
+        InWork Inline Intake IsAsync Kind Kinds Layer Lifecycle Lingers Listener Located NamesClient Narrows NeedsSocket Nests OpenIntake
         OpensSeveral PackedReplica Parking Parks Queue REFUSALS Refusal Renews RenewsWorkers ReplacesSocket Replica
         RepliesToMessages Request Requires RunsAsync RunsInPlace RunsInterpreters Seconds Serving ShakesHands Shares SpeaksFirst
         Starts State Stats Stuck TakesAnySocket TakesKinds TakesLoopConnections Transport Unit UnpackedReplica Upgrades

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from socketkit.seams.stats import DrainReport
+    from socketkit.seams.stats import DrainReport, InWork
 
 
 class Lifecycle(Protocol):
@@ -43,6 +43,9 @@ class Serving(Protocol):
         Safe in a signal handler, from any thread and at any time: it stores a number and writes one byte. With 0 all requests are
         forced at once. Otherwise `run` goes on for the lifecycle's `lame_duck` seconds first, and reports not ready meanwhile.
         """
+
+    def in_work(self) -> InWork:
+        """Return what is left to finish after `stop` or `hand_over`. Safe wherever `stop` is."""
 
     def on_ready(self, callback: Callable[[], None], every: float | None = None, /) -> None:
         """Call `callback` when the server first takes requests, and then every `every` seconds while it does; None: only once.

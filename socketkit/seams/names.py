@@ -54,7 +54,7 @@ from socketkit.seams.powers import (
     Watches,
 )
 from socketkit.seams.states import State
-from socketkit.seams.stats import DrainReport, Queue, Stats, Stuck
+from socketkit.seams.stats import DrainReport, InWork, Queue, Stats, Stuck
 from socketkit.seams.transports import Handshake, Layer, Listener, Transport, open_listeners
 from socketkit.seams.types import Address, Clock, Kind, Request, Seconds, Unit
 from socketkit.seams.validators import at_least, permission_bits, seconds, seconds_or_none, socket_path, some_seconds_or_none
@@ -87,6 +87,6 @@ __all__ += [
 __all__ += ["Answers", "Checks", "Daemonizes", "ForksRequests", "ForksWorkers", "Kinds", "Located", "NeedsSocket", "Nests", "OpensSeveral"]
 __all__ += ["IsAsync", "NamesClient", "ReplacesSocket", "RepliesToMessages", "Requires", "RunsAsync", "SpeaksFirst", "Starts", "TakesKinds"]
 __all__ += ["RunsInterpreters", "TakesAnySocket", "TakesLoopConnections", "Upgrades", "UsesAsyncLibrary"]
-__all__ += ["Address", "Clock", "Kind", "Request", "Seconds", "Unit"]
+__all__ += ["Address", "Clock", "InWork", "Kind", "Request", "Seconds", "Unit"]
 __all__ += ["Answered", "Handshake", "Layer", "Listener", "Transport", "open_listeners"]
 __all__ += ["at_least", "permission_bits", "seconds", "seconds_or_none", "socket_path", "some_seconds_or_none"]

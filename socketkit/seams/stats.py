@@ -56,6 +56,24 @@ class Stuck:
 
 
 @attrs.frozen
+class InWork:
+    """What a server that was told to stop has yet to finish.
+
+    requests: the number in work; a worker process or interpreter counts its idle connections, too.
+    seconds: how long they may go on at most; None: without a limit.
+    """
+
+    requests: int = 0
+    seconds: float | None = None
+
+    def __str__(self) -> str:
+        if not self.requests:
+            return "no request in work"
+        limit = "without a limit" if self.seconds is None else f"up to {max(0.0, round(self.seconds, 1)):g} s"
+        return f"{self.requests} request{'s' * (self.requests > 1)} in work, {limit}"
+
+
+@attrs.frozen
 class DrainReport:
     """How the requests of a server ended when it stopped.
 

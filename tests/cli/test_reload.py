@@ -138,6 +138,23 @@ def test_a_server_that_is_gone_is_drained_and_one_that_is_new_serves(three):
     assert service.stop() == 0
 
 
+def test_a_reload_says_what_a_removed_or_replaced_server_has_in_work_and_what_it_cuts(here):
+    Path("given.py").write_text("import logging\nlogging.basicConfig(level=logging.INFO)\n" + GIVEN)
+    a, c = (f"[servers.{name}]\nlisten = 'tcp://127.0.0.1:0'\nhandler = 'given:{{}}'\nlifecycle = 'graceful:500ms'\n" for name in "ac")
+    Path("two.toml").write_text(a.format("upper") + c.format("chat"))
+    with Service("two.toml") as service:
+        [chat] = [address(url) for url in service.serving(2) if talks(url)]
+        service.told()
+        with socket.create_connection(chat, GUARD) as lasting:
+            assert lasting.recv(10) == b"hello"
+            Path("two.toml").write_text(a.format("lower"))
+            service.reload()
+            service.line("servers.a is replaced: no request in work")
+            service.line("servers.c is removed: 1 request in work, up to 0.5 s")
+            service.line("servers.c: stopped at the deadline: 0 finished, 1 forced, 0 stuck")
+        assert service.stop() == 0
+
+
 def refused_at_last(where):
     while True:
         try:

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import signal
 import socket
 import sys
@@ -90,6 +91,100 @@ thread = in_background(kill)
 server.serve_forever()
 thread.join()
 assert server.stats().outcomes == {{"finished": 1}}, server.stats()
+"""
+    )
+
+
+HOLD = (
+    PRELUDE
+    + """
+import logging
+inside = threading.Semaphore(0)
+def hold(request, peer, server):
+    inside.release()
+    request.recv(1)
+def serve(clients, **how):
+    server = Server(TCP("127.0.0.1", 0), hold, dispatcher="thread", **how)
+    started = serving(server)
+    def run(number):
+        started.wait()
+        held = [socket.create_connection(server.addresses[0]) for _ in range(clients)]
+        for _ in held: inside.acquire()
+        os.kill(os.getpid(), number)
+        for client in held: client.recv(1)
+    thread = in_background(lambda: run(getattr(signal, sys.argv[1])))
+    server.serve_forever()
+    thread.join()
+"""
+)
+
+
+@pytest.mark.parametrize(("number", "again"), [("SIGINT", "Ctrl-C"), ("SIGTERM", "SIGTERM")])
+def test_a_stop_signal_is_answered_at_once(number, again):
+    said = python(HOLD + "logging.basicConfig(level=logging.INFO)\nserve(1, lifecycle=Graceful(0.5))", number).stderr
+    assert said.startswith(f"INFO:socketkit.lifecycles.graceful:stopping: 1 request in work, up to 0.5 s; {again} again to cut it\n")
+    assert re.search(r"WARNING:socketkit.serving:tcp://127.0.0.1:\d+: stopped at the deadline: 0 finished, 1 forced, 0 stuck\n$", said), (
+        said
+    )
+
+
+TERMINAL = """
+terminal, standard_error = os.openpty()
+os.dup2(standard_error, 2)
+serve(2, lifecycle=Graceful(0.5))
+os.set_blocking(terminal, False)
+print(os.read(terminal, 1000).decode())
+"""
+
+
+@pytest.mark.parametrize("setup", ["", "level=logging.WARNING", "level=logging.INFO", "level=logging.INFO, stream=open(os.devnull, 'w')"])
+def test_a_stop_signal_is_answered_at_a_terminal_once(setup):
+    setup = f"logging.basicConfig({setup})" if setup else ""
+    setup = f"sys.stderr = open(2, 'w', buffering=1, closefd=False)\n{setup}\n"  # the terminal
+    said = python(HOLD + TERMINAL.replace("serve(", setup + "serve("), "SIGINT").stdout
+    assert said.count("stopping: 2 requests in work, up to 0.5 s; Ctrl-C again to cut them") == 1, said
+
+
+def test_without_requests_a_stop_signal_is_answered_too():
+    said = python(
+        PRELUDE
+        + """
+import logging
+logging.basicConfig(level=logging.INFO)
+server = Server(TCP("127.0.0.1", 0), print)
+started = serving(server)
+thread = in_background(lambda: (started.wait(), os.kill(os.getpid(), signal.SIGTERM)))
+server.serve_forever()
+thread.join()
+"""
+    ).stderr
+    assert said == "INFO:socketkit.lifecycles.graceful:stopping: no request in work\n"
+
+
+def test_a_handler_in_the_serving_thread_learns_of_the_stop_while_it_waits_for_it():
+    python(
+        PRELUDE
+        + """
+inside = threading.Event()
+def waits(request, peer, server):
+    stopping = server.stopping
+    assert not stopping.is_set() and not stopping.wait(0) and not stopping.wait(0.001)
+    inside.set()
+    assert stopping.wait(20) and stopping.wait() and stopping.is_set()
+    request.sendall(b"bye")
+server = Server(TCP("127.0.0.1", 0), waits, dispatcher=Sync(), lifecycle=Graceful(20))
+assert not server.stopping.is_set()
+started = serving(server)
+def kill():
+    started.wait()
+    with socket.create_connection(server.addresses[0]) as client:
+        inside.wait()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert client.recv(3) == b"bye"
+thread = in_background(kill)
+server.serve_forever()
+thread.join()
+assert server.stopping.is_set() and server.stats().outcomes == {"finished": 1}
 """
     )
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from socketkit.seams import DrainReport
+from socketkit.seams import DrainReport, InWork
 from socketkit.server import Server
 from socketkit.testing.conformance.commands import Commands, client
 from socketkit.testing.conformance.promises import Report, applies_if, check, expect
@@ -153,6 +153,10 @@ class _Run:
 
     def stop(self, _drain: float | None = None, /) -> None:
         self.calls.append("stop")
+
+    def in_work(self) -> InWork:
+        self.calls.append("in_work")
+        return InWork()
 
     def on_ready(self, _callback: Callable[[], None], _every: float | None = None, /) -> None:
         self.calls.append("on_ready")
