@@ -1,6 +1,7 @@
 """Who is let in: never one too many, nobody forgotten outside, and everybody in the books."""
 
 import contextlib
+import logging
 import select
 import socket
 import threading
@@ -247,7 +248,8 @@ def test_a_connection_beyond_the_cap_is_turned_away_with_a_word_if_so_asked(serv
     assert client(server).say(b"three\n").hears() == b"three\n"
 
 
-def test_the_conversation_that_was_idle_longest_makes_room_for_a_new_one(served):
+def test_the_conversation_that_was_idle_longest_makes_room_for_a_new_one(served, caplog):
+    caplog.set_level(logging.INFO)
     serve, client = served
     server = serve(Limits(max_connections=3, overflow="shed"))
     clients = []
@@ -264,6 +266,8 @@ def test_the_conversation_that_was_idle_longest_makes_room_for_a_new_one(served)
     assert server.watcher.most == 3
     server.stop()
     assert server.stats().outcomes == {"refused": 1, "finished": 3}
+    [line] = [record.getMessage() for record in caplog.records if record.name == "socketkit.limits"]
+    assert line.endswith(" by limits.max_connections: closed while idle, to make room for another connection")
 
 
 def test_nobody_is_closed_to_make_room_for_nobody(served):

@@ -1,6 +1,8 @@
 """Deadlines: who is over its time is cut then, whatever it sends; who is not is left alone; and nobody pays for it."""
 
 import contextlib
+import logging
+import re
 import socket
 import sys
 import threading
@@ -26,12 +28,14 @@ from socketkit import (
     Sync,
     Threads,
     UnixStream,
+    logs,
 )
 from socketkit._engine import deadlines
 from socketkit._engine.deadlines import Deadlines, Unheard
 from socketkit._engine.ledger import Entry, Ledger
 from socketkit.testing import FakeClock
 from socketkit.testing.clients import address, talk
+from socketkit.testing.programs import Program
 
 ANYWHERE = TCP("127.0.0.1", 0)
 ALL = [Sync(), Threads(), Pool(1), Adaptive(), Executor(), Asyncio()]
@@ -223,6 +227,63 @@ def test_the_idle_time_of_a_conversation_is_its_dispatchers_unless_limits_say_an
     assert ended(talking)
     server.stop()
     assert server.stats().outcomes == {"finished": 1}
+
+
+def cuts(caplog):
+    """Return what the log says of cuts, without the addresses."""
+    assert logs.flush()
+    said = [record.getMessage() for record in caplog.records if record.name == "socketkit.limits" and record.levelno == logging.INFO]
+    return [re.sub(r"^.*: cut .* by ", "", line) for line in said]
+
+
+@pytest.mark.parametrize(
+    ("handler", "limits", "line"),
+    [
+        (Plain, {"first_byte": 30}, "limits.first_byte: no byte arrived within 30 s"),
+        (Echo, {"first_byte": 30}, "limits.first_byte: no request arrived in time"),
+        (Greets, {"request": 30}, "limits.request: not finished within 30 s"),
+    ],
+    ids=["silent", "conversation", "request"],
+)
+def test_a_cut_of_a_silent_client_is_one_line_that_names_the_key(served, caplog, handler, limits, line):
+    caplog.set_level(logging.INFO)
+    serve, client = served
+    server = serve(handler, Adaptive(), **limits)
+    silent = client(server)
+    if handler is Echo:
+        wait_until(lambda: innards.parked(server))
+        server.clock.advance(0.02)
+        wait_until(lambda: any(unit.begun for unit in list(innards.parked(server))))
+    else:
+        begin(server, silent)
+    server.clock.advance(30.5)
+    wait_until(lambda: server.stats().outcomes)
+    assert cuts(caplog) == [line]
+
+
+@pytest.mark.parametrize(("limits", "key"), [({"idle": 30}, "limits.idle"), ({}, "dispatcher.idle")], ids=["limit", "dispatcher"])
+def test_a_cut_of_an_idle_conversation_is_one_line_that_names_the_key(served, caplog, limits, key):
+    caplog.set_level(logging.INFO)
+    serve, client = served
+    server = serve(Echo, Adaptive(idle=30), **limits)
+    talking = client(server)
+    talking.sendall(b"x\n")
+    assert talking.recv(10) == b"x\n"
+    wait_until(lambda: innards.parked(server))
+    server.clock.advance(30.5)
+    assert ended(talking)
+    wait_until(lambda: server.stats().outcomes)
+    assert cuts(caplog) == [f"{key}: no request came within 30 s"]
+
+
+def test_a_cut_names_its_server_as_the_configuration_does(tmp_path):
+    (tmp_path / "given.py").write_text(
+        "import logging\nlogging.basicConfig(level=logging.INFO)\ndef chat(request, client_address, server): request.recv(1)"
+    )
+    (tmp_path / "chat.toml").write_text("servers.chat = {listen='tcp://127.0.0.1:0', handler='given:chat', limits={first_byte='100ms'}}")
+    with Program(sys.executable, "-u", "-m", "socketkit", "serve", "chat.toml", cwd=tmp_path) as program:
+        with socket.create_connection(address(program.serving()[0])):
+            program.line(r"servers.chat: cut \('127.0.0.1', \d+\) by limits.first_byte: no byte arrived within 0.1 s")
 
 
 def test_asynchronous_handlers_are_cut_too():
@@ -450,7 +511,11 @@ def test_a_client_that_takes_nothing_of_what_it_is_sent_is_given_up(transport):
         STALLS
         + f"""
 import os, logging
-logging.basicConfig(level=logging.WARNING)
+from socketkit import logs
+class Keep(logging.Handler):
+    def emit(self, record): cuts.append(record.getMessage())
+logging.basicConfig(level=logging.INFO, handlers=[Keep()])
+cuts = []
 for dispatcher, handler in ((Sync(), Plain), (Threads(), Buffered), (Pool(2), Plain), (Adaptive(), Talks), (Executor(), Talks),
                             (Asyncio(), Plain), (Asyncio(), Coroutine), (Forks(4), Plain)):
     watcher = Watcher()
@@ -466,6 +531,8 @@ for dispatcher, handler in ((Sync(), Plain), (Threads(), Buffered), (Pool(2), Pl
         while not server.stats().outcomes and time.monotonic() < began + 8: time.sleep(0.01)
         assert server.stats().outcomes == {{"timed out": 1}}, (dispatcher, handler, server.stats())
         client.close()
+        assert logs.flush()
+        if dispatcher == Sync(): assert [each.split(" by ")[1] for each in cuts] == ["limits.write_stall: the client took nothing of what it was sent"]
 """
     )
 

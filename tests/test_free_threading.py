@@ -223,7 +223,7 @@ def test_a_request_that_fails_at_its_deadline_has_one_failure():
         return books.fail, entry.request, ValueError()
 
     def cut(books, entry):
-        return books.cut, entry, "too late"
+        return books.cut, entry, "request", "too late"
 
     for _books, entry, *_ in schedules(ledger, make, fail, cut):
         assert told == [entry.outcome]

@@ -125,6 +125,8 @@ class Connection(RequestUnit):
     def evict(self, reason: str) -> None:
         """Make the next call end its conversation, which was already removed from the lot."""
         self._source.ledger.refuse(self.request, reason)
+        own = getattr(getattr(self._source.server, "dispatcher", None), "connections", None)
+        self._source.ledger.say_cut(self, "limits.max_connections" if own is None else "dispatcher.connections", reason)
         self.expired, self._is_first = True, False
 
     def abandon(self) -> None:
@@ -256,7 +258,7 @@ class Connection(RequestUnit):
             return
         if then is _Then.END:
             if self.expired and self._is_first:  # otherwise the client has made a request before
-                self._source.ledger.cut(self, "no request arrived in time")
+                self._source.ledger.cut(self, "first_byte", "no request arrived in time")
             self._end()
             return
         if then is _Then.RUN_ON:
@@ -305,9 +307,13 @@ class Connection(RequestUnit):
 
     def _time_out(self) -> _Then:
         """End a conversation that was idle for too long. A handler of `http.server` sees its own timeout, which it logs."""
-        handler = self._handler
-        is_own = self.outcome == "finished" and not self._is_first and not self._source.intake.ending and self._own_timeout()
-        if is_own and not isinstance(handler, ConversationHandler):
+        handler, server = self._handler, self._source.server
+        was_idle = self.outcome == "finished" and not self._is_first and not self._source.intake.ending
+        if was_idle and not self._own_timeout():
+            limits = getattr(server, "limits", None)  # classic servers have none
+            key = "dispatcher.idle" if limits is None or limits.idle is None else "limits.idle"
+            self._source.ledger.say_cut(self, key, f"no request came within {self._parking.idle:g} s")
+        elif was_idle and not isinstance(handler, ConversationHandler):
             self.request.settimeout(SOON)
             handler.handle_one_request()
         return _Then.END

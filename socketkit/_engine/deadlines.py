@@ -111,12 +111,12 @@ class Deadlines:
                 continue
             end = entry.began + self._request
             if now >= end:
-                self._end(entry, f"not finished within {self._request:g} s")
+                self._end(entry, "request", f"not finished within {self._request:g} s")
                 continue
             if entry.layers:  # in the parent of a forked child for ever: only the child knows when it has passed them
                 end = min(end, entry.began + self._handshake)
                 if now >= end:
-                    self._end(entry, f"the handshake was not over within {self._handshake:g} s")
+                    self._end(entry, "handshake", f"the handshake was not over within {self._handshake:g} s")
                     continue
             elif not exempt and not entry.heard and entry.began < NEVER:
                 end = min(end, entry.began + self._first_byte)
@@ -124,11 +124,11 @@ class Deadlines:
                     end = entry.began + self._request
                     entry.heard = not _is_silent(entry.request, entry.preamble)
                     if not entry.heard:
-                        self._end(entry, f"no byte arrived within {self._first_byte:g} s")
+                        self._end(entry, "first_byte", f"no byte arrived within {self._first_byte:g} s")
                         continue
             end = min(end, self._end_of_stall(entry, before.get(entry), now))
             if now >= end:
-                self._end(entry, f"the client took nothing of what it was sent for {self._write_stall:g} s")
+                self._end(entry, "write_stall", f"the client took nothing of what it was sent for {self._write_stall:g} s")
                 continue
             first = min(first, end)
         return first
@@ -143,8 +143,8 @@ class Deadlines:
         self._stalls[entry] = taken, since
         return since + self._write_stall
 
-    def _end(self, entry: Entry, reason: str) -> None:
-        self._ledger.cut(entry, reason)
+    def _end(self, entry: Entry, limit: str, reason: str) -> None:
+        self._ledger.cut(entry, limit, reason)
         with contextlib.suppress(Exception):  # it has just ended by itself
             self._cut(entry.request)
 

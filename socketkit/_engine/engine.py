@@ -52,6 +52,7 @@ class Engine(Requests, ABC):
         self.observers = observers
         self.clock = clock
         self.ledger = Ledger(server, observers, clock)
+        self.ledger.label = lambda: self.label
         self.live: StartedDispatcher | None = None
         self.run: Run | None = None
         self.phase = Phase.NEW

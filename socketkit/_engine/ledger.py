@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 
 from socketkit._engine.observers import NOBODY, Observers
 from socketkit._engine.tally import TIMED_OUT, Tallies, Tally, stats_of, total
+from socketkit._system.logs import Log
 from socketkit._system.sockets import has_unread, is_writable, received
 from socketkit._system.tls import has_left
 from socketkit.errors import StalledError
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
     from socketkit._engine.tally import Reading
     from socketkit.seams import Address, Clock, Layer, Request, ShakesHands, Stats
+
+log = Log("socketkit.limits")
 
 _EVENTS = ("request_accepted", "request_finished", "request_failed", "request_refused", "request_ended")
 
@@ -86,6 +89,7 @@ class Ledger:
         self.in_work: Mapping[int, Entry] = self._active  # for frequent lock-free counting
         self.mixed = True  # whether there may be datagrams among them
         self.peers: Any = None  # the `socketkit._engine.peers.Peers` that limits peers, if any
+        self.label: Callable[[], str] = lambda: "a server"  # what log lines call the server
         self.is_copy = False  # see `become_copy`
         self.vacated: Callable[[], None] | None = None  # called once, when a connection is settled: there may be room for another
         self._outcomes: dict[str, int] = {}
@@ -141,13 +145,22 @@ class Ledger:
         entry = self.find(request)
         if entry is None or entry.has_failed:
             return
-        if self._record(entry, outcome_of(request, error)) and self._observed:
-            self.observers.tell("request_failed", self.server, entry.client_address, error)
+        if self._record(entry, outcome_of(request, error)):
+            if entry.is_cut:
+                self.say_cut(entry, "limits.write_stall", "the client took nothing of what it was sent")
+            if self._observed:
+                self.observers.tell("request_failed", self.server, entry.client_address, error)
 
-    def cut(self, entry: Entry, reason: str) -> None:
-        """Record that the request timed out, unless a failure of it is recorded already."""
-        if self._record(entry, TIMED_OUT) and self._observed:
-            self.observers.tell("request_failed", self.server, entry.client_address, TimeoutError(reason))
+    def cut(self, entry: Entry, limit: str, reason: str) -> None:
+        """Record that the request timed out by this limit, unless a failure of it is recorded already."""
+        if self._record(entry, TIMED_OUT):
+            self.say_cut(entry, f"limits.{limit}", reason)
+            if self._observed:
+                self.observers.tell("request_failed", self.server, entry.client_address, TimeoutError(reason))
+
+    def say_cut(self, entry: Entry, key: str, reason: str) -> None:
+        """Log that a limit has ended the connection. key: that of the limit in the configuration of its server."""
+        log.info("%s: cut %s by %s: %s", self.label(), entry.client_address, key, reason, about=key)
 
     def _record(self, entry: Entry, failure: str) -> bool:
         """Record a failure, unless one is recorded already; return whether it was recorded."""
@@ -220,6 +233,7 @@ class ReplicaLedger(Ledger):
 
     def __init__(self, parent: Ledger, tally: Tally, settled: Callable[[int], None] | None = None) -> None:
         super().__init__(parent.server, parent.observers, parent.clock)
+        self.label = parent.label
         self._tally = tally
         self._outcomes = _Mirrored(tally)
         self._when_settled = settled

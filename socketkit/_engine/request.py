@@ -165,7 +165,7 @@ class Requests:
         """Record why a connection is over that its handler has tried to upgrade."""
         entry = self.ledger.find(request)
         if entry is not None and isinstance(error, TimeoutError):
-            self.ledger.cut(entry, str(error))
+            self.ledger.cut(entry, "handshake", str(error))
         self.ledger.fail(request, error)
 
     def fail_in_layer(self, entry: Entry, error: Exception) -> None:
