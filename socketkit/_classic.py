@@ -36,6 +36,26 @@ class _OnlyTheLoop:
 _ONLY_THE_LOOP = _OnlyTheLoop()
 
 
+_BOUND = "_socketkit_bound"
+"""The instance attribute for the name under which a server's socket is passed on: what the server was told to bind."""
+
+
+def inherited(server: Any) -> socket.socket | None:
+    """Return the socket that the previous generation of this program passes on for what the server is about to bind; None without one.
+
+    Not a Unix socket: programs remove its path themselves, at their end or before they bind, and so would take it from each other.
+    """
+    if server.address_family not in {socket.AF_INET, socket.AF_INET6}:
+        return None
+    from socketkit._system import activation  # noqa: PLC0415 - for programs with a lifecycle only, as it imports attrs
+
+    name = vars(server)[_BOUND] = f"socketserver:{server.address_family:d}:{server.socket_type:d}:{server.server_address!r}"
+    sock = activation.claim(name)
+    if sock is not None:
+        os.set_blocking(sock.fileno(), False)  # the previous generation may take the request that the selector just reported, or this one
+    return sock
+
+
 class ClassicEngine(Engine):
     """The engine of a classic server. It has a live dispatcher only if the process-wide override has a dispatcher or a lifecycle.
 
@@ -106,6 +126,11 @@ class ClassicEngine(Engine):
 
     def prepare(self) -> None:
         super().prepare()
+        sock, bound = getattr(self.server, "socket", None), vars(self.server).get(_BOUND)
+        if bound is not None and isinstance(sock, socket.socket):  # not before, as the program may have put another in its place
+            from socketkit._system import activation  # noqa: PLC0415 - as above
+
+            activation.listens(bound, sock)
         if self.live is not None:
             atexit.unregister(self._await_requests)  # of an earlier run
             atexit.register(self._await_requests)  # after what the dispatcher has registered, so called before it

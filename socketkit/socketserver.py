@@ -334,6 +334,18 @@ def _accept_now(server: Any) -> Callable[[], tuple[Request, Address]] | None:
     return None
 
 
+def _inherits(server: Any) -> bool:
+    """Put the socket that the previous generation passes on for the server's address in the place of its own; False if there is none."""
+    from socketkit import _classic  # noqa: PLC0415 - imported since a server was made
+
+    sock = _classic.inherited(server)
+    if sock is None:
+        return False
+    server.socket.close()
+    server.socket, server.server_address = sock, sock.getsockname()
+    return True
+
+
 def _has_shaken_hands(server: Any, request: Request) -> bool:
     """Shake hands on a connection that was accepted without, unless that is not for the server to do; return whether it worked."""
     if shakes_hands(getattr(server, "socket", None)) and is_encrypted(request) and request.version() is None:
@@ -384,7 +396,12 @@ class TCPServer(BaseServer):
                 raise
 
     def server_bind(self) -> None:
-        """Bind the socket to `server_address`, then set that to the address it was bound to. Raises: OSError."""
+        """Bind the socket to `server_address`, then set that to the address it was bound to. Raises: OSError.
+
+        In a program that a restart has started, the socket is the one that the process before it listens on.
+        """
+        if _Override.lifecycle is not None and _inherits(self):
+            return
         if self.allow_reuse_address and hasattr(socket, "SO_REUSEADDR"):
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # Since 6.12.9 Linux rejects SO_REUSEPORT on Unix sockets, where it never had an effect.

@@ -54,6 +54,10 @@ def _choose() -> None:
 
         Override.dispatcher = config.dispatcher(dispatcher) if dispatcher else None
         Override.lifecycle = config.lifecycle(lifecycle) if lifecycle else None
+    if lifecycle and "SOCKETKIT_READY_FD" in os.environ:  # not what a service manager passes: that is the program's
+        from socketkit._system import activation  # noqa: PLC0415 - as above
+
+        activation.receive()  # now: what the program starts must not inherit the sockets
     Override.nodelay = True
 
 

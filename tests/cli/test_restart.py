@@ -1,18 +1,20 @@
 """`socketkit serve` and SIGUSR2: one server or several, a new generation has all of their sockets."""
 
+import ast
 import contextlib
 import os
 import re
 import shutil
 import signal
 import socket
+import sys
 from pathlib import Path
 
 import pytest
 
-from helpers.support import SERVE
+from helpers.support import ROOT, SERVE
 from socketkit.testing.clients import address, ask, talk
-from socketkit.testing.programs import GUARD, Program, run
+from socketkit.testing.programs import GUARD, Program, run, with_path
 
 PIDS = """
 import os
@@ -198,3 +200,85 @@ def test_a_working_directory_that_has_been_removed_is_told(here):
     ended = run("/bin/sh", "-c", script, "sh", *SERVE, "handlers:Upper", "--listen", "tcp://127.0.0.1:0", code=2)
     assert "Error: The working directory does not exist any more" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+CLASSIC = """
+import os, socketserver, ssl, sys
+main = os.getpid()
+class Hold(socketserver.StreamRequestHandler):
+    def handle(self):
+        self.wfile.write(b"%d\\n" % main)
+        self.rfile.readline()
+kind = getattr(socketserver, sys.argv[1])
+with kind(("127.0.0.1", 0), Hold) as server:
+    print("at", server.server_address, flush=True)
+    server.serve_forever()
+print("over", main, flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        ("ThreadingTCPServer", ()),
+        ("ForkingTCPServer", ()),
+        ("TCPServer", ("--dispatcher", "adaptive")),
+        ("TCPServer", ("--dispatcher", "prefork:2")),
+    ],
+    ids=lambda each: each if isinstance(each, str) else "-".join(each) or "own",
+)
+def test_an_unmodified_program_is_restarted_again_and_again(here, kind, more):
+    Path("classic.py").write_text(CLASSIC)
+    with Program.python(
+        "-u", "-m", "socketkit", "run", "--lifecycle", "graceful:20s", *more, "classic.py", kind, env=with_path(ROOT)
+    ) as program:
+        pids = [program.pid]
+        for number in (1, 2):
+            where = ast.literal_eval(program.line("^at (.*)", number)[-1][1])
+            with socket.create_connection(where, GUARD) as held:
+                assert held.makefile().readline() == f"{pids[-1]}\n"
+                os.kill(pids[-1], signal.SIGUSR2)
+                assert program.line("^at (.*)", number + 1)[-1][1] == program.line("^at (.*)")[0][1]
+                pids.append(_next_generation(where, pids[-1]))
+                held.sendall(b"\n")
+            program.line(f"^over {pids[-2]}$")
+        os.kill(pids[-1], signal.SIGTERM)
+        program.line(f"^over {pids[-1]}$")
+        assert "failed" not in program.output
+
+
+def _next_generation(where, before):
+    """Return the pid of the first process that answers besides the one before."""
+    while True:
+        with socket.create_connection(where, GUARD) as client:
+            pid = int(client.makefile().readline())
+        if pid != before:
+            return pid
+
+
+UDP = """
+import os, socketserver
+class Pid(socketserver.DatagramRequestHandler):
+    def handle(self):
+        self.wfile.write(b"%d" % os.getpid())
+with socketserver.UDPServer(("127.0.0.1", 0), Pid) as server:
+    print("at", server.server_address, flush=True)
+    server.serve_forever()
+"""
+
+
+def test_an_unmodified_program_of_datagrams_is_restarted(here):
+    Path("program.py").write_text(UDP)
+    with Program.python("-u", "-m", "socketkit", "run", "--lifecycle", "graceful:20s", "program.py", env=with_path(ROOT)) as program:
+        where = ast.literal_eval(program.line("^at (.*)")[0][1])
+        assert ask(where, b"?") == b"%d" % program.pid
+        program.send_signal(signal.SIGUSR2)
+        assert ast.literal_eval(program.line("^at (.*)", 2)[1][1]) == where
+        assert program.wait() == 0
+        assert ask(where, b"?") not in {b"", b"%d" % program.pid}
+
+
+def test_what_a_service_manager_passes_is_left_to_an_unmodified_program(here):
+    Path("program.py").write_text("import os, socketserver\nprint(os.environ.get('LISTEN_FDS'), flush=True)")
+    command = 'export LISTEN_PID=$$; exec "$@"', "sh", sys.executable, "-m", "socketkit", "run", "--lifecycle", "graceful", "program.py"
+    assert run("/bin/sh", "-c", *command, env={**with_path(ROOT), "LISTEN_FDS": "1"}).stdout == "1\n"
