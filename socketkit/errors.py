@@ -151,7 +151,7 @@ class HandlerError(SocketkitError, TypeError):
         self.handler, self.reason = handler, reason
 
     def __str__(self) -> str:
-        return f"handler {self.handler!r} {self.reason}; give module:Class, or a callable taking (request, client_address, server)"
+        return f"{self.handler!r} {self.reason}; give module:Class, or a callable taking (request, client_address, server)"
 
 
 class ListenError(SocketkitError, OSError):

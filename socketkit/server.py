@@ -45,7 +45,8 @@ class Server(RequestTemplate):
     """A server composed from parts.
 
     Args:
-        transport: where requests come from: a recipe, a URL such as ``tcp://127.0.0.1:9999``, or a list of these.
+        transport: where requests come from: a recipe, a URL such as ``tcp://127.0.0.1:9999``, or a list of these. A host and a port,
+            as in ``("127.0.0.1", 9999)``, mean TCP, as for classic servers.
         handler: called with (request, client_address, server) for each request; usually a `BaseRequestHandler` class, or its name as
             ``module:Class``.
         dispatcher: where and when the handler runs: a recipe, or text such as ``pool:32``. None: `Adaptive()`.
@@ -76,7 +77,7 @@ class Server(RequestTemplate):
 
     def __init__(  # noqa: PLR0913 - each is one part of the composition
         self,
-        transport: Transport | str | Sequence[Transport | str],
+        transport: Transport | str | tuple[str, int] | Sequence[Transport | str],
         handler: Callable[..., object] | str,
         *,
         dispatcher: Dispatcher | str | None = None,
@@ -85,6 +86,10 @@ class Server(RequestTemplate):
         observers: Iterable[object] = (),
         clock: Clock = time.monotonic,
     ) -> None:
+        if isinstance(transport, tuple) and tuple(map(type, transport)) == (str, int):
+            from socketkit.transports.tcp import TCP  # noqa: PLC0415 - for this form only
+
+            transport = TCP(*transport)
         given = list(transport) if isinstance(transport, list | tuple) else [transport]
         self.transports: tuple[Transport, ...] = tuple(config.transport(each) for each in given)
         self.RequestHandlerClass: Any = config.handler(handler)
@@ -95,6 +100,8 @@ class Server(RequestTemplate):
         named = any(isinstance(part, str) for part in (*given, dispatcher, lifecycle))
         self._clock = clock
         observers = tuple(observers)
+        if observers:
+            capabilities.check_observers(observers)
         self._observe(observers)
         if named:
             self._observe((*observers, *Catalog.watching(self)))  # which look at the server: it has to be complete

@@ -283,6 +283,13 @@ def test_a_hook_may_look_at_the_server_that_it_offers_observers_for(install):
     assert Seen.seen == [(["tcp://127.0.0.1:9999"], "new")]
 
 
+def test_a_misspelt_event_of_a_plugins_observer_is_logged(install, alone, caplog):
+    install("socketkit-blind", "blind", OBSERVERS.format("[type('Slips', (), {'request_finishd': print})()]"))
+    assert Catalog.load().observers("server") == []
+    logs.flush()
+    assert "observer Slips has a method 'request_finishd', did you mean 'request_finished'?" in caplog.text
+
+
 @pytest.mark.parametrize("result", ["1/0", "5", "None"])
 def test_a_plugin_without_usable_observers_does_no_harm(install, alone, result, caplog):
     install("socketkit-blind", "blind", OBSERVERS.format(result))

@@ -20,6 +20,7 @@ from socketkit.dispatchers.threads import Threads
 from socketkit.errors import ConfigError, HandlerError, PluginError, UnknownPartError
 from socketkit.lifecycles.classic import Classic
 from socketkit.lifecycles.graceful import Graceful
+from socketkit.server import Server
 from socketkit.transports.layered import Layered
 from socketkit.transports.tcp import TCP
 from socketkit.transports.udp import UDP
@@ -239,6 +240,25 @@ def test_every_default_of_our_recipes_can_be_written_down(offer):
     assert options.build(offer.recipe, "a part", defaults, inner) == offer.recipe(**needed)
 
 
+@pytest.mark.parametrize(
+    ("spec", "remedy"),
+    [
+        ("thread:daemon=10.0.0.0/8", "if its '/' belongs to a value, write %2F"),
+        ({"use": "thread", "inner": {"use": "sync"}}, "leave `inner` out"),
+    ],
+)
+def test_a_part_that_nests_nothing_says_how_to_write_what_was_given(spec, remedy):
+    assert faults(config.dispatcher, spec)[""] == f"dispatcher 'thread' takes no inner dispatcher; {remedy}"
+
+
+@pytest.mark.parametrize(("resolve", "text"), [(config.transport, "127.0.0.1:9999"), (config.dispatcher, "-")])
+def test_the_examples_of_an_error_about_the_form_are_accepted(resolve, text):
+    examples = faults(resolve, text)[""].rpartition("as in ")[2].split(" or ")
+    assert len(examples) == 2
+    for example in examples:
+        resolve(example)
+
+
 def test_no_depth_of_nesting_breaks_it():
     assert "is nested too deeply" in faults(config.dispatcher, "outer/" * 5000 + "sync").values()
 
@@ -272,14 +292,16 @@ def test_a_callable_is_its_own_handler():
 @pytest.mark.parametrize(
     ("spec", "reason"),
     [
-        ("os", "handler 'os' does not name a module and an object in it"),
-        ("os:", "handler 'os:' does not name"),
+        ("os", "'os' does not name a module and an object in it"),
+        ("os:", "'os:' does not name"),
         ("nowhere_at_all:X", "cannot be imported (ModuleNotFoundError: No module named 'nowhere_at_all')"),
         (".relative:X", "cannot be imported (TypeError: "),
         ("os:nothing", "cannot be imported (AttributeError: module 'os' has no attribute 'nothing')"),
-        ("os:environ", "handler 'os:environ' cannot be called"),
-        (None, "handler 'None' cannot be called"),
-        (5, "handler '5' cannot be called"),
+        ("os:environ", "'os:environ' cannot be called"),
+        (None, "'None' cannot be called"),
+        (5, "'5' cannot be called"),
+        ("socketserver:ThreadingTCPServer", "'socketserver:ThreadingTCPServer' is a server, not a handler (`socketkit run` runs"),
+        (Server, "'Server' is a server, not a handler"),
     ],
 )
 def test_what_is_no_handler_is_refused(spec, reason):
@@ -287,6 +309,10 @@ def test_what_is_no_handler_is_refused(spec, reason):
         config.handler(spec)
     assert reason in str(caught.value)
     assert "give module:Class" in str(caught.value)
+
+
+def test_a_handler_is_named_once_in_an_error():
+    assert faults(config.composition, {"listen": "tcp://h:1", "handler": "os"})["handler"].startswith("'os' does not name a module")
 
 
 @pytest.mark.parametrize("source", ["1/0", "raise SystemExit(3)", "def"])

@@ -106,6 +106,31 @@ def test_the_handler_may_be_any_callable_and_may_be_named():
     assert Server(ANYWHERE, "json:dumps").RequestHandlerClass is __import__("json").dumps
 
 
+def test_a_host_and_a_port_mean_tcp():
+    assert Server(("127.0.0.1", 0), Upper).transports == (TCP("127.0.0.1", 0),)
+
+
+def test_an_observer_with_a_misspelt_event_is_refused():
+    class Watcher:
+        def request_finishd(self, server, client_address, seconds): ...
+
+    with pytest.raises(ConfigError, match="observer Watcher has a method 'request_finishd', did you mean 'request_finished'"):
+        Server(ANYWHERE, Upper, observers=[Watcher()])
+
+
+def test_an_observer_may_have_other_methods_and_values():
+    class Watcher:
+        request_finishd = 3
+
+        def request_seconds(self): ...
+
+        def request_finished(self, server, client_address, seconds): ...
+
+        def _request_finishd(self): ...
+
+    Server(ANYWHERE, Upper, observers=[Watcher()])
+
+
 def test_a_server_without_a_transport_is_refused():
     with pytest.raises(ConfigError, match="at least one transport"):
         Server([], Upper)

@@ -131,6 +131,10 @@ def test_without_observers_nobody_is_called():
     assert not Ledger()._observed
 
 
+def test_statistics_show_how_many_were_accepted():
+    assert "accepted=5" in repr(Stats(2, {"finished": 3}))
+
+
 def test_a_report_reads_well():
     assert str(DrainReport(3, 1)) == "3 finished, 1 forced, 0 stuck"
 

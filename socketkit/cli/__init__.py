@@ -19,7 +19,7 @@ __all__ = ("main",)
 COMMANDS = {
     "serve": "Serve a handler, or the servers of a configuration file.",
     "run": "Run a program that was written for socketserver.",
-    "check": "Tell everything that is wrong with a configuration file.",
+    "check": "Report every error in a configuration file.",
     "plugins": "List what is installed, and its options.",
     "demo": "Show one handler under each installed dispatcher.",
 }

@@ -19,7 +19,7 @@ from socketkit.cli import _inetd
 from socketkit.cli._servers import Watch, compose, import_from_here, receive_sockets, renew
 from socketkit.cli._together import Together, reloading
 from socketkit.composition import config
-from socketkit.errors import ConfigError
+from socketkit.errors import ConfigError, Fault
 from socketkit.lifecycles.graceful import Graceful
 from socketkit.logs import Log
 from socketkit.seams import State, grammar
@@ -61,7 +61,8 @@ def serve(  # noqa: PLR0913, PLR0917 - what the command was given
     else:
         if task is not None:
             given["listen"] = [task.transport]
-        compositions = {"": config.composition({"handler": what, **given})}
+        with _named_as_typed():
+            compositions = {"": config.composition({"handler": what, **given})}
     watch = Watch(is_silent=task is not None)
     servers = compose(compositions, watch)
     with ExitStack() as opened:
@@ -104,6 +105,18 @@ def _refuse_misuse(what: str, names: Sequence[str], given: Collection[str], idle
         raise click.UsageError("--inetd serves the socket that is standard input; leave --listen out.")
     elif not inetd and "listen" not in given:
         raise click.UsageError("A HANDLER needs an address to listen on, as in --listen tcp://127.0.0.1:9999.")
+
+
+@contextmanager
+def _named_as_typed() -> Iterator[None]:
+    """Name the arguments of the command in faults, in place of the keys that a file would have."""
+    try:
+        yield
+    except ConfigError as error:
+        typed = {"handler": "HANDLER", "": ""}
+        raise ConfigError(
+            tuple(Fault(typed.get(each.key, f"--{each.key.replace('.', ' ', 1)}"), each.message) for each in error.faults)
+        ) from error
 
 
 def _read(path: str, *names: str) -> dict[str, Composition]:

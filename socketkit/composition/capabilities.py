@@ -12,6 +12,7 @@ from typing import Any
 
 from socketkit.errors import ConfigError, IncompatibleError
 from socketkit.handlers.base import unwrapped
+from socketkit.seams.events import EVENTS
 
 _SOCKETS = sys.platform not in {"emscripten", "wasi"}
 
@@ -39,6 +40,9 @@ def missing(part: Any) -> list[str]:
 
 BOTH = frozenset({"stream", "datagram"})
 
+_NEARLY = 0.85
+"""How similar to the name of an event, from 0 to 1, a method's name is that is taken for a slip."""
+
 
 def check(transports: Sequence[Any], dispatcher: Any, lifecycle: Any, handler: Any = None, limits: Any = None) -> None:
     """Refuse a composition that cannot work, before anything is bound.
@@ -65,6 +69,21 @@ def check(transports: Sequence[Any], dispatcher: Any, lifecycle: Any, handler: A
             _check_count(getattr(transport, "layers", ()), dispatcher)
     if hasattr(dispatcher, "check"):
         dispatcher.check(handler)
+
+
+def check_observers(observers: Sequence[object]) -> None:
+    """Refuse an observer with a method whose name is nearly that of an event, and which nothing would call. Raises: ConfigError."""
+    from difflib import get_close_matches  # noqa: PLC0415 - most servers have no observers
+
+    for observer in observers:
+        for name in dir(observer):
+            if name.startswith("_") or name in EVENTS:
+                continue
+            near = get_close_matches(name, EVENTS, n=1, cutoff=_NEARLY)
+            if near and callable(getattr(observer, name)):
+                raise ConfigError.of(
+                    f"observer {type(observer).__name__} has a method {name!r}, did you mean {near[0]!r}? If not, rename it"
+                )
 
 
 def _check_kinds(dispatcher: Any, handler: Any, transport: Any) -> None:

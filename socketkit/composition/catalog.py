@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import attrs
 
 from socketkit._system.logs import Log
-from socketkit.composition import options
+from socketkit.composition import capabilities, options
 from socketkit.composition.places import name_at, recipe_at
 from socketkit.errors import ClashError, PluginError, UnknownPartError, did_you_mean
 from socketkit.seams import grammar
@@ -72,10 +72,13 @@ class Plugin:
         if self._hooks is None:
             return []
         try:
-            return [observer for found in self._hooks.hook.socketkit_observers(server=server) for observer in found]
+            observers = [observer for found in self._hooks.hook.socketkit_observers(server=server) for observer in found]
+            if observers:
+                capabilities.check_observers(observers)
         except Exception:
             log.exception("plugin %r of %s failed to supply observers", self.name, self.distribution)
             return []
+        return observers
 
 
 @attrs.frozen

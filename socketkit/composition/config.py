@@ -87,6 +87,9 @@ def handler(spec: object) -> Callable[..., object]:
     found = _import(spec) if isinstance(spec, str) else spec
     if not callable(found):
         raise HandlerError(spec if isinstance(spec, str) else brief(spec), "cannot be called")
+    if isinstance(found, type) and hasattr(found, "serve_forever"):
+        name = spec if isinstance(spec, str) else found.__qualname__
+        raise HandlerError(name, "is a server, not a handler (`socketkit run` runs a program that starts one)")
     return found
 
 
@@ -153,9 +156,10 @@ def _recipe(kind: PartKind, name: str, recipe: type[Any], values: dict[str, obje
     inner = transport if kind == "transport" else partial(_part, kind)
     faults = FaultCollector()
     if "inner" in values and "inner" not in fields(recipe):
-        del values["inner"]
+        typed = isinstance(values.pop("inner"), grammar.Part)
         with faults.under(""):
-            raise ConfigError.of(f"{title} takes no inner {kind}")
+            remedy = "if its '/' belongs to a value, write %2F" if typed else "leave `inner` out"
+            raise ConfigError.of(f"{title} takes no inner {kind}; {remedy}")
     with faults.under(""):
         made = build(recipe, title, values, {"inner": inner})
     faults.check()

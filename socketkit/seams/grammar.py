@@ -34,7 +34,7 @@ _BARE_SCOPE = re.compile(r"(?<=^\[)([0-9A-Fa-f.]*:[0-9A-Fa-f:.]*)%(?!25[^\]])(?=
 _SECONDS = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|)")
 
 _PART_FORM = "write NAME[:VALUE][,key=value]..., nested with '/', as in pool:32 or prefork:4/pool:16"
-_URL_FORM = "write NAME://PLACE[?key=value&...], as in tcp://127.0.0.1:9999 or unix:///run/echo.sock?mode=600"
+_URL_FORM = "write NAME://PLACE[?key=value&...], as in tcp://127.0.0.1:9999 or unix:///run/echo.sock?mode=0o600"
 
 _IN_PART = ":@[]*+?&"  # characters that a value may contain unquoted, besides letters and digits
 _IN_URL = ":@[]*+=,/"

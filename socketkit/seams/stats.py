@@ -30,6 +30,8 @@ class Stats:
 
     active: int = 0
     outcomes: Mapping[str, int] = attrs.field(factory=dict)
+    accepted: int = attrs.field(init=False)
+    """Number of connections accepted and datagrams received, both active and ended."""
     dropped: int | None = None
     """Datagrams that the system dropped because the listener's receive buffer was full. They do not count as accepted. None where the
     system does not report them; Linux does."""
@@ -39,9 +41,8 @@ class Stats:
     """The moment, in UTC, when each certificate that is in use expires, by its file. Empty without any, and for a `tls` layer with a context
     of the program's own."""
 
-    @property
-    def accepted(self) -> int:
-        """Number of connections accepted and datagrams received, both active and ended."""
+    @accepted.default
+    def _sum(self) -> int:
         return self.active + sum(self.outcomes.values())
 
 

@@ -67,11 +67,11 @@ WRONG = {
     "port-out-of-range": (("handlers:Upper", "tcp://127.0.0.1:70000"), "with a port from 0 to 65535"),
     "no-such-module": (
         ("nowhere:Upper", TCP),
-        "handler 'nowhere:Upper' cannot be imported (ModuleNotFoundError: No module named 'nowhere')",
+        "'nowhere:Upper' cannot be imported (ModuleNotFoundError: No module named 'nowhere')",
     ),
-    "no-such-class": (("handlers:Lower", TCP), "handler 'handlers:Lower' cannot be imported (AttributeError"),
-    "no-class": (("handlers", TCP), "handler 'handlers' does not name a module and an object in it; give module:Class"),
-    "not-callable": (("handlers:number", TCP), "handler 'handlers:number' cannot be called; give module:Class"),
+    "no-such-class": (("handlers:Lower", TCP), "'handlers:Lower' cannot be imported (AttributeError"),
+    "no-class": (("handlers", TCP), "'handlers' does not name a module and an object in it; give module:Class"),
+    "not-callable": (("handlers:number", TCP), "'handlers:number' cannot be called; give module:Class"),
 }
 
 
@@ -89,10 +89,10 @@ def test_all_faults_of_a_command_are_told_at_once(here):
     )
     assert code == 2
     assert [line.partition(": ")[2].partition(":")[0] for line in errors.splitlines()] == [
-        "handler",
-        "listen[1]",
-        "dispatcher.max_children",
-        "lifecycle",
+        "HANDLER",
+        "--listen[1]",
+        "--dispatcher max_children",
+        "--lifecycle",
     ]
 
 
@@ -119,7 +119,7 @@ def test_a_wrong_command_is_told_and_nothing_is_served(here, case):
 def test_an_option_without_a_value_is_not_taken_for_the_default(here, option):
     code, errors = socketkit("serve", "handlers:Upper", "--listen", TCP, option, "")
     assert code == 2
-    assert errors.startswith(f"Error: {option[2:]}: ")
+    assert errors.startswith(f"Error: {option}: ")
 
 
 def test_an_unknown_command_is_told(here):
@@ -297,15 +297,28 @@ def test_check_tells_what_would_be_served_and_binds_nothing(here, usual):
         port = taken.getsockname()[1]
         Path("fine.toml").write_text(
             f'[servers.one]\nlisten = ["tcp://127.0.0.1:{port}", "unix://{here}/s"]\nhandler = "handlers:Upper"\n'
-            f'[servers.two]\nlisten = "udp://127.0.0.1:0"\nhandler = "handlers:UpperDatagram"\ndispatcher = "fork"\nlifecycle = "classic"\n'
+            f'[servers.two]\nlisten = "udp://127.0.0.1:0"\nhandler = "handlers:UpperDatagram"\ndispatcher = "sync"\nlifecycle = "classic"\n'
         )
         done = subprocess.run([*SOCKETKIT, "check", "fine.toml"], capture_output=True, text=True, timeout=GUARD, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert (
         done.stdout
-        == f"servers.one: tcp://127.0.0.1:{port}, unix://{here}/s ({usual}, graceful)\nservers.two: udp://127.0.0.1:0 (fork, classic)\n"
+        == f"servers.one: tcp://127.0.0.1:{port}, unix://{here}/s ({usual}, graceful)\nservers.two: udp://127.0.0.1:0 (sync, classic)\n"
     )
     assert not Path("s").exists()
+
+
+@pytest.mark.parametrize("dispatcher", ["fork", "prefork:2", "prefork:2/thread", "thread"])
+def test_check_warns_of_a_server_that_forks_beside_others(here, dispatcher):
+    server = '[servers.{}]\nlisten = "tcp://127.0.0.1:0"\nhandler = "handlers:Upper"\ndispatcher = "{}"\n'
+    alone, beside = server.format("a", dispatcher), server.format("a", dispatcher) + server.format("b", "sync")
+    warned = []
+    for content in (alone, beside):
+        Path("some.toml").write_text(content)
+        done = subprocess.run([*SOCKETKIT, "check", "some.toml"], capture_output=True, text=True, timeout=GUARD, check=True)
+        warned.append(done.stderr)
+    warning = "Warning: servers.a forks while the threads of the other servers run; serve it alone, by its NAME\n"
+    assert warned == ["", "" if dispatcher == "thread" else warning]
 
 
 @pytest.mark.parametrize(
