@@ -271,9 +271,13 @@ class Server(RequestTemplate):
         """Return the counts of requests so far; `accepted == active + sum(outcomes)` in every reading."""
         return self.__engine.stats()
 
-    def explain(self) -> Explanation:
-        """Return the resolved composition, ready to print: each part, its supplier, each option and whether it is a default."""
-        return explain(self.transports, self.RequestHandlerClass, self.dispatcher, self.lifecycle, self.limits)
+    def explain(self, *, defaults: bool = True) -> Explanation:
+        """Return the resolved composition, ready to print: each part, its supplier, each option and whether it is a default.
+
+        defaults: include the options that have their default values.
+        """
+        explanation = explain(self.transports, self.RequestHandlerClass, self.dispatcher, self.lifecycle, self.limits)
+        return explanation if defaults else explanation.without_defaults()
 
     # --- the template: what a request goes through -------------------------------------------------------------------
 

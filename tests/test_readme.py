@@ -10,7 +10,7 @@ import click
 import pytest
 
 from helpers import snippets
-from helpers.support import ROOT
+from helpers.support import ROOT, python
 from socketkit.cli import COMMANDS, main
 from socketkit.composition import config
 from socketkit.testing.programs import run, with_path
@@ -52,6 +52,35 @@ def test_the_programs_of_a_page_run_and_its_servers_answer(page, tmp_path):
 def test_the_part_of_a_page_is_proved_by_the_kit(page, call):
     [proof] = [block for block in snippets.blocks(ROOT / f"docs/how-to/{page}.md", "python") if block.heading == "Prove it"]
     assert call in proof.text  # and the page runs, so the part passes
+
+
+def test_the_dispatcher_of_the_tutorial_is_proved_by_the_kit():
+    page = ROOT / "docs/tutorial/write-a-dispatcher.md"
+    assert "check_dispatcher(lambda: Bounded(2))" in page.read_text()  # and the page runs, so the part passes
+
+
+def test_the_dispatcher_of_the_tutorial_gives_up_its_queue_at_the_deadline():
+    page = ROOT / "docs/tutorial/write-a-dispatcher.md"
+    python(
+        snippets.blocks(page, "python")[0].text
+        + """
+import socket
+from socketkit import Graceful, Server, TCP
+inside = threading.Event()
+
+def reads(request, client_address, server):
+    inside.set()
+    request.recv(1)
+
+with Server(TCP("127.0.0.1", 0), reads, dispatcher=Bounded(1), lifecycle=Graceful(drain=0.2)).start() as server:
+    clients = [socket.create_connection(server.addresses[0]) for _ in range(5)]
+    assert inside.wait(10)
+    while server.stats().active < 5: pass
+    report = server.stop()
+assert (report.finished, report.forced, report.stuck) == (0, 5, ()), report
+assert server.stats().outcomes == {"finished": 1, "refused": 4}
+"""
+    )
 
 
 def test_the_plugin_of_the_page_passes_its_own_tests(tmp_path):
@@ -175,8 +204,8 @@ def test_a_command_that_does_not_work_is_found(command):
         understood(command.split())
 
 
-@pytest.mark.parametrize("heading", ["Run it", "Test it"])
-def test_the_readme_says_in_one_line_how_to_run_and_to_test(heading):
+@pytest.mark.parametrize("heading", ["Run it", "Test it", "Documentation"])
+def test_the_readme_says_in_one_line_how_to_run_to_test_and_to_document(heading):
     [block] = [block for block in snippets.blocks(README, "sh") if block.heading == heading]
     assert block.text.count("\n") == 1
     assert "\\" not in block.text

@@ -22,6 +22,7 @@ from socketkit import (
     Graceful,
     Layered,
     Pool,
+    ProxyProtocol,
     Server,
     StreamRequestHandler,
     Sync,
@@ -165,6 +166,19 @@ def test_a_dispatcher_that_runs_no_datagrams_is_refused_under_udp():
         Server(UDP("127.0.0.1", 0), echo, dispatcher=StreamsOnly())
 
 
+@pytest.mark.parametrize("dispatcher", ["fork", "prefork:2", "prefork:2/sync"])
+def test_a_transport_that_stays_in_its_process_is_refused_under_a_dispatcher_that_forks(dispatcher):
+    class Here:
+        kind, url, stays_in_process = "stream", "here://", True
+
+        def open(self): ...
+
+    for transport in (Here(), Layered(Here(), ProxyProtocol(("127.0.0.1",)))):
+        with pytest.raises(IncompatibleError, match=r"serves only in the process that opens it, and (Forks|Prefork) serves in others"):
+            Server(transport, Upper, dispatcher=dispatcher)
+        assert Server(transport, Upper, dispatcher="thread").transports == (transport,)
+
+
 def test_compose_builds_what_the_mapping_says():
     server = compose({"listen": "tcp://127.0.0.1:0", "handler": "json:dumps", "dispatcher": {"use": "fork", "max_children": 3}})
     assert server.dispatcher == Forks(3)
@@ -177,6 +191,13 @@ def test_explain_tells_each_part_its_supplier_and_which_options_are_defaults():
     assert "nodelay = True (default)" in told
     assert "dispatcher: Threads" in told
     assert "handler: Upper" in told
+
+
+def test_explain_can_leave_out_the_options_that_are_defaults():
+    told = str(Server(TCP("127.0.0.1", 0, backlog=9), Upper, dispatcher=Threads()).explain(defaults=False))
+    assert "backlog = 9\n" in told
+    assert "(default)" not in told
+    assert "dispatcher: Threads" in told
 
 
 # --- serving

@@ -60,6 +60,7 @@ def check(transports: Sequence[Any], dispatcher: Any, lifecycle: Any, handler: A
     handler = unwrapped(handler)
     for transport in transports:
         _check_kinds(dispatcher, handler, transport)
+        _check_reach(dispatcher, transport)
     is_async = getattr(handler, "is_async", False)
     if is_async:
         _check_async(dispatcher, handler)
@@ -98,14 +99,26 @@ def _check_kind(name: str, kinds: Collection[str], transport: Any, role: str) ->
         raise IncompatibleError(name, reason, f"choose another {role} or transport")
 
 
+def _check_reach(dispatcher: Any, transport: Any) -> None:
+    """Refuse a transport whose requests only this process can serve, if others are to serve them."""
+    if not getattr(getattr(transport, "transport", transport), "stays_in_process", False):
+        return
+    for each in (dispatcher, getattr(dispatcher, "inner", None)):
+        if getattr(each, "forks_workers", False) or getattr(each, "forks_requests", False) or hasattr(each, "interpreters"):
+            reason = f"serves only in the process that opens it, and {type(each).__name__} serves in others"
+            raise IncompatibleError(transport.url, reason, "choose another transport or dispatcher")
+
+
 def _check_async(dispatcher: Any, handler: Any) -> None:
     """Refuse an asynchronous handler that the dispatcher cannot await."""
     name = type(dispatcher).__name__
     library, found = (getattr(each, "async_library", "asyncio") for each in (handler, dispatcher))
     if not getattr(dispatcher, "runs_async", False):
-        raise IncompatibleError(handler.__name__, f"is asynchronous, and {name} cannot await it", f"use {library}")
+        raise IncompatibleError(handler.__name__, f"is an async handler, which {name} cannot run", f"use dispatcher={library!r}")
     if library != found:
-        raise IncompatibleError(handler.__name__, f"is written for {library}, and {name} has an event loop of {found}", f"use {library}")
+        raise IncompatibleError(
+            handler.__name__, f"is written for {library}, and {name} has an event loop of {found}", f"use dispatcher={library!r}"
+        )
 
 
 def _answers(transport: Any) -> bool:
@@ -152,7 +165,7 @@ def _check_count(layers: Sequence[Any], dispatcher: Any) -> None:
     naming = next((layer for layer in layers if getattr(layer, "names_client", False)), None)
     forking = next((each for each in (dispatcher, getattr(dispatcher, "inner", None)) if getattr(each, "forks_requests", False)), None)
     if naming and forking:
-        reason = f"cannot count connections for max_per_peer: only its children learn from {type(naming).__name__} who the client is"
+        reason = f"cannot count connections for max_per_peer: only its children learn the client's address from {type(naming).__name__}"
         raise IncompatibleError(type(forking).__name__, reason, "leave max_per_peer out, or choose another dispatcher")
 
 

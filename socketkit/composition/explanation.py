@@ -34,6 +34,12 @@ class Explanation:
 
     parts: tuple[Part, ...]
 
+    def without_defaults(self) -> Explanation:
+        """Return it without the options that have their default values."""
+        return Explanation(
+            tuple(attrs.evolve(part, options=tuple(each for each in part.options if not each.is_default)) for part in self.parts)
+        )
+
     def __str__(self) -> str:
         lines = []
         for part in self.parts:

@@ -23,8 +23,8 @@ else:
         InWork Inline Intake IsAsync Kind Kinds Layer Lifecycle Lingers Listener Located NamesClient Narrows NeedsSocket Nests OpenIntake
         OpensSeveral PackedReplica Parking Parks Queue REFUSALS Refusal Renews RenewsWorkers ReplacesSocket Replica
         RepliesToMessages Request Requires RunsAsync RunsInPlace RunsInterpreters Seconds Serving ShakesHands Shares SpeaksFirst
-        Starts State Stats Stuck TakesAnySocket TakesKinds TakesLoopConnections Transport Unit UnpackedReplica Upgrades
-        UsesAsyncLibrary Wakeup Watcher Watches Work at_least open_listeners permission_bits seconds seconds_or_none socket_path
+        Starts State Stats StaysInProcess Stuck TakesAnySocket TakesKinds TakesLoopConnections Transport Unit UnpackedReplica
+        Upgrades UsesAsyncLibrary Wakeup Watcher Watches Work at_least open_listeners permission_bits seconds seconds_or_none socket_path
         some_seconds_or_none
         """.split()  # noqa: SIM905 - a list literal would take a line for each
     )

@@ -137,7 +137,9 @@ class Dispatch(Protocol):
     def dispatch(self, request: Request, client_address: Address, /) -> None:
         """Arrange for `Work.run` to be called with the request, now or soon, in this thread or elsewhere.
 
-        Also called during a drain, for connections that were in the kernel's queue.
+        Also called during a drain, for connections that were in the accept queue. It must not wait for other requests: the loop stands
+        still meanwhile, and so does a stop. A dispatcher that has no room keeps the request, and gives it up in `Forces.force`; or it
+        holds the loop, as one with the power `Watches` can.
         Raises: OSError, RuntimeError when it cannot start a thread or a process; the caller refuses the request.
         """
 
@@ -151,6 +153,10 @@ class Dispatch(Protocol):
 class Drive(Protocol):
     """Live dispatcher, powerful shape: it takes requests itself.
 
+    A unit is called once, and `take` may hand out an equal one again. That of a conversation is handed out for each of its requests, and
+    so perhaps while the thread that called it for the request before has not returned from that call yet. A dispatcher that keeps
+    something for each call, such as a token of a limiter, must not find it by the unit.
+
     It may also have the `dispatch` of a `Dispatch`, to run requests elsewhere than where their units are called, such as in tasks of an
     event loop. A unit then calls `verify_request` and `process_request`, which calls `dispatch`, and returns. Whoever calls `Work.run`, or
     awaits `Work.run_async`, closes and settles the request. `Server.handle_request` and a server's own threads call `dispatch` outside
@@ -161,7 +167,7 @@ class Drive(Protocol):
         """Take units and run them until the intake is `stopped`. The serving thread calls it and stays inside until then.
 
         It may be called again on the same live part. A drain calls it a second time to serve the requests that were accepted or in
-        the kernel's queue when stop was requested: that intake has no listeners and stops by itself. A server that is restarted
+        the accept queue when stop was requested: that intake has no listeners and stops by itself. A server that is restarted
         without a drain calls it again too. Threads of the previous call may still be inside a handler, so each call starts its
         own threads and gives them its own intake.
 

@@ -46,6 +46,7 @@ from socketkit.seams.powers import (
     Shares,
     SpeaksFirst,
     Starts,
+    StaysInProcess,
     TakesAnySocket,
     TakesKinds,
     TakesLoopConnections,
@@ -86,7 +87,7 @@ __all__ += [
 ]
 __all__ += ["Answers", "Checks", "Daemonizes", "ForksRequests", "ForksWorkers", "Kinds", "Located", "NeedsSocket", "Nests", "OpensSeveral"]
 __all__ += ["IsAsync", "NamesClient", "ReplacesSocket", "RepliesToMessages", "Requires", "RunsAsync", "SpeaksFirst", "Starts", "TakesKinds"]
-__all__ += ["RunsInterpreters", "TakesAnySocket", "TakesLoopConnections", "Upgrades", "UsesAsyncLibrary"]
+__all__ += ["RunsInterpreters", "StaysInProcess", "TakesAnySocket", "TakesLoopConnections", "Upgrades", "UsesAsyncLibrary"]
 __all__ += ["Address", "Clock", "InWork", "Kind", "Request", "Seconds", "Unit"]
 __all__ += ["Answered", "Handshake", "Layer", "Listener", "Transport", "open_listeners"]
 __all__ += ["at_least", "permission_bits", "seconds", "seconds_or_none", "socket_path", "some_seconds_or_none"]

@@ -71,10 +71,13 @@ class Cuts(Protocol):
 
 
 class Forces(Protocol):
-    """Power of a live dispatcher: it can end running requests by more than shutting down their sockets."""
+    """Power of a live dispatcher: it can end requests by more than shutting down their sockets."""
 
     def force(self) -> None:
-        """End the requests that still run, without waiting for them. Called once, when a drain's deadline has passed."""
+        """End the requests that still run, without waiting for them. Called once, when a drain's deadline has passed.
+
+        A dispatcher that keeps requests in a queue gives these up: it calls `Work.settle` and `Work.release` for each.
+        """
 
 
 class Lingers(Protocol):
@@ -241,6 +244,15 @@ class ForksRequests(Protocol):
     """Trait of a dispatcher's recipe: each request runs in a child process, so this process never learns what its layers find out."""
 
     forks_requests: bool
+
+
+class StaysInProcess(Protocol):
+    """Trait of a transport's recipe: no other process and no other interpreter can serve its requests.
+
+    So it is refused under a dispatcher with one of the traits `ForksWorkers`, `ForksRequests` and `RunsInterpreters`.
+    """
+
+    stays_in_process: bool
 
 
 class Daemonizes(Protocol):

@@ -1127,7 +1127,7 @@ def test_a_layer_that_replaces_the_socket_is_refused_at_composition():
 
 @pytest.mark.parametrize("recipe", [Asyncio(), Prefork(1, Asyncio())], ids=["asyncio", "prefork"])
 def test_a_handler_for_another_library_is_refused(recipe):
-    with pytest.raises(IncompatibleError, match=r"is written for trio, and \w+ has an event loop of asyncio; use trio"):
+    with pytest.raises(IncompatibleError, match=r"is written for trio, and \w+ has an event loop of asyncio; use dispatcher='trio'"):
         Server(ANYWHERE, asynchronous(hold, async_library="trio"), dispatcher=recipe)
 
 

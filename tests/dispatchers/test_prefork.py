@@ -164,7 +164,7 @@ def test_it_takes_the_handlers_that_its_inner_dispatcher_takes():
     class Awaited(AsyncStreamRequestHandler):
         pass
 
-    with pytest.raises(IncompatibleError, match="Prefork cannot await it"):
+    with pytest.raises(IncompatibleError, match="which Prefork cannot run; use dispatcher='asyncio'"):
         Server("tcp://127.0.0.1:0", Awaited, dispatcher=Prefork(inner=Sync()))
     with pytest.raises(IncompatibleError, match="Choosy does not like Awaited"):
         Server("tcp://127.0.0.1:0", Awaited, dispatcher=Prefork(inner=Choosy()))
