@@ -1,5 +1,6 @@
 """What holds for every test: it leaves the process as it found it; and what takes long runs first, or only if it is asked for."""
 
+import shutil
 from importlib.metadata import distributions
 
 import pytest
@@ -14,7 +15,7 @@ def own_log():
 
 
 def pytest_collection_modifyitems(config, items):
-    """Skip what is marked `soak` unless the -m option speaks of it, and what is marked with a `plugin` that is not installed.
+    """Skip what is marked `soak` unless the -m option speaks of it, and what is marked with a plugin or a client that is not installed.
 
     Those that may take longest run first: at the end, xdist has only short tests left to keep all workers busy.
     """
@@ -25,6 +26,8 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.skip(reason="takes long: run it with -m soak"))
         for plugin in {name for marker in item.iter_markers("plugin") for name in marker.args} - installed:
             item.add_marker(pytest.mark.skip(reason=f"needs {plugin}: run it with nox -s plugins"))
+        for program in {name for marker in item.iter_markers("clients") for name in marker.args if shutil.which(name) is None}:
+            item.add_marker(pytest.mark.skip(reason=f"{program} is not installed"))
 
 
 def time_limit(item):

@@ -1,13 +1,16 @@
 """Every command, file and link that CONTRIBUTING.md names exists."""
 
 import ast
+import os
 import re
 import shlex
+import sys
 import tomllib
 
 import pytest
 
 from helpers.support import ROOT
+from socketkit.testing.programs import run
 
 PAGE = ROOT / "CONTRIBUTING.md"
 TEXT = PAGE.read_text("utf-8")
@@ -137,3 +140,13 @@ def test_a_command_that_does_not_work_is_found(command):
 def test_the_page_is_shipped_with_what_it_names():
     hatch = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["hatch"]["build"]["targets"]["sdist"]
     assert {PAGE.name, "noxfile.py"} <= set(hatch["include"])
+
+
+@pytest.mark.parametrize("program", ["redis-benchmark", "dig"])
+def test_a_test_is_skipped_if_one_of_its_clients_is_not_installed(program, tmp_path):
+    tmp_path.joinpath(program).touch(0o755)
+    test = "tests/cli/test_serve.py::test_redis_benchmark_and_dig_are_answered"
+    env = {**os.environ, "PATH": str(tmp_path)}
+    done = run(sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "-rs", test, cwd=ROOT, env=env).stdout
+    [other] = {"redis-benchmark", "dig"} - {program}
+    assert f"{other} is not installed" in done

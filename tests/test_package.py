@@ -58,7 +58,7 @@ def test_names_are_imported_when_asked_for_and_the_type_checker_is_told_of_the_s
     assert told == socketkit._PLACES
     names = [name for group in told.values() for name in group]
     assert {*names, "socketserver", *socketkit.socketserver.__all__} == set(socketkit.__all__)
-    assert set(socketkit.__all__) <= set(dir(socketkit))
+    assert {each for each in dir(socketkit) if not each.startswith("__")} == set(socketkit.__all__)
     for place, group in told.items():
         for name in group:
             assert getattr(socketkit, name) is getattr(importlib.import_module(f"socketkit.{place}"), name)

@@ -20,7 +20,9 @@ from socketkit.errors import ClashError, ConfigError, did_you_mean
 @click.command(epilog="\b\nsocketkit plugins\nsocketkit plugins fork")
 @click.argument("name", required=False)
 def plugins(name: str | None) -> None:
-    """List what is installed and who supplies it; with the NAME of a plugin or a part, its options too.
+    """List the installed plugins and their parts; with the NAME of a plugin or a part, its options too.
+
+    A part is listed with its name, for text and files, and with its class, for Python: thread (Threads).
 
     A plugin that is broken or disabled is listed with the reason and keeps nothing else from working.
     """
@@ -34,7 +36,7 @@ def _everything(catalog: Catalog) -> Iterator[str]:
     for plugin in catalog.plugins:
         yield _headline(plugin)
         for kind in KINDS:
-            names = [offer.name for offer in plugin.offers if offer.kind == kind]
+            names = [f"{offer.name} ({offer.recipe.__name__})" for offer in plugin.offers if offer.kind == kind]
             if names:
                 yield f"  {kind + ':':<12}{', '.join(names)}"
         yield from _observers(plugin)

@@ -132,7 +132,7 @@ class AsyncStreamRequestHandler(AsyncRequestHandler):
         """Encrypt the connection from now on, as for STARTTLS. `reader` and `writer` are new objects afterwards.
 
         Call it right after writing the reply that invites the client to shake hands, with nothing but `drain` in between. What the
-        client has sent in clear before is refused, because somebody on the way may have put it in. `Limits.handshake` bounds the
+        client has sent in clear before is refused, because an attacker may have injected it. `Limits.handshake` bounds the
         handshake.
 
         context: the server's `ssl.SSLContext`. None: the certificate of the transport's layer `TLS(..., upgrade=True)`.

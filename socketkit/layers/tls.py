@@ -105,7 +105,7 @@ class TLS:
         if self.context is None and not self.cert:
             raise ValueError("cert is missing; give a file with a certificate and its chain, or a context")
         if self.client != "none" and self.client_ca is None:
-            raise ValueError(f"client={self.client!r} needs client_ca, the certificates of those who sign clients' certificates")
+            raise ValueError(f"client={self.client!r} needs client_ca, the certificates of the authorities that sign clients' certificates")
 
     def check(self, handler: object) -> None:
         """Load everything once. Raises: ConfigError, which names the file at fault; IncompatibleError if nothing would be encrypted."""

@@ -59,13 +59,14 @@ def test_our_own_parts_are_listed_by_kind(here):
         ("dispatcher", {"sync", "thread", "fork", "pool", "adaptive", "prefork", "asyncio", "executor", "interpreters"}),
         ("lifecycle", {"classic", "graceful"}),
     ):
+        assert kind != "dispatcher" or "thread (Threads), fork (Forks)" in listed
         lines = [line.partition(":")[2] for line in listed.splitlines() if line.startswith(f"  {kind}:")]
         assert names <= set(" ".join(lines).replace(",", "").split())
 
 
 def test_others_are_listed_with_their_distribution_and_version(here, install):
     install("socketkit-green", "green", GREEN)
-    assert "green, from socketkit-green 1.2\n  dispatcher: green\n" in plugins()
+    assert "green, from socketkit-green 1.2\n  dispatcher: green (Green)\n" in plugins()
 
 
 EARS = """

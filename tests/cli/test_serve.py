@@ -256,7 +256,7 @@ def test_plugins_observe_what_is_served(here, install):
         assert program.stop() == 0
 
 
-@pytest.mark.clients
+@pytest.mark.clients("redis-benchmark", "dig")
 def test_redis_benchmark_and_dig_are_answered(here):
     Path("real.py").write_text("""
 import socketserver

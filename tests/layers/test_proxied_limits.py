@@ -204,7 +204,7 @@ def test_a_client_of_tls_gets_no_reply_that_it_could_not_read():
 
 @pytest.mark.parametrize("dispatcher", [Forks(), Prefork(2, Forks())], ids=repr)
 def test_max_per_peer_is_refused_where_only_a_child_learns_who_the_client_is(dispatcher):
-    with pytest.raises(IncompatibleError, match=r"only its children learn from ProxyProtocol .* leave max_per_peer out"):
+    with pytest.raises(IncompatibleError, match=r"only its children learn the client's address from ProxyProtocol; leave max_per_peer out"):
         Server(PROXIED, Echo, dispatcher=dispatcher, limits=Limits(max_per_peer=2))
 
 

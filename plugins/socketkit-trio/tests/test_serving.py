@@ -325,11 +325,15 @@ def test_an_option_that_is_wrong_is_refused(options):
 @pytest.mark.parametrize(
     ("handler", "dispatcher", "message"),
     [
-        (Greeting, Asyncio(), "Greeting is written for trio, and Asyncio has an event loop of asyncio; use trio"),
-        (Greeting, Prefork(1, Asyncio()), "Greeting is written for trio, and Prefork has an event loop of asyncio; use trio"),
-        (AsyncStreamRequestHandler, Trio(), "is written for asyncio, and Trio has an event loop of trio; use asyncio"),
-        (AsyncStreamRequestHandler, Prefork(1, Trio()), "is written for asyncio, and Prefork has an event loop of trio; use asyncio"),
-        (Greeting, None, "Greeting is asynchronous, and Adaptive cannot await it; use trio"),
+        (Greeting, Asyncio(), "Greeting is written for trio, and Asyncio has an event loop of asyncio; use dispatcher='trio'"),
+        (Greeting, Prefork(1, Asyncio()), "Greeting is written for trio, and Prefork has an event loop of asyncio; use dispatcher='trio'"),
+        (AsyncStreamRequestHandler, Trio(), "is written for asyncio, and Trio has an event loop of trio; use dispatcher='asyncio'"),
+        (
+            AsyncStreamRequestHandler,
+            Prefork(1, Trio()),
+            "is written for asyncio, and Prefork has an event loop of trio; use dispatcher='asyncio'",
+        ),
+        (Greeting, None, "Greeting is an async handler, which Adaptive cannot run; use dispatcher='trio'"),
         (TrioDatagramRequestHandler, Trio(), "accepts only datagram requests"),
     ],
 )

@@ -389,7 +389,7 @@ class DispatcherConformance(RecipeConformance):
             expect(holding.hear() == "", "the connection of a request that was forced to end is still open")
 
     def test_queue(self) -> None:
-        """A stop loses nobody who connected before it, though every worker may be busy."""
+        """A stop loses no client that connected before it, though every worker may be busy."""
         with self._serving() as server, client(server.addresses[0], self.patience) as holding, contextlib.ExitStack() as waiting:
             self._hold(holding)
             queued = [waiting.enter_context(client(server.addresses[0], self.patience)) for _ in range(5)]
