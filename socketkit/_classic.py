@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import socket
+import sys
 from collections.abc import Callable
 
 from socketkit._engine.engine import Engine
@@ -12,6 +13,8 @@ from socketkit._engine.override import Override
 from socketkit._engine.sources import ClassicSource
 from socketkit._engine.steps import replaces
 from socketkit._system.children import keep_private
+from socketkit._system.logs import write
+from socketkit.handlers.base import unwrapped
 
 TYPE_CHECKING = False  # instead of importing it from typing
 if TYPE_CHECKING:
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from socketkit._engine.run import Run
     from socketkit._engine.work import StartedDispatcher
     from socketkit.seams import Address, Dispatcher, DrainReport, Lifecycle, Request, Serving
+    from socketkit.seams.limits import Limits
 
 _EXIT_PACE = 0.02
 """Seconds between two checks, at the end of the program, whether requests still run."""
@@ -56,6 +60,14 @@ def inherited(server: Any) -> socket.socket | None:
     return sock
 
 
+def limit_stalls(server: Any) -> None:
+    """Limit how long sends on the connections of a server may stall, as the program was told."""
+    from socketkit._engine import deadlines  # noqa: PLC0415 - for programs with limits only
+
+    if Override.limits is not None and Override.limits.write_stall is not None:
+        deadlines.limit_stalls(server, server.get_request, Override.limits.write_stall)
+
+
 class ClassicEngine(Engine):
     """The engine of a classic server. It has a live dispatcher only if the process-wide override has a dispatcher or a lifecycle.
 
@@ -79,7 +91,7 @@ class ClassicEngine(Engine):
 
     def begin_request(self, request: Request, client_address: Address) -> None:
         """Run the request through the hooks. It enters the ledger only if a dispatcher or lifecycle was chosen, which need it."""
-        if Override.dispatcher is not None or Override.lifecycle is not None:  # as `is_set`, without the call
+        if Override.is_set:
             super().begin_request(request, client_address)
             return
         server = self.server
@@ -106,6 +118,10 @@ class ClassicEngine(Engine):
         return Override.lifecycle or _ONLY_THE_LOOP
 
     @property
+    def limits(self) -> Limits | None:
+        return Override.limits
+
+    @property
     def address(self) -> str:
         server = self.server
         return f"{type(server).__name__} at {getattr(server, 'server_address', None)}"
@@ -122,7 +138,7 @@ class ClassicEngine(Engine):
         return chosen.daemonized() if daemon else chosen  # type: ignore[no-any-return]
 
     def start_dispatcher(self) -> StartedDispatcher | None:
-        return super().start_dispatcher() if Override.is_set() else None
+        return super().start_dispatcher() if Override.is_set else None
 
     def prepare(self) -> None:
         super().prepare()
@@ -131,6 +147,9 @@ class ClassicEngine(Engine):
             from socketkit._system import activation  # noqa: PLC0415 - as above
 
             activation.listens(bound, sock)
+        if Override.stats:
+            atexit.unregister(self._say_stats)
+            atexit.register(self._say_stats)  # before what is registered next, so called after it
         if self.live is not None:
             atexit.unregister(self._await_requests)  # of an earlier run
             atexit.register(self._await_requests)  # after what the dispatcher has registered, so called before it
@@ -161,11 +180,53 @@ class ClassicEngine(Engine):
         if self.run is None and self.live is not None:
             self.live.wait(None)
 
-    def sources(self, _run: Run) -> list[ClassicSource]:
+    def sources(self, run: Run) -> list[ClassicSource]:
         server, live = self.server, self.start_dispatcher()
         turn = server._take_turn if replaces(server, "_handle_request_noblock") else None  # noqa: SLF001 - as above
         accept = self._accept_of(server) if live is not None and live.drive is not None else None
-        return [ClassicSource(server, live, turn, accept)]
+        source = ClassicSource(server, live, turn, accept)
+        if Override.limits is not None and live is not None:
+            self._limit(source, live, Override.limits, run)
+        return [source]
+
+    def _limit(self, source: ClassicSource, live: StartedDispatcher, limits: Limits, run: Run) -> None:
+        """Apply the limits that a program was given to a source."""
+        import attrs  # noqa: PLC0415 - for programs with limits only
+
+        from socketkit._engine.admission import Admission  # noqa: PLC0415 - as above
+        from socketkit._engine.deadlines import Deadlines  # noqa: PLC0415 - as above
+
+        server = self.server
+        limits = limits.shared_by(getattr(self.recipe(), "processes", 1))
+        limits = limits if live.narrow is None else live.narrow(limits)
+        source.counted = getattr(server, "socket_type", None) == socket.SOCK_STREAM
+        if source.parking is not None and limits.idle is not None:
+            source.parking = attrs.evolve(source.parking, idle=limits.idle)
+        if Admission.is_needed(limits, counted=source.counted):
+            source.admission = Admission(limits, self.ledger, [source])
+        if not source.counted:
+            return
+        timed = attrs.evolve(limits, write_stall=limits.write_stall if source.layers else None)  # otherwise the system keeps it
+        if live.cut is not None:
+            timed = attrs.evolve(timed, first_byte=None, handshake=None, write_stall=None)  # which each child keeps itself
+        if Deadlines.are_needed(timed):
+            source.deadlines = Deadlines(timed, self.ledger, run.call_later, speaks_first=self._speaks_first, cut=live.cut)
+
+    def _speaks_first(self) -> bool:
+        return bool(getattr(unwrapped(self.server.RequestHandlerClass), "speaks_first", False))
+
+    def forget_parent(self, request: Request) -> None:
+        super().forget_parent(request)
+        if Override.limits is not None:
+            from socketkit._engine.deadlines import keep_in_child  # noqa: PLC0415 - as above
+
+            keep_in_child(Override.limits, self.ledger, request, speaks_first=self._speaks_first)
+
+    def _say_stats(self) -> None:
+        """Write at the end of the program how the requests ended."""
+        stats = self.ledger.stats()
+        ended = ", ".join(f"{count} {outcome}" for outcome, count in stats.outcomes.items())
+        write(sys.stderr, f"{self.label}: {stats.accepted} accepted" + (f": {ended}" if ended else "") + "\n")
 
     def selector(self) -> Any:
         return self._new_selector()

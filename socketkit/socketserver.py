@@ -310,7 +310,7 @@ def _new_selector() -> Any:
 
 def _dispatched(server: Any, request: Request, client_address: Address) -> bool:
     """Give the request to the override's dispatcher; False if there is none, or it drives but no run is under way (`handle_request`)."""
-    if _Override.dispatcher is None and _Override.lifecycle is None:  # as `is_set`, without the call
+    if not _Override.is_set:
         return False
     engine = engine_of(server)
     live = engine.start_dispatcher()
@@ -420,6 +420,10 @@ class TCPServer(BaseServer):
         if _Override.nodelay:
             with contextlib.suppress(OSError):  # not TCP, or not a real socket
                 self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets inherit it
+        if _Override.limits is not None:
+            from socketkit import _classic  # noqa: PLC0415 - imported since a server was made
+
+            _classic.limit_stalls(self)  # before a client can connect: its connection inherits it
         self.socket.listen(self.request_queue_size)
 
     def server_close(self) -> None:

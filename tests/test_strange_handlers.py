@@ -70,11 +70,11 @@ def composed(handler, dispatcher):
 @contextlib.contextmanager
 def under(dispatcher):
     """Have the dispatcher take the place of the classic classes' own."""
-    Override.dispatcher, Override.lifecycle = config.dispatcher(dispatcher), Graceful(drain=2)
+    Override.choose(config.dispatcher(dispatcher), Graceful(drain=2))
     try:
         yield
     finally:
-        Override.dispatcher = Override.lifecycle = None
+        Override.choose()
 
 
 @contextlib.contextmanager

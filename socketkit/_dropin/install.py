@@ -47,13 +47,18 @@ def install() -> ModuleSpec:
 
 
 def _choose() -> None:
-    dispatcher, lifecycle = os.environ.get("SOCKETKIT_RUN_DISPATCHER"), os.environ.get("SOCKETKIT_RUN_LIFECYCLE")
-    if dispatcher or lifecycle:
-        from socketkit._engine import connection, drain  # noqa: F401, PLC0415 - now: a program may change its root folder before it serves
+    dispatcher, lifecycle, limits = (os.environ.get(f"SOCKETKIT_RUN_{name}") for name in ("DISPATCHER", "LIFECYCLE", "LIMITS"))
+    stats = "SOCKETKIT_RUN_STATS" in os.environ
+    if dispatcher or lifecycle or limits or stats:
+        from socketkit._engine import admission, connection, deadlines, drain  # noqa: F401, PLC0415 - now: a program may change its root folder before it serves
         from socketkit.composition import config  # noqa: PLC0415 - without a choice, nothing of it is needed
 
-        Override.dispatcher = config.dispatcher(dispatcher) if dispatcher else None
-        Override.lifecycle = config.lifecycle(lifecycle) if lifecycle else None
+        Override.choose(
+            config.dispatcher(dispatcher) if dispatcher else None,
+            config.lifecycle(lifecycle) if lifecycle else None,
+            config.classic_limits(limits) if limits else None,
+            stats=stats,
+        )
     if lifecycle and "SOCKETKIT_READY_FD" in os.environ:  # not what a service manager passes: that is the program's
         from socketkit._system import activation  # noqa: PLC0415 - as above
 

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 _SHIM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "child")  # noqa: PTH100, PTH118, PTH120 - importing pathlib takes longer
 
 
-def check(dispatcher: str | None, lifecycle: str | None) -> bool:
+def check(dispatcher: str | None, lifecycle: str | None, limits: str | None = None) -> bool:
     """Check the parts that a program will run under. Return False if the dispatcher copies its server, which a program's cannot be.
 
     Raises: the error of a part that cannot be made, or cannot work in a program.
     """
-    if dispatcher is None and lifecycle is None:
+    if dispatcher is None and lifecycle is None and limits is None:
         return True
     from socketkit.composition import capabilities, config  # noqa: PLC0415 - many programs run without options
     from socketkit.transports.tcp import TCP  # noqa: PLC0415 - as above
@@ -33,6 +33,7 @@ def check(dispatcher: str | None, lifecycle: str | None) -> bool:
         [TCP("127.0.0.1", 0)],  # a stand-in for whatever the program listens on
         strategy,
         config.lifecycle(lifecycle) if lifecycle is not None else None,
+        limits=config.classic_limits(limits) if limits is not None else None,
     )
     return not hasattr(strategy, "interpreters")
 
@@ -42,28 +43,31 @@ def can_start() -> bool:
     return bool(not sys.flags.no_site and sys.executable)
 
 
-def start(program: Sequence[str], dispatcher: str | None = None, lifecycle: str | None = None) -> NoReturn:
-    """Run the program, given as its arguments for ``python``, in place of this process. For the parts see `environment`."""
-    _become([sys.executable, *_interpreter_options(), *program], environment(len(program), dispatcher, lifecycle))
+def start(program: Sequence[str], *chosen: str | None) -> NoReturn:
+    """Run the program, given as its arguments for ``python``, in place of this process. chosen: as for `environment`."""
+    _become([sys.executable, *_interpreter_options(), *program], environment(len(program), *chosen))
 
 
-def environment(words: int, dispatcher: str | None = None, lifecycle: str | None = None) -> dict[str, str]:
+def environment(
+    words: int, dispatcher: str | None = None, lifecycle: str | None = None, limits: str | None = None, stats: str | None = None
+) -> dict[str, str]:
     """Return the environment for an interpreter whose last `words` arguments are the program and its own arguments.
 
     dispatcher, lifecycle: text for the parts that every server in the program runs under; None: those its class is named for.
+    limits: text for the limits of every server; None: there are none. stats: "1": each server says at the end how its requests ended.
     """
     variables = {key: value for key, value in os.environ.items() if not key.startswith("SOCKETKIT_RUN")}
     if sys.flags.ignore_environment:  # the new interpreter must read PYTHONPATH, so drop all other variables
         variables = {key: value for key, value in variables.items() if not key.startswith("PYTHON")}
     given = variables.get("PYTHONPATH")
     path = [each for each in given.split(os.pathsep) if each != _SHIM] if given else []  # an empty entry is the current folder
-    chosen = {"SOCKETKIT_RUN_DISPATCHER": dispatcher, "SOCKETKIT_RUN_LIFECYCLE": lifecycle}
+    chosen = {"DISPATCHER": dispatcher, "LIFECYCLE": lifecycle, "LIMITS": limits, "STATS": stats}
     return {
         **variables,
         "PYTHONPATH": os.pathsep.join((_SHIM, *path)),
         "SOCKETKIT_RUN": f"{sys.implementation.cache_tag}:{sys.prefix}",
         "SOCKETKIT_RUN_WORDS": str(words),
-        **{name: text for name, text in chosen.items() if text is not None},
+        **{f"SOCKETKIT_RUN_{name}": text for name, text in chosen.items() if text is not None},
     }
 
 

@@ -14,7 +14,7 @@ import attrs
 
 from socketkit._engine import connection, renewal  # noqa: F401 - connection: now, because a lifecycle may change the user before it serves
 from socketkit._engine.admission import Admission
-from socketkit._engine.deadlines import Deadlines, limit_stalls
+from socketkit._engine.deadlines import Deadlines, keep_in_child, limit_stalls
 from socketkit._engine.descriptors import fitted
 from socketkit._engine.engine import Engine
 from socketkit._engine.intake import Intake
@@ -26,8 +26,6 @@ from socketkit._engine.tally import Tally
 from socketkit._engine.work import StartedDispatcher
 from socketkit._system.children import keep_private
 from socketkit._system.logs import Log
-from socketkit._system.sockets import peek
-from socketkit._system.timer import TimerThread
 from socketkit.handlers.base import unwrapped
 from socketkit.seams import (
     Address,
@@ -80,6 +78,11 @@ class ComposedEngine(Engine):
     def lifecycle(self) -> Lifecycle:
         lifecycle: Lifecycle = self.server.lifecycle
         return lifecycle
+
+    @property
+    def limits(self) -> Limits:
+        limits: Limits = self.server.limits
+        return limits
 
     @property
     def address(self) -> str:
@@ -295,12 +298,7 @@ class ComposedEngine(Engine):
         if not isinstance(request, tuple):
             self.close_listeners()
         super().forget_parent(request)
-        limits: Limits = attrs.evolve(self.server.limits, request=None)  # the parent keeps the other deadlines
-        entry = None if isinstance(request, tuple) else self.ledger.find(request)
-        if entry is not None and (entry.layers or (limits.first_byte is not None and peek(request) is None)):
-            deadlines = Deadlines(limits, self.ledger, TimerThread(self.clock).call_later, speaks_first=self._speaks_first)
-            deadlines.listen_to(request)
-            deadlines.begin()
+        keep_in_child(self.server.limits, self.ledger, request, speaks_first=self._speaks_first)
 
     def become_replica(
         self, dispatcher: Dispatcher | None, tally: Tally, opened: Callable[[Intake], None], settled: Callable[[int], None] | None

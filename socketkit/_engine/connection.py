@@ -307,10 +307,10 @@ class Connection(RequestUnit):
 
     def _time_out(self) -> _Then:
         """End a conversation that was idle for too long. A handler of `http.server` sees its own timeout, which it logs."""
-        handler, server = self._handler, self._source.server
+        handler = self._handler
         was_idle = self.outcome == "finished" and not self._is_first and not self._source.intake.ending
         if was_idle and not self._own_timeout():
-            limits = getattr(server, "limits", None)  # classic servers have none
+            limits = self._source.engine.limits
             key = "dispatcher.idle" if limits is None or limits.idle is None else "limits.idle"
             self._source.ledger.say_cut(self, key, f"no request came within {self._parking.idle:g} s")
         elif was_idle and not isinstance(handler, ConversationHandler):

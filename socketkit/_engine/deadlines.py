@@ -10,8 +10,11 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import attrs
+
 from socketkit._system.logs import Log
-from socketkit._system.sockets import acknowledged, cut_off, is_readable, limit_sends, received
+from socketkit._system.sockets import acknowledged, cut_off, is_readable, limit_sends, peek, received
+from socketkit._system.timer import TimerThread
 from socketkit.seams import Request
 from socketkit.seams.limits import Limits
 
@@ -147,6 +150,16 @@ class Deadlines:
         self._ledger.cut(entry, limit, reason)
         with contextlib.suppress(Exception):  # it has just ended by itself
             self._cut(entry.request)
+
+
+def keep_in_child(limits: Limits, ledger: Ledger, request: Request, *, speaks_first: Callable[[], bool]) -> None:
+    """In a child forked for a request: keep its deadlines but that for the whole request, which its parent keeps."""
+    limits = attrs.evolve(limits, request=None)
+    entry = None if isinstance(request, tuple) else ledger.find(request)
+    if entry is not None and (entry.layers or (limits.first_byte is not None and peek(request) is None)):
+        deadlines = Deadlines(limits, ledger, TimerThread(ledger.clock).call_later, speaks_first=speaks_first)
+        deadlines.listen_to(request)
+        deadlines.begin()
 
 
 # --- silent peers ----------------------------------------------------------------------------------------------------

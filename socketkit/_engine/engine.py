@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from socketkit.seams import Clock, Dispatcher, DrainReport, Lifecycle, PackedReplica, Request
+    from socketkit.seams.limits import Limits
 
 log = Log("socketkit.serving")
 
@@ -70,6 +71,11 @@ class Engine(Requests, ABC):
     @abstractmethod
     def lifecycle(self) -> Lifecycle:
         """The lifecycle of the next run."""
+
+    @property
+    @abstractmethod
+    def limits(self) -> Limits | None:
+        """The server's limits, if it has any."""
 
     @abstractmethod
     def recipe(self) -> Dispatcher | None:

@@ -46,6 +46,7 @@ class RequestSource(Source):
     accepts = True  # `take` accepts the request, rather than the unit that it returns
     upgrade: Layer | ShakesHands | None = None  # the layer that its connections pass when their handler asks for it, if any
     deadlines: Deadlines | None = None  # the deadlines of its connections, if any
+    admission: Admission | None = None  # what is checked before each accept, and of the peer after it, if anything
 
     def __init__(
         self, server: RequestTemplate, parking: Parking | None, layers: tuple[Layer | ShakesHands, ...] = (), *, in_place: bool = False
@@ -84,6 +85,20 @@ class RequestSource(Source):
             deadlines.begin()
         return unit
 
+    def admits(self, admission: Admission, request: Request, client_address: Address) -> bool:
+        """Return whether to serve a request that was just accepted; otherwise turn it away."""
+        reason = admission.objection(self, request, client_address)
+        if reason is None:
+            return True
+        self._turn_away(request, client_address, reason, admission.reply)
+        return False
+
+    def _turn_away(self, request: Request, client_address: Address, reason: str, reply: bytes = b"") -> None:
+        try:
+            self.engine.refuse_request(request, client_address, reason, reply if self.in_clear else b"")
+        except Exception:
+            log.exception("a hook raised while a request of %s was turned away", client_address)
+
     def queued(self, has_time: Callable[[], bool]) -> Iterator[Unit]:
         """Take the requests queued in the kernel and yield their units; parked connections are not yielded.
 
@@ -103,9 +118,7 @@ class RequestSource(Source):
 
 
 class ListenerSource(RequestSource):
-    """A listener of a composed server. `admission` is checked before each accept, and for the peer after it; None: no checks."""
-
-    admission: Admission | None = None
+    """A listener of a composed server."""
 
     def __init__(  # noqa: PLR0913 - it connects a listener to a server, each part by name
         self,
@@ -142,11 +155,8 @@ class ListenerSource(RequestSource):
         except Exception as error:
             log.exception("%s: accepting raised; the request is lost", self.url)
             raise OSError("accepting raised") from error
-        if admission is not None:
-            reason = admission.objection(self, request, client_address)
-            if reason is not None:
-                self._turn_away(request, client_address, reason, admission.reply)
-                return None
+        if admission is not None and not self.admits(admission, request, client_address):
+            return None
         if isinstance(request, tuple) and len(request[0]) > self._largest:  # deliver datagrams whole or not at all
             self._turn_away(request, client_address, TRUNCATED)
             return None
@@ -157,12 +167,6 @@ class ListenerSource(RequestSource):
 
     def resumed(self, failures: int) -> None:
         self.engine.tell("accept_resumed", self.url, failures)
-
-    def _turn_away(self, request: Request, client_address: Address, reason: str, reply: bytes = b"") -> None:
-        try:
-            self.engine.refuse_request(request, client_address, reason, reply if self.in_clear else b"")
-        except Exception:
-            log.exception("a hook raised while a request of %s was turned away", client_address)
 
 
 class ClassicSource(RequestSource):
@@ -199,9 +203,14 @@ class ClassicSource(RequestSource):
         server = self._server
         if self._turn is not None:
             return partial(self._turn, self)
+        admission = self.admission
+        if admission is not None:
+            admission.permit(self)
         request, client_address = server.get_request() if self._accept is None else self._accept()
         if self._adapt is not None:
             request = self._adapt(request)
+        if admission is not None and not self.admits(admission, request, client_address):
+            return None
         if self._booked:
             return self.receive(request, client_address)
         return partial(self.engine.begin_request, request, client_address)

@@ -78,6 +78,18 @@ def limits(spec: object) -> Limits:
     return build(Limits, "limits", spec)
 
 
+def classic_limits(text: str) -> Limits:
+    """Return the limits for the classic servers of a program: those that the text gives, and no others.
+
+    Raises: ConfigError, also for a limit that only a composed server keeps.
+    """
+    given = grammar.options(text)
+    if "line" in given:
+        raise ConfigError.of("limits.line: the files of classic handlers have no limit for lines; leave it out, or compose a Server")
+    none = dict.fromkeys(("max_connections", "line", "first_byte", "handshake", "request", "write_stall"))
+    return build(Limits, "limits", {**none, **{key: Text(value) for key, value in given.items()}})
+
+
 def handler(spec: object) -> Callable[..., object]:
     """Return the handler that ``module:Class`` names, or the given callable.
 

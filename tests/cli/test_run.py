@@ -1,7 +1,9 @@
 """`socketkit run`: the program is as under plain python, but for where its `socketserver` comes from."""
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import zipfile
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from socketkit.testing.clients import talk
 from socketkit.testing.programs import GUARD, Program, run, with_path
 
 SOCKETKIT = (sys.executable, "-m", "socketkit")
@@ -444,6 +447,136 @@ print(socketserver.__file__)
     assert done.stdout == f"{root / 'socketkit' / 'socketserver.py'}\n"
 
 
+LIMITED = """
+import contextlib, logging, socketserver
+logging.basicConfig(level=logging.INFO)
+class Echo(socketserver.StreamRequestHandler):
+    def handle(self):
+        for line in self.rfile:
+            self.wfile.write(line)
+class Quiet(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+    def handle_error(self, request, client_address): pass
+with contextlib.suppress(KeyboardInterrupt), Quiet(("127.0.0.1", 0), Echo) as server:
+    print("port", server.server_address[1], flush=True)
+    server.serve_forever()
+"""
+
+
+@pytest.fixture
+def limited(files):
+    """A function that runs a program of a server under limits, and returns it with the address of its server."""
+    Path("limited.py").write_text(LIMITED)
+    with contextlib.ExitStack() as stack:
+
+        def start(*options):
+            program = stack.enter_context(Program(*SOCKETKIT, "run", *options, "limited.py"))
+            return program, ("127.0.0.1", int(program.line(r"^port (\d+)")[0][1]))
+
+        yield start
+
+
+STRATEGIES = [(), ("--dispatcher", "fork"), ("--dispatcher", "pool:4"), ("--dispatcher", "adaptive"), ("--lifecycle", "graceful:5s")]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda words: "-".join(words) or "own")
+def test_limits_admit_no_more_clients_than_they_say(limited, strategy):
+    _, where = limited("--limits", "max_connections=1,overflow=reject,reply=busy", *strategy)
+    with socket.create_connection(where, GUARD) as first, socket.create_connection(where, GUARD) as second:
+        first.sendall(b"one\n")
+        assert first.recv(10) == b"one\n"
+        assert second.makefile().read() == "busy"
+    while talk(where, b"two\n") == b"busy":
+        pass
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda words: "-".join(words) or "own")
+def test_limits_end_a_silent_client_and_a_slow_one(limited, strategy):
+    program, where = limited("--limits", "first_byte=200ms,request=1s", *strategy)
+    with socket.create_connection(where, GUARD) as silent, socket.create_connection(where, GUARD) as slow:
+        slow.sendall(b"x")
+        assert silent.recv(10) == b""
+        with contextlib.suppress(ConnectionResetError):
+            slow.recv(10)
+        program.line(r"Quiet at \('127.0.0.1', \d+\): cut .* by limits.first_byte: no byte arrived within 0.2 s")
+        program.line("by limits.request: not finished within 1 s")
+
+
+def test_limits_turn_away_clients_of_other_networks(limited):
+    _, where = limited("--limits", "deny=127.0.0.0/8,reply=no")
+    assert talk(where, b"") == b"no"
+
+
+def test_a_limit_ends_an_idle_conversation(files):
+    Path("idle.py").write_text("""
+import http.server, logging
+logging.basicConfig(level=logging.INFO)
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        self.send_response(204)
+        self.end_headers()
+with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    print("port", server.server_port, flush=True)
+    server.serve_forever()
+""")
+    with Program(*SOCKETKIT, "run", "--dispatcher", "adaptive", "--limits", "idle=200ms", "idle.py") as program:
+        with socket.create_connection(("127.0.0.1", int(program.line("^port (.*)")[0][1])), GUARD) as client:
+            client.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            assert client.makefile("rb").read().startswith(b"HTTP/1.1 204")  # to the end
+            program.line("by limits.idle: no request came within 0.2 s")
+
+
+def test_a_limit_ends_a_client_that_takes_nothing(files):
+    Path("stall.py").write_text("""
+import logging, socketserver
+logging.basicConfig(level=logging.INFO)
+class Handler(socketserver.BaseRequestHandler):
+    def handle(self):
+        while True: self.request.sendall(bytes(100_000))
+class Server(socketserver.ThreadingTCPServer):
+    def handle_error(self, request, client_address): pass
+with Server(("127.0.0.1", 0), Handler) as server:
+    print("port", server.server_address[1], flush=True)
+    server.serve_forever()
+""")
+    with Program(*SOCKETKIT, "run", "--limits", "write_stall=200ms", "stall.py") as program:
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)  # so that the system takes nothing more on its behalf
+            client.connect(("127.0.0.1", int(program.line("^port (.*)")[0][1])))
+            program.line("by limits.write_stall: the client took nothing of what it was sent")
+
+
+def test_a_limit_that_was_not_given_does_not_apply(limited):
+    _, where = limited("--limits", "request=1000")
+    assert talk(where, b"x" * 100_000 + b"\n") == b"x" * 100_000 + b"\n"  # of which `line` would let pass 65536
+
+
+def test_a_server_says_at_the_end_how_its_requests_ended(limited):
+    program, where = limited("--stats", "--limits=first_byte=100ms")
+    assert talk(where, b"one\n") == b"one\n"
+    assert talk(where, b"two\n") == b"two\n"
+    with socket.create_connection(where, GUARD) as silent:
+        assert silent.recv(10) == b""
+        program.line("first_byte")
+    assert program.stop(signal.SIGINT) == 0
+    assert program.output.endswith(f"Quiet at {where}: 3 accepted: 2 finished, 1 timed out\n")
+
+
+def test_limits_and_stats_are_there_in_a_program_that_starts_itself_again(files):
+    printed = told(
+        """
+import os, sys, socketserver
+print(socketserver._Override.limits.rate, socketserver._Override.stats, flush=True)
+if "again" not in sys.argv:
+    os.execv(sys.orig_argv[0], [sys.orig_argv[0], "-E", *sys.orig_argv[1:], "again"])
+""",
+        "--limits=rate=5",
+        "--stats",
+    )
+    assert printed == "5.0 True\n" * 2
+
+
 def test_a_program_can_start_itself_again_by_its_original_command_even_ignoring_the_environment(files):
     printed = told(
         """
@@ -484,6 +617,8 @@ def test_running_under_run_again_adds_nothing_twice(files):
         (["--dispatcher"], "requires an argument"),
         (["--dispatcher", "thred", "plain.py"], "no dispatcher named 'thred', did you mean 'thread'?"),
         (["--dispatcher", "fork:many", "plain.py"], "max_children"),
+        (["--limits", "line=5", "plain.py"], "limits.line: the files of classic handlers have no limit for lines"),
+        (["--limits", "rat=5", "plain.py"], "did you mean 'rate'"),
         (["--lifecycle=gracefull", "plain.py"], "did you mean 'graceful'?"),
     ],
 )

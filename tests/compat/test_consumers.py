@@ -14,7 +14,7 @@ from socketkit.composition import config
 
 drop_in = sys.modules["socketserver"]
 if sys.argv[1]:
-    drop_in._Override.dispatcher = config.dispatcher(sys.argv[1])
+    drop_in._Override.choose(config.dispatcher(sys.argv[1]))
 """
 
 

@@ -888,6 +888,7 @@ def serving(server):
 
 def test_a_classic_server_runs_asynchronous_handlers_in_the_loop_and_others_in_threads(dispatcher, monkeypatch):
     monkeypatch.setattr(Override, "dispatcher", dispatcher)
+    monkeypatch.setattr(Override, "is_set", True)
     for handler in (Upper, StreamUpper):
         with serving(socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler)) as server:
             assert [talk(server.server_address, b"hello\n") for _ in range(3)] == [b"HELLO\n"] * 3
@@ -897,6 +898,7 @@ def test_a_classic_server_runs_asynchronous_handlers_in_the_loop_and_others_in_t
 
 def test_a_handler_may_close_a_classic_server(dispatcher, monkeypatch):
     monkeypatch.setattr(Override, "dispatcher", dispatcher)
+    monkeypatch.setattr(Override, "is_set", True)
 
     async def handle(self):
         self.server.shutdown()

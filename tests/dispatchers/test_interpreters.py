@@ -145,7 +145,7 @@ from socketkit import socketserver
 from socketkit.composition import config
 from helpers.interpreted import Words
 
-socketserver._Override.dispatcher = config.dispatcher("interpreters:2")
+socketserver._Override.choose(config.dispatcher("interpreters:2"))
 try:
     socketserver.TCPServer(("127.0.0.1", 0), Words).serve_forever()
 except TypeError as error:

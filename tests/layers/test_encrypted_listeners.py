@@ -57,7 +57,7 @@ class Looping:
 
     def __enter__(self):
         if self.dispatcher:
-            Override.dispatcher, Override.lifecycle = config.dispatcher(self.dispatcher), Graceful(drain=5)
+            Override.choose(config.dispatcher(self.dispatcher), Graceful(drain=5))
         self.thread = threading.Thread(target=self.server.serve_forever, args=(0.01,))
         self.thread.start()
         return self.server.server_address
@@ -66,7 +66,7 @@ class Looping:
         self.server.shutdown()
         self.server.server_close()
         self.thread.join()
-        Override.dispatcher = Override.lifecycle = None
+        Override.choose()
 
 
 def connect(address):

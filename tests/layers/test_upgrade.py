@@ -617,7 +617,7 @@ def looping(kind, handler, dispatcher=None):
             self.noted.append("error")
 
     if dispatcher is not None:
-        Override.dispatcher, Override.lifecycle = config.dispatcher(dispatcher), Graceful(drain=2)
+        Override.choose(config.dispatcher(dispatcher), Graceful(drain=2))
     try:
         with Noting(("127.0.0.1", 0), handler) as server:
             server.noted, server.addresses = [], [server.server_address]
@@ -629,7 +629,7 @@ def looping(kind, handler, dispatcher=None):
                 server.shutdown()
                 thread.join()
     finally:
-        Override.dispatcher = Override.lifecycle = None
+        Override.choose()
 
 
 KINDS = [

@@ -38,8 +38,9 @@ def _tell_how_it_was_started(here: str, words: int) -> None:
 
     The command is this folder instead of ``-m socketkit``, because a new process may have a different import path.
     """
-    chosen = (("--dispatcher", "SOCKETKIT_RUN_DISPATCHER"), ("--lifecycle", "SOCKETKIT_RUN_LIFECYCLE"))
+    chosen = [(f"--{name}", f"SOCKETKIT_RUN_{name.upper()}") for name in ("dispatcher", "lifecycle", "limits")]
     options = [word for option, variable in chosen if variable in os.environ for word in (option, os.environ[variable])]
+    options += ["--stats"] if "SOCKETKIT_RUN_STATS" in os.environ else []
     at = len(sys.orig_argv) - words
     sys.orig_argv[at:at] = [here, "run", *options]
 
