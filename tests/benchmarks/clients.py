@@ -1,8 +1,9 @@
 """Client programs that put a server under load: their command lines, and how to read their output.
 
 Every client warms the server up first. All return the same figures: replies/s; the server's processor time per reply
-(CPU µs/reply); its memory at the end; and how busy server and client were, because a rate is the server's only if the server was busy: the server as a share of
-one processor, the client as a share of the processors that its processes can use.
+(CPU µs/reply); its memory at the end; and how busy server and client were, because a rate is the server's only if the server was busy:
+the server as a share of one processor, the client as a share of the processors that its processes can use. redis-benchmark adds the
+99th percentile of its latencies, and the server's memory at its peak, when all connections were open.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from .tools import queries
 
 RATE = "replies/s"
 CPU = "CPU µs/reply"
+P99 = "p99 ms"
 MEMORY = "memory MB"
+PEAK = "peak memory MB"
 SERVER_BUSY = "server busy"
 
 CONNECTIONS = 50
@@ -32,6 +35,9 @@ CONNECTIONS = 50
 
 DATAGRAMS = 100
 """How many outstanding datagrams dnsperf allows: few enough for any socket's buffer."""
+
+LINES = 20
+"""The fewest lines that redis-benchmark sends on each keep-alive connection: otherwise, with many of them, most time goes to connecting."""
 
 HANDSHAKERS = 8
 """How many processes of ``openssl s_time`` run at once; each makes one handshake after another."""
@@ -43,22 +49,30 @@ class ClientError(Exception):
     """A client program failed or reported errors; the message is its output."""
 
 
-def redis_benchmark(*more: str, keep: bool) -> Callable[[Server, float], Reading]:
+def redis_benchmark(*more: str, keep: bool, connections: int = CONNECTIONS) -> Callable[[Server, float], Reading]:
     """Return a load of ``PING`` lines by redis-benchmark, on keep-alive connections or on one connection per line. more: its options."""
 
-    def ping(server: Server, count: int) -> float:
-        command = ["redis-benchmark", "-p", str(server.port), "-c", str(CONNECTIONS), "-n", str(count), "-t", "ping_inline", "--csv"]
+    def ping(server: Server, count: int) -> tuple[float, float]:
+        """Return the replies per second, and the 99th percentile of the latency in milliseconds."""
+        command = ["redis-benchmark", "-p", str(server.port), "-c", str(connections), "-n", str(count), "-t", "ping_inline", "--csv"]
         output = _run([*command, "-k", str(int(keep)), *more])
-        line = next(line for line in csv.reader(io.StringIO(output)) if line[:1] == ["PING_INLINE"])
-        return float(line[1])
+        row = next(row for row in csv.DictReader(io.StringIO(output)) if row["test"] == "PING_INLINE")
+        return float(row["rps"]), float(row["p99_latency_ms"])
 
     def load(server: Server, seconds: float) -> Reading:
         if "--tls" in more and not _has_tls():
             raise ClientError("this redis-benchmark was built without TLS")
-        count = 500  # redis-benchmark takes a number of requests, not a time: find the number that takes this long
+        count = max(500, connections)  # redis-benchmark takes a number of requests, not a time: find the number that takes this long
         for warm in (WARM_SECONDS, WARM_SECONDS, seconds):
-            count = max(int(ping(server, count) * warm), CONNECTIONS)
-        return _measured(server, lambda: count / ping(server, count), lambda: count)
+            count = max(int(ping(server, count)[0] * warm), connections * (LINES if keep else 1))
+        latency = 0.0
+
+        def run() -> float:
+            nonlocal latency
+            rate, latency = ping(server, count)
+            return count / rate
+
+        return {**_measured(server, run, lambda: count), P99: latency, PEAK: server.peak() / 1e6}
 
     return load
 

@@ -24,6 +24,7 @@ START_SECONDS = 20.0
 """How long a server may take to print its port."""
 
 _TICK = os.sysconf("SC_CLK_TCK")
+_PEAK = re.compile(r"^VmHWM:\s+(\d+) kB$", re.MULTILINE)
 _PSS = re.compile(r"^Pss:\s+(\d+) kB$", re.MULTILINE)
 
 
@@ -79,6 +80,11 @@ class Server:
         """Return the resident memory of the server and its children in bytes. What processes share counts for each in equal parts (PSS)."""
         rollups = [_read(process / "smaps_rollup") for process, _ in self._processes()]
         return sum(int(found[1]) for found in map(_PSS.search, rollups) if found) * 1024
+
+    def peak(self) -> int:
+        """Return the most resident memory that the server and its children have had, in bytes. What processes share counts for each."""
+        states = [_read(process / "status") for process, _ in self._processes()]
+        return sum(int(found[1]) for found in map(_PEAK.search, states) if found) * 1024
 
     def threads(self) -> int:
         """Return the number of threads of the server and its children."""

@@ -1,4 +1,4 @@
-"""Writes docs/explanation/measurements.md and its figures from the JSON file of a run."""
+"""Writes the pages about measurements and their figures, from the JSON file of a run."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from .clients import CPU, P99, PEAK
 from .figures import Outcome, limits, median, outcomes, spread
 
 PAGE = "measurements.md"
+ROWS_PAGE = "measurements-rows.md"
 FIGURES = "measurements"
 
 _LEFT, _WIDTH, _RIGHT, _BAR, _STEP = 190, 400, 130, 18, 26
@@ -20,12 +22,18 @@ _HEAD = """\
 
 How fast socketkit is compared with alternatives, on one machine and at one time. Rely on the ratios: both sides of each were measured in
 the same run, by the same client, with the same handler. Every side ran once in each round, and the order was reversed every second round.
-The figures are medians of the rounds. The benchmark writes this page:
+The figures are medians of the rounds. [The rows](measurements-rows.md) show every side of each. The benchmark writes both pages:
 
 ```text
 python -m tests.benchmarks setup
-python -m tests.benchmarks --json figures.json --report docs/explanation
+python -m tests.benchmarks --json tests/benchmarks/recorded.json --report docs/explanation
 ```
+"""
+
+_ROWS_HEAD = """\
+# Measured rows
+
+Every row of the [measurements](measurements.md), which tell how to read them.
 """
 
 _NOTES = """\
@@ -35,6 +43,10 @@ _NOTES = """\
   machine. In the figures, a bar shows the median, and the thin line extends from the lowest to the highest round.
 - *Noise* is the highest round minus the lowest, as a share of the median, for the noisiest side of the row.
 - *At most* means that the client was at its limit with that peer, which may be faster than measured. Such a goal can be missed, but not met.
+- *CPU µs/reply* is the processor time of the server and its processes for each reply. It tells more than replies/s where the client is
+  the limit, and where a server with more threads or processes is faster because it uses more than one processor. Replies/s tells more
+  where a server waits, because it uses no processor then.
+- *Peak memory* is the most resident memory that the server's processes had, that is with all connections open.
 - *Busy* is how much of one processor the socketkit server used. Far below 100 %, the server was not the bottleneck.
 - *The client is the limit* with the sides that are named: they may be faster than shown.
 - The standard library's classes use an accept queue of 1024 connections, as socketkit does, instead of 5, which would measure lost packets.
@@ -45,7 +57,7 @@ _NOTES = """\
 
 
 def write(results: Mapping[str, Any], folder: Path) -> None:
-    """Write the page and a figure for each row into the folder, and remove the figures of former rows."""
+    """Write the pages and a figure for each row into the folder, and remove the figures of former rows."""
     figures = folder / FIGURES
     figures.mkdir(parents=True, exist_ok=True)
     for old in figures.glob("*.svg"):
@@ -53,18 +65,24 @@ def write(results: Mapping[str, Any], folder: Path) -> None:
     for row in results["rows"]:
         (figures / f"{row['name']}.svg").write_text(figure(row))
     (folder / PAGE).write_text(page(results))
+    (folder / ROWS_PAGE).write_text(rows_page(results))
+
+
+def rows_page(results: Mapping[str, Any]) -> str:
+    """Return the page that shows every side of each row, in Markdown."""
+    return "\n".join([_ROWS_HEAD, *map(_section, results["rows"])])
 
 
 def page(results: Mapping[str, Any]) -> str:
-    """Return the page in Markdown."""
+    """Return the page with the goals, in Markdown."""
     rows = results["rows"]
     about = "; ".join(f"{name} {value}" if name != "processor" else value for name, value in results["machine"].items())
     table = ["| work | goal | measured | met |", "|---|---|---|---|"]
     for row in rows:
-        work = f"[{row['work']}](#{row['name']})"
+        work = f"[{row['work']}]({ROWS_PAGE}#{row['name']})"
         table += [f"| {work} | {outcome.goal} | {_shown(outcome)} | {_MET[outcome.met]} |" for outcome in outcomes(row)]
     note = [f"{results['note']}\n"] if results.get("note") else []
-    parts = [_HEAD, f"Measured on: {about}.\n", *note, "## Goals\n", "\n".join(table) + "\n", _NOTES, *map(_section, rows)]
+    parts = [_HEAD, f"Measured on: {about}.\n", *note, "## Goals\n", "\n".join(table) + "\n", _NOTES]
     return "\n".join(parts)
 
 
@@ -103,11 +121,19 @@ def _section(row: Mapping[str, Any]) -> str:
     if row["sides"]:
         facts.append(f"noise {max(spread(rounds[row['metric']]) for rounds in row['sides'].values()):.0%}")
     facts += [f"server busy {median(ours['server busy']):.0%}"] if "server busy" in ours else []
+    facts += [_figures(row, metric) for metric in (CPU, *((P99, PEAK) if row["name"].startswith("crowd") else ()))]
     limited = [side for side, rounds in row["sides"].items() if limits(rounds)]
     facts += [f"the client is the limit with {', '.join(limited)}"] if limited else []
     facts += [f"{side} skipped ({reason})" for side, reason in row["skipped"].items()]
-    text = f"{row['work']}; {'; '.join(facts)}; {row['when']}"
+    text = f"{row['work']}; {'; '.join(filter(None, facts))}; {row['when']}"
     return f"## {row['name']}\n{text[0].upper()}{text[1:]}. ![{row['name']}]({FIGURES}/{row['name']}.svg)\n"
+
+
+def _figures(row: Mapping[str, Any], metric: str) -> str:
+    """Return this figure of every side that has it, as text."""
+    found = {side: median(rounds[metric]) for side, rounds in row["sides"].items() if metric in rounds}
+    figures = ", ".join(f"{side} {value:,.{_digits(value)}f}" for side, value in found.items())
+    return f"{metric}: {figures}" if found else ""
 
 
 def _shown(outcome: Outcome) -> str:

@@ -43,6 +43,12 @@ WRAPPED = {"listener": "TLS on its listener", "thread": "TLS in its threads"}
 SILENT_CLIENTS = 1_000
 """Clients that connect to a server with TLS and say nothing."""
 
+CROWDS = {500: (), 1_000: (1.2,), 4_000: (1.2,), 9_000: ()}
+"""How many keep-alive connections are busy at once, and how many times uvloop's rate is the goal there."""
+
+CROWD_OF_THREADS = 1_000
+"""How many of them an unmodified ``handle()`` loop serves, with a thread each."""
+
 
 def program(name: str, *arguments: Argument) -> Command:
     """Return the command of a module in `servers`."""
@@ -139,6 +145,23 @@ def _same(name: str, work: str, load: tuple[str, Measure], kind: str, handler: s
     return Row(name, f"{kind}: {work}", client, measure, sides, _times((0.95, kind)))
 
 
+def _busy(connections: int) -> tuple[str, Measure]:
+    load = redis_benchmark(keep=True, connections=connections)
+    return f"redis-benchmark -c {connections} -t ping_inline -k 1", served(load)
+
+
+def _crowd(connections: int, bounds: tuple[float, ...]) -> Row:
+    """Return a row about many busy keep-alive connections."""
+    work = f"{connections:,} busy keep-alive connections, `ConversationHandler`"
+    sides = {
+        "socketkit adaptive": program("composed", "tcp", "conversation", "adaptive"),
+        "ThreadingTCPServer": stdlib("ThreadingTCPServer", "conversation"),
+        "gevent": program("greenlets", "loop"),
+        "uvloop": program("streams", "uvloop", "loop"),
+    }
+    return Row(f"crowd-{connections}", work, *_busy(connections), sides, _times(*((bound, "uvloop") for bound in bounds)))
+
+
 _ONCE = ("redis-benchmark -c 50 -t ping_inline -k 0", served(redis_benchmark(keep=False)))
 _KEEP = ("redis-benchmark -c 50 -t ping_inline -k 1", served(redis_benchmark(keep=True)))
 _ASK = ("dnsperf -c 8 -q 100", served(dnsperf))
@@ -190,7 +213,7 @@ ROWS = (
             "bare loop": program("bare", "oneshot"),
             "C epoll": epoll("oneshot"),
         },
-        _times((5, "ThreadingTCPServer"), (1.5, "uvloop"), (0.8, "C epoll")),
+        (*_times((5, "ThreadingTCPServer"), (1.5, "uvloop"), (0.8, "C epoll")), Goal(CPU, 0.9, "uvloop", at_most=True)),
     ),
     Row(
         "connection-loop",
@@ -227,6 +250,17 @@ ROWS = (
         },
         _times((1.2, "ThreadingTCPServer")),
     ),
+    Row(
+        f"crowd-{CROWD_OF_THREADS}-threads",
+        f"{CROWD_OF_THREADS:,} busy keep-alive connections, unmodified `handle()` loop, one thread each",
+        *_busy(CROWD_OF_THREADS),
+        {
+            "socketkit adaptive": program("composed", "tcp", "loop", "adaptive"),
+            "ThreadingTCPServer": stdlib("ThreadingTCPServer", "loop"),
+        },
+        _times((1.2, "ThreadingTCPServer")),
+    ),
+    *(_crowd(connections, bounds) for connections, bounds in CROWDS.items()),
     Row(
         "http-keepalive",
         "unmodified `http.server`, keep-alive connections, `socketkit run`",
