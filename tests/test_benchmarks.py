@@ -1,5 +1,6 @@
 """The benchmark's own sums, its table and its page. Nothing here takes a time or starts a server."""
 
+import json
 import math
 import re
 import ssl
@@ -7,7 +8,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from benchmarks import __main__, clients, figures, report, rows, tools
+from benchmarks import __main__, clients, figures, guard, report, rows, tools
 from benchmarks.figures import Goal, Outcome
 from benchmarks.servers import certificates
 
@@ -229,6 +230,75 @@ def test_a_row_tells_the_processor_time_of_every_side_and_a_crowd_more():
     assert "CPU" not in report.rows_page({"rows": [result()]})
 
 
+# --- the guard -----------------------------------------------------------------------------------------------------------
+
+
+def ratios(ours, peer, *, at_most=False):
+    goals = [{"metric": "replies/s", "bound": 1, "than": "peer", "at_most": at_most}]
+    sides = {name: {"replies/s": [value]} for name, value in (("ours", ours), ("peer", peer)) if value is not None}
+    return result(goals=goals, sides=sides)
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "fell"),
+    [((200, 100), (140, 100), False), ((200, 100), (130, 100), True), ((200, 100), (1, None), False), (None, (1, 100), False)],
+)
+def test_a_ratio_has_fallen_that_lost_more_than_a_third(then, now, fell):
+    [change] = guard.changes(then and ratios(*then), ratios(*now))
+    assert change.fell is fell
+    assert ("FELL" in str(change)) is fell
+
+
+@pytest.mark.parametrize(("now", "fell"), [((140, 100), False), ((160, 100), True)])
+def test_a_ratio_of_which_less_is_better_has_fallen_when_it_grew(now, fell):
+    [change] = guard.changes(ratios(100, 100, at_most=True), ratios(*now, at_most=True))
+    assert change.fell is fell
+
+
+def test_a_row_that_seems_to_have_fallen_is_measured_again(monkeypatch, tmp_path):
+    (tmp_path / "recorded.json").write_text(json.dumps({"rows": [{**ratios(200, 100), "name": row.name} for row in guard.watched()]}))
+    first, second = guard.watched()[:2]
+    rounds = []
+
+    def measure(row, count, seconds, say):
+        rounds.append((row.name, count))
+        good = count > 1 if row is first else row is not second
+        return {**ratios(200 if good else 100, 100), "name": row.name}
+
+    monkeypatch.setattr(guard, "watched", lambda: [first, second])
+    monkeypatch.setattr(guard, "measure", measure)
+    lines = []
+    fallen = guard.guard(lines.append, tmp_path / "recorded.json")
+    assert [change.row for change in fallen] == [second.name]
+    assert rounds == [(first.name, 1), (first.name, 3), (second.name, 1), (second.name, 3)]
+    assert lines == [
+        f"{first.name}: replies/s 2.00 x peer, recorded: 2.00",
+        f"{second.name}: replies/s 1.00 x peer, recorded: 2.00  FELL",
+    ]
+
+
+def test_the_guard_runs_only_the_sides_that_a_goal_compares():
+    sides = {row.name: set(row.sides) for row in guard.watched()}
+    assert sides["datagrams"] == {"socketkit adaptive", "ThreadingUDPServer", "UDPServer", "bare loop"}
+    assert "idle" not in sides
+
+
+def test_the_record_is_of_rows_that_exist():
+    recorded = json.loads(guard.RECORDED.read_text())["rows"]
+    assert {row["name"] for row in recorded} <= {row.name for row in rows.ROWS}
+    assert {row.name for row in guard.watched()} - {row["name"] for row in recorded} <= {"interpreters"}  # not on every Python
+
+
+def test_the_guard_fails_if_something_fell(monkeypatch, capsys):
+    monkeypatch.setattr(__main__, "_prepare", lambda: None)
+    monkeypatch.setattr(__main__, "guard", lambda say: [])
+    assert __main__.main(["--quick"]) == 0
+    assert "none of the ratios became worse" in capsys.readouterr().out
+    monkeypatch.setattr(__main__, "guard", lambda say: ["one"])
+    assert __main__.main(["--quick"]) == 1
+    assert capsys.readouterr().out.startswith("1 of the ratios")
+
+
 def test_the_command_runs_all_rows_unless_told_otherwise():
     assert __main__.arguments([]).only is None
     assert __main__.arguments(["--only", "idle", "--only", "stop"]).only == ["idle", "stop"]
@@ -236,6 +306,8 @@ def test_the_command_runs_all_rows_unless_told_otherwise():
         __main__.arguments(["--only", "nothing"])
     with pytest.raises(SystemExit, match="2"):
         __main__.arguments(["report", "--json", "x"])
+    with pytest.raises(SystemExit, match="2"):
+        __main__.arguments(["--quick", "--json", "x"])
 
 
 def test_without_its_environment_it_says_what_to_do(monkeypatch, tmp_path, capsys):

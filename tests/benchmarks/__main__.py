@@ -11,6 +11,7 @@ from typing import Any
 
 from . import report, tools
 from .figures import outcomes
+from .guard import guard
 from .processes import raise_limits
 from .rows import ROWS, Row
 from .running import measure
@@ -29,7 +30,9 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--only", action="append", metavar="NAME", choices=[row.name for row in ROWS], help="a row to run; may be repeated")
     parser.add_argument("--rounds", type=int, default=3, help="how often each side of a row runs (default 3)")
     parser.add_argument("--seconds", type=float, default=3.0, help="how long a client's load lasts (default 3)")
-    parser.add_argument("--quick", action="store_true", help="one round of one second: a trial run, not for figures")
+    parser.add_argument(
+        "--quick", action="store_true", help="measure briefly, and fail if a ratio to a peer is a third worse than recorded (3 minutes)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file; keep its rows that do not run again")
     parser.add_argument(
         "--report", type=Path, metavar="FOLDER", help="write measurements.md and its figures to this folder, such as docs/explanation"
@@ -38,11 +41,13 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     asked = parser.parse_args(words)
     if asked.command == "report" and not (asked.json and asked.report):
         parser.error("report needs --json FILE and --report FOLDER")
+    if asked.quick and (asked.only or asked.json or asked.report):
+        parser.error("--quick measures its own rows, and writes nothing; leave out --only, --json and --report")
     return asked
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run the command; return the exit code: 1 if something is missing."""
+    """Run the command; return the exit code: 1 if something is missing, or has fallen."""
     asked = arguments(words)
     try:
         return _do(asked)
@@ -55,6 +60,8 @@ def _do(asked: argparse.Namespace) -> int:
     if asked.command == "setup":
         tools.set_up()
         return 0
+    if asked.quick:
+        return _guard()
     if asked.command == "list":
         for row in ROWS:
             print(f"{row.name:28}{row.work} ({row.client})")
@@ -71,15 +78,27 @@ def _do(asked: argparse.Namespace) -> int:
     return 0
 
 
-def _measure(asked: argparse.Namespace, results: dict[str, Any]) -> None:
-    """Run the selected rows, and save each row as soon as it is measured. Raises: NotSetUpError."""
+def _prepare() -> None:
+    """Check that everything is installed, before the first row. Raises: NotSetUpError."""
     if tools.missing():
         raise tools.NotSetUpError(f"install these Debian packages: {' '.join(tools.missing())}")
+    tools.interpreter()
     raise_limits()
-    rounds, seconds = (1, 1.0) if asked.quick else (asked.rounds, asked.seconds)
+
+
+def _guard() -> int:
+    _prepare()
+    fallen = guard(lambda line: print(line, flush=True))
+    print(f"{len(fallen) or 'none'} of the ratios became worse by more than a third")
+    return 1 if fallen else 0
+
+
+def _measure(asked: argparse.Namespace, results: dict[str, Any]) -> None:
+    """Run the selected rows, and save each row as soon as it is measured. Raises: NotSetUpError."""
+    _prepare()
     results["machine"] = tools.machine()
     for row in (row for row in ROWS if not asked.only or row.name in asked.only):
-        _run(row, rounds, seconds, results)
+        _run(row, asked.rounds, asked.seconds, results)
         if asked.json:
             _keep(results, asked.json)
 
